@@ -1,0 +1,60 @@
+"""gradwire takes the bytes out of distributed training.
+
+import gradwire as gw
+hook = gw.attach(ddp_model, "ef(deft(density=0.01))")       # one line in a training script
+sim = gw.Simulator("diana(randk(density=0.1))", layout, 10)  # the same methods in a laboratory
+"""
+
+from gradwire.ask import Gather, Share, Sum
+from gradwire.checkpoint import merge
+from gradwire.compress import Compressor, Identity, Natural, RandK, Scaled, TopK
+from gradwire.ddp import Hook, attach
+from gradwire.exchange import Deft, Exchange, Gathered, Mean, SharedRandK
+from gradwire.layout import Layout, Turn
+from gradwire.memory import DIANA, EF, EF21, Fixed, Follow, Guard, RandDIANA, Restart, Shifted
+from gradwire.simulator import Round, Simulator
+from gradwire.spec import SpecError, parse
+from gradwire.transport import Disagreement, Ledger, lockstep
+from gradwire.vector import Dense, Offset, Sent, Sparse
+
+__all__ = [
+    "DIANA",
+    "EF",
+    "EF21",
+    "Compressor",
+    "Deft",
+    "Dense",
+    "Disagreement",
+    "Exchange",
+    "Fixed",
+    "Follow",
+    "Gather",
+    "Gathered",
+    "Guard",
+    "Hook",
+    "Identity",
+    "Layout",
+    "Ledger",
+    "Mean",
+    "Natural",
+    "Offset",
+    "RandDIANA",
+    "RandK",
+    "Restart",
+    "Round",
+    "Scaled",
+    "Sent",
+    "Share",
+    "SharedRandK",
+    "Shifted",
+    "Simulator",
+    "Sparse",
+    "SpecError",
+    "Sum",
+    "TopK",
+    "Turn",
+    "attach",
+    "lockstep",
+    "merge",
+    "parse",
+]

@@ -1,0 +1,127 @@
+"""Checkpoints of a hook: what is in one, when it fits, and how several become one.
+
+    {"format": 1, "exchange": "EF(...)", "seed": 0, "step": 120, "rank": 0, "world_size": 2,
+     "memory": {"layer.weight": {"error": tensor, ...}, ...}}
+
+Every tensor lies under the name of its parameter, in the parameter's shape; nested states join their names with dots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradwire.exchange import State
+from gradwire.layout import Layout
+
+FORMAT = 1
+
+
+def pack(
+    memory: dict[str, dict[str, Tensor]], exchange: str, seed: int, step: int, rank: int | None, world_size: int | None
+) -> dict[str, Any]:
+    """Put the parts of a checkpoint together."""
+    return {
+        "format": FORMAT,
+        "exchange": exchange,
+        "seed": seed,
+        "step": step,
+        "rank": rank,
+        "world_size": world_size,
+        "memory": memory,
+    }
+
+
+def flatten(state: State, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Walk through a nest: (dotted name, tensor [d])."""
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            yield prefix + name, value
+        else:
+            yield from flatten(value, f"{prefix}{name}.")
+
+
+def copy_(target: State, source: State) -> None:
+    """Copy one nest's values into another of the same structure, in place."""
+    for (_, ours), (_, theirs) in zip(flatten(target), flatten(source), strict=True):
+        ours.copy_(theirs)
+
+
+def by_name(state: State, layout: Layout) -> dict[str, dict[str, Tensor]]:
+    """Cut every tensor [d] of a state by parameter, copied: {parameter: {dotted name: tensor}}."""
+    parts: dict[str, dict[str, Tensor]] = {name: {} for name in layout.names}
+    for path, values in flatten(state):
+        for name, part in layout.cut(values).items():
+            parts[name][path] = part.clone()
+    return parts
+
+
+def restore_(state: State, layout: Layout, memory: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Write {parameter: {dotted name: tensor}} back into a state, in place."""
+    for path, values in flatten(state):
+        for name, part in layout.cut(values).items():
+            part.copy_(memory[name][path])
+
+
+def check(saved: Any, mine: Mapping[str, Any]) -> None:
+    """Refuse, in one sentence, a checkpoint that does not fit what this rank would save itself (ValueError)."""
+    if not isinstance(saved, dict) or set(saved) != set(mine):
+        raise ValueError("this is not a checkpoint of a gradwire hook")
+    if saved["format"] != FORMAT:
+        raise ValueError(f"the checkpoint has format {saved['format']}, this gradwire reads format {FORMAT}")
+    if saved["exchange"] != mine["exchange"]:
+        raise ValueError(f"the checkpoint is of {saved['exchange']}, this hook runs {mine['exchange']}")
+    _check_memory(saved["memory"], mine["memory"])
+    if saved["world_size"] is not None and (saved["rank"], saved["world_size"]) != (mine["rank"], mine["world_size"]):
+        raise ValueError(
+            f"the checkpoint is of rank {saved['rank']} of {saved['world_size']}, this is rank {mine['rank']} of "
+            f"{mine['world_size']}; gradwire.merge(checkpoints of all ranks) makes one that fits any number of ranks"
+        )
+
+
+def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Combine the checkpoints of all ranks into one that every rank of any number may load.
+
+    Every tensor becomes its mean over the ranks. That preserves what matters: for EF the update that is still owed (the
+    mean of the errors), for shifted methods the mean shift. The run goes on from there, though not bit for bit.
+
+    Raises:
+        ValueError: the checkpoints are not those of all ranks of one run at one step.
+    """
+    ranks = [checkpoint["rank"] for checkpoint in checkpoints]
+    if not checkpoints or sorted(ranks) != list(range(checkpoints[0]["world_size"] or 0)):
+        raise ValueError(f"merge takes one checkpoint from every rank of a run, got ranks {ranks}")
+    first, *others = sorted(checkpoints, key=lambda checkpoint: checkpoint["rank"])
+    for other in others:
+        check({**other, "rank": 0}, first)
+        if (other["step"], other["seed"]) != (first["step"], first["seed"]):
+            raise ValueError(
+                f"the checkpoints are of different steps or seeds: rank {other['rank']} differs from rank 0"
+            )
+    memory = {
+        name: {
+            path: torch.stack([checkpoint["memory"][name][path] for checkpoint in checkpoints]).mean(0)
+            for path in parts
+        }
+        for name, parts in first["memory"].items()
+    }
+    return pack(memory, first["exchange"], first["seed"], first["step"], None, None)
+
+
+def _check_memory(saved: Mapping[str, Mapping[str, Tensor]], mine: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Refuse a memory of another model."""
+    for name in mine.keys() ^ saved.keys():
+        where = "this model" if name in mine else "the checkpoint"
+        raise ValueError(f"the checkpoint is of another model: only {where} has a parameter {name!r}")
+    for name, parts in mine.items():
+        if parts.keys() != saved[name].keys():
+            raise ValueError(f"the checkpoint holds {sorted(saved[name])} for {name!r}, this hook {sorted(parts)}")
+        for path, part in parts.items():
+            if saved[name][path].shape != part.shape:
+                theirs, ours = tuple(saved[name][path].shape), tuple(part.shape)
+                raise ValueError(
+                    f"the checkpoint is of another model: {name!r} has shape {theirs} there and {ours} here"
+                )

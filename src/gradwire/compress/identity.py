@@ -1,0 +1,41 @@
+"""Identity: say everything. Wire: the values in the chosen format (wire/values.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gradwire.layout import Turn
+from gradwire.vector import Dense
+from gradwire.wire import values as formats
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Send every value as it is, in float32 unless another format is asked for."""
+
+    values: formats.Format = "float32"
+
+    def __post_init__(self) -> None:
+        formats.check(self.values)
+
+    def encode(self, x: Tensor, turn: Turn) -> Tensor:
+        """f[..., d] -> u8[..., nbytes(d)]."""
+        return formats.encode(x, self.values, turn.rng(shared=False, device=x.device))
+
+    def decode(self, wire: Tensor, d: int) -> Dense:
+        """u8[..., nbytes(d)] -> Dense f[..., d]."""
+        return Dense(formats.decode(wire, self.values, d))
+
+    def nbytes(self, d: int) -> int:
+        """Bytes on the wire."""
+        return formats.nbytes(self.values, d)
+
+    def omega(self, d: int) -> float | None:
+        """0, or the format's own."""
+        return formats.OMEGA[self.values]
+
+    def delta(self, d: int) -> float | None:
+        """1, or the format's own."""
+        return formats.DELTA[self.values]

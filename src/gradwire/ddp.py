@@ -1,0 +1,378 @@
+"""The hook: gradwire inside DistributedDataParallel.
+
+    hook = gradwire.attach(ddp_model, "ef(deft(density=0.01))")
+
+A gradient's journey:
+
+    backward fills a DDP bucket -> DDP calls the hook -> the hook's thread copies the gradients into *units* -> a full unit
+    runs the exchange -> the mean is copied back -> the bucket's future completes -> DDP goes on to the optimizer
+
+A unit is gradwire's own bucket: parameters in reverse order of registration, up to a number of bytes, of one dtype and
+device. DDP fills its buckets otherwise before and after its first step, and differently again after a restart; units
+stay what they are, so state stays where it is and a resumed run is bit-equal.
+
+Order is a promise: one thread per hook takes buckets in the order in which DDP hands them over, which is the same on all
+ranks, and runs units to their end one after the other on a process group of its own. Backward goes on meanwhile.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
+
+from gradwire import checkpoint
+from gradwire.ask import Gather
+from gradwire.exchange import Exchange, State
+from gradwire.layout import Layout, Turn
+from gradwire.memory import Guard
+from gradwire.spec import parse
+from gradwire.transport.ledger import Ledger
+from gradwire.transport.process import Process
+from gradwire.vector import Vector
+
+log = logging.getLogger("gradwire")
+
+
+class Scaler(Protocol):
+    """The part of torch.amp.GradScaler that the hook reads."""
+
+    def get_scale(self) -> float:
+        """Return the factor that the loss was multiplied by."""
+        ...
+
+
+def attach(
+    ddp: DistributedDataParallel,
+    exchange: Exchange | str,
+    seed: int = 0,
+    bucket_mb: float | None = None,
+    scaler: Scaler | None = None,
+) -> "Hook":
+    """Let a DDP model average its gradients through an exchange. Every rank calls it, with the same arguments.
+
+    Args:
+        ddp: the wrapped model, before its first backward pass.
+        exchange: an exchange or its spec, such as "ef(deft(density=0.01))".
+        seed: of all randomness in the exchange.
+        bucket_mb: megabytes (2^20 bytes) of gradients that are exchanged together; DDP's own bucket_cap_mb if left out.
+            Smaller units overlap more of the wire with backward; `float("inf")` exchanges the whole model at once,
+            which is what the DEFT paper does.
+        scaler: a GradScaler, if one is used: memories are kept in the gradients' true scale.
+
+    Raises:
+        TypeError: the model is not wrapped in DistributedDataParallel.
+        ValueError: a bad spec; no trainable parameter; the model has a communication hook already; the ranks do not
+            agree about spec, parameters or seed.
+    """
+    if not isinstance(ddp, DistributedDataParallel):
+        raise TypeError(f"attach takes a model wrapped in DistributedDataParallel, got {type(ddp).__name__}")
+    exchange = parse(exchange) if isinstance(exchange, str) else exchange
+    if not isinstance(exchange, Exchange):
+        raise TypeError(f"attach takes an exchange or its spec, got {exchange!r}")
+    if bucket_mb is not None and not bucket_mb > 0:
+        raise ValueError(f"bucket_mb must be positive, got {bucket_mb}")
+    hook = Hook(ddp, exchange, seed, ddp.bucket_bytes_cap if bucket_mb is None else bucket_mb * 2**20, scaler)
+    try:
+        ddp.register_comm_hook(hook, _gradwire)
+    except RuntimeError as error:
+        hook.close()
+        raise ValueError(f"this model cannot take a communication hook: {error}") from error
+    return hook
+
+
+def _gradwire(hook: "Hook", bucket: dist.GradBucket) -> Future[Tensor]:
+    """The function that DDP calls, with the signature that it checks."""
+    return hook.arrive(bucket)
+
+
+@dataclass
+class Unit:
+    """Parameters that are exchanged together, as one flat vector."""
+
+    layout: Layout
+    buffer: Tensor
+    views: dict[int, Tensor]
+    state: State
+    spare: State | None
+    missing: set[int] = field(default_factory=set[int])
+
+
+@dataclass
+class Arrival:
+    """A DDP bucket that waits for its means."""
+
+    gradients: list[tuple[int, Tensor]]
+    buffer: Tensor
+    future: Future[Tensor | Exception]
+    ready: torch.cuda.Event | None
+
+
+class Hook:
+    """What `attach` returns: the ledger, the state, the end.
+
+    Attributes:
+        exchange: what averages the gradients, without the guard around it.
+        ledger: bytes this rank has sent, per kind of ask, and the seconds it spent in the network.
+        seconds: time spent exchanging so far, the network included.
+        step: gradient synchronisations so far; backward passes under `no_sync` do not count.
+        skipped: of those, how many held a value that was not finite and left the memory untouched.
+    """
+
+    def __init__(
+        self, ddp: DistributedDataParallel, exchange: Exchange, seed: int, unit_bytes: float, scaler: Scaler | None
+    ) -> None:
+        self.exchange, self.seed, self.scaler = exchange, seed, scaler
+        self.step, self.skipped, self.seconds = 0, 0, 0.0
+        self._guarded = Guard(exchange)
+        self._units = list(_units(_trainable(ddp), self._guarded, unit_bytes, widened=scaler is not None))
+        self._home = {param: unit for unit in self._units for param in unit.views}
+        self._waiting: list[Arrival] = []
+        self._done: set[int] = set()
+        self._finite, self._scale = True, 1.0
+        self._failure: Exception | None = None
+        device = self._units[0].buffer.device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._process = Process(_own_group(ddp.process_group, device))
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gradwire")
+        _agree(self._process, device, self._contract())
+        log.info("gradwire: %s over %d ranks, %d units", exchange, self._process.size, len(self._units))
+
+    @property
+    def ledger(self) -> Ledger:
+        """Bytes this rank has sent so far, and the seconds it waited."""
+        return self._process.ledger
+
+    # ---- what DDP sees
+
+    def arrive(self, bucket: dist.GradBucket) -> Future[Tensor]:
+        """Take a bucket from DDP's thread and return at once; the future completes with the bucket's buffer."""
+        if self._failure is not None:
+            raise RuntimeError(f"gradwire cannot go on after an earlier failure: {self._failure}") from self._failure
+        buffer = bucket.buffer()
+        gradients = [(id(param), grad) for param, grad in zip(bucket.parameters(), bucket.gradients(), strict=True)]
+        on_gpu = self._stream is not None
+        future: Future[Tensor | Exception] = Future(devices=[buffer.device]) if on_gpu else Future()
+        ready = torch.cuda.current_stream(buffer.device).record_event() if on_gpu else None
+        self._thread.submit(self._advance, Arrival(gradients, buffer, future, ready), bucket.index() == 0)
+        return future.then(_unwrap)
+
+    # ---- the thread
+
+    def _advance(self, arrival: Arrival, first: bool) -> None:
+        """Fill units from a bucket, exchange those that are full, complete the buckets that have all their means."""
+        self._waiting.append(arrival)
+        with self._lane(arrival):
+            try:
+                if first:
+                    self._begin()
+                self._fill(arrival)
+                self._exchange()
+                for served in [waiting for waiting in self._waiting if self._served(waiting)]:
+                    self._waiting.remove(served)
+                    served.future.set_result(served.buffer)
+            except Exception as failure:
+                log.exception("gradwire: the exchange failed")
+                self._failure = failure
+                for waiting in self._waiting:
+                    waiting.future.set_result(failure)
+                self._waiting.clear()
+
+    def _lane(self, arrival: Arrival) -> AbstractContextManager[Any]:
+        """On CUDA work on the hook's own stream, behind the kernels that filled the bucket."""
+        if self._stream is None or arrival.ready is None:
+            return nullcontext()
+        self._stream.wait_event(arrival.ready)
+        return torch.cuda.stream(self._stream)
+
+    def _begin(self) -> None:
+        """The first bucket of a backward pass: whatever an aborted pass has left is void."""
+        self._done.clear()
+        self._finite = True
+        self._scale = self.scaler.get_scale() if self.scaler is not None else 1.0
+        for unit in self._units:
+            unit.missing = set(unit.views)
+
+    def _fill(self, arrival: Arrival) -> None:
+        """Copy a bucket's gradients into their units."""
+        for param, gradient in arrival.gradients:
+            unit = self._home[param]
+            unit.views[param].copy_(gradient)
+            unit.missing.discard(param)
+
+    def _exchange(self) -> None:
+        """Run all units that are full and not done, in their own order, which is every rank's."""
+        for number, unit in enumerate(self._units):
+            if unit.missing or number in self._done:
+                continue
+            started = time.perf_counter()
+            self._average(unit)
+            self._done.add(number)
+            self.seconds += time.perf_counter() - started
+        if len(self._done) == len(self._units):
+            self._end()
+
+    def _average(self, unit: Unit) -> None:
+        """Replace a unit's gradients by their mean over the ranks."""
+        if unit.spare is not None:
+            checkpoint.copy_(unit.spare, unit.state)
+        if self._scale != 1.0:
+            unit.buffer.div_(self._scale)
+        turn = Turn(self._process.rank, self._process.size, self.step, unit.layout, self.seed)
+        sent = self._process.run(self._guarded(unit.buffer, unit.state, turn))
+        self._finite &= sent.finite
+        _write(sent.mean, unit.buffer)
+        if self._scale != 1.0:
+            unit.buffer.mul_(self._scale)
+
+    def _end(self) -> None:
+        """All units are done: a step that was not finite anywhere leaves no trace in any memory."""
+        if not self._finite:
+            self.skipped += 1
+            for unit in self._units:
+                if unit.spare is not None:
+                    checkpoint.copy_(unit.state, unit.spare)
+        self.step += 1
+
+    def _served(self, arrival: Arrival) -> bool:
+        """Copy the means back if all units of a bucket are done."""
+        units = {id(self._home[param]): self._home[param] for param, _ in arrival.gradients}
+        numbers = {number for number, unit in enumerate(self._units) if id(unit) in units}
+        if not numbers <= self._done:
+            return False
+        for param, gradient in arrival.gradients:
+            gradient.copy_(self._home[param].views[param])
+        return True
+
+    # ---- checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copy the hook's state: every tensor by the name of its parameter. Each rank saves its own.
+
+        Holds tensors, numbers and strings only, so `torch.load(..., weights_only=True)` reads it. Call it between
+        steps, as the optimizer's.
+        """
+        memory: dict[str, dict[str, Tensor]] = {}
+        for unit in self._units:
+            memory.update(checkpoint.by_name(unit.state, unit.layout))
+        return checkpoint.pack(
+            memory, repr(self.exchange), self.seed, self.step, self._process.rank, self._process.size
+        )
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken: same exchange, parameters, rank and number of ranks give equal bits.
+
+        Raises:
+            ValueError: one sentence saying what does not fit; then nothing has been changed.
+        """
+        checkpoint.check(saved, self.state_dict())
+        for unit in self._units:
+            checkpoint.restore_(unit.state, unit.layout, saved["memory"])
+        self.seed, self.step = saved["seed"], saved["step"]
+
+    def close(self) -> None:
+        """Wait for the thread to end. Call it before `destroy_process_group`; leaving the program does it too."""
+        self._thread.shutdown(wait=True)
+
+    def _contract(self) -> dict[str, str]:
+        """What all ranks must agree about."""
+        return {
+            "exchange": repr(self.exchange),
+            "parameters": repr([(unit.layout.digest, unit.buffer.dtype) for unit in self._units]),
+            "seed": repr(self.seed),
+        }
+
+
+def _unwrap(future: Future[Tensor | Exception]) -> Tensor:
+    """Make a failure of the thread a failure of backward."""
+    result = future.value()
+    if isinstance(result, Exception):
+        raise RuntimeError(f"gradwire's exchange failed: {result}") from result
+    return result
+
+
+def _write(mean: Vector, buffer: Tensor) -> None:
+    """Write a mean in the buffer's dtype; half precision is rounded once, not at every addition."""
+    if buffer.dtype.itemsize < 4:
+        buffer.copy_(mean.dense())
+    else:
+        mean.write_to_(buffer)
+
+
+def _trainable(ddp: DistributedDataParallel) -> list[tuple[str, Tensor]]:
+    """Names and parameters that DDP reduces, the last registered first: about the order in which gradients arrive."""
+    ignored: set[str] = ddp.parameters_to_ignore
+    named = [(n, p) for n, p in ddp.module.named_parameters() if p.requires_grad and n not in ignored]
+    if not named:
+        raise ValueError("the model has no parameter that requires a gradient")
+    return named[::-1]
+
+
+def _units(named: list[tuple[str, Tensor]], exchange: Exchange, unit_bytes: float, *, widened: bool) -> Iterator[Unit]:
+    """Cut the parameters into units of one dtype and device, of at most unit_bytes unless one parameter is larger."""
+    kinds = dict.fromkeys((p.dtype, p.device) for _, p in named)
+    parts = [
+        part for kind in kinds for part in _cut([(n, p) for n, p in named if (p.dtype, p.device) == kind], unit_bytes)
+    ]
+    for part in parts:
+        dtype, device = part[0][1].dtype, part[0][1].device
+        wide = torch.promote_types(dtype, torch.float32)
+        layout = Layout([name for name, _ in part], [tuple(param.shape) for _, param in part])
+        buffer = torch.zeros(layout.d, dtype=wide if widened else dtype, device=device)
+        views = {id(param): layout.cut(buffer)[name] for name, param in part}
+        state, spare = (exchange.init(layout, wide, device) if keep else None for keep in (True, len(parts) > 1))
+        yield Unit(layout, buffer, views, state or {}, spare)
+
+
+def _cut(named: list[tuple[str, Tensor]], unit_bytes: float) -> Iterable[list[tuple[str, Tensor]]]:
+    """Fill one list after the other up to unit_bytes."""
+    part: list[tuple[str, Tensor]] = []
+    room = unit_bytes
+    for name, param in named:
+        if part and param.nbytes > room:
+            yield part
+            part, room = [], unit_bytes
+        part.append((name, param))
+        room -= param.nbytes
+    yield part
+
+
+def _own_group(group: dist.ProcessGroup, device: torch.device) -> dist.ProcessGroup:
+    """Open a second group over the same ranks with the same backend and timeout: nobody else's calls come between."""
+    timeout: timedelta = group._get_backend(device).options._timeout  # there is no public way to ask
+    own = dist.new_group(
+        dist.get_process_group_ranks(group),
+        timeout=timeout,
+        backend=dist.get_backend_config(group),
+        use_local_synchronization=True,
+    )
+    if not isinstance(own, dist.ProcessGroup):
+        raise RuntimeError("this rank is not a member of the model's process group")
+    return own
+
+
+def _agree(process: Process, device: torch.device, contract: dict[str, str]) -> None:
+    """Refuse ranks that attach different things, before the first step could hang."""
+    layouts = [Layout([what, value], [(), ()]) for what, value in contract.items()]
+    mine = torch.frombuffer(bytearray(b"".join(layout.digest for layout in layouts)), dtype=torch.uint8).to(device)
+    all_ranks = process.run(_exchange_digests(mine)).view(process.size, len(contract), -1)
+    for position, what in enumerate(contract):
+        for rank in range(1, process.size):
+            if not torch.equal(all_ranks[rank, position], all_ranks[0, position]):
+                raise ValueError(
+                    f"rank {rank} attaches another {what} than rank 0; rank {process.rank} has {contract[what]}"
+                )
+    process.ledger = Ledger()
+
+
+async def _exchange_digests(mine: Tensor) -> Tensor:
+    return await Gather(mine)

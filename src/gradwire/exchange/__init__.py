@@ -1,0 +1,9 @@
+"""Exchanges: collective algorithms. Each obeys the law: all workers get one mean, the average of what each one said."""
+
+from gradwire.exchange.deft import Deft
+from gradwire.exchange.gathered import Gathered
+from gradwire.exchange.mean import Mean
+from gradwire.exchange.protocol import Exchange, State
+from gradwire.exchange.shared import SharedRandK
+
+__all__ = ["Deft", "Exchange", "Gathered", "Mean", "SharedRandK", "State"]

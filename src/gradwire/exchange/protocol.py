@@ -1,0 +1,63 @@
+"""What every exchange is."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeAlias, Union, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from gradwire.layout import Layout, Turn
+from gradwire.vector import Sent
+
+State: TypeAlias = dict[str, Union[Tensor, "State"]]
+"""A nest of tensors [d], one value per coordinate, owned by the caller and changed in place."""
+
+NOMINAL = 1 << 20
+"""The dimension at which a pairing is judged before the real one is known; being biased does not depend on it."""
+
+
+@runtime_checkable
+class Exchange(Protocol):
+    """A frozen dataclass of hyperparameters; its repr is its spec.
+
+    The law: all workers return the same `mean`, and the average of their `own` is `mean`.
+    """
+
+    def init(self, layout: Layout, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> State:
+        """Make the state of a worker before its first step. Refuses what does not fit the layout (ValueError)."""
+        ...
+
+    async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
+        """Average finite f[d] over the workers. x is only read; `own` and `mean` share no memory with it."""
+        ...
+
+    def omega(self, d: int) -> float | None:
+        """Relative variance of `own` if unbiased, else None."""
+        ...
+
+    def delta(self, d: int) -> float | None:
+        """Contraction of `own`: E |own - x|^2 <= (1 - delta) |x|^2. 0 is not expansive; None may expand."""
+        ...
+
+
+def check_exchange(exchange: Exchange, who: str) -> None:
+    """Refuse what is not an exchange, a bare compressor above all."""
+    if not isinstance(exchange, Exchange):
+        raise TypeError(f"{who} wraps an exchange, got {exchange!r}; a compressor becomes one as gathered(compressor)")
+
+
+def tensor(state: State, name: str) -> Tensor:
+    """Read a tensor out of a state."""
+    found = state[name]
+    if not isinstance(found, Tensor):
+        raise TypeError(f"{name} of this state is a nest, not a tensor")
+    return found
+
+
+def nest(state: State, name: str) -> State:
+    """Read an inner exchange's state out of a state."""
+    found = state[name]
+    if isinstance(found, Tensor):
+        raise TypeError(f"{name} of this state is a tensor, not a nest")
+    return found

@@ -1,0 +1,55 @@
+"""SharedRandK: all workers keep the same random places, so k values are summed and no index is sent.
+
+Unbiased with omega = d / k - 1 like Rand-k, but the workers' errors do not average out: they are one error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradwire import kernels
+from gradwire.ask import Sum
+from gradwire.compress.protocol import check_density, from_omega, kept
+from gradwire.exchange.protocol import State
+from gradwire.layout import Layout, Turn
+from gradwire.vector import Sent, Sparse, widen
+
+
+@dataclass(frozen=True)
+class SharedRandK:
+    """Sum the values at random places common to all; scaled by d / k to be unbiased, or not, to contract."""
+
+    density: float
+    unbiased: bool = True
+
+    def __post_init__(self) -> None:
+        check_density(self.density)
+
+    def init(self, layout: Layout, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> State:
+        """Nothing to remember."""
+        return {}
+
+    async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
+        """One Sum of f[k]."""
+        d, x = x.shape[-1], widen(x)
+        k = kept(self.density, d)
+        key = torch.tensor(turn.key(shared=True), device=x.device)
+        places = kernels.support(key, d, k)
+        values = x[places]
+        if self.unbiased:
+            values = values * (d / max(k, 1))
+        total = await Sum(values)
+        return Sent(own=Sparse(places, values, d), mean=Sparse(places, total.div_(turn.size), d))
+
+    def omega(self, d: int) -> float | None:
+        """d / k - 1 if unbiased."""
+        share = kept(self.density, d) / d if d else 1.0
+        return 1 / share - 1 if self.unbiased else None
+
+    def delta(self, d: int) -> float | None:
+        """k / d if not scaled; 1 - omega, where that is positive, if unbiased."""
+        share = kept(self.density, d) / d if d else 1.0
+        return from_omega(1 / share - 1) if self.unbiased else share

@@ -1,0 +1,28 @@
+"""Plain torch, short enough to be the definition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def top(x: Tensor, k: int) -> Tensor:
+    """Indices of the k largest magnitudes of finite f[..., d] -> int64[..., k], increasing; of equal ones the first win."""
+    if k == 0:
+        return torch.empty((*x.shape[:-1], 0), dtype=torch.int64, device=x.device)
+    size = x.abs()
+    least = size.topk(k, sorted=False).values.amin(-1, keepdim=True)
+    above, equal = size > least, size == least
+    room = k - above.sum(-1, keepdim=True)
+    kept = above | (equal & (equal.cumsum(-1) <= room))
+    return kept.nonzero()[:, -1].view(*x.shape[:-1], k)
+
+
+def norms(x: Tensor, spans: Sequence[tuple[int, int]]) -> list[float]:
+    """L2 norm of x[start:end] for each span of f[d], summed in float64 and read from the device all at once."""
+    if not spans:
+        return []
+    parts = [x[start:end] for start, end in spans]
+    return torch.stack(torch._foreach_norm(parts, 2, torch.float64)).tolist()

@@ -1,0 +1,93 @@
+"""What a worker may know: where things lie in a flat vector (Layout) and whose turn it is (Turn)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names and shapes of the tensors that lie one after the other in a flat vector.
+
+    Args:
+        names: one unique name per tensor, in the order in which they lie.
+        shapes: one shape per name; a size of 0 is an ordinary case.
+
+    Raises:
+        ValueError: names and shapes differ in number, a name comes twice, or a size is negative.
+    """
+
+    names: Sequence[str]
+    shapes: Sequence[Sequence[int]]
+
+    def __post_init__(self) -> None:
+        names, shapes = tuple(self.names), tuple(tuple(int(size) for size in shape) for shape in self.shapes)
+        if len(names) != len(shapes):
+            raise ValueError(f"a layout needs one shape per name, got {len(names)} names and {len(shapes)} shapes")
+        if len(set(names)) != len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(f"names in a layout must be unique, these come twice: {', '.join(twice)}")
+        if any(size < 0 for shape in shapes for size in shape):
+            raise ValueError(f"sizes in a layout must not be negative, got {shapes}")
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "shapes", shapes)
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Elements of each tensor."""
+        return tuple(math.prod(shape) for shape in self.shapes)
+
+    @cached_property
+    def d(self) -> int:
+        """Elements of the flat vector."""
+        return sum(self.sizes)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Sixteen bytes that tell this layout from any other, the same in every process."""
+        return hashlib.blake2b(repr((self.names, self.shapes)).encode(), digest_size=16).digest()
+
+    def cut(self, flat: Tensor) -> dict[str, Tensor]:
+        """View the flat vector [d] as its named tensors; writing to a view writes to `flat`."""
+        if flat.shape != (self.d,):
+            raise ValueError(f"this layout cuts a vector of {self.d} elements, got shape {tuple(flat.shape)}")
+        parts = flat.split(self.sizes)
+        return {name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """All that an algorithm may know about its place in the world: one worker, one step, one layout.
+
+    Randomness is a function of (seed, step, rank or all, layout, path): a checkpoint stores `seed` and `step` and no
+    generator, and two operators that take different `fork`s draw from independent streams.
+    """
+
+    rank: int
+    size: int
+    step: int
+    layout: Layout
+    seed: int = 0
+    path: tuple[str, ...] = field(default=())
+
+    def fork(self, name: str) -> Turn:
+        """Give a part of a method its own stream of randomness."""
+        return replace(self, path=(*self.path, name))
+
+    def key(self, *, shared: bool) -> int:
+        """Draw a number in [0, 2^63): the same for every worker if `shared`, else this worker's own."""
+        who = "all" if shared else self.rank
+        what = repr((self.seed, self.step, who, self.path)).encode()
+        digest = hashlib.blake2b(what, key=self.layout.digest, digest_size=8).digest()
+        return int.from_bytes(digest, "little") >> 1
+
+    def rng(self, *, shared: bool, device: torch.device | str = "cpu") -> torch.Generator:
+        """Open a generator on `device`, seeded by `key(shared=shared)`; who else draws these numbers must be said."""
+        return torch.Generator(device).manual_seed(self.key(shared=shared))

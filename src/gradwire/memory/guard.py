@@ -1,0 +1,51 @@
+"""Guard: a value that is not finite never enters a memory.
+
+The workers agree by one number whether anybody's vector holds an inf or a NaN. If so, the plain mean goes through, so
+that whoever checks gradients (a GradScaler, clipping by norm) sees it, and the state inside stays as it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradwire.ask import Sum
+from gradwire.exchange.protocol import Exchange, State
+from gradwire.layout import Layout, Turn
+from gradwire.vector import Dense, Sent
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Pass a step with a non-finite value through uncompressed and leave the memory untouched."""
+
+    exchange: Exchange
+
+    def init(self, layout: Layout, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> State:
+        """The inner exchange's state and nothing else."""
+        return self.exchange.init(layout, dtype, device)
+
+    async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
+        """One Sum of a single number, then the exchange, or one Sum of f[d]."""
+        broken = await Sum((~_finite(x)).to(torch.float32).view(1))
+        if broken.item() == 0.0:
+            return await self.exchange(x, state, turn)
+        total = await Sum(x)
+        return Sent(own=Dense(x.clone()), mean=Dense(total.div_(turn.size)), finite=False)
+
+    def omega(self, d: int) -> float | None:
+        """The inner exchange's."""
+        return self.exchange.omega(d)
+
+    def delta(self, d: int) -> float | None:
+        """The inner exchange's."""
+        return self.exchange.delta(d)
+
+
+def _finite(x: Tensor) -> Tensor:
+    """Tell whether all of f[d] is finite, in one pass and without a temporary of its size: bool[]."""
+    if x.numel() == 0:
+        return torch.ones((), dtype=torch.bool, device=x.device)
+    return torch.stack(torch.aminmax(x)).isfinite().all()

@@ -1,0 +1,170 @@
+"""Shifted compression: remember what was said, and send only the difference to it.
+
+DCGD-SHIFT (Shulgin and Richtárik 2022, arXiv:2206.10452): worker i keeps a shift h_i, everybody keeps the mean shift h,
+    m_i = Q(x_i - h_i),    own_i = h_i + m_i,    mean = h + average of m_i,
+and a rule moves the shifts, so that they follow what they approximate and the error of compression vanishes with it.
+
+| method     | rule          | shift                                                                                  |
+|------------|---------------|----------------------------------------------------------------------------------------|
+| DCGD-FIXED | Fixed()       | stays where it is: at 0, which is DCGD, until somebody writes to the state              |
+| DIANA      | Follow(alpha) | h_i += alpha m_i, alpha <= 1 / (1 + omega), unbiased Q  (Mishchenko et al. 2019, 1901.09269) |
+| EF21       | Follow(1)     | h_i += m_i, contractive Q                              (Richtárik et al. 2021, 2106.05203) |
+| Rand-DIANA | Restart(p)    | h_i = x_i with probability p, all workers at once, unbiased Q                            |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from gradwire.ask import Sum
+from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest, tensor
+from gradwire.layout import Layout, Turn
+from gradwire.vector import Dense, Offset, Sent, widen
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """How shifts move after a message."""
+
+    def check(self, exchange: Exchange, d: int) -> None:
+        """Refuse an exchange that the rule's theory does not cover in dimension d (ValueError)."""
+        ...
+
+    async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, omega: float | None) -> Sent:
+        """Move both shifts [d] in place, and return what the step has said: h + own and mean_h + mean of before."""
+        ...
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """Send the difference to a shift; the rule moves the shift."""
+
+    exchange: Exchange
+    rule: Rule
+
+    def __post_init__(self) -> None:
+        check_exchange(self.exchange, "shifted")
+        self.rule.check(self.exchange, NOMINAL)
+
+    def init(self, layout: Layout, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> State:
+        """Both shifts at zero: [d] each."""
+        self.rule.check(self.exchange, layout.d)
+        h, mean_h = (torch.zeros(layout.d, dtype=dtype, device=device) for _ in range(2))
+        return {"h": h, "mean_h": mean_h, "inner": self.exchange.init(layout, dtype, device)}
+
+    async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
+        """Exchange x - h, then let the rule move h and mean_h."""
+        h, mean_h = tensor(state, "h"), tensor(state, "mean_h")
+        sent = await self.exchange(widen(x) - h, nest(state, "inner"), turn)
+        return await self.rule.move_(h, mean_h, x, sent, turn, self.exchange.omega(turn.layout.d))
+
+    def omega(self, d: int) -> float | None:
+        """None: the variance is relative to x - h, not to x."""
+        return 0.0 if self.exchange.omega(d) == 0.0 else None
+
+    def delta(self, d: int) -> float | None:
+        """None: with its memory, what is said may be larger than x."""
+        return None
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Leave the shifts where they are (DCGD, DCGD-FIXED)."""
+
+    def check(self, exchange: Exchange, d: int) -> None:
+        """Any operator will do."""
+
+    async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, omega: float | None) -> Sent:
+        """Nothing moves."""
+        return Sent(own=Offset(h, sent.own, 1.0), mean=Offset(mean_h, sent.mean, 1.0))
+
+
+@dataclass(frozen=True)
+class Follow:
+    """Move the shifts by alpha times the message: DIANA, by default at its largest alpha 1 / (1 + omega), or EF21 at 1."""
+
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.alpha is not None and not 0 < self.alpha <= 1:
+            raise ValueError(f"alpha must lie in (0, 1], got {self.alpha}")
+
+    def check(self, exchange: Exchange, d: int) -> None:
+        """Refuse alpha = 1 for what may expand, any other for what is biased, and alpha > 1 / (1 + omega)."""
+        omega, delta = exchange.omega(d), exchange.delta(d)
+        if self.alpha == 1.0 and delta is None:
+            raise ValueError(
+                f"follow(alpha=1.0) is EF21 and needs a contractive operator, and {exchange} may expand a vector; "
+                "use diana(...), or wrap its compressor in scaled(...)"
+            )
+        if self.alpha != 1.0 and omega is None:
+            raise ValueError(
+                f"follow(alpha={self.alpha}) is DIANA and needs an unbiased operator, and {exchange} is biased; "
+                "use ef21(...), which is follow(alpha=1.0)"
+            )
+        if d != NOMINAL and self.alpha is not None and omega is not None and delta is None:
+            limit = 1 / (1 + omega)
+            if self.alpha > limit * (1 + 1e-12):
+                raise ValueError(
+                    f"alpha must be at most 1 / (1 + omega) = {limit:.6g} for {exchange} in dimension {d}, got {self.alpha}"
+                )
+
+    async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, omega: float | None) -> Sent:
+        """h += alpha own, mean_h += alpha mean: both [d], in place."""
+        alpha = self.alpha if self.alpha is not None else 1 / (1 + (omega or 0.0))
+        sent.own.add_to_(h, alpha)
+        sent.mean.add_to_(mean_h, alpha)
+        # h before the step plus the message is h now plus what alpha left out.
+        return Sent(own=Offset(h, sent.own, 1 - alpha), mean=Offset(mean_h, sent.mean, 1 - alpha))
+
+
+@dataclass(frozen=True)
+class Restart:
+    """Set the shifts to the vectors themselves with probability p: Rand-DIANA. By default p = 1 / (1 + omega).
+
+    One coin for all workers: a step of heads costs one dense Sum, and the others nothing.
+    """
+
+    p: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.p is not None and not 0 < self.p <= 1:
+            raise ValueError(f"p must lie in (0, 1], got {self.p}")
+
+    def check(self, exchange: Exchange, d: int) -> None:
+        """Refuse biased operators."""
+        if exchange.omega(d) is None:
+            raise ValueError(
+                f"restart is Rand-DIANA and needs an unbiased operator, and {exchange} is biased; use ef21(...)"
+            )
+
+    async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, omega: float | None) -> Sent:
+        """On heads h = x and mean_h += mean of x - h: both [d], in place."""
+        p = self.p if self.p is not None else 1 / (1 + (omega or 0.0))
+        coin = torch.rand((), generator=turn.fork("restart").rng(shared=True)).item()
+        if coin >= p:
+            return Sent(own=Offset(h, sent.own, 1.0), mean=Offset(mean_h, sent.mean, 1.0))
+        said = Sent(own=Dense(Offset(h, sent.own, 1.0).dense()), mean=Dense(Offset(mean_h, sent.mean, 1.0).dense()))
+        total = await Sum(x - h)
+        mean_h.add_(total, alpha=1 / turn.size)
+        h.copy_(x)
+        return said
+
+
+def DIANA(exchange: Exchange, alpha: float | None = None) -> Shifted:
+    """DIANA (Mishchenko et al. 2019, arXiv:1901.09269): unbiased operators, alpha <= 1 / (1 + omega)."""
+    return Shifted(exchange, Follow(alpha))
+
+
+def EF21(exchange: Exchange) -> Shifted:
+    """EF21 (Richtárik et al. 2021, arXiv:2106.05203): contractive operators, every message moves the shift whole."""
+    return Shifted(exchange, Follow(1.0))
+
+
+def RandDIANA(exchange: Exchange, p: float | None = None) -> Shifted:
+    """Rand-DIANA (Shulgin and Richtárik 2022, arXiv:2206.10452): unbiased operators, shifts restart at random."""
+    return Shifted(exchange, Restart(p))

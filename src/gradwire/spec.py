@@ -1,0 +1,117 @@
+"""Specs: `ef(deft(density=0.01))` <-> objects. One registry serves the command line, checkpoints and the docs.
+
+The grammar is that of Python calls, of which only names, calls, numbers, strings, true, false and none are read; nothing
+is executed. Names are those of the classes, in any case and with or without underscores, so the repr of an object is a
+spec of it. Where an exchange belongs, a compressor stands for gathered(compressor).
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from gradwire.compress import Compressor, Identity, Natural, RandK, Scaled, TopK
+from gradwire.exchange import Deft, Exchange, Gathered, Mean, SharedRandK
+from gradwire.memory import DIANA, EF, EF21, Fixed, Follow, Guard, RandDIANA, Restart, Rule, Shifted
+
+
+class SpecError(ValueError):
+    """A spec that cannot be read, or that asks for something that does not exist or does not fit."""
+
+
+REGISTRY: dict[str, dict[str, Callable[..., Any]]] = {
+    "compressor": {"identity": Identity, "natural": Natural, "randk": RandK, "scaled": Scaled, "topk": TopK},
+    "exchange": {"deft": Deft, "gathered": Gathered, "mean": Mean, "sharedrandk": SharedRandK},
+    "memory": {
+        "diana": DIANA,
+        "ef": EF,
+        "ef21": EF21,
+        "guard": Guard,
+        "randdiana": RandDIANA,
+        "shifted": Shifted,
+    },
+    "rule": {"fixed": Fixed, "follow": Follow, "restart": Restart},
+}
+"""Every part by kind and name. A part joins the command line, the checkpoints and the docs by its line here."""
+
+_PARTS = {name: make for kind in REGISTRY.values() for name, make in kind.items()}
+_WORDS = {"true": True, "false": False, "none": None}
+_ROLES: dict[str, tuple[type, str]] = {
+    "exchange": (Exchange, "an exchange or a compressor"),
+    "compressor": (Compressor, "a compressor"),
+    "rule": (Rule, "a rule (fixed, follow, restart)"),
+}
+
+
+def parse(spec: str) -> Exchange:
+    """Read a spec.
+
+    Raises:
+        SpecError: one sentence that names what was wrong.
+    """
+    try:
+        tree = ast.parse(spec.strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise SpecError(f"cannot read the spec {spec!r}: it should look like ef(deft(density=0.01))") from None
+    found = _exchange(_build(tree.body, spec))
+    if not isinstance(found, Exchange):
+        raise SpecError(f"the spec {spec!r} names {found!r}, which is not an exchange or a compressor")
+    return found
+
+
+def _build(node: ast.expr, spec: str) -> Any:
+    """One node of the tree -> an object or a literal."""
+    match node:
+        case ast.Constant(value=bool() | int() | float() | str() | None):
+            return node.value
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
+            return -number
+        case ast.Name(id=word) if word.lower() in _WORDS:
+            return _WORDS[word.lower()]
+        case ast.Name(id=name):
+            return _call(name, [], {}, spec)
+        case ast.Call(func=ast.Name(id=name)):
+            named = {keyword.arg or "**": _build(keyword.value, spec) for keyword in node.keywords}
+            return _call(name, [_build(argument, spec) for argument in node.args], named, spec)
+        case _:
+            raise SpecError(f"cannot read {ast.unparse(node)!r} in the spec {spec!r}: only names, calls and literals")
+
+
+def _call(name: str, positional: list[Any], named: dict[str, Any], spec: str) -> Any:
+    """Construct a part, with every argument in its role."""
+    key = name.lower().replace("_", "")
+    if key not in _PARTS:
+        close = difflib.get_close_matches(key, _PARTS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(_PARTS))}"
+        raise SpecError(f"unknown name {name!r} in the spec {spec!r}; {hint}")
+    make = _PARTS[key]
+    try:
+        arguments = inspect.signature(make).bind(*positional, **named).arguments
+    except TypeError as error:
+        takes = ", ".join(inspect.signature(make).parameters) or "nothing"
+        raise SpecError(f"{key} takes {takes}; in the spec {spec!r}: {error}") from None
+    try:
+        return make(**{role: _fit(key, role, value) for role, value in arguments.items()})
+    except SpecError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"in the spec {spec!r}: {error}") from error
+
+
+def _fit(part: str, role: str, value: Any) -> Any:
+    """Check that an argument can play its role; numbers and formats are the part's own business."""
+    if role not in _ROLES:
+        return value
+    kind, words = _ROLES[role]
+    value = _exchange(value) if role == "exchange" else value
+    if not isinstance(value, kind) or isinstance(value, type):
+        raise SpecError(f"{part} takes {words}, got {value!r}")
+    return value
+
+
+def _exchange(value: Any) -> Any:
+    """A compressor where an exchange belongs is gathered."""
+    return Gathered(value) if isinstance(value, Compressor) else value

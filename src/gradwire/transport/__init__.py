@@ -1,0 +1,6 @@
+"""Transports run coroutines and answer what they ask."""
+
+from gradwire.transport.ledger import Ledger
+from gradwire.transport.lockstep import Disagreement, lockstep
+
+__all__ = ["Disagreement", "Ledger", "lockstep"]

@@ -1,0 +1,84 @@
+"""The ledger: bytes counted from the tensors that were handed to the network, per kind of ask.
+
+Two figures, because both questions are asked:
+  bytes    what the workers brought: the size of the tensors in the asks. `nbytes(d)` of a compressor is asserted equal.
+  traffic  what that makes on a worker's own link by the algorithms of gloo, comparable with the kernel's tx_bytes:
+             Sum     ring all-reduce      2 (n - 1) / n of the tensor
+             Gather  ring all-gather      n - 1 times the tensor
+             Share   binomial broadcast   once for every child in the tree; the root has most
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gradwire.ask import Ask, Gather, Share, Sum
+
+
+@dataclass
+class Entry:
+    """Totals of one kind of ask, over all workers that the ledger watches."""
+
+    calls: int = 0
+    bytes: int = 0
+    traffic: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass
+class Ledger:
+    """Counts for `workers` workers together; what it reports is per worker."""
+
+    workers: int = 1
+    entries: dict[str, Entry] = field(default_factory=lambda: {kind: Entry() for kind in ("Sum", "Gather", "Share")})
+
+    def record(self, ask: Ask, rank: int, size: int, seconds: float = 0.0) -> None:
+        """Count one worker's part of an answered ask; `seconds` it waited for the answer."""
+        entry = self.entries[type(ask).__name__]
+        entry.calls += 1
+        entry.bytes += brought(ask, rank)
+        entry.traffic += traffic(ask, rank, size)
+        entry.seconds += seconds
+
+    @property
+    def bytes(self) -> int:
+        """Bytes brought per worker so far, rounded where workers differ."""
+        return round(sum(entry.bytes for entry in self.entries.values()) / self.workers)
+
+    @property
+    def traffic(self) -> int:
+        """Bytes on a worker's link so far, the average over the workers watched."""
+        return round(sum(entry.traffic for entry in self.entries.values()) / self.workers)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that a worker spent in the network so far, waiting for slower peers included."""
+        return sum(entry.seconds for entry in self.entries.values()) / self.workers
+
+
+def brought(ask: Ask, rank: int) -> int:
+    """Bytes that a rank brings to an ask: of a Share only the root's tensor counts."""
+    match ask:
+        case Sum(values):
+            return values.nbytes
+        case Gather(wire):
+            return wire.nbytes
+        case Share(values, root):
+            return values.nbytes if rank == root else 0
+
+
+def traffic(ask: Ask, rank: int, size: int) -> float:
+    """Bytes that an ask puts on a rank's link, by the algorithms above."""
+    match ask:
+        case Sum(values):
+            return 2 * (size - 1) / size * values.nbytes
+        case Gather(wire):
+            return (size - 1) * wire.nbytes
+        case Share(values, root):
+            return _children((rank - root) % size, size) * values.nbytes
+
+
+def _children(place: int, size: int) -> int:
+    """Children of a place in a binomial tree of `size` places rooted at 0."""
+    rounds = range((size - 1).bit_length())
+    return sum(place < 1 << i and place + (1 << i) < size for i in rounds)

@@ -1,0 +1,69 @@
+"""Process: one worker of a torch.distributed group. Every ask is one blocking collective, in the order of asking.
+
+Works on gloo and NCCL. Blocking on purpose: a second collective launched from a callback of the first hangs gloo when
+several buckets are under way; whoever wants overlap runs this in a thread of its own, on a group of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gradwire.ask import Ask, Gather, Share, Sum, Talk
+from gradwire.transport.ledger import Ledger
+
+T = TypeVar("T")
+
+# torch 2.13 renamed it and warns of the old name; torch 2.12 and before know only the old one.
+_all_gather = dist.all_gather_single if "all_gather_single" in vars(dist) else dist.all_gather_into_tensor
+
+
+class Process:
+    """Answer one worker's asks over a process group.
+
+    Args:
+        group: the group to speak on, used by nobody else meanwhile.
+        ledger: counts what this worker sends and how long it waits.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, ledger: Ledger | None = None) -> None:
+        self.group = group
+        self.ledger = ledger or Ledger()
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+
+    def run(self, worker: Talk[T]) -> T:
+        """Run a coroutine to its end. Whatever a collective raises (a lost peer, a timeout) is raised from here."""
+        answer: Tensor | None = None
+        try:
+            while True:
+                ask = worker.send(answer)  # type: ignore[arg-type]  # a fresh coroutine takes None
+                started = time.perf_counter()
+                answer = self._answer(ask)
+                self.ledger.record(ask, self.rank, self.size, time.perf_counter() - started)
+        except StopIteration as end:
+            return end.value
+        finally:
+            worker.close()
+
+    def _answer(self, ask: Ask) -> Tensor:
+        """Run one collective. Empty tensors are empty on every rank, and travel nowhere."""
+        match ask:
+            case Sum(values):
+                total = values.clone(memory_format=torch.contiguous_format)
+                if total.numel():
+                    dist.all_reduce(total, group=self.group)
+                return total
+            case Gather(wire):
+                wires = wire.new_empty((self.size, *wire.shape))
+                if wire.numel():
+                    _all_gather(wires.view(-1), wire.contiguous(), group=self.group)
+                return wires
+            case Share(values, root):
+                shared = values.clone(memory_format=torch.contiguous_format)
+                if shared.numel():
+                    dist.broadcast(shared, dist.get_global_rank(self.group, root), group=self.group)
+                return shared

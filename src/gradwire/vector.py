@@ -1,0 +1,144 @@
+"""Vectors that know how to add themselves, so that sending k of d values costs k writes and no dense temporary.
+
+A vector may carry leading axes (workers); everything acts on the last one. Values keep their dtype until they are added
+to a target, which decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Dense:
+    """All values: f[..., d]."""
+
+    values: Tensor
+
+    def add_to_(self, target: Tensor, alpha: float = 1.0) -> None:
+        """Add alpha times this vector to target f[..., d], in place."""
+        target.add_(self.values, alpha=alpha)
+
+    def write_to_(self, target: Tensor) -> None:
+        """Overwrite target f[..., d] with this vector."""
+        target.copy_(self.values)
+
+    def dense(self) -> Tensor:
+        """Return f[..., d]; it may share memory with the vector."""
+        return self.values
+
+    def to(self, dtype: torch.dtype) -> Dense:
+        """Return the vector with values of another dtype."""
+        return Dense(self.values.to(dtype))
+
+    def times(self, factor: float) -> Dense:
+        """Return factor times this vector."""
+        return Dense(self.values * factor)
+
+    def row(self, worker: int) -> Dense:
+        """Return one worker's vector out of f[n, d]."""
+        return Dense(self.values[worker])
+
+    def average(self) -> Dense:
+        """Return the average over the leading axis of f[n, d]."""
+        return Dense(self.values.sum(0).div_(self.values.shape[0]))
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """k of d values, zero elsewhere: indices int64[..., k], values f[..., k]. An index that comes twice adds twice."""
+
+    indices: Tensor
+    values: Tensor
+    d: int
+
+    def add_to_(self, target: Tensor, alpha: float = 1.0) -> None:
+        """Add alpha times this vector to target f[..., d], in place: k writes."""
+        values = self.values.to(target.dtype)
+        target.scatter_add_(-1, self.indices, values if alpha == 1.0 else values * alpha)
+
+    def write_to_(self, target: Tensor) -> None:
+        """Overwrite target f[..., d] with this vector."""
+        self.add_to_(target.zero_())
+
+    def dense(self) -> Tensor:
+        """Return f[..., d], newly made."""
+        target = self.values.new_zeros((*self.values.shape[:-1], self.d))
+        self.add_to_(target)
+        return target
+
+    def to(self, dtype: torch.dtype) -> Sparse:
+        """Return the vector with values of another dtype."""
+        return Sparse(self.indices, self.values.to(dtype), self.d)
+
+    def times(self, factor: float) -> Sparse:
+        """Return factor times this vector."""
+        return Sparse(self.indices, self.values * factor, self.d)
+
+    def row(self, worker: int) -> Sparse:
+        """Return one worker's vector out of n."""
+        return Sparse(self.indices[worker], self.values[worker], self.d)
+
+    def average(self) -> Sparse:
+        """Return the average over the leading axis: up to n k entries, supports need not agree."""
+        return Sparse(self.indices.flatten(), self.values.flatten() / self.values.shape[0], self.d)
+
+
+@dataclass(frozen=True)
+class Offset:
+    """base + scale * message: what a shifted method knows after a message, without a dense temporary.
+
+    `base` is a shift that lives on in a state: the vector is valid until that state's next step.
+    """
+
+    base: Tensor
+    message: Vector
+    scale: float
+
+    def add_to_(self, target: Tensor, alpha: float = 1.0) -> None:
+        """Add alpha times this vector to target f[..., d], in place."""
+        target.add_(self.base, alpha=alpha)
+        if self.scale != 0.0:
+            self.message.add_to_(target, alpha * self.scale)
+
+    def write_to_(self, target: Tensor) -> None:
+        """Overwrite target f[..., d] with this vector."""
+        target.copy_(self.base)
+        if self.scale != 0.0:
+            self.message.add_to_(target, self.scale)
+
+    def dense(self) -> Tensor:
+        """Return f[..., d], newly made."""
+        target = torch.empty_like(self.base)
+        self.write_to_(target)
+        return target
+
+
+Message: TypeAlias = Dense | Sparse
+"""What a compressor decodes."""
+
+Vector: TypeAlias = Dense | Sparse | Offset
+"""What an exchange returns."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What one worker knows after an exchange.
+
+    The law: `mean` is the same on all workers, and the average of their `own` is `mean`. Both may be read until the
+    exchange's next step. `finite` is False where a guard found a value that was not finite: then the memory is
+    untouched and `mean` is the plain mean, not finite either.
+    """
+
+    own: Vector
+    mean: Vector
+    finite: bool = True
+
+
+def widen(x: Tensor) -> Tensor:
+    """Return x in at least float32, the dtype in which messages are made and memories kept."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
