@@ -37,6 +37,28 @@ REGISTRY: dict[str, dict[str, Callable[..., Any]]] = {
 }
 """Every part by kind and name. A part joins the command line, the checkpoints and the docs by its line here."""
 
+EXAMPLES = {
+    "deft": "deft(density=0.01)",
+    "diana": "diana(randk(density=0.1))",
+    "ef": "ef(deft(density=0.01))",
+    "ef21": "ef21(topk(density=0.01))",
+    "fixed": "shifted(randk(density=0.1), fixed())",
+    "follow": "shifted(randk(density=0.1), follow(alpha=0.1))",
+    "gathered": "gathered(natural)",
+    "guard": "guard(ef(topk(density=0.01)))",
+    "identity": "identity(values='bfloat16')",
+    "mean": "mean",
+    "natural": "natural",
+    "randdiana": "randdiana(randk(density=0.1))",
+    "randk": "randk(density=0.1)",
+    "restart": "shifted(randk(density=0.1), restart(p=0.05))",
+    "scaled": "scaled(randk(density=0.1))",
+    "sharedrandk": "sharedrandk(density=0.1)",
+    "shifted": "shifted(natural, follow())",
+    "topk": "topk(density=0.01, values='natural')",
+}
+"""A spec that uses each part, for the command line and the docs."""
+
 _PARTS = {name: make for kind in REGISTRY.values() for name, make in kind.items()}
 _WORDS = {"true": True, "false": False, "none": None}
 _ROLES: dict[str, tuple[type, str]] = {
@@ -47,19 +69,24 @@ _ROLES: dict[str, tuple[type, str]] = {
 
 
 def parse(spec: str) -> Exchange:
-    """Read a spec.
+    """Read the spec of an exchange; a compressor's is gathered.
 
     Raises:
         SpecError: one sentence that names what was wrong.
     """
+    found = _exchange(build(spec))
+    if not isinstance(found, Exchange):
+        raise SpecError(f"the spec {spec!r} names {found!r}, which is not an exchange or a compressor")
+    return found
+
+
+def build(spec: str) -> Any:
+    """Read the spec of any part, as it stands. Raises SpecError."""
     try:
         tree = ast.parse(spec.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise SpecError(f"cannot read the spec {spec!r}: it should look like ef(deft(density=0.01))") from None
-    found = _exchange(_build(tree.body, spec))
-    if not isinstance(found, Exchange):
-        raise SpecError(f"the spec {spec!r} names {found!r}, which is not an exchange or a compressor")
-    return found
+    return _build(tree.body, spec)
 
 
 def _build(node: ast.expr, spec: str) -> Any:

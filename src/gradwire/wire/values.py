@@ -46,7 +46,7 @@ def encode(x: Tensor, name: Format, rng: torch.Generator | None = None) -> Tenso
     if name == "natural":
         return torch.cat([_exponents(x, rng), bits.pack_flags(torch.signbit(x).byte())], -1)
     dtype = _DTYPES[name]
-    limit = torch.finfo(dtype).max
+    limit = min(torch.finfo(dtype).max, torch.finfo(x.dtype).max)
     return x.clamp(-limit, limit).to(dtype).contiguous().view(torch.uint8)
 
 
@@ -58,8 +58,9 @@ def decode(wire: Tensor, name: Format, k: int) -> Tensor:
         exponents, negative = wire[..., :k].int(), bits.unpack_flags(wire[..., k:], k)
         # An exponent in the float's own field and an empty mantissa is the power of two, and 0 for e = 0.
         return (exponents << 23).view(torch.float32).mul(1.0 - 2.0 * negative)
-    # A clone, because a slice of a larger message need not be aligned for the wider dtype.
-    values = wire.clone(memory_format=torch.contiguous_format).view(_DTYPES[name])
+    # Into a new tensor, because a slice of a larger message need not be aligned for the wider dtype.
+    values = torch.empty((*wire.shape[:-1], k), dtype=_DTYPES[name], device=wire.device)
+    values.view(torch.uint8).copy_(wire)
     return values if name == "float64" else values.float()
 
 

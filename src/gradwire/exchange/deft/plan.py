@@ -63,8 +63,10 @@ def assign_k(sizes: Sequence[int], norms: Sequence[float], k: int) -> list[int]:
 
     Every layer gets at least 1 and at most its size; what a layer cannot take goes to the ones after it. Hence the sum
     may exceed k by up to the number of layers, or fall short of it when the last layers are small. Of equal norms the
-    first layer comes first.
+    first layer comes first. A budget for all elements is everything, whatever the norms: at density 1 nothing is lost.
     """
+    if k >= sum(sizes):
+        return list(sizes)
     budget, left_k, left_norm = [0] * len(sizes), k, math.fsum(norms)
     for x in sorted(range(len(sizes)), key=lambda x: norms[x], reverse=True):
         share = int(left_k * norms[x] / left_norm) if left_norm > 0 else 0

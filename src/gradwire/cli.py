@@ -1,0 +1,199 @@
+"""The command line: `gradwire demo`, `gradwire train`, `gradwire list`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from gradwire import net, report
+from gradwire.compress import Compressor
+from gradwire.lab import compare, demo
+from gradwire.lab.job import Job
+from gradwire.lab.results import Comparison, Run
+from gradwire.spec import EXAMPLES, REGISTRY, build
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Table
+except ModuleNotFoundError as missing:
+    sys.exit(f"the command line needs {missing.name}: pip install 'gradwire[cli]'")
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+out, err = Console(), Console(stderr=True)
+
+NOMINAL = 1_000_000
+"""Elements for which `gradwire list` shows constants and bytes."""
+
+Rate = Annotated[str | None, typer.Option(help="Bandwidth of every link: 10mbit, 100mbit, 1gbit. Left out: loopback.")]
+Ranks = Annotated[int, typer.Option(min=1, max=64, help="Processes, each on a link of its own.")]
+Seed = Annotated[int, typer.Option(help="Of model, data and compression.")]
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one sentence and exit code 2."""
+    try:
+        app()
+    except (ValueError, net.Refused) as error:
+        err.print(f"gradwire: {error}", style="red", markup=False, highlight=False)
+        sys.exit(2)
+    except compare.Failed as error:
+        err.print(f"gradwire: {error}", style="red", markup=False, highlight=False)
+        sys.exit(error.code)
+
+
+@app.command("demo")
+def demo_command(
+    seconds: Annotated[float, typer.Option(help="Training time of every run.")] = 50.0,
+    rate: Rate = "100mbit",
+    ranks: Ranks = 2,
+    seed: Seed = 0,
+    output: Annotated[Path, typer.Option(help="The report; its data goes beside it as .json.")] = Path(
+        "gradwire-report.html"
+    ),
+) -> None:
+    """Train a small GPT over a slow link, dense against compressed, and write a report."""
+    jobs = demo.jobs(seconds, seed)
+    rate, link = _link(rate)
+    if not output.parent.is_dir():
+        raise ValueError(f"there is no folder {output.parent} to write the report to")
+    sizes: list[int] = []
+    runs: list[Run] = []
+    out.print(f"{len(jobs)} runs of {seconds:g} s on {ranks} ranks, {link}")
+    with _progress() as progress:
+        for name, job in jobs.items():
+            runs.append(_follow(progress, name, job, ranks, rate, sizes))
+    comparison = Comparison(
+        title="gradwire: dense against compressed",
+        model=demo.model_name(next(iter(jobs.values())), sizes[0]),
+        corpus="the source of CPython's standard library, as bytes",
+        link=link,
+        ranks=ranks,
+        budget_seconds=seconds,
+        command=shlex.join(["gradwire", *sys.argv[1:]]),
+        versions=compare.versions(),
+        note=demo.NOTE,
+        runs=tuple(runs),
+    )
+    report.write(comparison, output)
+    output.with_suffix(".json").write_text(comparison.to_json())
+    out.print(_table(comparison.runs, comparison))
+    out.print(f"The report: {output.resolve()}", soft_wrap=True)
+
+
+@app.command()
+def train(
+    exchange: Annotated[str, typer.Option(help="A spec such as 'ef(deft(density=0.01))', or dense, or fp16.")],
+    ranks: Ranks = 2,
+    rate: Rate = None,
+    seconds: Annotated[float, typer.Option(help="Training time.")] = 60.0,
+    steps: Annotated[int, typer.Option(help="Steps, if they come to an end before the time.")] = 1_000_000,
+    seed: Seed = 0,
+    learning_rate: Annotated[float, typer.Option(help="Of SGD.")] = Job.learning_rate,
+    width: Annotated[int, typer.Option(help="Of the model.")] = Job.width,
+    bucket_mb: Annotated[float | None, typer.Option(help="Megabytes exchanged together.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Folder to write a checkpoint to, one file a rank.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Folder of a checkpoint to go on from.")] = None,
+) -> None:
+    """Train the small GPT once, on processes of this machine."""
+    job = Job(
+        exchange,
+        seconds=seconds,
+        steps=steps,
+        seed=seed,
+        learning_rate=learning_rate,
+        width=width,
+        bucket_mb=bucket_mb,
+        save=str(save.resolve()) if save else None,
+        resume=str(resume.resolve()) if resume else None,
+    )
+    rate, link = _link(rate)
+    out.print(f"{exchange} on {ranks} ranks, {link}", markup=False)
+    with _progress() as progress:
+        run = _follow(progress, exchange, job, ranks, rate, [])
+    out.print(_table([run]))
+
+
+@app.command("list")
+def list_command() -> None:
+    """Show every compressor, exchange, memory and rule."""
+    for kind, parts in REGISTRY.items():
+        table = Table(kind, "", title_justify="left", show_lines=True, expand=True)
+        for name in sorted(parts):
+            summary = (parts[name].__doc__ or "").split("\n")[0]
+            table.add_row(name, "\n".join([summary, f"[dim]for example[/] {EXAMPLES[name]}", *_constants(EXAMPLES[name])]))
+        out.print(table)
+    out.print(f"Constants and bytes are those of the example at d = {NOMINAL:,} elements.")
+
+
+def _link(rate: str | None) -> tuple[str | None, str]:
+    """The rate that can be had, and how to name the link. Says so where the kernel refuses."""
+    if rate is None:
+        return None, "loopback"
+    bits = net.parse_rate(rate)
+    if (reason := net.refusal()) is not None:
+        err.print(f"gradwire: going on over loopback: {reason}", style="yellow", markup=False)
+        return None, f"loopback ({reason})"
+    return rate, f"{bits / 1e6:g} Mbit/s between network namespaces"
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description:<18}"), BarColumn(), TextColumn("{task.fields[facts]}"), TimeElapsedColumn())
+    return Progress(*columns, console=out)
+
+
+def _follow(progress: Progress, name: str, job: Job, ranks: int, rate: str | None, sizes: list[int]) -> Run:
+    """Execute a job behind a progress bar; note the model's parameters in `sizes`."""
+    task = progress.add_task(name, total=1.0, facts="starting")
+    facts = {"step": 0, "loss": float("nan")}
+
+    def listen(event: dict[str, Any]) -> None:
+        facts.update({key: event[key] for key in facts if key in event})
+        sizes.extend([event["parameters"]] if event["parameters"] else [])
+        done = max(event.get("seconds", 0.0) / job.seconds, facts["step"] / job.steps)
+        progress.update(task, completed=done, facts=f"step {facts['step']:>5}  loss {facts['loss']:.3f}")
+
+    run = compare.execute(name, job, ranks, rate, listen)
+    progress.update(task, completed=1.0)
+    return run
+
+
+def _table(runs: tuple[Run, ...] | list[Run], comparison: Comparison | None = None) -> Table:
+    """The figures of the runs, and against the baseline if there is one."""
+    table = Table("run", "steps", "ms a step", "MB a step", "link / ledger", "loss", title="What compression bought")
+    if comparison:
+        table.add_column("dense's final loss after")
+    for run in runs:
+        steps = max(1, run.points[-1].step - run.points[0].step)
+        row = [
+            run.name,
+            f"{steps}",
+            f"{1e3 * run.step_seconds:.0f} [{1e3 * run.step_seconds_low:.0f}-{1e3 * run.step_seconds_high:.0f}]",
+            f"{run.ledger_bytes / steps / 1e6:.3f}",
+            f"{run.link_bytes / run.ledger_bytes:.3f}" if run.link_bytes and run.ledger_bytes else "-",
+            f"{run.points[-1].loss:.3f}",
+        ]
+        if comparison:
+            seconds, speedup = comparison.seconds_to_baseline(run), comparison.speedup(run)
+            row.append(f"{seconds:.1f} s, {speedup:.1f}x" if seconds and speedup else "not reached")
+        table.add_row(*row)
+    return table
+
+
+def _constants(example: str) -> list[str]:
+    """A line with the class of an example, its omega, delta and bytes; nothing for a part with a memory."""
+    part = build(example)
+    omega, delta = part.omega(NOMINAL), part.delta(NOMINAL)
+    facts = [f"unbiased, omega = {omega:.4g}"] if omega is not None else []
+    facts += [f"contractive, delta = {delta:.4g}"] if delta is not None else []
+    facts += [f"{part.nbytes(NOMINAL):,} bytes"] if isinstance(part, Compressor) else []
+    return [f"[dim]{'; '.join(facts)}[/]"] if facts else []
+
+
+if __name__ == "__main__":
+    main()

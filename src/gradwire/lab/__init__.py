@@ -1,0 +1,1 @@
+"""The laboratory: a small model, a real corpus, runs and their results."""

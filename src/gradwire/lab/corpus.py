@@ -1,0 +1,56 @@
+"""A corpus that is on every machine: the source of CPython's standard library, as bytes."""
+
+from __future__ import annotations
+
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+HELD_OUT = 20
+"""Every twentieth file is for evaluation."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Bytes as tokens: u8[size] to train on and u8[size] held out."""
+
+    train: Tensor
+    held_out: Tensor
+
+    def batch(self, sequences: int, context: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw random windows of the training bytes: int64[sequences, context], and the same shifted by one byte."""
+        return _windows(self.train, sequences, context, rng)
+
+    def evaluation(self, sequences: int, context: int) -> tuple[Tensor, Tensor]:
+        """Draw windows of the held-out bytes, the same ones at every call."""
+        return _windows(self.held_out, sequences, context, torch.Generator().manual_seed(0))
+
+
+def standard_library(megabytes: float = 12.0) -> Corpus:
+    """Read the *.py files of the running Python's standard library, tests and installed packages left out.
+
+    Raises:
+        FileNotFoundError: this Python comes without the source of its library.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    skipped = {"site-packages", "dist-packages", "test", "tests", "__pycache__"}
+    files = sorted(f for f in root.rglob("*.py") if not skipped & set(f.relative_to(root).parts))
+    if len(files) < HELD_OUT:
+        raise FileNotFoundError(f"{root} holds {len(files)} source files; the corpus needs at least {HELD_OUT}")
+    held_out = b"".join(f.read_bytes() for f in files[::HELD_OUT])
+    train = b"".join(f.read_bytes() for i, f in enumerate(files) if i % HELD_OUT)
+    return Corpus(_tensor(train[: int(megabytes * 1e6)]), _tensor(held_out))
+
+
+def _tensor(text: bytes) -> Tensor:
+    return torch.from_numpy(np.frombuffer(text, dtype=np.uint8).copy())
+
+
+def _windows(text: Tensor, sequences: int, context: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    starts = torch.randint(len(text) - context - 1, (sequences, 1), generator=rng)
+    window = text[starts + torch.arange(context + 1)].long()
+    return window[:, :-1], window[:, 1:]

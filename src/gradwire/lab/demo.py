@@ -1,0 +1,33 @@
+"""The demonstration: dense against compressed, same model, data, seed, optimizer and time."""
+
+from __future__ import annotations
+
+from gradwire.lab.job import BASELINES, Job
+
+RUNS = {
+    "dense DDP": "dense",
+    "torch's fp16 hook": "fp16",
+    "EF(Top-k) 1 %": "ef(topk(density=0.01))",
+    "EF(DEFT) 1 %": "ef(deft(density=0.01))",
+    "EF21(Top-k) 1 %": "ef21(topk(density=0.01))",
+}
+"""What is compared; the first is what the others are held against."""
+
+NOTE = "Every run: SGD with Nesterov momentum and clipping at the settings that suit dense DDP best."
+
+
+def jobs(seconds: float, seed: int) -> dict[str, Job]:
+    """One job a run."""
+    return {name: Job(exchange, seconds=seconds, seed=seed) for name, exchange in RUNS.items()}
+
+
+def describe(spec: str) -> str:
+    """Say how a run averages gradients."""
+    return f"torch: {BASELINES[spec]}" if spec in BASELINES else spec
+
+
+def model_name(job: Job, parameters: int) -> str:
+    """Name the model in a line."""
+    return f"GPT, {parameters / 1e6:.2f} M parameters ({job.depth} blocks of width {job.width}), bytes, SGD"
+
+

@@ -1,0 +1,64 @@
+"""What one training run is: a Job, the same for every rank, as text on a command line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from gradwire.exchange import Exchange
+from gradwire.spec import SpecError, parse
+
+BASELINES = {"dense": "DDP as it comes", "fp16": "torch's fp16_compress_hook"}
+"""What a job may run besides gradwire's exchanges."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training run of the small GPT on the corpus. It ends after `seconds` of training or `steps`, whichever is first.
+
+    exchange: "dense", "fp16", or a spec. batch: sequences per rank and step, of `context` bytes each.
+    evaluate_every: seconds of training between evaluations. save, resume: folders, one file a rank.
+    """
+
+    exchange: str
+    seconds: float = 60.0
+    steps: int = 1_000_000
+    seed: int = 0
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    context: int = 64
+    batch: int = 4
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    clip: float = 1.0
+    warmup: int = 20
+    evaluate_every: float = 2.0
+    bucket_mb: float | None = None
+    save: str | None = None
+    resume: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.exchange not in BASELINES:
+            try:
+                parse(self.exchange)
+            except SpecError as error:
+                raise SpecError(f"{error} (or one of {', '.join(BASELINES)})") from None
+        if not self.seconds > 0 or self.steps < 1:
+            raise ValueError(f"a run needs a budget, got {self.seconds:g} seconds and {self.steps} steps")
+        if self.width % self.heads or min(self.width, self.depth, self.heads, self.context, self.batch) < 1:
+            raise ValueError(f"the width must be a multiple of the heads, got {self.width} and {self.heads}")
+
+    @property
+    def parsed(self) -> Exchange | None:
+        """The exchange, or None for a baseline."""
+        return None if self.exchange in BASELINES else parse(self.exchange)
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        """Read what `to_json` wrote."""
+        return cls(**json.loads(text))
