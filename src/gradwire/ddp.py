@@ -152,6 +152,11 @@ class Hook:
         """Bytes this rank has sent so far, and the seconds it waited."""
         return self._process.ledger
 
+    @property
+    def layouts(self) -> list[Layout]:
+        """What is exchanged together: one layout a unit, in the order in which units go to the network."""
+        return [unit.layout for unit in self._units]
+
     # ---- what DDP sees
 
     def arrive(self, bucket: dist.GradBucket) -> Future[Tensor]:

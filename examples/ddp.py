@@ -1,0 +1,42 @@
+"""Train a small net on several processes or machines; gradwire is four added lines.
+
+    torchrun --nproc-per-node 2 examples/ddp.py
+    torchrun --nnodes 2 --node-rank 0 --master-addr ADDRESS --master-port 29500 examples/ddp.py   # and --node-rank 1
+"""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import gradwire
+
+
+def main() -> None:
+    dist.init_process_group("gloo")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
+    ddp = DistributedDataParallel(model)
+    hook = gradwire.attach(ddp, "ef(deft(density=0.01))")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    teacher = torch.randn(64, 10)
+    data = torch.Generator().manual_seed(dist.get_rank())
+
+    for step in range(100):
+        inputs = torch.randn(32, 64, generator=data)
+        loss = nn.functional.cross_entropy(ddp(inputs), (inputs @ teacher).argmax(1))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % 20 == 19 and dist.get_rank() == 0:
+            print(f"step {step + 1}: loss {loss.item():.3f}")
+
+    flat = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    dense = 4 * len(flat) * hook.step
+    print(f"rank {dist.get_rank()}: sent {hook.ledger.bytes:,} bytes, dense {dense:,}; checksum {flat.double().sum().item()!r}")
+    hook.close()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,362 @@
+"""What ranks do in the stories: `python ranks.py NAME [ARGUMENT]`, started by `story.play`.
+
+Each function is one rank's life; it asserts as it goes, and prints what the test wants to see as one JSON line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import zoo
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import gradwire as gw
+
+TIMEOUT = timedelta(seconds=float(os.environ.get("GROUP_TIMEOUT", "60")))
+STEPS, RESUMED_AT = 24, 13
+
+
+def model(width: int = 30, depth: int = 3, seed: int = 0) -> nn.Sequential:
+    """A small net; with a width of 30 about 11 kB of parameters."""
+    torch.manual_seed(seed)
+    layers = [layer for _ in range(depth) for layer in (nn.Linear(width, width), nn.Tanh())]
+    return nn.Sequential(nn.Linear(5, width), nn.Tanh(), *layers, nn.Linear(width, 2))
+
+
+def batch(step: int, rank: int) -> Tensor:
+    return torch.randn(6, 5, generator=torch.Generator().manual_seed(1000 * step + rank))
+
+
+def loss(net: nn.Module, step: int, rank: int) -> Tensor:
+    return (net(batch(step, rank)) - rank).square().mean()
+
+
+def local_gradients(net: nn.Module, layout: gw.Layout, step: int, ranks: int) -> Tensor:
+    """f[n, d]: what every rank's gradient is, laid out like a unit."""
+    parameters = dict(net.named_parameters())
+    rows = []
+    for rank in range(ranks):
+        found = torch.autograd.grad(loss(net, step, rank), [parameters[name] for name in layout.names])
+        rows.append(torch.cat([gradient.flatten() for gradient in found]))
+    return torch.stack(rows)
+
+
+def gradient(net: nn.Module, layout: gw.Layout) -> Tensor:
+    parameters = dict(net.named_parameters())
+    return torch.cat([parameters[name].grad.flatten() for name in layout.names])
+
+
+def equals_lockstep() -> dict[str, float]:
+    """Train with every composition, through a checkpoint in the middle; the largest difference to the simulator."""
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    worst = {}
+    for spec in zoo.SPECS:
+        net = model()
+        ddp, hook, sims = None, None, None
+        difference = 0.0
+        for step in range(STEPS):
+            if step in (0, RESUMED_AT):  # a new process would do the same: new DDP, new hook, state from bytes
+                saved = None if hook is None else roundtrip(hook.state_dict(), rank)
+                if hook is not None:
+                    hook.close()
+                ddp = DistributedDataParallel(net, bucket_cap_mb=0.004)
+                hook = gw.attach(ddp, spec, seed=11)
+                assert len(hook.layouts) >= 3
+                if saved is not None:
+                    hook.load_state_dict(saved)
+                sims = sims or [gw.Simulator(spec, layout, ranks, seed=11) for layout in hook.layouts]
+            wanted = [sim.step(local_gradients(net, sim.layout, step, ranks)).mean for sim in sims]
+            net.zero_grad()
+            loss(ddp, step, rank).backward()
+            for sim, mean in zip(sims, wanted, strict=True):
+                difference = max(difference, (gradient(net, sim.layout) - mean).abs().max().item())
+            with torch.no_grad():
+                for parameter in net.parameters():
+                    parameter -= 0.05 * parameter.grad
+        assert hook.step == STEPS
+        worst[spec] = difference
+        hook.close()
+    return worst
+
+
+def roundtrip(saved: dict, rank: int) -> dict:
+    """Through a file, as users do."""
+    file = Path(os.environ["STORY_FOLDER"], f"hook{rank}.pt")
+    torch.save(saved, file)
+    return torch.load(file, weights_only=True)
+
+
+def resume_is_bit_equal() -> dict[str, bool]:
+    """Twenty steps in one go against ten, a restart of everything, and ten more."""
+    rank = dist.get_rank()
+
+    def train(spec: str, legs: list[int]) -> list[Tensor]:
+        net, saved, step = model(), None, 0
+        for leg in legs:
+            ddp = DistributedDataParallel(net, bucket_cap_mb=0.004)
+            hook = gw.attach(ddp, spec, seed=3)
+            optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+            if saved:
+                hook.load_state_dict(saved[0])
+                optimizer.load_state_dict(saved[1])
+            for _ in range(leg):
+                optimizer.zero_grad()
+                loss(ddp, step, rank).backward()
+                optimizer.step()
+                step += 1
+            saved = (roundtrip(hook.state_dict(), rank), optimizer.state_dict())
+            hook.close()
+            restarted = model(seed=99)
+            restarted.load_state_dict(net.state_dict())
+            net = restarted
+        return [parameter.detach().clone() for parameter in net.parameters()]
+
+    specs = ["ef(deft(density=0.05))", "ef(topk(density=0.05))", "diana(randk(density=0.2))", "randdiana(natural, p=0.3)"]
+    return {
+        spec: all(torch.equal(a, b) for a, b in zip(train(spec, [20]), train(spec, [10, 10]), strict=True))
+        for spec in specs
+    }
+
+
+def many_buckets() -> dict[str, int]:
+    """32 units, 200 steps."""
+    rank = dist.get_rank()
+    net = model(width=16, depth=30)
+    ddp = DistributedDataParallel(net, bucket_cap_mb=0.001)
+    hook = gw.attach(ddp, "ef(topk(density=0.1))", bucket_mb=0.00104)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    for step in range(200):
+        optimizer.zero_grad()
+        loss(ddp, step, rank).backward()
+        optimizer.step()
+    assert_equal_on_all_ranks(net)
+    hook.close()
+    return {"units": len(hook.layouts), "steps": hook.step}
+
+
+def many_buckets_deft() -> dict[str, int]:
+    """The exchange with the most collectives, over as many units, for fewer steps."""
+    rank = dist.get_rank()
+    net = model(width=16, depth=30)
+    ddp = DistributedDataParallel(net, bucket_cap_mb=0.001)
+    hook = gw.attach(ddp, "ef(deft(density=0.1))", bucket_mb=0.00104)
+    for step in range(20):
+        net.zero_grad()
+        loss(ddp, step, rank).backward()
+    hook.close()
+    return {"units": len(hook.layouts), "steps": hook.step}
+
+
+def assert_equal_on_all_ranks(net: nn.Module) -> None:
+    flat = torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
+    every = [torch.empty_like(flat) for _ in range(dist.get_world_size())]
+    dist.all_gather(every, flat)
+    assert all(torch.equal(other, flat) for other in every)
+
+
+def lost_rank(how: str) -> None:
+    """Rank 1 dies, or stands still, at step 3; the others must end with an error by themselves."""
+    rank = dist.get_rank()
+    net = model()
+    ddp = DistributedDataParallel(net, bucket_cap_mb=0.004)
+    gw.attach(ddp, "ef(deft(density=0.1))")
+    for step in range(1000):
+        if rank == 1 and step == 3:
+            if how == "dies":
+                os._exit(7)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        started = time.monotonic()
+        try:
+            loss(ddp, step, rank).backward()
+        except RuntimeError as error:
+            print(json.dumps({"error": str(error), "seconds": time.monotonic() - started}), flush=True)
+            os._exit(3)
+
+
+def no_sync_accumulates() -> None:
+    """Gradients accumulate locally under no_sync and are exchanged once; steps count synchronisations."""
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    net = model()
+    ddp = DistributedDataParallel(net, bucket_cap_mb=0.004)
+    hook = gw.attach(ddp, "mean")
+    for round_ in range(3):
+        net.zero_grad()
+        for micro in range(3):
+            with ddp.no_sync() if micro < 2 else nullcontext():
+                loss(ddp, 10 * round_ + micro, rank).backward()
+        for layout in hook.layouts:
+            wanted = sum(local_gradients(net, layout, 10 * round_ + micro, ranks) for micro in range(3)).mean(0)
+            torch.testing.assert_close(gradient(net, layout), wanted)
+    assert hook.step == 3
+    hook.close()
+
+
+def odd_parameters() -> None:
+    """Unused, frozen, shared, empty and scalar parameters, channels-last weights and gradients as bucket views."""
+    rank = dist.get_rank()
+
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
+            self.used, self.unused, self.frozen = nn.Linear(8, 8), nn.Linear(4, 4), nn.Linear(8, 8)
+            self.again = self.used
+            self.scale, self.empty = nn.Parameter(torch.ones(())), nn.Parameter(torch.empty(0))
+            self.frozen.requires_grad_(False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.conv(x.contiguous(memory_format=torch.channels_last)).mean((-1, -2))
+            return self.again(self.frozen(self.used(hidden))) * self.scale + self.empty.sum()
+
+    torch.manual_seed(0)
+    net, plain = Odd(), Odd()
+    plain.load_state_dict(net.state_dict())
+    options = {"find_unused_parameters": True, "gradient_as_bucket_view": True, "bucket_cap_mb": 0.0005}
+    ddp, reference = DistributedDataParallel(net, **options), DistributedDataParallel(plain, **options)
+    hook = gw.attach(ddp, "ef(topk(density=1.0))")
+    for step in range(4):
+        x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(step * 10 + rank))
+        for either in (ddp, reference):
+            either.zero_grad()
+            either(x).square().sum().backward()
+        for (name, ours), (_, theirs) in zip(net.named_parameters(), plain.named_parameters(), strict=True):
+            if theirs.grad is None or ours.grad is None:
+                assert name.startswith(("unused", "frozen")), name
+                continue
+            torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
+    hook.close()
+
+
+def half_precision() -> None:
+    """A bfloat16 model: gradients and means are bfloat16, memories float32."""
+    rank = dist.get_rank()
+    net = model().bfloat16()
+    ddp = DistributedDataParallel(net, bucket_cap_mb=0.004)
+    hook = gw.attach(ddp, "ef(deft(density=0.1))")
+    for step in range(5):
+        net.zero_grad()
+        ddp(batch(step, rank).bfloat16()).square().mean().backward()
+        assert all(parameter.grad.dtype == torch.bfloat16 for parameter in net.parameters())
+    for parts in hook.state_dict()["memory"].values():
+        assert parts["error"].dtype == torch.float32
+    hook.close()
+
+
+def broken_steps() -> None:
+    """One inf on one rank, in one of several units: no memory changes anywhere, and everybody sees it."""
+    rank = dist.get_rank()
+    for spec in ("ef(topk(density=0.1))", "diana(randk(density=0.1))", "ef21(deft(density=0.1))"):
+        net = model()
+        ddp = DistributedDataParallel(net, bucket_cap_mb=0.004)
+        hook = gw.attach(ddp, spec)
+        assert len(hook.layouts) > 2
+        for step in range(6):
+            before = hook.state_dict()["memory"]
+            net.zero_grad()
+            out = loss(ddp, step, rank)
+            if step % 2 and rank == 1:  # poison the middle layer alone: its gradient, not the loss
+                handle = net[4].weight.register_hook(lambda g: torch.full_like(g, float("inf")))
+                out.backward()
+                handle.remove()
+            else:
+                out.backward()
+            after = hook.state_dict()["memory"]
+            same = all(torch.equal(before[n][p], after[n][p]) for n in before for p in before[n])
+            assert same == bool(step % 2), (spec, step)
+            assert net[4].weight.grad.isfinite().all().item() == (not step % 2)
+            assert net[0].weight.grad.isfinite().all()
+        assert (hook.step, hook.skipped) == (6, 3)
+        hook.close()
+
+
+def scaled_loss() -> None:
+    """Under a GradScaler whose scale changes, memories stay in the gradients' true scale."""
+    rank = dist.get_rank()
+    means = []
+    for scales in ([1.0] * 6, [1.0, 1024.0, 1024.0, 64.0, 2.0**15, 2.0]):
+        net = model()
+        ddp = DistributedDataParallel(net, bucket_cap_mb=0.004)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+        scaler.scale(torch.ones(()))  # a scaler has no scale before its first use
+        hook = gw.attach(ddp, "ef(topk(density=0.05))", scaler=scaler)
+        for step, scale in enumerate(scales):
+            scaler.update(scale)
+            net.zero_grad()
+            scaler.scale(loss(ddp, step, rank)).backward()
+            found = torch.cat([gradient(net, layout) for layout in hook.layouts]) / scale
+        means.append(found)
+        hook.close()
+    assert torch.equal(*means)  # all scales are powers of two
+
+
+def mismatch() -> dict[str, str]:
+    """Ranks that attach different things hear so, at once, on every rank."""
+    rank, heard = dist.get_rank(), {}
+    net = DistributedDataParallel(model())
+    cases = {
+        "exchange": lambda: gw.attach(net, f"ef(topk(density=0.{rank + 1}))"),
+        "seed": lambda: gw.attach(net, "mean", seed=rank),
+        "parameters": lambda: gw.attach(net, "mean", bucket_mb=1 if rank else 0.004),
+    }
+    for name, case in cases.items():
+        try:
+            case()
+        except ValueError as error:
+            heard[name] = str(error)
+    return heard
+
+
+def two_hooks() -> None:
+    """Two models with a hook each in one process, as in GANs; each has its own thread, group and order."""
+    rank = dist.get_rank()
+    nets = [model(seed=seed) for seed in (0, 1)]
+    ddps = [DistributedDataParallel(net, bucket_cap_mb=0.004) for net in nets]
+    hooks = [gw.attach(ddp, spec) for ddp, spec in zip(ddps, ("ef(deft(density=0.1))", "ef(topk(density=0.1))"), strict=True)]
+    for step in range(10):
+        sum(loss(ddp, step, rank) for ddp in ddps).backward()
+        for net in nets:
+            with torch.no_grad():
+                for parameter in net.parameters():
+                    parameter -= 0.01 * parameter.grad
+                    parameter.grad = None
+    for net, hook in zip(nets, hooks, strict=True):
+        assert_equal_on_all_ranks(net)
+        hook.close()
+
+
+def save_for_merging(folder: str) -> None:
+    """Leave checkpoints of every rank behind."""
+    rank = dist.get_rank()
+    net = model()
+    ddp = DistributedDataParallel(net)
+    for name, spec in (("ef", "ef(topk(density=0.1))"), ("diana", "diana(randk(density=0.2))")):
+        ddp = DistributedDataParallel(net)
+        hook = gw.attach(ddp, spec)
+        for step in range(3):
+            net.zero_grad()
+            loss(ddp, step, rank).backward()
+        torch.save(hook.state_dict(), Path(folder, f"{name}{rank}.pt"))
+        hook.close()
+
+
+def main(name: str, *arguments: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", timeout=TIMEOUT)
+    life: Callable[..., object] = globals()[name]
+    print(json.dumps({"rank": dist.get_rank(), "result": life(*arguments)}), flush=True)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

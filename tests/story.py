@@ -1,0 +1,35 @@
+"""Play a story: real processes on loopback or on links, with a time limit, none of them left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from gradwire import net
+
+HERE = Path(__file__).parent
+
+
+def play(name: str, *arguments: str, ranks: int, seconds: float = 120.0, group: float = 60.0) -> list[dict[str, Any]]:
+    """Run a life of ranks.py on every rank; all must end well. What they printed, by rank."""
+    codes, printed, complaints = watch(name, *arguments, ranks=ranks, seconds=seconds, group=group)
+    assert codes == [0] * ranks, f"{name} ended with {codes}:\n{complaints}"
+    return sorted(printed, key=lambda line: line["rank"])
+
+
+def watch(
+    name: str, *arguments: str, ranks: int, seconds: float, group: float
+) -> tuple[list[int], list[dict[str, Any]], str]:
+    """Run a life of ranks.py on every rank: exit codes, JSON lines printed, standard error."""
+    command = [sys.executable, str(HERE / "ranks.py"), name, *arguments]
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
+        env = {"STORY_FOLDER": folder, "GROUP_TIMEOUT": str(group), "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+        with net.launch([command] * ranks, env={**os.environ, **env}, stderr=errors, grace=seconds) as cluster:
+            codes = cluster.wait(timeout=seconds)
+            lines = list(cluster.lines())
+        errors.seek(0)
+        return codes, [json.loads(line) for line in lines if line.startswith("{")], errors.read()[-6000:]

@@ -1,0 +1,56 @@
+"""The house: what is public, who imports whom, what an import costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import gradwire as gw
+
+SOURCE = Path(gw.__file__).parent
+
+
+def imports(file: Path) -> set[str]:
+    """Modules a file imports anywhere."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_all_is_complete_and_real() -> None:
+    tree = ast.parse((SOURCE / "__init__.py").read_text())
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert set(gw.__all__) == imported
+
+
+def test_only_the_hook_the_transport_and_the_lab_speak_torch_distributed() -> None:
+    speakers = {
+        file.relative_to(SOURCE).as_posix()
+        for file in SOURCE.rglob("*.py")
+        if any(name.startswith("torch.distributed") for name in imports(file))
+    }
+    assert speakers == {"transport/process.py", "ddp.py", "lab/rank.py", "lab/comm.py"}
+
+
+def test_nothing_is_unpickled() -> None:
+    for file in SOURCE.rglob("*.py"):
+        text = file.read_text()
+        assert "pickle" not in text or file.name == "checkpoint.py", file
+        assert text.count("torch.load(") == text.count("weights_only=True"), file
+
+
+def test_importing_gradwire_brings_neither_plots_nor_the_command_line() -> None:
+    script = "import sys, gradwire; print([m for m in ('matplotlib', 'typer', 'rich', 'gradwire.lab') if m in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert ended.stdout.strip() == "[]"
+
+
+def test_every_public_thing_is_documented() -> None:
+    for name in gw.__all__:
+        assert (vars(gw)[name].__doc__ or "").strip(), name

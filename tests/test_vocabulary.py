@@ -1,0 +1,157 @@
+"""Layouts, vectors, asks and the lockstep that answers them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import gradwire as gw
+from gradwire.layout import Turn
+from gradwire.transport.ledger import traffic
+from gradwire.vector import Vector, widen
+
+LAYOUT = gw.Layout(["a", "b", "c"], [(2, 3), (), (0, 4)])
+
+
+def test_a_layout_cuts_views() -> None:
+    flat = torch.arange(7.0)
+    parts = LAYOUT.cut(flat)
+    assert (LAYOUT.d, LAYOUT.sizes) == (7, (6, 1, 0))
+    assert {name: tuple(part.shape) for name, part in parts.items()} == {"a": (2, 3), "b": (), "c": (0, 4)}
+    parts["b"].fill_(9)
+    assert flat[6] == 9
+
+
+def test_layouts_are_values() -> None:
+    assert gw.Layout(("a",), [[2]]) == gw.Layout(["a"], ((2,),))
+    assert gw.Layout(["a"], [(2,)]).digest != gw.Layout(["a"], [(1, 2)]).digest
+
+
+@pytest.mark.parametrize(
+    ("names", "shapes", "message"),
+    [
+        (["a"], [], "1 names and 0 shapes"),
+        (["a", "a"], [(1,), (2,)], "twice: a"),
+        (["a"], [(-1,)], "must not be negative"),
+    ],
+)
+def test_bad_layouts_are_refused(names: list[str], shapes: list[tuple[int, ...]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        gw.Layout(names, shapes)
+
+
+def test_a_vector_of_another_length_is_not_cut() -> None:
+    with pytest.raises(ValueError, match=r"7 elements, got shape \(8,\)"):
+        LAYOUT.cut(torch.zeros(8))
+
+
+BASE = torch.tensor([1.0, 2.0, 3.0, 4.0])
+SPARSE = gw.Sparse(torch.tensor([3, 0, 3]), torch.tensor([1.0, 5.0, 2.0]), 4)
+VECTORS: list[tuple[Vector, list[float]]] = [
+    (gw.Dense(BASE), [1, 2, 3, 4]),
+    (SPARSE, [5, 0, 0, 3]),
+    (gw.Offset(BASE, SPARSE, 0.5), [3.5, 2, 3, 5.5]),
+    (gw.Offset(BASE, SPARSE, 0.0), [1, 2, 3, 4]),
+    (gw.Offset(BASE, gw.Dense(BASE), -1.0), [0, 0, 0, 0]),
+]
+
+
+@pytest.mark.parametrize(("vector", "dense"), VECTORS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_vectors_know_how_to_add_themselves(vector: Vector, dense: list[float], dtype: torch.dtype) -> None:
+    wanted = torch.tensor(dense)
+    assert torch.equal(vector.dense(), wanted)
+    target = torch.ones(4, dtype=dtype)
+    vector.add_to_(target, alpha=-2.0)
+    assert torch.equal(target, (1 - 2 * wanted).to(dtype))
+    vector.write_to_(target)
+    assert torch.equal(target, wanted.to(dtype))
+
+
+def test_average_and_rows_of_many() -> None:
+    many = gw.Sparse(torch.tensor([[0, 1], [1, 2]]), torch.tensor([[1.0, 2.0], [3.0, 4.0]]), 3)
+    assert many.average().dense().tolist() == [0.5, 2.5, 2.0]
+    assert many.row(1).dense().tolist() == [0, 3, 4]
+    assert many.times(2).dense().tolist() == [[2, 4, 0], [0, 6, 8]]
+
+
+def test_widen_never_narrows() -> None:
+    kinds = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.float64: torch.float64}
+    assert all(widen(torch.zeros(1, dtype=kind)).dtype == wide for kind, wide in kinds.items())
+
+
+async def ask(*asks: gw.Sum | gw.Gather | gw.Share) -> list[torch.Tensor]:
+    return [await one for one in asks]
+
+
+def test_lockstep_answers() -> None:
+    values = [torch.tensor([1.0, 2.0]), torch.tensor([10.0, 20.0])]
+    wires = [torch.tensor([1], dtype=torch.uint8), torch.tensor([2], dtype=torch.uint8)]
+    ledger = gw.Ledger(2)
+    answers = gw.lockstep([ask(gw.Sum(v), gw.Gather(w), gw.Share(v, 1)) for v, w in zip(values, wires, strict=True)], ledger)
+    for total, gathered, shared in answers:
+        assert (total.tolist(), gathered.tolist(), shared.tolist()) == ([11, 22], [[1], [2]], [10, 20])
+    assert {kind: entry.bytes for kind, entry in ledger.entries.items()} == {"Sum": 16, "Gather": 2, "Share": 8}
+    assert ledger.bytes == 13
+    assert values[0].tolist() == [1, 2]
+    answers[0][0].zero_()  # answers are nobody else's memory
+    assert answers[1][0].tolist() == [11, 22]
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (gw.Sum(torch.zeros(3)), "Sum(float32[3])"),
+        (gw.Sum(torch.zeros(2, dtype=torch.float64)), "Sum(float64[2])"),
+        (gw.Gather(torch.zeros(2, dtype=torch.uint8)), "Gather(uint8[2])"),
+        (gw.Share(torch.zeros(2), 1), "Share(float32[2], root=1)"),
+    ],
+)
+def test_workers_that_ask_for_different_things_are_named(other: gw.Sum, words: str) -> None:
+    with pytest.raises(gw.Disagreement) as refused:
+        gw.lockstep([ask(gw.Sum(torch.zeros(2))), ask(other)])
+    assert str(refused.value) == f"worker 0 asked for Sum(float32[2]) and worker 1 for {words}"
+
+
+def test_a_worker_that_ends_early_is_named() -> None:
+    with pytest.raises(gw.Disagreement, match=r"worker 1 for nothing, it has ended"):
+        gw.lockstep([ask(gw.Sum(torch.zeros(2))), ask()])
+
+
+def test_a_failing_worker_ends_all() -> None:
+    async def fail() -> list[torch.Tensor]:
+        raise ValueError("no")
+
+    others = ask(gw.Sum(torch.zeros(2)))
+    with pytest.raises(ValueError, match="no"):
+        gw.lockstep([others, fail()])
+    assert others.cr_frame is None
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 8, 13])
+def test_traffic_of_all_ranks_adds_up(n: int) -> None:
+    """A broadcast reaches n - 1 ranks, whatever the tree; an all-gather n (n - 1) pairs; a ring 2 (n - 1) tensors."""
+    share, gather = gw.Share(torch.zeros(25), n - 1), gw.Gather(torch.zeros(100, dtype=torch.uint8))
+    assert sum(traffic(share, rank, n) for rank in range(n)) == 100 * (n - 1)
+    assert sum(traffic(gather, rank, n) for rank in range(n)) == 100 * n * (n - 1)
+    assert sum(traffic(gw.Sum(torch.zeros(25)), rank, n) for rank in range(n)) == pytest.approx(200 * (n - 1))
+
+
+def test_the_simulator_refuses_at_the_door() -> None:
+    sim = gw.Simulator("mean", LAYOUT, 2)
+    with pytest.raises(ValueError, match=r"shape \(2, 7\), got \(3, 7\)"):
+        sim.step(torch.zeros(3, 7))
+    bad = torch.zeros(2, 7)
+    bad[1, 3] = float("nan")
+    with pytest.raises(ValueError, match="worker 1's vector holds a value that is not finite"):
+        sim.step(bad)
+    with pytest.raises(ValueError, match="at least one worker, got 0"):
+        gw.Simulator("mean", LAYOUT, 0)
+
+
+def test_a_turn_is_a_value() -> None:
+    turn = Turn(0, 2, 5, LAYOUT)
+    assert turn.key(shared=False) == replace(turn).key(shared=False)
+    assert turn.rng(shared=True).initial_seed() == turn.key(shared=True)
