@@ -165,7 +165,8 @@ def _follow(progress: Progress, name: str, job: Job, ranks: int, rate: str | Non
 
 def _table(runs: tuple[Run, ...] | list[Run], comparison: Comparison | None = None) -> Table:
     """The figures of the runs, and against the baseline if there is one."""
-    table = Table("run", "steps", "ms a step", "MB a step", "link / ledger", "loss", title="What compression bought")
+    columns = ("run", "steps", "ms a step", "compute + selection + wire", "MB a step", "tx / ledger", "loss")
+    table = Table(*columns, title="What compression bought", caption="tx: the kernel's count, less protocol headers")
     if comparison:
         table.add_column("dense's final loss after")
     for run in runs:
@@ -174,8 +175,9 @@ def _table(runs: tuple[Run, ...] | list[Run], comparison: Comparison | None = No
             run.name,
             f"{steps}",
             f"{1e3 * run.step_seconds:.0f} [{1e3 * run.step_seconds_low:.0f}-{1e3 * run.step_seconds_high:.0f}]",
+            " + ".join(f"{1e3 * part:.0f}" for part in (run.split.compute, run.split.selection, run.split.wire)),
             f"{run.ledger_bytes / steps / 1e6:.3f}",
-            f"{run.link_bytes / run.ledger_bytes:.3f}" if run.link_bytes and run.ledger_bytes else "-",
+            f"{run.link_payload / run.ledger_bytes:.3f}" if run.link_bytes and run.ledger_bytes else "-",
             f"{run.points[-1].loss:.3f}",
         ]
         if comparison:

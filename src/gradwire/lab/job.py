@@ -29,8 +29,8 @@ class Job:
     heads: int = 4
     context: int = 64
     batch: int = 4
-    learning_rate: float = 0.05
-    momentum: float = 0.9
+    learning_rate: float = 0.08
+    momentum: float = 0.8
     clip: float = 1.0
     warmup: int = 20
     evaluate_every: float = 2.0

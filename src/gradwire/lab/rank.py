@@ -84,7 +84,7 @@ class Training:
         self.ddp = DistributedDataParallel(self.model)
         self.comm: Comm = communicate(self.ddp, job)
         self.optimizer = torch.optim.SGD(self.model.parameters(), job.learning_rate, job.momentum, nesterov=True)
-        self.step, self.link_start, self.next_pulse = 0, 0, 0.0
+        self.step, self.link_start, self.next_pulse = 0, (0, 0), 0.0
         self.points: list[Point] = []
         if job.resume:
             self.load(Path(job.resume))
@@ -107,13 +107,14 @@ class Training:
             step_seconds_low=deciles[0],
             step_seconds_high=deciles[-1],
             ledger_bytes=self.comm.sent(),
-            link_bytes=self.link_bytes() - self.link_start if self.on_link() else 0,
+            link_bytes=self.link()[0],
+            link_packets=self.link()[1],
         )
         self.comm.close()
 
     def train(self) -> tuple[list[float], list[float], float]:
         """Step until the budget is spent: seconds of every step, of every optimizer step, and of all selection."""
-        self.link_start, first = self.link_bytes(), self.step
+        self.link_start, first = self.link(), self.step
         clock = Clock()
         steps: list[float] = []
         optimizing: list[float] = []
@@ -181,17 +182,17 @@ class Training:
             part = slice(self.rank, None, self.size)
             loss = self.model(tokens[part], targets[part]).double() * len(tokens[part])
             dist.all_reduce(loss)
-            sent = self.link_bytes() - self.link_start if self.on_link() else self.comm.sent()
+            sent = self.link()[0] or self.comm.sent()
         self.points.append(Point(self.step, clock.seconds(), sent, loss.item() / EVALUATION_SEQUENCES))
         say("point", **asdict(self.points[-1]))
 
-    def on_link(self) -> bool:
-        """Tell whether the kernel's counter is of this rank alone; loopback's is of all."""
-        return os.environ.get("GRADWIRE_INTERFACE", "lo") != "lo"
-
-    def link_bytes(self) -> int:
-        """Bytes the kernel has sent for this rank."""
-        return net.tx_bytes(os.environ["GRADWIRE_INTERFACE"]) if self.on_link() else 0
+    def link(self) -> tuple[int, int]:
+        """Bytes and packets the kernel has sent for this rank since training began; on loopback it counts all ranks', so 0."""
+        interface = os.environ.get("GRADWIRE_INTERFACE", "lo")
+        if interface == "lo":
+            return 0, 0
+        sent = net.tx_bytes(interface), net.tx_packets(interface)
+        return sent[0] - self.link_start[0], sent[1] - self.link_start[1]
 
     def save(self, folder: Path) -> None:
         """Write this rank's checkpoint whole or not at all."""
