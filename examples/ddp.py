@@ -1,7 +1,7 @@
 """Train a small net on several processes or machines; gradwire is four added lines.
 
-    torchrun --nproc-per-node 2 examples/ddp.py
-    torchrun --nnodes 2 --node-rank 0 --master-addr ADDRESS --master-port 29500 examples/ddp.py   # and --node-rank 1
+torchrun --nproc-per-node 2 examples/ddp.py
+torchrun --nnodes 2 --node-rank 0 --master-addr ADDRESS --master-port 29500 examples/ddp.py   # and --node-rank 1
 """
 
 import torch
@@ -32,8 +32,8 @@ def main() -> None:
             print(f"step {step + 1}: loss {loss.item():.3f}")
 
     flat = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-    dense = 4 * len(flat) * hook.step
-    print(f"rank {dist.get_rank()}: sent {hook.ledger.bytes:,} bytes, dense {dense:,}; checksum {flat.double().sum().item()!r}")
+    sent, dense = hook.ledger.bytes, 4 * len(flat) * hook.step
+    print(f"rank {dist.get_rank()}: sent {sent:,} bytes, dense {dense:,}; checksum {flat.double().sum().item()!r}")
     hook.close()
     dist.destroy_process_group()
 

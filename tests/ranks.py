@@ -122,7 +122,12 @@ def resume_is_bit_equal() -> dict[str, bool]:
             net = restarted
         return [parameter.detach().clone() for parameter in net.parameters()]
 
-    specs = ["ef(deft(density=0.05))", "ef(topk(density=0.05))", "diana(randk(density=0.2))", "randdiana(natural, p=0.3)"]
+    specs = [
+        "ef(deft(density=0.05))",
+        "ef(topk(density=0.05))",
+        "diana(randk(density=0.2))",
+        "randdiana(natural, p=0.3)",
+    ]
     return {
         spec: all(torch.equal(a, b) for a, b in zip(train(spec, [20]), train(spec, [10, 10]), strict=True))
         for spec in specs
@@ -322,7 +327,9 @@ def two_hooks() -> None:
     rank = dist.get_rank()
     nets = [model(seed=seed) for seed in (0, 1)]
     ddps = [DistributedDataParallel(net, bucket_cap_mb=0.004) for net in nets]
-    hooks = [gw.attach(ddp, spec) for ddp, spec in zip(ddps, ("ef(deft(density=0.1))", "ef(topk(density=0.1))"), strict=True)]
+    hooks = [
+        gw.attach(ddp, spec) for ddp, spec in zip(ddps, ("ef(deft(density=0.1))", "ef(topk(density=0.1))"), strict=True)
+    ]
     for step in range(10):
         sum(loss(ddp, step, rank) for ddp in ddps).backward()
         for net in nets:

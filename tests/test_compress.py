@@ -84,7 +84,9 @@ def test_topk_has_equality_for_equal_magnitudes() -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.sampled_from(zoo.COMPRESSORS), st.integers(0, 400), st.integers(0, 2**31), st.sampled_from(["1", "0", "mixed"]))
+@given(
+    st.sampled_from(zoo.COMPRESSORS), st.integers(0, 400), st.integers(0, 2**31), st.sampled_from(["1", "0", "mixed"])
+)
 def test_bytes_are_as_promised_and_decode_to_the_same_operator(c: gw.Compressor, d: int, seed: int, kind: str) -> None:
     x = torch.randn(d, generator=torch.Generator().manual_seed(seed))
     x = {"1": x, "0": torch.zeros(d), "mixed": x * (x > 0) * 1e-30}[kind]

@@ -30,7 +30,11 @@ LAYERS = [
 ]
 NORMS = [3.0, 2.0, 5.0, 1.5, 1.25, 1.0, 0.75, 4.0, 0.5, 0.1]
 
-GPT = [(256, 64), (64, 64), *[(64,), (64,), (192, 64), (192,), (64, 64), (64,), (256, 64), (256,), (64, 256), (64,)] * 3]
+GPT = [
+    (256, 64),
+    (64, 64),
+    *[(64,), (64,), (192, 64), (192,), (64, 64), (64,), (256, 64), (256,), (64, 256), (64,)] * 3,
+]
 
 
 def lengths(layers: list[tuple[int, int]]) -> list[int]:
@@ -80,7 +84,9 @@ def test_layers_tile_the_vector_and_none_is_larger_than_its_share(sizes: list[in
 
 @settings(deadline=None)
 @given(sizes_strategy, st.integers(1, 6), st.integers(1, 400), st.data())
-def test_every_layer_has_one_place_and_a_budget_it_can_fill(sizes: list[int], n: int, k: int, data: st.DataObject) -> None:
+def test_every_layer_has_one_place_and_a_budget_it_can_fill(
+    sizes: list[int], n: int, k: int, data: st.DataObject
+) -> None:
     layers = lengths(deft.partition(sizes, n))
     norms = data.draw(st.lists(st.floats(0, 1e6), min_size=len(layers), max_size=len(layers)))
     ks = deft.assign_k(layers, norms, k)
@@ -179,7 +185,7 @@ def test_density_one_is_the_dense_mean_and_leaves_no_residual(n: int) -> None:
 
 @pytest.mark.parametrize("n", [2, 3])
 def test_bins_and_delegates_rotate_with_period_n(n: int) -> None:
-    """What a rank searches at step t + n is what it searched at step t, for equal vectors; at t + 1 it is another bin."""
+    """What a rank searches at step t + n is what it searched at step t, for equal vectors; at t + 1 another bin."""
     where = layout([(100,)] * 6)
     x = accumulators(n, where, equal=True)
 
@@ -233,6 +239,8 @@ def test_tiny_and_huge_gradients_keep_their_proportions() -> None:
     """The squares leave float32's range; the budgets must not. Powers of two, so that nothing is rounded."""
     where = layout([(100,), (100,), (400,)])
     x = accumulators(1, where, equal=True)
-    supports = [gw.Simulator("deft(density=0.1)", where, 1).step(x * scale).mean != 0 for scale in (1.0, 2.0**-100, 2.0**100)]
+    supports = [
+        gw.Simulator("deft(density=0.1)", where, 1).step(x * scale).mean != 0 for scale in (1.0, 2.0**-100, 2.0**100)
+    ]
     assert torch.equal(supports[0], supports[1])
     assert torch.equal(supports[0], supports[2])

@@ -46,7 +46,9 @@ def test_nothing_is_unpickled() -> None:
 
 
 def test_importing_gradwire_brings_neither_plots_nor_the_command_line() -> None:
-    script = "import sys, gradwire; print([m for m in ('matplotlib', 'typer', 'rich', 'gradwire.lab') if m in sys.modules])"
+    script = (
+        "import sys, gradwire; print([m for m in ('matplotlib', 'typer', 'rich', 'gradwire.lab') if m in sys.modules])"
+    )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert ended.stdout.strip() == "[]"
 

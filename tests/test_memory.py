@@ -53,7 +53,7 @@ def test_the_mean_shift_is_the_mean_of_the_shifts_on_every_worker(spec: str) -> 
 
 @pytest.mark.parametrize("spec", ["diana(natural)", "ef21(topk(density=0.1))", "diana(randk(density=0.2))"])
 def test_the_mean_shift_drifts_little_in_float32(spec: str) -> None:
-    """1000 steps of float32: the drift stays below a ten-thousandth of the shifts, an error of order eps sqrt(steps)."""
+    """1000 steps of float32: the drift stays below a ten-thousandth of the shifts, of order eps sqrt(steps)."""
     sim = gw.Simulator(spec, zoo.LAYOUT, 3)
     for step in range(1000):
         sim.step(xs(3, step, torch.float32))

@@ -42,9 +42,6 @@ def test_one_machine() -> None:
 def test_two_nodes_on_a_link() -> None:
     if (reason := net.refusal()) is not None:
         pytest.skip(reason)
-    nodes = [
-        [*TORCHRUN, "--nnodes", "2", "--node-rank", str(node), "--nproc-per-node", "1"]
-        + ["--master-addr", "10.77.0.1", "--master-port", "29611", EXAMPLE]
-        for node in range(2)
-    ]
+    meet = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "10.77.0.1", "--master-port", "29611"]
+    nodes = [[*TORCHRUN, *meet, "--node-rank", str(node), EXAMPLE] for node in range(2)]
     check(run(nodes, rate="100mbit"), 2)

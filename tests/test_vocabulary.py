@@ -90,7 +90,9 @@ def test_lockstep_answers() -> None:
     values = [torch.tensor([1.0, 2.0]), torch.tensor([10.0, 20.0])]
     wires = [torch.tensor([1], dtype=torch.uint8), torch.tensor([2], dtype=torch.uint8)]
     ledger = gw.Ledger(2)
-    answers = gw.lockstep([ask(gw.Sum(v), gw.Gather(w), gw.Share(v, 1)) for v, w in zip(values, wires, strict=True)], ledger)
+    answers = gw.lockstep(
+        [ask(gw.Sum(v), gw.Gather(w), gw.Share(v, 1)) for v, w in zip(values, wires, strict=True)], ledger
+    )
     for total, gathered, shared in answers:
         assert (total.tolist(), gathered.tolist(), shared.tolist()) == ([11, 22], [[1], [2]], [10, 20])
     assert {kind: entry.bytes for kind, entry in ledger.entries.items()} == {"Sum": 16, "Gather": 2, "Share": 8}

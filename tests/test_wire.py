@@ -92,7 +92,10 @@ def test_natural_outside_the_normal_range() -> None:
     # A quarter becomes 2^-126: five sigma of 100,000 coins.
     assert abs((y > 0).double().mean() - 0.25) < 5 * math.sqrt(0.25 * 0.75 / len(x))
     huge = torch.tensor([3e38, -3.4e38])
-    assert values.decode(values.encode(huge, "natural", torch.Generator()), "natural", 2).tolist() == [2.0**127, -(2.0**127)]
+    assert values.decode(values.encode(huge, "natural", torch.Generator()), "natural", 2).tolist() == [
+        2.0**127,
+        -(2.0**127),
+    ]
 
 
 def test_bfloat16_never_makes_an_inf() -> None:

@@ -9,7 +9,7 @@ Every tensor lies under the name of its parameter, in the parameter's shape; nes
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -68,8 +68,9 @@ def restore_(state: State, layout: Layout, memory: Mapping[str, Mapping[str, Ten
 
 def check(saved: Any, mine: Mapping[str, Any]) -> None:
     """Refuse, in one sentence, a checkpoint that does not fit what this rank would save itself (ValueError)."""
-    if not isinstance(saved, dict) or set(saved) != set(mine):
+    if not isinstance(saved, Mapping) or set(cast(Mapping[str, Any], saved)) != set(mine):
         raise ValueError("this is not a checkpoint of a gradwire hook")
+    saved = cast(Mapping[str, Any], saved)
     if saved["format"] != FORMAT:
         raise ValueError(f"the checkpoint has format {saved['format']}, this gradwire reads format {FORMAT}")
     if saved["exchange"] != mine["exchange"]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -126,7 +124,9 @@ def list_command() -> None:
         table = Table(kind, "", title_justify="left", show_lines=True, expand=True)
         for name in sorted(parts):
             summary = (parts[name].__doc__ or "").split("\n")[0]
-            table.add_row(name, "\n".join([summary, f"[dim]for example[/] {EXAMPLES[name]}", *_constants(EXAMPLES[name])]))
+            table.add_row(
+                name, "\n".join([summary, f"[dim]for example[/] {EXAMPLES[name]}", *_constants(EXAMPLES[name])])
+            )
         out.print(table)
     out.print(f"Constants and bytes are those of the example at d = {NOMINAL:,} elements.")
 
@@ -143,7 +143,12 @@ def _link(rate: str | None) -> tuple[str | None, str]:
 
 
 def _progress() -> Progress:
-    columns = (TextColumn("{task.description:<18}"), BarColumn(), TextColumn("{task.fields[facts]}"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description:<18}"),
+        BarColumn(),
+        TextColumn("{task.fields[facts]}"),
+        TimeElapsedColumn(),
+    )
     return Progress(*columns, console=out)
 
 

@@ -4,15 +4,15 @@
 
 A gradient's journey:
 
-    backward fills a DDP bucket -> DDP calls the hook -> the hook's thread copies the gradients into *units* -> a full unit
-    runs the exchange -> the mean is copied back -> the bucket's future completes -> DDP goes on to the optimizer
+    backward fills a DDP bucket -> DDP calls the hook -> the hook's thread copies the gradients into *units* -> a full
+    unit runs the exchange -> the mean is copied back -> the bucket's future completes -> DDP goes on to the optimizer
 
 A unit is gradwire's own bucket: parameters in reverse order of registration, up to a number of bytes, of one dtype and
 device. DDP fills its buckets otherwise before and after its first step, and differently again after a restart; units
 stay what they are, so state stays where it is and a resumed run is bit-equal.
 
-Order is a promise: one thread per hook takes buckets in the order in which DDP hands them over, which is the same on all
-ranks, and runs units to their end one after the other on a process group of its own. Backward goes on meanwhile.
+Order is a promise: one thread per hook takes buckets in the order in which DDP hands them over, which is the same on
+all ranks, and runs units to their end one after the other on a process group of its own. Backward goes on meanwhile.
 """
 
 import logging
@@ -22,11 +22,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import GradBucket  # pyright: ignore[reportPrivateImportUsage]
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
@@ -90,7 +91,7 @@ def attach(
     return hook
 
 
-def _gradwire(hook: "Hook", bucket: dist.GradBucket) -> Future[Tensor]:
+def _gradwire(hook: "Hook", bucket: GradBucket) -> Future[Tensor]:
     """The function that DDP calls, with the signature that it checks."""
     return hook.arrive(bucket)
 
@@ -114,7 +115,7 @@ class Arrival:
     gradients: list[tuple[int, Tensor]]
     buffer: Tensor
     future: Future[Tensor | Exception]
-    ready: torch.cuda.Event | None
+    ready: Any  # torch.cuda.Event, if the bucket is on a GPU
 
 
 class Hook:
@@ -142,7 +143,7 @@ class Hook:
         self._failure: Exception | None = None
         device = self._units[0].buffer.device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._process = Process(_own_group(ddp.process_group, device))
+        self._process = Process(_own_group(cast(dist.ProcessGroup, ddp.process_group), device))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gradwire")
         _agree(self._process, device, self._contract())
         log.info("gradwire: %s over %d ranks, %d units", exchange, self._process.size, len(self._units))
@@ -159,7 +160,7 @@ class Hook:
 
     # ---- what DDP sees
 
-    def arrive(self, bucket: dist.GradBucket) -> Future[Tensor]:
+    def arrive(self, bucket: GradBucket) -> Future[Tensor]:
         """Take a bucket from DDP's thread and return at once; the future completes with the bucket's buffer."""
         if self._failure is not None:
             raise RuntimeError(f"gradwire cannot go on after an earlier failure: {self._failure}") from self._failure
@@ -315,8 +316,9 @@ def _write(mean: Vector, buffer: Tensor) -> None:
 
 def _trainable(ddp: DistributedDataParallel) -> list[tuple[str, Tensor]]:
     """Names and parameters that DDP reduces, the last registered first: about the order in which gradients arrive."""
-    ignored: set[str] = ddp.parameters_to_ignore
-    named = [(n, p) for n, p in ddp.module.named_parameters() if p.requires_grad and n not in ignored]
+    ignored = cast(set[str], ddp.parameters_to_ignore)
+    every = cast(Iterable[tuple[str, Tensor]], ddp.module.named_parameters())
+    named = [(name, param) for name, param in every if param.requires_grad and name not in ignored]
     if not named:
         raise ValueError("the model has no parameter that requires a gradient")
     return named[::-1]

@@ -58,7 +58,7 @@ class Layout:
         """View the flat vector [d] as its named tensors; writing to a view writes to `flat`."""
         if flat.shape != (self.d,):
             raise ValueError(f"this layout cuts a vector of {self.d} elements, got shape {tuple(flat.shape)}")
-        parts = flat.split(self.sizes)
+        parts: Sequence[Tensor] = torch.split(flat, list(self.sizes))
         return {name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
 
 

@@ -1,8 +1,8 @@
 """Specs: `ef(deft(density=0.01))` <-> objects. One registry serves the command line, checkpoints and the docs.
 
-The grammar is that of Python calls, of which only names, calls, numbers, strings, true, false and none are read; nothing
-is executed. Names are those of the classes, in any case and with or without underscores, so the repr of an object is a
-spec of it. Where an exchange belongs, a compressor stands for gathered(compressor).
+The grammar is that of Python calls, of which only names, calls, numbers, strings, true, false and none are read;
+nothing is executed. Names are those of the classes, in any case and with or without underscores, so the repr of an
+object is a spec of it. Where an exchange belongs, a compressor stands for gathered(compressor).
 """
 
 from __future__ import annotations

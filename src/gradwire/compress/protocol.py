@@ -14,8 +14,8 @@ from gradwire.vector import Message
 class Compressor(Protocol):
     """A frozen dataclass of hyperparameters; its repr is its spec.
 
-    `decode(encode(x, turn), d)` is the operator C applied to x, exactly: what a peer decodes is what the sender knows it
-    has said.
+    `decode(encode(x, turn), d)` is the operator C applied to x, exactly: what a peer decodes is what the sender knows
+    it has said.
     """
 
     def encode(self, x: Tensor, turn: Turn) -> Tensor:

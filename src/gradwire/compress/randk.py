@@ -1,8 +1,8 @@
 """Rand-k: keep k = density * d values at random places, scaled by d / k.
 
-Unbiased with omega = d / k - 1, with equality for every x (Wangni et al. 2018, arXiv:1710.09854). Every worker draws its
-own support. Wire: | key: 8 bytes, little-endian | value block (wire/values.py) |; the support is a function of the key
-(kernels/support.py), so no index is sent.
+Unbiased with omega = d / k - 1, with equality for every x (Wangni et al. 2018, arXiv:1710.09854). Every worker draws
+its own support. Wire: | key: 8 bytes, little-endian | value block (wire/values.py) |; the support is a function of the
+key (kernels/support.py), so no index is sent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gradwire.wire import values as formats
 
 @dataclass(frozen=True)
 class RandK:
-    """Keep random values, scaled up to stay unbiased: density * d of them, at least one, on the worker's own support."""
+    """Keep random values, scaled up to stay unbiased: density * d of them, at least one, at places of one's own."""
 
     density: float
     values: formats.Format = "float32"

@@ -1,7 +1,7 @@
 """Scaled: an unbiased operator divided by 1 + omega contracts, with delta = 1 / (1 + omega).
 
-Any Q in U(omega) gives Q / (1 + omega) in B(1 / (1 + omega)) (Shulgin and Richtárik 2022, arXiv:2206.10452; the lemma is
-older). The wire is the inner operator's.
+Any Q in U(omega) gives Q / (1 + omega) in B(1 / (1 + omega)) (Shulgin and Richtárik 2022, arXiv:2206.10452; the lemma
+is older). The wire is the inner operator's.
 """
 
 from __future__ import annotations

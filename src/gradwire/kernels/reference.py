@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
+# Private, but what torch's own gradient clipping stands on since 2.0: one kernel for all spans, where there is one.
+_foreach_norm = torch._foreach_norm  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+
 
 def top(x: Tensor, k: int) -> Tensor:
-    """Indices of the k largest magnitudes of finite f[..., d] -> int64[..., k], increasing; of equal ones the first win."""
+    """Indices of the k largest magnitudes of finite f[..., d], increasing: int64[..., k]; of equals the first win."""
     if k == 0:
         return torch.empty((*x.shape[:-1], 0), dtype=torch.int64, device=x.device)
     size = x.abs()
@@ -25,4 +29,4 @@ def norms(x: Tensor, spans: Sequence[tuple[int, int]]) -> list[float]:
     if not spans:
         return []
     parts = [x[start:end] for start, end in spans]
-    return torch.stack(torch._foreach_norm(parts, 2, torch.float64)).tolist()
+    return cast(list[float], torch.stack(_foreach_norm(parts, 2, torch.float64)).tolist())

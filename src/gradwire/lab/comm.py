@@ -35,12 +35,12 @@ class Comm(Protocol):
         ...
 
 
-def communicate(ddp: DistributedDataParallel, job: Job) -> Comm:
+def communicate(ddp: DistributedDataParallel, job: Job, ranks: int) -> Comm:
     """Set up the job's way of averaging."""
     exchange = job.parsed
     if exchange is not None:
         return Compressed(attach(ddp, exchange, seed=job.seed, bucket_mb=job.bucket_mb))
-    return Plain(ddp, job.exchange)
+    return Plain(ddp, job.exchange, ranks)
 
 
 class Compressed:
@@ -62,11 +62,11 @@ class Compressed:
 class Plain:
     """torch's own all-reduce, in float32 or float16. It has no memory, and hides its time in the network."""
 
-    def __init__(self, ddp: DistributedDataParallel, name: str) -> None:
+    def __init__(self, ddp: DistributedDataParallel, name: str, ranks: int) -> None:
         self.name, self.steps = name, 0
         share = 0.5 if name == "fp16" else 1.0
-        ring = 2 * (ddp.process_group.size() - 1) / ddp.process_group.size()
-        self.step_bytes = sum(p.nbytes for p in ddp.parameters() if p.requires_grad) * share * ring
+        ring = 2 * (ranks - 1) / ranks
+        self.step_bytes = sum(int(p.nbytes) for p in ddp.parameters() if p.requires_grad) * share * ring
         if name == "fp16":
             ddp.register_comm_hook(None, fp16_compress_hook)
 
@@ -89,4 +89,3 @@ class Plain:
 
     def close(self) -> None:
         """Nothing to end."""
-

@@ -47,10 +47,10 @@ def standard_library(megabytes: float = 12.0) -> Corpus:
 
 
 def _tensor(text: bytes) -> Tensor:
-    return torch.from_numpy(np.frombuffer(text, dtype=np.uint8).copy())
+    return torch.tensor(np.frombuffer(text, dtype=np.uint8))
 
 
 def _windows(text: Tensor, sequences: int, context: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     starts = torch.randint(len(text) - context - 1, (sequences, 1), generator=rng)
-    window = text[starts + torch.arange(context + 1)].long()
+    window: Tensor = text[starts + torch.arange(context + 1)].long()
     return window[:, :-1], window[:, 1:]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -35,9 +34,9 @@ class GPT(nn.Module):
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.apply(_initialise)
-        for block in self.blocks:
-            for last in (block.out, block.down):
-                nn.init.normal_(last.weight, std=0.02 / (2 * depth) ** 0.5)
+        for name, weight in self.named_parameters():
+            if name.endswith(("out.weight", "down.weight")):  # as they add to the stream, smaller with depth
+                nn.init.normal_(weight, std=0.02 / (2 * depth) ** 0.5)
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """int64[batch, context] twice -> mean cross-entropy in nats per byte, f[]."""

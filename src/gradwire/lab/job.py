@@ -14,7 +14,7 @@ BASELINES = {"dense": "DDP as it comes", "fp16": "torch's fp16_compress_hook"}
 
 @dataclass(frozen=True)
 class Job:
-    """A training run of the small GPT on the corpus. It ends after `seconds` of training or `steps`, whichever is first.
+    """A training run of the small GPT on the corpus, until `seconds` of training or `steps` are over.
 
     exchange: "dense", "fp16", or a spec. batch: sequences per rank and step, of `context` bytes each.
     evaluate_every: seconds of training between evaluations. save, resume: folders, one file a rank.

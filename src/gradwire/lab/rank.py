@@ -11,8 +11,8 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Generator
 from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -32,7 +32,7 @@ from gradwire.lab.results import Point, Split
 
 GO, EVALUATE, STOP = 0, 1, 2
 EVALUATION_SEQUENCES = 64
-COUNTED, PULSE_SECONDS = 5, 0.5
+WARM, COUNTED, PULSE_SECONDS = 4, 20, 0.5
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
     dist.init_process_group("gloo", timeout=timedelta(seconds=120))
     try:
         Training(Job.from_json(sys.argv[1])).run()
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         say("error", message=str(error))
         sys.exit(2)
     finally:
@@ -66,7 +66,7 @@ class Clock:
         return time.perf_counter() - self.started - self.paused
 
     @contextmanager
-    def pause(self) -> Iterator[None]:
+    def pause(self) -> Generator[None]:
         """Stand still meanwhile."""
         began = time.perf_counter()
         yield
@@ -82,7 +82,7 @@ class Training:
         self.model = GPT(job.width, job.depth, job.heads, job.context)
         self.corpus = corpus.standard_library()
         self.ddp = DistributedDataParallel(self.model)
-        self.comm: Comm = communicate(self.ddp, job)
+        self.comm: Comm = communicate(self.ddp, job, self.size)
         self.optimizer = torch.optim.SGD(self.model.parameters(), job.learning_rate, job.momentum, nesterov=True)
         self.step, self.link_start, self.next_pulse = 0, (0, 0), 0.0
         self.points: list[Point] = []
@@ -151,13 +151,14 @@ class Training:
     def compute_seconds(self) -> float:
         """Median seconds of forward and backward when nothing is sent."""
         found: list[float] = []
-        for _ in range(COUNTED):
+        dist.barrier()  # or a rank that is ready first would have both cores for itself
+        for _ in range(WARM + COUNTED):
             began = time.perf_counter()
             with self.ddp.no_sync():
                 self.loss(self.ddp).backward()
             found.append(time.perf_counter() - began)
         self.optimizer.zero_grad(set_to_none=True)
-        return statistics.median(found[1:])
+        return statistics.median(found[WARM:])
 
     def order(self, clock: Clock, first: int) -> int:
         """Let rank 0's clock decide for all ranks what comes next."""
@@ -177,17 +178,17 @@ class Training:
     @torch.no_grad()
     def evaluate(self, clock: Clock) -> None:
         """Held-out loss, every rank a part; the clock stands still."""
+        sent = self.link()[0] or self.comm.sent()
         with clock.pause():
             tokens, targets = self.corpus.evaluation(EVALUATION_SEQUENCES, self.job.context)
             part = slice(self.rank, None, self.size)
             loss = self.model(tokens[part], targets[part]).double() * len(tokens[part])
             dist.all_reduce(loss)
-            sent = self.link()[0] or self.comm.sent()
         self.points.append(Point(self.step, clock.seconds(), sent, loss.item() / EVALUATION_SEQUENCES))
         say("point", **asdict(self.points[-1]))
 
     def link(self) -> tuple[int, int]:
-        """Bytes and packets the kernel has sent for this rank since training began; on loopback it counts all ranks', so 0."""
+        """Bytes and packets the kernel has sent for this rank in training; 0 on loopback, which all ranks share."""
         interface = os.environ.get("GRADWIRE_INTERFACE", "lo")
         if interface == "lo":
             return 0, 0

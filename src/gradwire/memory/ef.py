@@ -1,8 +1,8 @@
 """Error feedback: remember what was not said, and say it later.
 
-EF14 (Seide et al. 2014; Stich et al. 2018, arXiv:1809.07599; Karimireddy et al. 2019, arXiv:1901.09847), with the learning
-rate outside the memory: send g + error, then error = g + error - own. What the workers hold is conserved: the sum of the
-accumulators is n times the mean plus the sum of the errors.
+EF14 (Seide et al. 2014; Stich et al. 2018, arXiv:1809.07599; Karimireddy et al. 2019, arXiv:1901.09847), with the
+learning rate outside the memory: send g + error, then error = g + error - own. What the workers hold is conserved: the
+sum of the accumulators is n times the mean plus the sum of the errors.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class EF:
         check_exchange(self.exchange, "ef")
         if self.exchange.delta(NOMINAL) is None:
             raise ValueError(
-                f"ef needs a contractive operator, and {self.exchange} may expand a vector; wrap an unbiased compressor "
-                "in scaled(...), or use diana(...), and put no memory inside another"
+                f"ef needs a contractive operator, and {self.exchange} may expand a vector; wrap an unbiased "
+                "compressor in scaled(...), or use diana(...), and put no memory inside another"
             )
 
     def init(self, layout: Layout, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> State:

@@ -4,12 +4,12 @@ DCGD-SHIFT (Shulgin and Richtárik 2022, arXiv:2206.10452): worker i keeps a shi
     m_i = Q(x_i - h_i),    own_i = h_i + m_i,    mean = h + average of m_i,
 and a rule moves the shifts, so that they follow what they approximate and the error of compression vanishes with it.
 
-| method     | rule          | shift                                                                                  |
-|------------|---------------|----------------------------------------------------------------------------------------|
-| DCGD-FIXED | Fixed()       | stays where it is: at 0, which is DCGD, until somebody writes to the state              |
-| DIANA      | Follow(alpha) | h_i += alpha m_i, alpha <= 1 / (1 + omega), unbiased Q  (Mishchenko et al. 2019, 1901.09269) |
-| EF21       | Follow(1)     | h_i += m_i, contractive Q                              (Richtárik et al. 2021, 2106.05203) |
-| Rand-DIANA | Restart(p)    | h_i = x_i with probability p, all workers at once, unbiased Q                            |
+| method     | rule          | shift                                                                            |
+|------------|---------------|----------------------------------------------------------------------------------|
+| DCGD-FIXED | Fixed()       | stays where it is: at 0, which is DCGD, until somebody writes to the state       |
+| DIANA      | Follow(alpha) | h_i += alpha m_i, unbiased Q, alpha <= 1 / (1 + omega) (Mishchenko et al. 2019)  |
+| EF21       | Follow(1)     | h_i += m_i, contractive Q (Richtárik et al. 2021)                                |
+| Rand-DIANA | Restart(p)    | h_i = x_i with probability p, all workers at once, unbiased Q                    |
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Follow:
-    """Move the shifts by alpha times the message: DIANA, by default at its largest alpha 1 / (1 + omega), or EF21 at 1."""
+    """Move the shifts by alpha times the message: DIANA, by default at alpha = 1 / (1 + omega), or EF21 at 1."""
 
     alpha: float | None = None
 
@@ -110,7 +110,8 @@ class Follow:
             limit = 1 / (1 + omega)
             if self.alpha > limit * (1 + 1e-12):
                 raise ValueError(
-                    f"alpha must be at most 1 / (1 + omega) = {limit:.6g} for {exchange} in dimension {d}, got {self.alpha}"
+                    f"alpha must be at most 1 / (1 + omega) = {limit:.6g} for {exchange} in dimension {d}, "
+                    f"got {self.alpha}"
                 )
 
     async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, omega: float | None) -> Sent:

@@ -7,7 +7,8 @@ several buckets are under way; whoever wants overlap runs this in a thread of it
 from __future__ import annotations
 
 import time
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,7 +20,7 @@ from gradwire.transport.ledger import Ledger
 T = TypeVar("T")
 
 # torch 2.13 renamed it and warns of the old name; torch 2.12 and before know only the old one.
-_all_gather = dist.all_gather_single if "all_gather_single" in vars(dist) else dist.all_gather_into_tensor
+_all_gather: Callable[..., Any] = vars(dist).get("all_gather_single") or vars(dist)["all_gather_into_tensor"]
 
 
 class Process:

@@ -23,14 +23,14 @@ def pack(values: Tensor, width: int) -> Tensor:
 
 def unpack(wire: Tensor, width: int, count: int) -> Tensor:
     """u8[..., nbytes(m, width)] -> int64[..., m]."""
-    bits = unpack_flags(wire, count * width).unflatten(-1, (count, width))
+    bits = unpack_flags(wire, count * width).reshape(*wire.shape[:-1], count, width)
     return (bits.long() << torch.arange(width, device=wire.device)).sum(-1)
 
 
 def pack_flags(flags: Tensor) -> Tensor:
     """u8[..., m] of zeros and ones -> u8[..., nbytes(m, 1)]."""
     length = nbytes(flags.shape[-1], 1)
-    octets = torch.nn.functional.pad(flags, (0, 8 * length - flags.shape[-1])).unflatten(-1, (length, 8))
+    octets = torch.nn.functional.pad(flags, (0, 8 * length - flags.shape[-1])).reshape(*flags.shape[:-1], length, 8)
     weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=flags.device)
     return (octets * weights).sum(-1, dtype=torch.uint8)
 

@@ -2,8 +2,8 @@
 
 float64   | k x 8 bytes |
 float32   | k x 4 bytes |
-bfloat16  | k x 2 bytes |                              rounded to nearest even; beyond the largest bfloat16, clamped to it
-natural   | k bytes: exponent e | ceil(k / 8) bytes: signs, least bit first |      9 bits a value: 0 if e = 0, else 2^(e - 127)
+bfloat16  | k x 2 bytes |    rounded to nearest even; what is beyond the largest bfloat16 is clamped to it
+natural   | k bytes: exponent e | ceil(k / 8) bytes: signs, least bit first |   value: 0 if e = 0, else 2^(e - 127)
 
 Natural rounds |t| at random to one of the two powers of two around it, so that the mean is |t| and the variance at most
 t^2 / 8 (Horváth et al. 2019, arXiv:1905.10988, Theorem 3). Outside the normal float32 range: |t| < 2^-126 becomes 0 or

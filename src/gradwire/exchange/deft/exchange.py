@@ -16,6 +16,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -78,7 +79,7 @@ async def _share(sizes: list[int], ks: list[int], turn: Turn, device: torch.devi
     delegate = turn.step % turn.size
     message = pack(sizes, ks, turn.size).message() if turn.rank == delegate else [0] * (turn.size + len(sizes))
     answer = await Share(torch.tensor(message, dtype=torch.int32, device=device), delegate)
-    return Plan.read(answer.tolist(), turn.size)
+    return Plan.read(cast(list[int], answer.tolist()), turn.size)
 
 
 def _rotate(bins: list[list[int]], step: int) -> list[list[int]]:
@@ -97,7 +98,8 @@ async def _gather(found: Tensor, places: Sequence[Sequence[Span]], turn: Turn) -
     """Tell everybody one's positions and hear theirs: global indices per rank. Every rank knows every bin's layers."""
     dims = [sum(end - start for start, end in spans) for spans in places]
     count = torch.tensor([len(found)], dtype=torch.int32, device=found.device)
-    counts: list[int] = (await Gather(count.view(torch.uint8))).view(torch.int32).flatten().tolist()
+    heard = await Gather(count.view(torch.uint8))
+    counts = cast(list[int], heard.view(torch.int32).flatten().tolist())
     lengths = [index.nbytes(d, k) for d, k in zip(dims, counts, strict=True)]
     wire = index.encode(found, dims[turn.rank])
     wires = await Gather(torch.nn.functional.pad(wire, (0, max(lengths) - len(wire))))

@@ -1,0 +1,33 @@
+# make demo and make test do all their own set-up; everything lives in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test check format clean
+
+setup: $(VENV)/.installed
+
+# The stamp follows what decides an installation, so that an edit of it installs again.
+$(VENV)/.installed: pyproject.toml constraints.txt scripts/setup.sh scripts/debian.sh
+	sh scripts/setup.sh "$(PYTHON)" "$(VENV)"
+	@touch $@
+
+demo: setup
+	$(BIN)/gradwire demo
+
+test: setup
+	sh scripts/debian.sh chromium:chromium
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache gradwire-report.html gradwire-report.json

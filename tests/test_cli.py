@@ -1,0 +1,142 @@
+"""The command line: what it prints, what it writes, and how it refuses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gradwire import net
+from gradwire.lab import compare, demo
+from gradwire.lab.job import Job
+from gradwire.lab.results import Comparison, Run
+from gradwire.spec import EXAMPLES
+
+SMALL = {"seconds": 600.0, "steps": 12, "width": 16, "depth": 1, "heads": 2, "context": 16, "batch": 2}
+
+
+def gradwire(*arguments: str, folder: Path, seconds: float = 100) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gradwire.cli", *arguments]
+    env = {**os.environ, "COLUMNS": "200", "TERM": "dumb"}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=seconds)
+
+
+def test_list_shows_every_part(tmp_path: Path) -> None:
+    ended = gradwire("list", folder=tmp_path)
+    assert ended.returncode == 0
+    for name, example in EXAMPLES.items():
+        assert name in ended.stdout
+        assert example in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--exchange", "ef(tokp(0.1))"], "did you mean 'topk'"),
+        (["train", "--exchange", "ef(topk(0.1"], "cannot read the spec"),
+        (["train", "--exchange", "topk(density=0)"], "density must lie in (0, 1], got 0"),
+        (["train", "--exchange", "topk(density=1.5)"], "density must lie in (0, 1], got 1.5"),
+        (["train", "--exchange", "ef(randk(density=0.1))"], "ef needs a contractive operator"),
+        (["train", "--exchange", "mean", "--rate", "fast"], "got 'fast'"),
+        (["demo", "--rate", "fast"], "got 'fast'"),
+        (["demo", "--output", "nowhere/report.html"], "no folder nowhere"),
+        (["demo", "--seconds", "-1"], "needs a budget"),
+        (["train", "--exchange", "mean", "--ranks", "0"], "--ranks"),
+        (["train"], "--exchange"),
+        (["train", "--exchange", "mean", "--steps", "0"], "needs a budget"),
+        (["train", "--exchange", "mean", "--width", "30"], "multiple of the heads"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:
+    ended = gradwire(*arguments, folder=tmp_path)
+    assert ended.returncode == 2
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def train(exchange: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return gradwire("train", "--exchange", exchange, "--width", "16", *more, folder=folder)
+
+
+@pytest.mark.story
+def test_train_saves_resumes_and_refuses_other_checkpoints(tmp_path: Path) -> None:
+    saved = ("--save", "here")
+    ended = train("ef(topk(density=0.1))", tmp_path, "--steps", "4", *saved)
+    assert ended.returncode == 0, ended.stderr
+    assert sorted(file.name for file in (tmp_path / "here").iterdir()) == ["rank0.pt", "rank1.pt"]
+    before = {file: file.read_bytes() for file in (tmp_path / "here").iterdir()}
+
+    resumed = train("ef(topk(density=0.1))", tmp_path, "--steps", "3", "--resume", "here")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "step     7" in resumed.stdout
+
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "rank0.pt").write_bytes(b"not a checkpoint")
+    (tmp_path / "broken" / "rank1.pt").write_bytes(before[tmp_path / "here" / "rank1.pt"][:1000])
+    for exchange, more, message in [
+        ("ef(topk(density=0.2))", ("--resume", "here", *saved), "this hook runs EF"),
+        ("diana(natural)", ("--resume", "here", *saved), "this hook runs Shifted"),
+        ("dense", ("--resume", "here", *saved), "this run is dense"),
+        ("ef(topk(density=0.1))", ("--resume", "here", "--width", "32", *saved), "of another model"),
+        ("ef(topk(density=0.1))", ("--resume", "nowhere", *saved), "there is no checkpoint"),
+        ("ef(topk(density=0.1))", ("--resume", "broken", *saved), "not a checkpoint of a training run"),
+        ("ef(topk(density=0.1))", ("--resume", "here", "--ranks", "1", *saved), "rank 0 of 2, this is rank 0 of 1"),
+    ]:
+        refused = train(exchange, tmp_path, *more)
+        assert refused.returncode == 2, refused.stderr
+        assert message in refused.stderr
+        assert "Traceback" not in refused.stderr
+        assert {file: file.read_bytes() for file in before} == before  # nothing half-written
+        assert len(list((tmp_path / "here").iterdir())) == 2
+
+
+@pytest.mark.story
+@pytest.mark.parametrize("exchange", [*demo.RUNS.values(), "diana(natural)", "randdiana(randk(density=0.2))"])
+def test_on_a_link_the_ledger_agrees_with_the_kernel(exchange: str) -> None:
+    """Bytes counted from tensors against tx_bytes less headers: 5 %, which is room for gloo's own small messages."""
+    if (reason := net.refusal()) is not None:
+        pytest.skip(reason)
+    job = Job(exchange, **{**SMALL, "steps": 60, "width": 64, "depth": 2, "context": 32})
+    run = compare.execute("run", job, 2, "1gbit")
+    assert run.points[-1].step == 60
+    assert run.points[-1].loss < run.points[0].loss
+    assert abs(run.link_payload / run.ledger_bytes - 1) < 0.05 + 60 * 1500 / run.ledger_bytes
+    assert run.split.compute > 0
+    assert min(run.split.selection, run.split.wire) >= 0
+
+
+@pytest.mark.story
+def test_the_demo_ends_in_a_report(tmp_path: Path) -> None:
+    """The whole of `gradwire demo`, with three seconds a run."""
+    ended = gradwire("demo", "--seconds", "3", "--output", "out.html", folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    comparison = Comparison.from_json((tmp_path / "out.json").read_text())
+    assert [run.name for run in comparison.runs] == list(demo.RUNS)
+    assert all(isinstance(run, Run) and len(run.points) >= 2 for run in comparison.runs)
+    assert "<svg" in (tmp_path / "out.html").read_text()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out.html", "out.json"]
+
+
+@pytest.mark.story
+def test_where_the_kernel_refuses_the_demo_goes_on_over_loopback_and_says_so(tmp_path: Path) -> None:
+    """Without the programs that lay links: an empty PATH."""
+    script = (
+        "import sys; from gradwire import net, cli; from gradwire.net import links\n"
+        "def none(): raise FileNotFoundError('tc cannot be found (packages iproute2, util-linux)')\n"
+        "links.find_programs = none\n"
+        "sys.argv = ['gradwire', 'demo', '--seconds', '1.5', '--output', 'out.html']; cli.main()"
+    )
+    env = {**os.environ, "COLUMNS": "200"}
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 0, ended.stderr
+    assert "going on over loopback" in ended.stderr
+    assert "tc cannot be found" in ended.stderr
+    comparison = Comparison.from_json((tmp_path / "out.json").read_text())
+    assert comparison.link.startswith("loopback (")
+    assert all(run.link_bytes == 0 for run in comparison.runs)
