@@ -111,12 +111,13 @@ def test_old_bytes_still_decode(entry: dict) -> None:
     assert compressor.decode(wire, entry["d"]).dense().tolist() == entry["dense"]
 
 
-@pytest.mark.parametrize("entry", GOLDEN, ids=[entry["name"] for entry in GOLDEN])
+DETERMINISTIC = [entry for entry in GOLDEN if "x" in entry]  # of a random operator the bytes are one draw of many
+
+
+@pytest.mark.parametrize("entry", DETERMINISTIC, ids=[entry["name"] for entry in DETERMINISTIC])
 def test_new_bytes_are_the_old_ones(entry: dict) -> None:
     """What draws no random bits must also encode as it did."""
     compressor = vars(gw)[entry["class"]](**entry["parameters"])
-    if "x" not in entry:
-        pytest.skip("the operator is random: its bytes are one draw of many")
     turn = gw.Turn(0, 1, 0, gw.Layout(["x"], [(entry["d"],)]))
     assert bytes(compressor.encode(torch.tensor(entry["x"]), turn).tolist()).hex() == entry["wire"]
 

@@ -15,8 +15,10 @@ Order is a promise: one thread per hook takes buckets in the order in which DDP 
 all ranks, and runs units to their end one after the other on a process group of its own. Backward goes on meanwhile.
 """
 
+import atexit
 import logging
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -123,7 +125,7 @@ class Hook:
 
     Attributes:
         exchange: what averages the gradients, without the guard around it.
-        ledger: bytes this rank has sent, per kind of ask, and the seconds it spent in the network.
+        ledger: bytes this rank has sent, per kind of ask, and the seconds it waited for the network.
         seconds: time spent exchanging so far, the network included.
         step: gradient synchronisations so far; backward passes under `no_sync` do not count.
         skipped: of those, how many held a value that was not finite and left the memory untouched.
@@ -143,15 +145,17 @@ class Hook:
         self._failure: Exception | None = None
         device = self._units[0].buffer.device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._process = Process(_own_group(cast(dist.ProcessGroup, ddp.process_group), device))
+        self.ledger = Ledger()
+        self._process = Process(_own_group(cast(dist.ProcessGroup, ddp.process_group), device), self.ledger)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gradwire")
-        _agree(self._process, device, self._contract())
+        self._closed = False
+        atexit.register(_close, weakref.ref(self))
+        try:
+            _agree(self._process.group, device, self._contract())
+        except ValueError:
+            self.close()
+            raise
         log.info("gradwire: %s over %d ranks, %d units", exchange, self._process.size, len(self._units))
-
-    @property
-    def ledger(self) -> Ledger:
-        """Bytes this rank has sent so far, and the seconds it waited."""
-        return self._process.ledger
 
     @property
     def layouts(self) -> list[Layout]:
@@ -162,6 +166,8 @@ class Hook:
 
     def arrive(self, bucket: GradBucket) -> Future[Tensor]:
         """Take a bucket from DDP's thread and return at once; the future completes with the bucket's buffer."""
+        if self._closed:
+            raise RuntimeError("this model's gradwire hook is closed: its gradients can no longer be averaged")
         if self._failure is not None:
             raise RuntimeError(f"gradwire cannot go on after an earlier failure: {self._failure}") from self._failure
         buffer = bucket.buffer()
@@ -286,8 +292,15 @@ class Hook:
         self.seed, self.step = saved["seed"], saved["step"]
 
     def close(self) -> None:
-        """Wait for the thread to end. Call it before `destroy_process_group`; leaving the program does it too."""
-        self._thread.shutdown(wait=True)
+        """End the thread and the process group. Call it before `destroy_process_group`; the program's end does it too.
+
+        The counters and `state_dict` stay readable; a backward pass that would need the hook raises RuntimeError.
+        """
+        if not self._closed:
+            self._closed = True
+            self._thread.shutdown(wait=True)
+            # gloo's threads must be gone before the interpreter ends: one that lets go of a tensor then aborts it.
+            self._process.close()
 
     def _contract(self) -> dict[str, str]:
         """What all ranks must agree about."""
@@ -296,6 +309,12 @@ class Hook:
             "parameters": repr([(unit.layout.digest, unit.buffer.dtype) for unit in self._units]),
             "seed": repr(self.seed),
         }
+
+
+def _close(hook: weakref.ref[Hook]) -> None:
+    """Close a hook that is still open when the program ends."""
+    if (still_there := hook()) is not None:
+        still_there.close()
 
 
 def _unwrap(future: Future[Tensor | Exception]) -> Tensor:
@@ -367,8 +386,9 @@ def _own_group(group: dist.ProcessGroup, device: torch.device) -> dist.ProcessGr
     return own
 
 
-def _agree(process: Process, device: torch.device, contract: dict[str, str]) -> None:
+def _agree(group: dist.ProcessGroup, device: torch.device, contract: dict[str, str]) -> None:
     """Refuse ranks that attach different things, before the first step could hang."""
+    process = Process(group)
     layouts = [Layout([what, value], [(), ()]) for what, value in contract.items()]
     mine = torch.frombuffer(bytearray(b"".join(layout.digest for layout in layouts)), dtype=torch.uint8).to(device)
     all_ranks = process.run(_exchange_digests(mine)).view(process.size, len(contract), -1)
@@ -378,7 +398,6 @@ def _agree(process: Process, device: torch.device, contract: dict[str, str]) -> 
                 raise ValueError(
                     f"rank {rank} attaches another {what} than rank 0; rank {process.rank} has {contract[what]}"
                 )
-    process.ledger = Ledger()
 
 
 async def _exchange_digests(mine: Tensor) -> Tensor:

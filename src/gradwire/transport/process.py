@@ -50,6 +50,12 @@ class Process:
         finally:
             worker.close()
 
+    def close(self) -> None:
+        """Destroy the group, if that has not been done with all others, and let go of it so that its threads end."""
+        if dist.is_initialized():
+            dist.destroy_process_group(self.group)
+        del self.group
+
     def _answer(self, ask: Ask) -> Tensor:
         """Run one collective. Empty tensors are empty on every rank, and travel nowhere."""
         match ask:
