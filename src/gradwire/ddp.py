@@ -19,10 +19,9 @@ import atexit
 import logging
 import time
 import weakref
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol, cast
 
@@ -35,13 +34,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradwire import checkpoint
 from gradwire.ask import Gather
-from gradwire.exchange import Exchange, State
+from gradwire.exchange import Exchange
 from gradwire.layout import Layout, Turn
 from gradwire.memory import Guard
 from gradwire.spec import parse
 from gradwire.transport.ledger import Ledger
 from gradwire.transport.process import Process
-from gradwire.vector import Vector
+from gradwire.units import Unit, make_units
 
 log = logging.getLogger("gradwire")
 
@@ -99,18 +98,6 @@ def _gradwire(hook: "Hook", bucket: GradBucket) -> Future[Tensor]:
 
 
 @dataclass
-class Unit:
-    """Parameters that are exchanged together, as one flat vector."""
-
-    layout: Layout
-    buffer: Tensor
-    views: dict[int, Tensor]
-    state: State
-    spare: State | None
-    missing: set[int] = field(default_factory=set[int])
-
-
-@dataclass
 class Arrival:
     """A DDP bucket that waits for its means."""
 
@@ -137,7 +124,7 @@ class Hook:
         self.exchange, self.seed, self.scaler = exchange, seed, scaler
         self.step, self.skipped, self.seconds = 0, 0, 0.0
         self._guarded = Guard(exchange)
-        self._units = list(_units(_trainable(ddp), self._guarded, unit_bytes, widened=scaler is not None))
+        self._units = make_units(ddp, self._guarded, unit_bytes, widened=scaler is not None)
         self._home = {param: unit for unit in self._units for param in unit.views}
         self._waiting: list[Arrival] = []
         self._done: set[int] = set()
@@ -146,16 +133,16 @@ class Hook:
         device = self._units[0].buffer.device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.ledger = Ledger()
-        self._process = Process(_own_group(cast(dist.ProcessGroup, ddp.process_group), device), self.ledger)
+        self.process = Process(_own_group(cast(dist.ProcessGroup, ddp.process_group), device), self.ledger)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gradwire")
         self._closed = False
         atexit.register(_close, weakref.ref(self))
         try:
-            _agree(self._process.group, device, self._contract())
+            _agree(self.process, device, self._contract())
         except ValueError:
             self.close()
             raise
-        log.info("gradwire: %s over %d ranks, %d units", exchange, self._process.size, len(self._units))
+        log.info("gradwire: %s over %d ranks, %d units", exchange, self.process.size, len(self._units))
 
     @property
     def layouts(self) -> list[Layout]:
@@ -235,14 +222,13 @@ class Hook:
 
     def _average(self, unit: Unit) -> None:
         """Replace a unit's gradients by their mean over the ranks."""
-        if unit.spare is not None:
-            checkpoint.copy_(unit.spare, unit.state)
+        unit.keep()
         if self._scale != 1.0:
             unit.buffer.div_(self._scale)
-        turn = Turn(self._process.rank, self._process.size, self.step, unit.layout, self.seed)
-        sent = self._process.run(self._guarded(unit.buffer, unit.state, turn))
+        turn = Turn(self.process.rank, self.process.size, self.step, unit.layout, self.seed)
+        sent = self.process.run(self._guarded(unit.buffer, unit.state, turn))
         self._finite &= sent.finite
-        _write(sent.mean, unit.buffer)
+        unit.write(sent.mean)
         if self._scale != 1.0:
             unit.buffer.mul_(self._scale)
 
@@ -251,8 +237,7 @@ class Hook:
         if not self._finite:
             self.skipped += 1
             for unit in self._units:
-                if unit.spare is not None:
-                    checkpoint.copy_(unit.state, unit.spare)
+                unit.restore()
         self.step += 1
 
     def _served(self, arrival: Arrival) -> bool:
@@ -276,9 +261,7 @@ class Hook:
         memory: dict[str, dict[str, Tensor]] = {}
         for unit in self._units:
             memory.update(checkpoint.by_name(unit.state, unit.layout))
-        return checkpoint.pack(
-            memory, repr(self.exchange), self.seed, self.step, self._process.rank, self._process.size
-        )
+        return checkpoint.pack(memory, repr(self.exchange), self.seed, self.step, self.process.rank, self.process.size)
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken: same exchange, parameters, rank and number of ranks give equal bits.
@@ -299,8 +282,7 @@ class Hook:
         if not self._closed:
             self._closed = True
             self._thread.shutdown(wait=True)
-            # gloo's threads must be gone before the interpreter ends: one that lets go of a tensor then aborts it.
-            self._process.close()
+            self.process.close()
 
     def _contract(self) -> dict[str, str]:
         """What all ranks must agree about."""
@@ -315,6 +297,7 @@ def _close(hook: weakref.ref[Hook]) -> None:
     """Close a hook that is still open when the program ends."""
     if (still_there := hook()) is not None:
         still_there.close()
+        still_there.process.close(final=True)
 
 
 def _unwrap(future: Future[Tensor | Exception]) -> Tensor:
@@ -325,73 +308,32 @@ def _unwrap(future: Future[Tensor | Exception]) -> Tensor:
     return result
 
 
-def _write(mean: Vector, buffer: Tensor) -> None:
-    """Write a mean in the buffer's dtype; half precision is rounded once, not at every addition."""
-    if buffer.dtype.itemsize < 4:
-        buffer.copy_(mean.dense())
-    else:
-        mean.write_to_(buffer)
-
-
-def _trainable(ddp: DistributedDataParallel) -> list[tuple[str, Tensor]]:
-    """Names and parameters that DDP reduces, the last registered first: about the order in which gradients arrive."""
-    ignored = cast(set[str], ddp.parameters_to_ignore)
-    every = cast(Iterable[tuple[str, Tensor]], ddp.module.named_parameters())
-    named = [(name, param) for name, param in every if param.requires_grad and name not in ignored]
-    if not named:
-        raise ValueError("the model has no parameter that requires a gradient")
-    return named[::-1]
-
-
-def _units(named: list[tuple[str, Tensor]], exchange: Exchange, unit_bytes: float, *, widened: bool) -> Iterator[Unit]:
-    """Cut the parameters into units of one dtype and device, of at most unit_bytes unless one parameter is larger."""
-    kinds = dict.fromkeys((p.dtype, p.device) for _, p in named)
-    parts = [
-        part for kind in kinds for part in _cut([(n, p) for n, p in named if (p.dtype, p.device) == kind], unit_bytes)
-    ]
-    for part in parts:
-        dtype, device = part[0][1].dtype, part[0][1].device
-        wide = torch.promote_types(dtype, torch.float32)
-        layout = Layout([name for name, _ in part], [tuple(param.shape) for _, param in part])
-        buffer = torch.zeros(layout.d, dtype=wide if widened else dtype, device=device)
-        views = {id(param): layout.cut(buffer)[name] for name, param in part}
-        state, spare = (exchange.init(layout, wide, device) if keep else None for keep in (True, len(parts) > 1))
-        yield Unit(layout, buffer, views, state or {}, spare)
-
-
-def _cut(named: list[tuple[str, Tensor]], unit_bytes: float) -> Iterable[list[tuple[str, Tensor]]]:
-    """Fill one list after the other up to unit_bytes."""
-    part: list[tuple[str, Tensor]] = []
-    room = unit_bytes
-    for name, param in named:
-        if part and param.nbytes > room:
-            yield part
-            part, room = [], unit_bytes
-        part.append((name, param))
-        room -= param.nbytes
-    yield part
-
-
 def _own_group(group: dist.ProcessGroup, device: torch.device) -> dist.ProcessGroup:
     """Open a second group over the same ranks with the same backend and timeout: nobody else's calls come between."""
     timeout: timedelta = group._get_backend(device).options._timeout  # there is no public way to ask
+    ranks = dist.get_process_group_ranks(group)
     own = dist.new_group(
-        dist.get_process_group_ranks(group),
+        ranks,
         timeout=timeout,
         backend=dist.get_backend_config(group),
-        use_local_synchronization=True,
+        # Ranks outside the model's group know nothing of it and cannot take part.
+        use_local_synchronization=not _is_everybody(ranks),
     )
     if not isinstance(own, dist.ProcessGroup):
         raise RuntimeError("this rank is not a member of the model's process group")
     return own
 
 
-def _agree(group: dist.ProcessGroup, device: torch.device, contract: dict[str, str]) -> None:
+def _is_everybody(ranks: list[int]) -> bool:
+    return len(ranks) == dist.get_world_size()
+
+
+def _agree(process: Process, device: torch.device, contract: dict[str, str]) -> None:
     """Refuse ranks that attach different things, before the first step could hang."""
-    process = Process(group)
     layouts = [Layout([what, value], [(), ()]) for what, value in contract.items()]
     mine = torch.frombuffer(bytearray(b"".join(layout.digest for layout in layouts)), dtype=torch.uint8).to(device)
     all_ranks = process.run(_exchange_digests(mine)).view(process.size, len(contract), -1)
+    process.ledger.clear()
     for position, what in enumerate(contract):
         for rank in range(1, process.size):
             if not torch.equal(all_ranks[rank, position], all_ranks[0, position]):

@@ -40,6 +40,11 @@ class Ledger:
         entry.traffic += traffic(ask, rank, size)
         entry.seconds += seconds
 
+    def clear(self) -> None:
+        """Count from nothing again."""
+        for kind in self.entries:
+            self.entries[kind] = Entry()
+
     @property
     def bytes(self) -> int:
         """Bytes brought per worker so far, rounded where workers differ."""

@@ -32,7 +32,7 @@ class Process:
     """
 
     def __init__(self, group: dist.ProcessGroup, ledger: Ledger | None = None) -> None:
-        self.group = group
+        self.group: dist.ProcessGroup | None = group
         self.ledger = ledger or Ledger()
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
 
@@ -50,14 +50,22 @@ class Process:
         finally:
             worker.close()
 
-    def close(self) -> None:
-        """Destroy the group, if that has not been done with all others, and let go of it so that its threads end."""
-        if dist.is_initialized():
-            dist.destroy_process_group(self.group)
-        del self.group
+    def close(self, *, final: bool = False) -> None:
+        """Destroy the group and let go of it. gloo's threads end with it: alive at the interpreter's end they abort.
+
+        A group of some of the ranks stays until the program ends (`final`): torch names such groups by their ranks, and
+        the next one of the same name would find the old one's addresses, and hang.
+        """
+        keep = dist.is_initialized() and self.size < dist.get_world_size() and not final
+        if self.group is not None and not keep:
+            if dist.is_initialized():
+                dist.destroy_process_group(self.group)
+            self.group = None
 
     def _answer(self, ask: Ask) -> Tensor:
         """Run one collective. Empty tensors are empty on every rank, and travel nowhere."""
+        if self.group is None:
+            raise RuntimeError("this transport is closed")
         match ask:
             case Sum(values):
                 total = values.clone(memory_format=torch.contiguous_format)
