@@ -195,6 +195,9 @@ class Hook:
 
     def _begin(self) -> None:
         """The first bucket of a backward pass: whatever an aborted pass has left is void."""
+        for stale in self._waiting[:-1]:
+            stale.future.set_result(RuntimeError("this backward pass was cut short, and another one has begun"))
+        del self._waiting[:-1]
         self._done.clear()
         self._finite = True
         self._scale = self.scaler.get_scale() if self.scaler is not None else 1.0
