@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import zoo
@@ -313,6 +314,7 @@ def mismatch() -> dict[str, str]:
         "exchange": lambda: gw.attach(net, f"ef(topk(density=0.{rank + 1}))"),
         "seed": lambda: gw.attach(net, "mean", seed=rank),
         "parameters": lambda: gw.attach(net, "mean", bucket_mb=1 if rank else 0.004),
+        "use of a scaler": lambda: gw.attach(net, "mean", scaler=torch.amp.GradScaler("cpu") if rank else None),
     }
     for name, case in cases.items():
         try:
@@ -320,6 +322,115 @@ def mismatch() -> dict[str, str]:
         except ValueError as error:
             heard[name] = str(error)
     return heard
+
+
+def unused_keep_their_mass() -> None:
+    """Branches that nobody uses in a step: what EF sends for them reaches the parameters all the same."""
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 9), nn.Linear(5, 9)
+
+        def forward(self, x: Tensor, which: int) -> Tensor:
+            return (self.b if which else self.a)(x)
+
+    for to_none in (True, False):
+        torch.manual_seed(0)
+        net = Branches()
+        ddp = DistributedDataParallel(net, find_unused_parameters=True)
+        hook = gw.attach(ddp, "ef(topk(density=0.25))")
+        given = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
+        owed = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
+        for step in range(12):
+            net.zero_grad(set_to_none=to_none)
+            ddp(batch(step, rank), step % 2).square().sum().backward()
+            for name, parameter in net.named_parameters():
+                given[name] += parameter.grad if parameter.grad is not None else 0
+            for other in range(ranks):
+                name, part = ("b", net.b) if step % 2 else ("a", net.a)
+                found = torch.autograd.grad(part(batch(step, other)).square().sum(), list(part.parameters()))
+                for (leaf, _), value in zip(part.named_parameters(), found, strict=True):
+                    owed[f"{name}.{leaf}"] += value / ranks
+        for name, parts in hook.state_dict()["memory"].items():
+            errors = parts["error"].clone()
+            dist.all_reduce(errors)
+            # float32 sums of a dozen steps with gradients of order ten
+            torch.testing.assert_close(given[name] + errors / ranks, owed[name], rtol=1e-4, atol=1e-4)
+        hook.close()
+
+
+def unfrozen() -> None:
+    """A parameter that DDP does not know of is an error at the first step, not a hang."""
+    net = model()
+    net[0].weight.requires_grad_(False)
+    ddp = DistributedDataParallel(net)
+    net[0].weight.requires_grad_(True)
+    hook = gw.attach(ddp, "mean")
+    with pytest.raises(RuntimeError, match=r"DDP does not reduce 0.weight"):
+        loss(ddp, 0, 0).backward()
+    hook.close()
+
+
+def skewed_checkpoints() -> None:
+    """Checkpoints of different steps, or one that does not fit on one rank, are refused on all and change nothing."""
+    rank = dist.get_rank()
+    ddp = DistributedDataParallel(model())
+    hook = gw.attach(ddp, "ef(sharedrandk(density=0.2, unbiased=false))")
+    saved = []
+    for step in range(3):
+        loss(ddp, step, rank).backward()
+        saved.append(hook.state_dict())
+    broken = {**saved[1], "memory": {**saved[1]["memory"], "0.bias": {"error": None}}}
+    for bad in (saved[rank], broken if rank else saved[1], {**saved[1], "step": "x"}, {**saved[1], "memory": None}):
+        try:
+            hook.load_state_dict(bad)
+        except ValueError:
+            now = hook.state_dict()
+            assert now["step"] == 3
+            assert all(torch.equal(now["memory"][n]["error"], saved[2]["memory"][n]["error"]) for n in now["memory"])
+        else:
+            raise AssertionError
+    hook.load_state_dict(saved[1])
+    assert hook.step == 2
+    hook.close()
+
+
+def failing_exchange() -> None:
+    """After a failure nothing runs again, and the memory is not handed out."""
+    rank, calls = dist.get_rank(), []
+
+    class Bad(gw.Mean):
+        async def __call__(self, x: Tensor, state: dict, turn: gw.Turn) -> gw.Sent:
+            calls.append(turn.step)
+            if turn.step == 2:
+                raise ValueError("a bad day")
+            return await super().__call__(x, state, turn)
+
+    ddp = DistributedDataParallel(model(), bucket_cap_mb=0.004)
+    hook = gw.attach(ddp, gw.EF(Bad()))
+    for step in range(2):
+        loss(ddp, step, rank).backward()
+    with pytest.raises(RuntimeError, match="a bad day"):
+        loss(ddp, 2, rank).backward()
+    assert calls.count(2) == 1
+    assert hook.step == 2
+    with pytest.raises(RuntimeError, match="the exchange has failed"):
+        hook.state_dict()
+    hook.close()
+
+
+def parts_of_the_world() -> None:
+    """A model on a part of the ranks, and another after it on the same part."""
+    rank = dist.get_rank()
+    part = dist.new_group([rank], use_local_synchronization=True)
+    for spec in ("ef(topk(density=0.1))", "ef(deft(density=0.1))"):
+        ddp = DistributedDataParallel(model(), process_group=part)
+        hook = gw.attach(ddp, spec)
+        loss(ddp, 0, rank).backward()
+        assert hook.step == 1
+        hook.close()
 
 
 def two_hooks() -> None:

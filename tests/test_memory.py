@@ -181,6 +181,12 @@ def test_an_alpha_beyond_the_theory_is_refused_when_the_dimension_is_known() -> 
         exchange.init(gw.Layout(["x"], [(100,)]))
 
 
+def test_what_contracts_only_in_larger_dimensions_is_refused_in_small_ones() -> None:
+    """randk(density=0.6) keeps 1 of 3: omega = 2, which EF would amplify without end."""
+    with pytest.raises(ValueError, match="may expand a vector of 3 elements"):
+        gw.parse("ef(randk(density=0.6))").init(gw.Layout(["x"], [(3,)]))
+
+
 def test_a_bare_compressor_is_refused_by_the_constructors() -> None:
     with pytest.raises(TypeError, match="gathered"):
         gw.EF(gw.TopK(0.1))  # type: ignore[arg-type]

@@ -61,6 +61,11 @@ def test_specs_are_read(spec: str, exchange: gw.Exchange) -> None:
         ("restart(p=2)", r"p must lie in \(0, 1\], got 2"),
         ("diana(randk(0.1), alpha=0)", r"alpha must lie in \(0, 1\], got 0"),
         ("(" * 500 + ")" * 500, "cannot read"),
+        ("-" * 400 + "1", "cannot read|only names"),
+        ("1" + "+1" * 400, "cannot read|only names"),
+        ("a" + "()" * 400, "cannot read|only names"),
+        ("0x" + "f" * 5000, "cannot read a spec of 5002 characters"),
+        ("sharedrandk(0.5, unbiased='x')", "unbiased must be true or false, got 'x'"),
     ],
 )
 def test_bad_specs_are_refused_in_one_sentence(spec: str, message: str) -> None:

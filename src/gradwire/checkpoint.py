@@ -75,6 +75,11 @@ def check(saved: Any, mine: Mapping[str, Any]) -> None:
         raise ValueError(f"the checkpoint has format {saved['format']}, this gradwire reads format {FORMAT}")
     if saved["exchange"] != mine["exchange"]:
         raise ValueError(f"the checkpoint is of {saved['exchange']}, this hook runs {mine['exchange']}")
+    for name in ("step", "seed"):
+        if type(saved[name]) is not int:
+            raise ValueError(f"the checkpoint's {name} must be a whole number, got {saved[name]!r}")
+    if saved["step"] < 0:
+        raise ValueError(f"the checkpoint's step must not be negative, got {saved['step']}")
     _check_memory(saved["memory"], mine["memory"])
     if saved["world_size"] is not None and (saved["rank"], saved["world_size"]) != (mine["rank"], mine["world_size"]):
         raise ValueError(
@@ -92,10 +97,13 @@ def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Raises:
         ValueError: the checkpoints are not those of all ranks of one run at one step.
     """
+    for checkpoint in checkpoints:
+        check(checkpoint, checkpoint)
     ranks = [checkpoint["rank"] for checkpoint in checkpoints]
-    if not checkpoints or sorted(ranks) != list(range(checkpoints[0]["world_size"] or 0)):
+    if not checkpoints or None in ranks or sorted(ranks) != list(range(checkpoints[0]["world_size"])):
         raise ValueError(f"merge takes one checkpoint from every rank of a run, got ranks {ranks}")
-    first, *others = sorted(checkpoints, key=lambda checkpoint: checkpoint["rank"])
+    ordered = sorted(checkpoints, key=lambda checkpoint: checkpoint["rank"])
+    first, *others = ordered
     for other in others:
         check({**other, "rank": 0}, first)
         if (other["step"], other["seed"]) != (first["step"], first["seed"]):
@@ -112,17 +120,27 @@ def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return pack(memory, first["exchange"], first["seed"], first["step"], None, None)
 
 
-def _check_memory(saved: Mapping[str, Mapping[str, Tensor]], mine: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Refuse a memory of another model."""
-    for name in mine.keys() ^ saved.keys():
+def _check_memory(saved: Any, mine: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Refuse a memory of another model, or one that is none."""
+    if not isinstance(saved, Mapping):
+        raise ValueError(f"the checkpoint's memory must be a dictionary by parameter, got {type(saved).__name__}")
+    memory = cast(Mapping[str, Mapping[str, Any]], saved)
+    for name in mine.keys() ^ memory.keys():
         where = "this model" if name in mine else "the checkpoint"
         raise ValueError(f"the checkpoint is of another model: only {where} has a parameter {name!r}")
     for name, parts in mine.items():
-        if parts.keys() != saved[name].keys():
-            raise ValueError(f"the checkpoint holds {sorted(saved[name])} for {name!r}, this hook {sorted(parts)}")
+        if not isinstance(memory[name], Mapping) or parts.keys() != memory[name].keys():
+            raise ValueError(f"the checkpoint does not hold {sorted(parts)} for {name!r}, as this hook does")
         for path, part in parts.items():
-            if saved[name][path].shape != part.shape:
-                theirs, ours = tuple(saved[name][path].shape), tuple(part.shape)
-                raise ValueError(
-                    f"the checkpoint is of another model: {name!r} has shape {theirs} there and {ours} here"
-                )
+            _check_tensor(memory[name][path], part, f"{path} of {name!r}")
+
+
+def _check_tensor(saved: Any, mine: Tensor, what: str) -> None:
+    """Refuse what cannot be, or must not be, copied into a memory."""
+    if not isinstance(saved, Tensor) or not saved.is_floating_point() or saved.layout != torch.strided or saved.is_meta:
+        raise ValueError(f"the checkpoint's {what} is not a dense tensor of real numbers")
+    if saved.shape != mine.shape:
+        shapes = f"{tuple(saved.shape)} there and {tuple(mine.shape)} here"
+        raise ValueError(f"the checkpoint is of another model: {what} has shape {shapes}")
+    if not bool(saved.isfinite().all()):
+        raise ValueError(f"the checkpoint's {what} holds a value that is not finite")

@@ -17,12 +17,13 @@ all ranks, and runs units to their end one after the other on a process group of
 
 import atexit
 import logging
+import operator
 import time
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Protocol, cast
 
 import torch
@@ -33,11 +34,11 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwire import checkpoint
-from gradwire.ask import Gather
 from gradwire.exchange import Exchange
 from gradwire.layout import Layout, Turn
 from gradwire.memory import Guard
 from gradwire.spec import parse
+from gradwire.transport.group import agree, compare, own_group
 from gradwire.transport.ledger import Ledger
 from gradwire.transport.process import Process
 from gradwire.units import Unit, make_units
@@ -81,9 +82,12 @@ def attach(
     exchange = parse(exchange) if isinstance(exchange, str) else exchange
     if not isinstance(exchange, Exchange):
         raise TypeError(f"attach takes an exchange or its spec, got {exchange!r}")
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise TypeError(f"a seed is a whole number, got {seed!r}")
     if bucket_mb is not None and not bucket_mb > 0:
         raise ValueError(f"bucket_mb must be positive, got {bucket_mb}")
-    hook = Hook(ddp, exchange, seed, ddp.bucket_bytes_cap if bucket_mb is None else bucket_mb * 2**20, scaler)
+    unit_bytes = ddp.bucket_bytes_cap if bucket_mb is None else bucket_mb * 2**20
+    hook = Hook(ddp, exchange, operator.index(seed), unit_bytes, scaler)
     try:
         ddp.register_comm_hook(hook, _gradwire)
     except RuntimeError as error:
@@ -105,6 +109,8 @@ class Arrival:
     buffer: Tensor
     future: Future[Tensor | Exception]
     ready: Any  # torch.cuda.Event, if the bucket is on a GPU
+    first: bool
+    last: bool
 
 
 class Hook:
@@ -126,6 +132,8 @@ class Hook:
         self._guarded = Guard(exchange)
         self._units = make_units(ddp, self._guarded, unit_bytes, widened=scaler is not None)
         self._home = {param: unit for unit in self._units for param in unit.views}
+        self._find_unused = bool(ddp.find_unused_parameters)
+        self._parameters = [(param, self._home[id(param)]) for param in ddp.parameters() if id(param) in self._home]
         self._waiting: list[Arrival] = []
         self._done: set[int] = set()
         self._finite, self._scale = True, 1.0
@@ -133,12 +141,12 @@ class Hook:
         device = self._units[0].buffer.device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.ledger = Ledger()
-        self.process = Process(_own_group(cast(dist.ProcessGroup, ddp.process_group), device), self.ledger)
+        self.process = Process(own_group(cast(dist.ProcessGroup, ddp.process_group), device), self.ledger)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gradwire")
         self._closed = False
         atexit.register(_close, weakref.ref(self))
         try:
-            _agree(self.process, device, self._contract())
+            agree(self.process, device, self._contract())
         except ValueError:
             self.close()
             raise
@@ -158,24 +166,34 @@ class Hook:
         if self._failure is not None:
             raise RuntimeError(f"gradwire cannot go on after an earlier failure: {self._failure}") from self._failure
         buffer = bucket.buffer()
+        if buffer.is_sparse:
+            raise RuntimeError("gradwire exchanges dense gradients; build the embedding with sparse=False")
+        if bucket.index() == 0 and self._find_unused:
+            _after_backward(self._deliver)
         gradients = [(id(param), grad) for param, grad in zip(bucket.parameters(), bucket.gradients(), strict=True)]
         on_gpu = self._stream is not None
         future: Future[Tensor | Exception] = Future(devices=[buffer.device]) if on_gpu else Future()
         ready = torch.cuda.current_stream(buffer.device).record_event() if on_gpu else None
-        self._thread.submit(self._advance, Arrival(gradients, buffer, future, ready), bucket.index() == 0)
+        arrival = Arrival(gradients, buffer, future, ready, first=bucket.index() == 0, last=bucket.is_last())
+        self._thread.submit(self._advance, arrival)
         return future.then(_unwrap)
 
     # ---- the thread
 
-    def _advance(self, arrival: Arrival, first: bool) -> None:
+    def _advance(self, arrival: Arrival) -> None:
         """Fill units from a bucket, exchange those that are full, complete the buckets that have all their means."""
+        if self._failure is not None:
+            arrival.future.set_result(self._failure)
+            return
         self._waiting.append(arrival)
         with self._lane(arrival):
             try:
-                if first:
+                if arrival.first:
                     self._begin()
                 self._fill(arrival)
                 self._exchange()
+                if arrival.last:
+                    self._check_complete()
                 for served in [waiting for waiting in self._waiting if self._served(waiting)]:
                     self._waiting.remove(served)
                     served.future.set_result(served.buffer)
@@ -198,15 +216,33 @@ class Hook:
         for stale in self._waiting[:-1]:
             stale.future.set_result(RuntimeError("this backward pass was cut short, and another one has begun"))
         del self._waiting[:-1]
+        self._roll_back()
         self._done.clear()
         self._finite = True
         self._scale = self.scaler.get_scale() if self.scaler is not None else 1.0
         for unit in self._units:
             unit.missing = set(unit.views)
 
+    def _roll_back(self) -> None:
+        """Undo a step of which only some units are done."""
+        if len(self._done) < len(self._units):
+            for number in self._done:
+                self._units[number].restore()
+            self._done.clear()
+
+    def _check_complete(self) -> None:
+        """Refuse a backward pass that ends without some parameters: their units would wait for ever."""
+        if lost := [unit.names[param] for unit in self._units for param in unit.missing]:
+            raise RuntimeError(
+                f"DDP does not reduce {', '.join(sorted(lost))}: what was frozen when DDP wrapped the model cannot be "
+                "trainable when gradwire is attached; wrap the model again"
+            )
+
     def _fill(self, arrival: Arrival) -> None:
         """Copy a bucket's gradients into their units."""
         for param, gradient in arrival.gradients:
+            if param not in self._home:
+                raise RuntimeError("a parameter was frozen when gradwire was attached, not when DDP wrapped the model")
             unit = self._home[param]
             unit.views[param].copy_(gradient)
             unit.missing.discard(param)
@@ -230,8 +266,7 @@ class Hook:
             unit.buffer.div_(self._scale)
         turn = Turn(self.process.rank, self.process.size, self.step, unit.layout, self.seed)
         sent = self.process.run(self._guarded(unit.buffer, unit.state, turn))
-        self._finite &= sent.finite
-        unit.write(sent.mean)
+        self._finite &= unit.write(sent.mean) and sent.finite
         if self._scale != 1.0:
             unit.buffer.mul_(self._scale)
 
@@ -253,29 +288,64 @@ class Hook:
             gradient.copy_(self._home[param].views[param])
         return True
 
+    def _deliver(self) -> None:
+        """Give every parameter its mean, also those that nobody used in this step, which DDP leaves alone.
+
+        A memory may still owe them something, and forgets what it has sent.
+        """
+        for param, unit in self._parameters:
+            # A bucket holds a gradient in the order in which its parameter lies in memory (channels last, for one).
+            laid = unit.views[id(param)]
+            mean = laid.as_strided(param.shape, param.stride(), laid.storage_offset())
+            if param.grad is not None:
+                param.grad.copy_(mean)
+            elif bool(mean.any()):
+                param.grad = mean.to(param.dtype, copy=True)
+
     # ---- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
         """Copy the hook's state: every tensor by the name of its parameter. Each rank saves its own.
 
         Holds tensors, numbers and strings only, so `torch.load(..., weights_only=True)` reads it. Call it between
-        steps, as the optimizer's.
+        steps, as the optimizer's. After a backward pass that was cut short it is the state before that pass; after a
+        failure of the exchange there is none, and it raises RuntimeError.
         """
-        memory: dict[str, dict[str, Tensor]] = {}
-        for unit in self._units:
-            memory.update(checkpoint.by_name(unit.state, unit.layout))
-        return checkpoint.pack(memory, repr(self.exchange), self.seed, self.step, self.process.rank, self.process.size)
+        return self._snapshot() if self._closed else self._thread.submit(self._snapshot).result()
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken: same exchange, parameters, rank and number of ranks give equal bits.
+        """Go on where `state_dict` was taken: same exchange, parameters, units, rank and ranks give equal bits.
+
+        Every rank calls it, with its own checkpoint or with a merged one.
 
         Raises:
-            ValueError: one sentence saying what does not fit; then nothing has been changed.
+            ValueError: one sentence saying what does not fit, or that another rank has refused, or that the ranks'
+                checkpoints are of different steps or seeds; then nothing has been changed on any rank.
         """
-        checkpoint.check(saved, self.state_dict())
+        refusal: ValueError | None = None
+        try:
+            checkpoint.check(saved, self.state_dict())
+        except ValueError as error:
+            refusal = error
+        words = {"checkpoint": "refused"} if refusal else {name: repr(saved[name]) for name in ("step", "seed")}
+        heard = compare(self.process, self._units[0].buffer.device, repr(words))
+        if refusal:
+            raise refusal
+        if heard is not None:
+            raise ValueError(f"rank {heard} has refused its checkpoint, or has one of another step or seed")
         for unit in self._units:
             checkpoint.restore_(unit.state, unit.layout, saved["memory"])
         self.seed, self.step = saved["seed"], saved["step"]
+
+    def _snapshot(self) -> dict[str, Any]:
+        if self._failure is not None:
+            raise RuntimeError(f"the exchange has failed and its memory with it: {self._failure}") from self._failure
+        self._roll_back()
+        memory: dict[str, dict[str, Tensor]] = {}
+        for unit in self._units:
+            memory.update(checkpoint.by_name(unit.state, unit.layout))
+        rank, size = self.process.rank, self.process.size
+        return checkpoint.pack(memory, repr(self.exchange), self.seed, self.step, rank, size)
 
     def close(self) -> None:
         """End the thread and the process group. Call it before `destroy_process_group`; the program's end does it too.
@@ -293,6 +363,7 @@ class Hook:
             "exchange": repr(self.exchange),
             "parameters": repr([(unit.layout.digest, unit.buffer.dtype) for unit in self._units]),
             "seed": repr(self.seed),
+            "use of a scaler": repr(self.scaler is not None),
         }
 
 
@@ -311,39 +382,7 @@ def _unwrap(future: Future[Tensor | Exception]) -> Tensor:
     return result
 
 
-def _own_group(group: dist.ProcessGroup, device: torch.device) -> dist.ProcessGroup:
-    """Open a second group over the same ranks with the same backend and timeout: nobody else's calls come between."""
-    timeout: timedelta = group._get_backend(device).options._timeout  # there is no public way to ask
-    ranks = dist.get_process_group_ranks(group)
-    own = dist.new_group(
-        ranks,
-        timeout=timeout,
-        backend=dist.get_backend_config(group),
-        # Ranks outside the model's group know nothing of it and cannot take part.
-        use_local_synchronization=not _is_everybody(ranks),
-    )
-    if not isinstance(own, dist.ProcessGroup):
-        raise RuntimeError("this rank is not a member of the model's process group")
-    return own
-
-
-def _is_everybody(ranks: list[int]) -> bool:
-    return len(ranks) == dist.get_world_size()
-
-
-def _agree(process: Process, device: torch.device, contract: dict[str, str]) -> None:
-    """Refuse ranks that attach different things, before the first step could hang."""
-    layouts = [Layout([what, value], [(), ()]) for what, value in contract.items()]
-    mine = torch.frombuffer(bytearray(b"".join(layout.digest for layout in layouts)), dtype=torch.uint8).to(device)
-    all_ranks = process.run(_exchange_digests(mine)).view(process.size, len(contract), -1)
-    process.ledger.clear()
-    for position, what in enumerate(contract):
-        for rank in range(1, process.size):
-            if not torch.equal(all_ranks[rank, position], all_ranks[0, position]):
-                raise ValueError(
-                    f"rank {rank} attaches another {what} than rank 0; rank {process.rank} has {contract[what]}"
-                )
-
-
-async def _exchange_digests(mine: Tensor) -> Tensor:
-    return await Gather(mine)
+def _after_backward(deliver: Callable[[], None]) -> None:
+    """Call when DDP has finished: from a callback at the end of backward that comes before DDP's, one behind it."""
+    engine = torch.autograd.Variable._execution_engine  # pyright: ignore[reportPrivateUsage] - as DDP does
+    engine.queue_callback(lambda: engine.queue_callback(deliver))

@@ -60,6 +60,9 @@ EXAMPLES = {
 """A spec that uses each part, for the command line and the docs."""
 
 _PARTS = {name: make for kind in REGISTRY.values() for name, make in kind.items()}
+LONGEST = 1000
+"""Characters of a spec: what is longer is none, and would only exhaust the reader."""
+
 _WORDS = {"true": True, "false": False, "none": None}
 _ROLES: dict[str, tuple[type, str]] = {
     "exchange": (Exchange, "an exchange or a compressor"),
@@ -82,11 +85,16 @@ def parse(spec: str) -> Exchange:
 
 def build(spec: str) -> Any:
     """Read the spec of any part, as it stands. Raises SpecError."""
+    if len(spec) > LONGEST:
+        raise SpecError(f"cannot read a spec of {len(spec)} characters; {LONGEST} are enough for any")
     try:
-        tree = ast.parse(spec.strip(), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise SpecError(f"cannot read the spec {spec!r}: it should look like ef(deft(density=0.01))") from None
-    return _build(tree.body, spec)
+        return _build(ast.parse(spec.strip(), mode="eval").body, spec)
+    except (SyntaxError, RecursionError, MemoryError):
+        pass
+    except ValueError as error:
+        if isinstance(error, SpecError):
+            raise
+    raise SpecError(f"cannot read the spec {spec!r}: it should look like ef(deft(density=0.01))")
 
 
 def _build(node: ast.expr, spec: str) -> Any:

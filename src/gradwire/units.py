@@ -36,6 +36,11 @@ class Unit:
     spare: State | None
     missing: set[int] = field(default_factory=set[int])
 
+    @property
+    def names(self) -> dict[int, str]:
+        """Names of the parameters by id."""
+        return dict(zip(self.views, self.layout.names, strict=True))
+
     def keep(self) -> None:
         """Copy the state, for the case that the step turns out not to be finite."""
         if self.spare is not None:
@@ -46,12 +51,13 @@ class Unit:
         if self.spare is not None:
             checkpoint.copy_(self.state, self.spare)
 
-    def write(self, mean: Vector) -> None:
-        """Overwrite the buffer, in its dtype; half precision is rounded once, not at every addition."""
-        if self.buffer.dtype.itemsize < 4:
-            self.buffer.copy_(mean.dense())
-        else:
+    def write(self, mean: Vector) -> bool:
+        """Overwrite the buffer, and tell whether it is finite; half precision is rounded once, not at each addition."""
+        if self.buffer.dtype.itemsize >= 4:
             mean.write_to_(self.buffer)
+            return True
+        self.buffer.copy_(mean.dense())
+        return bool(self.buffer.isfinite().all())
 
 
 def make_units(ddp: DistributedDataParallel, exchange: Exchange, unit_bytes: float, *, widened: bool) -> list[Unit]:
@@ -68,12 +74,15 @@ def make_units(ddp: DistributedDataParallel, exchange: Exchange, unit_bytes: flo
 
 def _unit(part: list[tuple[str, Tensor]], exchange: Exchange, *, alone: bool, widened: bool) -> Unit:
     dtype, device = part[0][1].dtype, part[0][1].device
+    if not dtype.is_floating_point:
+        raise ValueError(f"parameter {part[0][0]!r} is {dtype}; gradwire exchanges real numbers only")
     wide = torch.promote_types(dtype, torch.float32)
     layout = Layout([name for name, _ in part], [tuple(param.shape) for _, param in part])
     buffer = torch.zeros(layout.d, dtype=wide if widened else dtype, device=device)
     cuts = layout.cut(buffer)
     views = {id(param): cuts[name] for name, param in part}
-    spare = None if alone else exchange.init(layout, wide, device)
+    # Alone in float32 a unit needs no spare: the guard decides before it changes. Half precision may overflow after.
+    spare = None if alone and buffer.dtype.itemsize >= 4 else exchange.init(layout, wide, device)
     return Unit(layout, buffer, views, exchange.init(layout, wide, device), spare)
 
 

@@ -39,10 +39,11 @@ class Compressor(Protocol):
         ...
 
 
-def check_density(density: float) -> None:
-    """Refuse a density that is not a number in (0, 1]."""
+def check_density(density: float) -> float:
+    """Return a density as a plain float, whose repr is a spec; refuse what is not a number in (0, 1]."""
     if isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density <= 1:
         raise ValueError(f"density must lie in (0, 1], got {density}")
+    return float(density)
 
 
 def kept(density: float, d: int) -> int:

@@ -27,7 +27,7 @@ class RandK:
     values: formats.Format = "float32"
 
     def __post_init__(self) -> None:
-        check_density(self.density)
+        object.__setattr__(self, "density", check_density(self.density))
         formats.check(self.values)
         if formats.OMEGA[self.values] is None:
             raise ValueError(
@@ -47,6 +47,8 @@ class RandK:
     def decode(self, wire: Tensor, d: int) -> Sparse:
         """u8[..., nbytes(d)] -> Sparse with k entries."""
         k = kept(self.density, d)
+        if wire.shape[-1] != self.nbytes(d):
+            raise ValueError(f"{self} in dimension {d} takes {self.nbytes(d)} bytes, got {wire.shape[-1]}")
         values = formats.decode(wire[..., 8:], self.values, k)
         key = wire[..., :8].clone(memory_format=torch.contiguous_format).view(torch.int64).squeeze(-1)
         return Sparse(kernels.support(key, d, k), values, d)

@@ -27,7 +27,7 @@ class TopK:
     values: formats.Format = "float32"
 
     def __post_init__(self) -> None:
-        check_density(self.density)
+        object.__setattr__(self, "density", check_density(self.density))
         formats.check(self.values)
 
     def encode(self, x: Tensor, turn: Turn) -> Tensor:

@@ -26,7 +26,9 @@ class SharedRandK:
     unbiased: bool = True
 
     def __post_init__(self) -> None:
-        check_density(self.density)
+        object.__setattr__(self, "density", check_density(self.density))
+        if self.unbiased not in (True, False):
+            raise ValueError(f"unbiased must be true or false, got {self.unbiased!r}")
 
     def init(self, layout: Layout, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> State:
         """Nothing to remember."""

@@ -25,14 +25,18 @@ class EF:
 
     def __post_init__(self) -> None:
         check_exchange(self.exchange, "ef")
-        if self.exchange.delta(NOMINAL) is None:
+        self._check(NOMINAL)
+
+    def _check(self, d: int) -> None:
+        if self.exchange.delta(d) is None:
             raise ValueError(
-                f"ef needs a contractive operator, and {self.exchange} may expand a vector; wrap an unbiased "
-                "compressor in scaled(...), or use diana(...), and put no memory inside another"
+                f"ef needs a contractive operator, and {self.exchange} may expand a vector of {d} elements; wrap an "
+                "unbiased compressor in scaled(...), or use diana(...), and put no memory inside another"
             )
 
     def init(self, layout: Layout, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> State:
-        """No error yet: zeros [d]."""
+        """No error yet: zeros [d]. Refuses what contracts elsewhere but not in so small a dimension."""
+        self._check(layout.d)
         error = torch.zeros(layout.d, dtype=dtype, device=device)
         return {"error": error, "inner": self.exchange.init(layout, dtype, device)}
 

@@ -38,7 +38,7 @@ class Deft:
     density: float
 
     def __post_init__(self) -> None:
-        check_density(self.density)
+        object.__setattr__(self, "density", check_density(self.density))
 
     def init(self, layout: Layout, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> State:
         """Nothing to remember."""

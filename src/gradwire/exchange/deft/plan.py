@@ -69,7 +69,8 @@ def assign_k(sizes: Sequence[int], norms: Sequence[float], k: int) -> list[int]:
         return list(sizes)
     budget, left_k, left_norm = [0] * len(sizes), k, math.fsum(norms)
     for x in sorted(range(len(sizes)), key=lambda x: norms[x], reverse=True):
-        share = int(left_k * norms[x] / left_norm) if left_norm > 0 else 0
+        # Never more than is left: what remains of the norms after many subtractions may be too small by rounding.
+        share = min(left_k, int(left_k * norms[x] / left_norm)) if left_norm > 0 else 0
         budget[x] = sizes[x] if sizes[x] < share else max(1, share)
         left_k -= budget[x]
         left_norm -= norms[x]
