@@ -31,7 +31,8 @@ from gradwire.lab.job import Job
 from gradwire.lab.results import Point, Split
 
 GO, EVALUATE, STOP = 0, 1, 2
-EVALUATION_SEQUENCES = 64
+EVALUATION_SEQUENCES = 256
+CLOCK_STEPS = 4
 WARM, COUNTED, PULSE_SECONDS = 4, 20, 0.5
 
 
@@ -165,13 +166,18 @@ class Training:
         return statistics.median(found[WARM:])
 
     def order(self, clock: Clock, first: int) -> int:
-        """Let rank 0's clock decide for all ranks what comes next."""
+        """Say what comes next, the same on all ranks: by the steps done, and every few steps by rank 0's clock."""
+        done = self.step - first
+        if done >= self.job.steps:
+            return STOP
+        if done % CLOCK_STEPS:
+            return GO
         due = len(self.points) * self.job.evaluate_every
-        over = clock.seconds() >= self.job.seconds or self.step - first >= self.job.steps
-        order = torch.tensor([STOP if over else EVALUATE if clock.seconds() >= due else GO])
-        dist.broadcast(order, 0)
+        order = STOP if clock.seconds() >= self.job.seconds else EVALUATE if clock.seconds() >= due else GO
+        heard = torch.tensor([order])
+        dist.broadcast(heard, 0)
         self.pulse(clock)
-        return int(order)
+        return int(heard)
 
     def pulse(self, clock: Clock) -> None:
         """A sign of life now and then."""
