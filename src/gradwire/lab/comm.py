@@ -18,8 +18,8 @@ class Comm(Protocol):
         """Bytes put on this rank's link, counted from tensors."""
         ...
 
-    def busy(self) -> tuple[float, float]:
-        """Seconds of selection and of the network, where they can be told apart."""
+    def selecting(self) -> float:
+        """Seconds spent on gradients outside the network."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -54,9 +54,9 @@ class Compressed:
         """The ledger's traffic."""
         return self.hook.ledger.traffic
 
-    def busy(self) -> tuple[float, float]:
-        """The hook's own seconds and the ledger's."""
-        return self.hook.seconds - self.hook.ledger.seconds, self.hook.ledger.seconds
+    def selecting(self) -> float:
+        """The hook's seconds without the ledger's."""
+        return self.hook.seconds - self.hook.ledger.seconds
 
 
 class Plain:
@@ -74,9 +74,9 @@ class Plain:
         """The gradients' bytes, times the steps, on a ring."""
         return round(self.step_bytes * self.steps)
 
-    def busy(self) -> tuple[float, float]:
-        """Unknown: the run takes what is left of a step for the network's."""
-        return 0.0, 0.0
+    def selecting(self) -> float:
+        """None: what is left of a step beside compute is the network's."""
+        return 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """The name only."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradwire.lab.job import BASELINES, Job
+from gradwire.lab.job import Job
 
 RUNS = {
     "dense DDP": "dense",
@@ -23,11 +23,6 @@ NOTE = (
 def jobs(seconds: float, seed: int) -> dict[str, Job]:
     """One job a run."""
     return {name: Job(exchange, seconds=seconds, seed=seed) for name, exchange in RUNS.items()}
-
-
-def describe(spec: str) -> str:
-    """Say how a run averages gradients."""
-    return f"torch: {BASELINES[spec]}" if spec in BASELINES else spec
 
 
 def model_name(job: Job, parameters: int) -> str:

@@ -131,7 +131,7 @@ class Training:
             if order == EVALUATE:
                 self.evaluate(clock)
         self.evaluate(clock)
-        return steps, optimizing, self.comm.busy()[0]
+        return steps, optimizing, self.comm.selecting()
 
     def train_step(self) -> float:
         """One step on a fresh batch; the seconds of the optimizer's part."""
