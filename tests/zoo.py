@@ -41,7 +41,17 @@ SPECS = [
     "ef21(scaled(randk(density=0.3)))",
     "randdiana(randk(density=0.2))",
     "randdiana(natural, p=0.5)",
+    "efbv(topk(density=0.1), lam=0.9, nu=0.6)",
+    "efbv(randk(density=0.2), lam=0.2, nu=0.5)",
+    "ef21sgdm(topk(density=0.1), eta=0.2)",
+    "marina(randk(density=0.2), p=0.4)",
+    "dasha(randk(density=0.2))",
+    "gdci(natural, gamma=0.5)",
+    "vrgdci(natural, gamma=0.5)",
 ]
+
+RANDOM = ("bernoulli", "dithering", "natural", "perm", "rand", "ternary")
+"""Words in the specs of parts that draw random numbers."""
 
 COMPRESSORS = [
     gw.Identity(),

@@ -11,19 +11,45 @@ from gradwire.compress import Compressor, Identity, Natural, RandK, Scaled, TopK
 from gradwire.ddp import Hook, attach
 from gradwire.exchange import Deft, Exchange, Gathered, Mean, SharedRandK
 from gradwire.layout import Layout, Turn
-from gradwire.memory import DIANA, EF, EF21, Fixed, Follow, Guard, RandDIANA, Restart, Shifted
+from gradwire.memory import (
+    DASHA,
+    DIANA,
+    EF,
+    EF21,
+    EF21SGDM,
+    EFBV,
+    GDCI,
+    MARINA,
+    VRGDCI,
+    Difference,
+    Fixed,
+    Follow,
+    Guard,
+    Iterates,
+    Momentum,
+    RandDIANA,
+    Restart,
+    Shifted,
+)
 from gradwire.simulator import Round, Simulator
 from gradwire.spec import SpecError, parse
-from gradwire.transport import Disagreement, Ledger, lockstep
+from gradwire.transport import Disagreement, Ledger, batched, lockstep
 from gradwire.vector import Dense, Offset, Sent, Sparse
 
 __all__ = [
+    "DASHA",
     "DIANA",
     "EF",
     "EF21",
+    "EF21SGDM",
+    "EFBV",
+    "GDCI",
+    "MARINA",
+    "VRGDCI",
     "Compressor",
     "Deft",
     "Dense",
+    "Difference",
     "Disagreement",
     "Exchange",
     "Fixed",
@@ -33,9 +59,11 @@ __all__ = [
     "Guard",
     "Hook",
     "Identity",
+    "Iterates",
     "Layout",
     "Ledger",
     "Mean",
+    "Momentum",
     "Natural",
     "Offset",
     "RandDIANA",
@@ -54,6 +82,7 @@ __all__ = [
     "TopK",
     "Turn",
     "attach",
+    "batched",
     "lockstep",
     "merge",
     "parse",

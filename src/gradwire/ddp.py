@@ -264,7 +264,7 @@ class Hook:
         unit.keep()
         if self._scale != 1.0:
             unit.buffer.div_(self._scale)
-        turn = Turn(self.process.rank, self.process.size, self.step, unit.layout, self.seed)
+        turn = Turn(self.process.rank, self.process.size, self.step, unit.layout, self.seed, point=unit.point)
         sent = self.process.run(self._guarded(unit.buffer, unit.state, turn))
         self._finite &= unit.write(sent.mean) and sent.finite
         if self._scale != 1.0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -68,14 +68,21 @@ class Turn:
 
     Randomness is a function of (seed, step, rank or all, layout, path): a checkpoint stores `seed` and `step` and no
     generator, and two operators that take different `fork`s draw from independent streams.
+
+    A batched turn stands for all workers at once. Its rank is the slice of all rows, so that `rows[turn.rank]` is what
+    belongs to whoever's turn it is: one row, or every row.
+
+    `point` gives the model's parameters f[d] at which the gradients were taken, for methods that compress iterates; it
+    is None where nobody knows them.
     """
 
-    rank: int
+    rank: int | slice
     size: int
     step: int
     layout: Layout
     seed: int = 0
     path: tuple[str, ...] = field(default=())
+    point: Callable[[], Tensor] | None = field(default=None, compare=False)
 
     def fork(self, name: str) -> Turn:
         """Give a part of a method its own stream of randomness."""

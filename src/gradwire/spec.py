@@ -15,7 +15,27 @@ from typing import Any
 
 from gradwire.compress import Compressor, Identity, Natural, RandK, Scaled, TopK
 from gradwire.exchange import Deft, Exchange, Gathered, Mean, SharedRandK
-from gradwire.memory import DIANA, EF, EF21, Fixed, Follow, Guard, RandDIANA, Restart, Rule, Shifted
+from gradwire.memory import (
+    DASHA,
+    DIANA,
+    EF,
+    EF21,
+    EF21SGDM,
+    EFBV,
+    GDCI,
+    MARINA,
+    VRGDCI,
+    Difference,
+    Fixed,
+    Follow,
+    Guard,
+    Iterates,
+    Momentum,
+    RandDIANA,
+    Restart,
+    Rule,
+    Shifted,
+)
 
 
 class SpecError(ValueError):
@@ -26,28 +46,45 @@ REGISTRY: dict[str, dict[str, Callable[..., Any]]] = {
     "compressor": {"identity": Identity, "natural": Natural, "randk": RandK, "scaled": Scaled, "topk": TopK},
     "exchange": {"deft": Deft, "gathered": Gathered, "mean": Mean, "sharedrandk": SharedRandK},
     "memory": {
+        "dasha": DASHA,
         "diana": DIANA,
+        "difference": Difference,
         "ef": EF,
         "ef21": EF21,
+        "ef21sgdm": EF21SGDM,
+        "efbv": EFBV,
+        "gdci": GDCI,
         "guard": Guard,
+        "iterates": Iterates,
+        "marina": MARINA,
+        "momentum": Momentum,
         "randdiana": RandDIANA,
         "shifted": Shifted,
+        "vrgdci": VRGDCI,
     },
     "rule": {"fixed": Fixed, "follow": Follow, "restart": Restart},
 }
 """Every part by kind and name. A part joins the command line, the checkpoints and the docs by its line here."""
 
 EXAMPLES = {
+    "dasha": "dasha(randk(density=0.1))",
     "deft": "deft(density=0.01)",
     "diana": "diana(randk(density=0.1))",
+    "difference": "difference(randk(density=0.1), a=0.01, p=0.01)",
     "ef": "ef(deft(density=0.01))",
     "ef21": "ef21(topk(density=0.01))",
+    "ef21sgdm": "ef21sgdm(topk(density=0.01), eta=0.1)",
+    "efbv": "efbv(topk(density=0.01), lam=1.0, nu=0.9)",
     "fixed": "shifted(randk(density=0.1), fixed())",
     "follow": "shifted(randk(density=0.1), follow(alpha=0.1))",
     "gathered": "gathered(natural)",
+    "gdci": "gdci(natural, gamma=0.1)",
     "guard": "guard(ef(topk(density=0.01)))",
     "identity": "identity(values='bfloat16')",
+    "iterates": "iterates(diana(natural), gamma=0.1)",
+    "marina": "marina(randk(density=0.1))",
     "mean": "mean",
+    "momentum": "momentum(ef21(topk(density=0.01)), eta=0.1)",
     "natural": "natural",
     "randdiana": "randdiana(randk(density=0.1))",
     "randk": "randk(density=0.1)",
@@ -56,6 +93,7 @@ EXAMPLES = {
     "sharedrandk": "sharedrandk(density=0.1)",
     "shifted": "shifted(natural, follow())",
     "topk": "topk(density=0.01, values='natural')",
+    "vrgdci": "vrgdci(natural, gamma=0.1)",
 }
 """A spec that uses each part, for the command line and the docs."""
 

@@ -24,12 +24,13 @@ from gradwire.vector import Vector
 class Unit:
     """Parameters that are exchanged together, as one flat vector.
 
-    buffer: f[d], the gradients, then their mean. views: the buffer by id of parameter, each in its parameter's shape.
-    state: the exchange's. spare: room for a copy of it, if there are other units. missing: ids of parameters whose
-    gradients have not come yet in this step.
+    parameters: in the layout's order. buffer: f[d], the gradients, then their mean. views: the buffer by id of
+    parameter, each in its parameter's shape. state: the exchange's. spare: room for a copy of it, if there are other
+    units. missing: ids of parameters whose gradients have not come yet in this step.
     """
 
     layout: Layout
+    parameters: tuple[Tensor, ...]
     buffer: Tensor
     views: dict[int, Tensor]
     state: State
@@ -40,6 +41,11 @@ class Unit:
     def names(self) -> dict[int, str]:
         """Names of the parameters by id."""
         return dict(zip(self.views, self.layout.names, strict=True))
+
+    def point(self) -> Tensor:
+        """Copy the parameters to f[d], at least float32, each as it lies in memory, like its gradient."""
+        flat = [param.detach().as_strided((param.numel(),), (1,)) for param in self.parameters]
+        return torch.cat(flat).to(torch.promote_types(self.buffer.dtype, torch.float32))
 
     def keep(self) -> None:
         """Copy the state, for the case that the step turns out not to be finite."""
@@ -83,7 +89,8 @@ def _unit(part: list[tuple[str, Tensor]], exchange: Exchange, *, alone: bool, wi
     views = {id(param): cuts[name] for name, param in part}
     # Alone in float32 a unit needs no spare: the guard decides before it changes. Half precision may overflow after.
     spare = None if alone and buffer.dtype.itemsize >= 4 else exchange.init(layout, wide, device)
-    return Unit(layout, buffer, views, exchange.init(layout, wide, device), spare)
+    parameters = tuple(param for _, param in part)
+    return Unit(layout, parameters, buffer, views, exchange.init(layout, wide, device), spare)
 
 
 def _trainable(ddp: DistributedDataParallel) -> list[tuple[str, Tensor]]:

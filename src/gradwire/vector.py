@@ -39,8 +39,8 @@ class Dense:
         """Return factor times this vector."""
         return Dense(self.values * factor)
 
-    def row(self, worker: int) -> Dense:
-        """Return one worker's vector out of f[n, d]."""
+    def row(self, worker: int | slice) -> Dense:
+        """Return one worker's vector out of f[n, d], or those of several."""
         return Dense(self.values[worker])
 
     def average(self) -> Dense:
@@ -79,8 +79,8 @@ class Sparse:
         """Return factor times this vector."""
         return Sparse(self.indices, self.values * factor, self.d)
 
-    def row(self, worker: int) -> Sparse:
-        """Return one worker's vector out of n."""
+    def row(self, worker: int | slice) -> Sparse:
+        """Return one worker's vector out of n, or those of several."""
         return Sparse(self.indices[worker], self.values[worker], self.d)
 
     def average(self) -> Sparse:
@@ -92,7 +92,8 @@ class Sparse:
 class Offset:
     """base + scale * message: what a shifted method knows after a message, without a dense temporary.
 
-    `base` is a shift that lives on in a state: the vector is valid until that state's next step.
+    `base` f[..., d] may be a shift that lives on in a state: the vector is valid until that state's next step. A base
+    [d] serves all rows of a message of several workers.
     """
 
     base: Tensor
@@ -113,9 +114,7 @@ class Offset:
 
     def dense(self) -> Tensor:
         """Return f[..., d], newly made."""
-        target = torch.empty_like(self.base)
-        self.write_to_(target)
-        return target
+        return torch.add(self.base, self.message.dense(), alpha=self.scale) if self.scale else self.base.clone()
 
 
 Message: TypeAlias = Dense | Sparse

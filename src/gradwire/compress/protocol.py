@@ -27,7 +27,7 @@ class Compressor(Protocol):
         ...
 
     def nbytes(self, d: int) -> int:
-        """Bytes on the wire; both ends know it without a header."""
+        """Bytes on the wire; both ends know it without a header. Of a `Ragged` compressor the most it may take."""
         ...
 
     def omega(self, d: int) -> float | None:
@@ -37,6 +37,31 @@ class Compressor(Protocol):
     def delta(self, d: int) -> float | None:
         """Contraction: E |C(x) - x|^2 <= (1 - delta) |x|^2. None if it may expand."""
         ...
+
+
+@runtime_checkable
+class Direct(Protocol):
+    """A compressor that can do without its bytes where nobody needs them: in a batched laboratory."""
+
+    def apply(self, x: Tensor, turn: Turn) -> Message:
+        """f[..., d] -> C(x), bit for bit what `decode(encode(x, turn), d)` is in x's dtype."""
+        ...
+
+
+@runtime_checkable
+class Ragged(Protocol):
+    """A compressor whose messages are as long as the vector needs. `decode` ignores zeros that follow."""
+
+    def length(self, wire: Tensor, d: int) -> int:
+        """Bytes of the message at the start of u8[m]; of several messages u8[..., m], those of the longest."""
+        ...
+
+
+def operate(compressor: Compressor, x: Tensor, turn: Turn) -> Message:
+    """f[..., d] -> C(x), without bytes where the compressor knows how."""
+    if isinstance(compressor, Direct):
+        return compressor.apply(x, turn)
+    return compressor.decode(compressor.encode(x, turn), x.shape[-1])
 
 
 def check_density(density: float) -> float:

@@ -17,7 +17,13 @@ from gradwire.vector import Dense, Sent
 class Mean:
     """Average every value, in the gradient's own dtype."""
 
-    def init(self, layout: Layout, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> State:
+    def init(
+        self,
+        layout: Layout,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        lead: tuple[int, ...] = (),
+    ) -> State:
         """Nothing to remember."""
         return {}
 

@@ -24,12 +24,25 @@ class Exchange(Protocol):
     The law: all workers return the same `mean`, and the average of their `own` is `mean`.
     """
 
-    def init(self, layout: Layout, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> State:
-        """Make the state of a worker before its first step. Refuses what does not fit the layout (ValueError)."""
+    def init(
+        self,
+        layout: Layout,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        lead: tuple[int, ...] = (),
+    ) -> State:
+        """Make the state of a worker before its first step. Refuses what does not fit the layout (ValueError).
+
+        In a batched laboratory one state serves all n workers and lead is (n,): what is a worker's own is then [n, d],
+        what all workers know is [d] as ever.
+        """
         ...
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Average finite f[d] over the workers. x is only read; `own` and `mean` share no memory with it."""
+        """Average finite f[d] over the workers. x is only read; `own` and `mean` share no memory with it.
+
+        On a batched turn (see Turn) x and `own` are f[n, d], one row a worker, and `mean` is f[d].
+        """
         ...
 
     def omega(self, d: int) -> float | None:

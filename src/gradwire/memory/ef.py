@@ -34,11 +34,17 @@ class EF:
                 "unbiased compressor in scaled(...), or use diana(...), and put no memory inside another"
             )
 
-    def init(self, layout: Layout, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> State:
-        """No error yet: zeros [d]. Refuses what contracts elsewhere but not in so small a dimension."""
+    def init(
+        self,
+        layout: Layout,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        lead: tuple[int, ...] = (),
+    ) -> State:
+        """No error yet: zeros [*lead, d]. Refuses what contracts elsewhere but not in so small a dimension."""
         self._check(layout.d)
-        error = torch.zeros(layout.d, dtype=dtype, device=device)
-        return {"error": error, "inner": self.exchange.init(layout, dtype, device)}
+        error = torch.zeros((*lead, layout.d), dtype=dtype, device=device)
+        return {"error": error, "inner": self.exchange.init(layout, dtype, device, lead)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """Exchange x + error; one pass to accumulate and k writes to forget, no dense temporary."""

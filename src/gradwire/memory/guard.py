@@ -23,13 +23,19 @@ class Guard:
 
     exchange: Exchange
 
-    def init(self, layout: Layout, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> State:
+    def init(
+        self,
+        layout: Layout,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        lead: tuple[int, ...] = (),
+    ) -> State:
         """The inner exchange's state and nothing else."""
-        return self.exchange.init(layout, dtype, device)
+        return self.exchange.init(layout, dtype, device, lead)
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """One Sum of a single number, then the exchange, or one Sum of f[d]."""
-        broken = await Sum((~_finite(x)).to(torch.float32).view(1))
+        broken = await Sum((~_finite(x)).to(torch.float32))
         if broken.item() == 0.0:
             return await self.exchange(x, state, turn)
         total = await Sum(x)
@@ -45,7 +51,9 @@ class Guard:
 
 
 def _finite(x: Tensor) -> Tensor:
-    """Tell whether all of f[d] is finite, in one pass and without a temporary of its size: bool[]."""
-    if x.numel() == 0:
-        return torch.ones((), dtype=torch.bool, device=x.device)
-    return torch.stack(torch.aminmax(x)).isfinite().all()
+    """Tell whether all of f[..., d] is finite, in one pass and without a temporary of its size: bool[..., 1]."""
+    if x.shape[-1] == 0:
+        return torch.ones((*x.shape[:-1], 1), dtype=torch.bool, device=x.device)
+    # Over the one axis of a single worker the plain call is four times faster than the one that names the axis.
+    extremes = torch.aminmax(x) if x.ndim == 1 else torch.aminmax(x, dim=-1)
+    return torch.stack(extremes, -1).isfinite().all(-1, keepdim=True)

@@ -4,12 +4,17 @@ DCGD-SHIFT (Shulgin and Richtárik 2022, arXiv:2206.10452): worker i keeps a shi
     m_i = Q(x_i - h_i),    own_i = h_i + m_i,    mean = h + average of m_i,
 and a rule moves the shifts, so that they follow what they approximate and the error of compression vanishes with it.
 
-| method     | rule          | shift                                                                            |
-|------------|---------------|----------------------------------------------------------------------------------|
-| DCGD-FIXED | Fixed()       | stays where it is: at 0, which is DCGD, until somebody writes to the state       |
-| DIANA      | Follow(alpha) | h_i += alpha m_i, unbiased Q, alpha <= 1 / (1 + omega) (Mishchenko et al. 2019)  |
-| EF21       | Follow(1)     | h_i += m_i, contractive Q (Richtárik et al. 2021)                                |
-| Rand-DIANA | Restart(p)    | h_i = x_i with probability p, all workers at once, unbiased Q                    |
+| method            | rule            | shift                                                                          |
+|-------------------|-----------------|--------------------------------------------------------------------------------|
+| DCGD              | Fixed()         | stays at 0                                                                     |
+| DCGD-FIXED        | Fixed()         | stays where `start_` has put it: at the gradients of the first point, say      |
+| DCGD-STAR         | Fixed()         | the same, at the gradients of the optimum s_i; over Induced(C, Q) the message  |
+|                   |                 | carries C(x_i - s_i) as well, which is the paper's shift s_i + C(x_i - s_i)    |
+| DIANA             | Follow(alpha)   | h_i += alpha m_i, unbiased Q, alpha <= 1 / (1 + omega) (Mishchenko et al. 2019)|
+| generalised DIANA | Follow(alpha)   | the same over Induced(C, Q)                                                    |
+| EF21              | Follow(1)       | h_i += m_i, contractive Q (Richtárik et al. 2021)                              |
+| EF-BV             | Follow(lam, nu) | h_i += lam m_i, and own_i = h_i + nu m_i (Condat, Yi and Richtárik 2022)       |
+| Rand-DIANA        | Restart(p)      | h_i = x_i with probability p, all workers at once, unbiased Q                  |
 """
 
 from __future__ import annotations
@@ -35,7 +40,7 @@ class Rule(Protocol):
         ...
 
     async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, omega: float | None) -> Sent:
-        """Move both shifts [d] in place, and return what the step has said: h + own and mean_h + mean of before."""
+        """Move both shifts in place, and return what the step has said: h + own and mean_h + mean of before."""
         ...
 
 
@@ -50,11 +55,18 @@ class Shifted:
         check_exchange(self.exchange, "shifted")
         self.rule.check(self.exchange, NOMINAL)
 
-    def init(self, layout: Layout, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> State:
-        """Both shifts at zero: [d] each."""
+    def init(
+        self,
+        layout: Layout,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        lead: tuple[int, ...] = (),
+    ) -> State:
+        """Both shifts at zero: h [*lead, d] and mean_h [d]."""
         self.rule.check(self.exchange, layout.d)
-        h, mean_h = (torch.zeros(layout.d, dtype=dtype, device=device) for _ in range(2))
-        return {"h": h, "mean_h": mean_h, "inner": self.exchange.init(layout, dtype, device)}
+        h = torch.zeros((*lead, layout.d), dtype=dtype, device=device)
+        mean_h = torch.zeros(layout.d, dtype=dtype, device=device)
+        return {"h": h, "mean_h": mean_h, "inner": self.exchange.init(layout, dtype, device, lead)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """Exchange x - h, then let the rule move h and mean_h."""
@@ -85,15 +97,41 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Follow:
-    """Move the shifts by alpha times the message: DIANA, by default at alpha = 1 / (1 + omega), or EF21 at 1."""
+    """Move the shifts by alpha times the message: DIANA, by default at alpha = 1 / (1 + omega), or EF21 at 1.
+
+    With nu, what the step says is h + nu times the message: EF-BV. Without, nu is 1.
+    """
 
     alpha: float | None = None
+    nu: float | None = None
 
     def __post_init__(self) -> None:
         if self.alpha is not None and not 0 < self.alpha <= 1:
             raise ValueError(f"alpha must lie in (0, 1], got {self.alpha}")
+        if self.nu is not None and not 0 < self.nu <= 1:
+            raise ValueError(f"nu must lie in (0, 1], got {self.nu}")
 
     def check(self, exchange: Exchange, d: int) -> None:
+        """Refuse what the theory of the method, which alpha and nu tell, does not cover."""
+        if self.nu is not None and self.alpha is not None:
+            self._check_ef_bv(exchange, d, self.alpha)
+        else:
+            self._check_diana_or_ef21(exchange, d)
+
+    def _check_ef_bv(self, exchange: Exchange, d: int, lam: float) -> None:
+        """Refuse what may expand and has a bias, and a lam with which the shifts would run away from what they follow.
+
+        The error of the shifts contracts by (1 - lam)^2 + lam^2 omega for unbiased operators, always for contractive.
+        """
+        omega, delta = exchange.omega(d), exchange.delta(d)
+        if omega is None and delta is None:
+            raise ValueError(f"ef-bv needs an unbiased or a contractive operator, and {exchange} is neither")
+        if d != NOMINAL and omega is not None and delta is None and lam * (1 + omega) >= 2:
+            raise ValueError(
+                f"lam must be below 2 / (1 + omega) = {2 / (1 + omega):.6g} for {exchange} in dimension {d}, got {lam}"
+            )
+
+    def _check_diana_or_ef21(self, exchange: Exchange, d: int) -> None:
         """Refuse alpha = 1 for what may expand, any other for what is biased, and alpha > 1 / (1 + omega)."""
         omega, delta = exchange.omega(d), exchange.delta(d)
         if self.alpha == 1.0 and delta is None:
@@ -115,12 +153,13 @@ class Follow:
                 )
 
     async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, omega: float | None) -> Sent:
-        """h += alpha own, mean_h += alpha mean: both [d], in place."""
+        """h += alpha own, mean_h += alpha mean, in place."""
         alpha = self.alpha if self.alpha is not None else 1 / (1 + (omega or 0.0))
         sent.own.add_to_(h, alpha)
         sent.mean.add_to_(mean_h, alpha)
-        # h before the step plus the message is h now plus what alpha left out.
-        return Sent(own=Offset(h, sent.own, 1 - alpha), mean=Offset(mean_h, sent.mean, 1 - alpha))
+        # h before the step plus nu times the message is h now plus what alpha left out.
+        rest = (1.0 if self.nu is None else self.nu) - alpha
+        return Sent(own=Offset(h, sent.own, rest), mean=Offset(mean_h, sent.mean, rest))
 
 
 @dataclass(frozen=True)
@@ -144,7 +183,7 @@ class Restart:
             )
 
     async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, omega: float | None) -> Sent:
-        """On heads h = x and mean_h += mean of x - h: both [d], in place."""
+        """On heads h = x and mean_h += mean of x - h, in place."""
         p = self.p if self.p is not None else 1 / (1 + (omega or 0.0))
         coin = torch.rand((), generator=turn.fork("restart").rng(shared=True)).item()
         if coin >= p:
@@ -166,6 +205,26 @@ def EF21(exchange: Exchange) -> Shifted:
     return Shifted(exchange, Follow(1.0))
 
 
+def EFBV(exchange: Exchange, lam: float, nu: float) -> Shifted:
+    """EF-BV (Condat, Yi and Richtárik 2022, arXiv:2205.04180): DIANA at (alpha, 1), EF21 at (1, 1), and between."""
+    return Shifted(exchange, Follow(lam, nu))
+
+
 def RandDIANA(exchange: Exchange, p: float | None = None) -> Shifted:
     """Rand-DIANA (Shulgin and Richtárik 2022, arXiv:2206.10452): unbiased operators, shifts restart at random."""
     return Shifted(exchange, Restart(p))
+
+
+def start_(state: State, shifts: Tensor, mean: Tensor) -> None:
+    """Set the shifts of a state in place: h to shifts [..., d], mean_h to their mean over the workers [d].
+
+    Raises:
+        ValueError: the state belongs to a method without shifts.
+    """
+    if "mean_h" in state:
+        tensor(state, "h").copy_(shifts)
+        tensor(state, "mean_h").copy_(mean)
+    elif "inner" in state:
+        start_(nest(state, "inner"), shifts, mean)
+    else:
+        raise ValueError("this method keeps no shifts that could be set")

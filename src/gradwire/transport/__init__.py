@@ -1,6 +1,7 @@
 """Transports run coroutines and answer what they ask."""
 
+from gradwire.transport.batched import EVERYBODY, batched
 from gradwire.transport.ledger import Ledger
 from gradwire.transport.lockstep import Disagreement, lockstep
 
-__all__ = ["Disagreement", "Ledger", "lockstep"]
+__all__ = ["EVERYBODY", "Disagreement", "Ledger", "batched", "lockstep"]

@@ -32,10 +32,10 @@ class Ledger:
     workers: int = 1
     entries: dict[str, Entry] = field(default_factory=lambda: {kind: Entry() for kind in ("Sum", "Gather", "Share")})
 
-    def record(self, ask: Ask, rank: int, size: int, seconds: float = 0.0) -> None:
-        """Count one worker's part of an answered ask; `seconds` it waited for the answer."""
+    def record(self, ask: Ask, rank: int | slice, size: int, seconds: float = 0.0) -> None:
+        """Count one worker's part of an answered ask, or that of all in a batch; `seconds` it waited for the answer."""
         entry = self.entries[type(ask).__name__]
-        entry.calls += 1
+        entry.calls += 1 if isinstance(rank, int) else size
         entry.bytes += brought(ask, rank)
         entry.traffic += traffic(ask, rank, size)
         entry.seconds += seconds
@@ -61,25 +61,27 @@ class Ledger:
         return sum(entry.seconds for entry in self.entries.values()) / self.workers
 
 
-def brought(ask: Ask, rank: int) -> int:
-    """Bytes that a rank brings to an ask: of a Share only the root's tensor counts."""
+def brought(ask: Ask, rank: int | slice) -> int:
+    """Bytes that a rank, or a batch of all, brings to an ask: of a Share only the root's tensor counts."""
     match ask:
         case Sum(values):
             return values.nbytes
         case Gather(wire):
             return wire.nbytes
         case Share(values, root):
-            return values.nbytes if rank == root else 0
+            return values[root].nbytes if isinstance(rank, slice) else values.nbytes if rank == root else 0
 
 
-def traffic(ask: Ask, rank: int, size: int) -> float:
-    """Bytes that an ask puts on a rank's link, by the algorithms above."""
+def traffic(ask: Ask, rank: int | slice, size: int) -> float:
+    """Bytes that an ask puts on a rank's link, or on those of a batch of all together, by the algorithms above."""
     match ask:
         case Sum(values):
             return 2 * (size - 1) / size * values.nbytes
         case Gather(wire):
             return (size - 1) * wire.nbytes
         case Share(values, root):
+            if isinstance(rank, slice):
+                return (size - 1) * values[root].nbytes
             return _children((rank - root) % size, size) * values.nbytes
 
 

@@ -40,12 +40,20 @@ class Deft:
     def __post_init__(self) -> None:
         object.__setattr__(self, "density", check_density(self.density))
 
-    def init(self, layout: Layout, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> State:
+    def init(
+        self,
+        layout: Layout,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        lead: tuple[int, ...] = (),
+    ) -> State:
         """Nothing to remember."""
         return {}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """Four asks a step, whatever the number of layers; one read of all norms from the device."""
+        if isinstance(turn.rank, slice):
+            raise ValueError("deft's plan depends on the rank: it runs in lockstep, not batched")
         x = widen(x)
         layers = _layers(tuple(turn.layout.sizes), turn.size)
         sizes = [end - start for start, end in layers]
@@ -55,7 +63,7 @@ class Deft:
         places = [[layers[i] for i in bin] for bin in searched]
         found = _select(x, places[turn.rank], [ks[i] for i in searched[turn.rank]])
         whole = [torch.arange(*layers[i], device=x.device) for i in plan.common]
-        indices = torch.cat([*await _gather(found, places, turn), *whole])
+        indices = torch.cat([*await _gather(found, places, turn.rank), *whole])
         values = x[indices]
         total = await Sum(values)
         return Sent(own=Sparse(indices, values, len(x)), mean=Sparse(indices, total.div_(turn.size), len(x)))
@@ -94,18 +102,18 @@ def _select(x: Tensor, spans: Sequence[Span], ks: Sequence[int]) -> Tensor:
     return torch.cat([torch.empty(0, dtype=torch.int64, device=x.device), *found])
 
 
-async def _gather(found: Tensor, places: Sequence[Sequence[Span]], turn: Turn) -> list[Tensor]:
+async def _gather(found: Tensor, places: Sequence[Sequence[Span]], mine: int) -> list[Tensor]:
     """Tell everybody one's positions and hear theirs: global indices per rank. Every rank knows every bin's layers."""
     dims = [sum(end - start for start, end in spans) for spans in places]
     count = torch.tensor([len(found)], dtype=torch.int32, device=found.device)
     heard = await Gather(count.view(torch.uint8))
     counts = cast(list[int], heard.view(torch.int32).flatten().tolist())
     lengths = [index.nbytes(d, k) for d, k in zip(dims, counts, strict=True)]
-    wire = index.encode(found, dims[turn.rank])
+    wire = index.encode(found, dims[mine])
     wires = await Gather(torch.nn.functional.pad(wire, (0, max(lengths) - len(wire))))
     return [
         _globalise(index.decode(wires[rank, : lengths[rank]], dims[rank], counts[rank]), places[rank])
-        for rank in range(turn.size)
+        for rank in range(len(places))
     ]
 
 

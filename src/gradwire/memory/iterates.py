@@ -1,0 +1,77 @@
+"""Iterates: compress the next model instead of the gradient.
+
+Any exchange, conjugated by T(x) = point - gamma x, where x is a gradient and point the model at which it was taken:
+    send T_i = point - gamma x_i,    own_i = (point - what was said of T_i) / gamma,    mean likewise.
+An optimizer's step of length eta gamma along the mean is then (1 - eta) point + eta * the average of what was said.
+
+| method  | is                                        | source                                                      |
+|---------|-------------------------------------------|-------------------------------------------------------------|
+| GDCI    | Iterates(Gathered(Q), gamma)              | Khaled and Richtárik 2019, arXiv:1909.04716                 |
+| VR-GDCI | Iterates(Shifted(..., Follow(a)), gamma)  | Shulgin and Richtárik 2022, arXiv:2206.10452: shifts follow |
+|         |                                           | T_i, and the error of compression vanishes                  |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest
+from gradwire.layout import Layout, Turn
+from gradwire.memory.shift import DIANA
+from gradwire.vector import Offset, Sent, widen
+
+
+@dataclass(frozen=True)
+class Iterates:
+    """Compress point - gamma x, the model after a step of length gamma, instead of the gradient x."""
+
+    exchange: Exchange
+    gamma: float
+
+    def __post_init__(self) -> None:
+        check_exchange(self.exchange, "iterates")
+        if not 0 < self.gamma < float("inf"):
+            raise ValueError(f"gamma must be positive and finite, got {self.gamma}")
+
+    def init(
+        self,
+        layout: Layout,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        lead: tuple[int, ...] = (),
+    ) -> State:
+        """The inner exchange's state."""
+        return {"inner": self.exchange.init(layout, dtype, device, lead)}
+
+    async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
+        """Exchange point - gamma x. ValueError where nobody knows the point."""
+        if turn.point is None:
+            raise ValueError("iterates compresses the model after a step and needs to know the model: give the point")
+        x, point = widen(x), turn.point()
+        sent = await self.exchange(point.to(x.dtype) - self.gamma * x, nest(state, "inner"), turn)
+        base = point.to(x.dtype) / self.gamma
+        return Sent(own=Offset(base, sent.own, -1 / self.gamma), mean=Offset(base, sent.mean, -1 / self.gamma))
+
+    def omega(self, d: int) -> float | None:
+        """None: the variance is relative to x - point / gamma, not to x."""
+        return 0.0 if self.exchange.omega(d) == 0.0 else None
+
+    def delta(self, d: int) -> float | None:
+        """None: what is said may be larger than x."""
+        return None
+
+
+def GDCI(exchange: Exchange, gamma: float) -> Iterates:
+    """Gradient descent with compressed iterates (Khaled and Richtárik 2019, arXiv:1909.04716): unbiased operators."""
+    check_exchange(exchange, "gdci")
+    if exchange.omega(NOMINAL) is None:
+        raise ValueError(f"gdci needs an unbiased operator, and {exchange} is biased")
+    return Iterates(exchange, gamma)
+
+
+def VRGDCI(exchange: Exchange, gamma: float, alpha: float | None = None) -> Iterates:
+    """VR-GDCI (Shulgin and Richtárik 2022, arXiv:2206.10452): GDCI whose shifts follow the iterates like DIANA's."""
+    return Iterates(DIANA(exchange, alpha), gamma)

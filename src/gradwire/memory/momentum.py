@@ -1,0 +1,64 @@
+"""Momentum before compression: what is exchanged is a running average of the worker's own gradients.
+
+    v = (1 - eta) v + eta x, starting at the first x; then the exchange of v.
+Over EF21 this is EF21-SGDM (Fatkhullin, Tyurin and Richtárik 2023, arXiv:2305.15155), which needs no large batches
+where EF21 does. The law holds as it is: the mean is the average of what the workers said of their v.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradwire.exchange.protocol import Exchange, State, check_exchange, nest, tensor
+from gradwire.layout import Layout, Turn
+from gradwire.memory.shift import EF21
+from gradwire.vector import Sent
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """Exchange the running average v of the vectors, in which the newest weighs eta."""
+
+    exchange: Exchange
+    eta: float
+
+    def __post_init__(self) -> None:
+        check_exchange(self.exchange, "momentum")
+        if not 0 < self.eta <= 1:
+            raise ValueError(f"eta must lie in (0, 1], got {self.eta}")
+
+    def init(
+        self,
+        layout: Layout,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        lead: tuple[int, ...] = (),
+    ) -> State:
+        """v [*lead, d]."""
+        v = torch.zeros((*lead, layout.d), dtype=dtype, device=device)
+        return {"v": v, "inner": self.exchange.init(layout, dtype, device, lead)}
+
+    async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
+        """Move v in place, and exchange it."""
+        v = tensor(state, "v")
+        if turn.step == 0:
+            v.copy_(x)
+        else:
+            v.lerp_(x.to(v.dtype), self.eta)
+        return await self.exchange(v, nest(state, "inner"), turn)
+
+    def omega(self, d: int) -> float | None:
+        """None: what is said is of the past as well."""
+        return None
+
+    def delta(self, d: int) -> float | None:
+        """None: with its memory, what is said may be larger than x."""
+        return None
+
+
+def EF21SGDM(exchange: Exchange, eta: float = 0.1) -> Momentum:
+    """EF21 with momentum (Fatkhullin, Tyurin and Richtárik 2023, arXiv:2305.15155): contractive operators."""
+    return Momentum(EF21(exchange), eta)
