@@ -53,6 +53,12 @@ def local_gradients(net: nn.Module, layout: gw.Layout, step: int, ranks: int) ->
     return torch.stack(rows)
 
 
+def point(net: nn.Module, layout: gw.Layout) -> Tensor:
+    """f[d]: the parameters, laid out like a unit."""
+    parameters = dict(net.named_parameters())
+    return torch.cat([parameters[name].detach().flatten() for name in layout.names])
+
+
 def gradient(net: nn.Module, layout: gw.Layout) -> Tensor:
     parameters = dict(net.named_parameters())
     return torch.cat([parameters[name].grad.flatten() for name in layout.names])
@@ -77,7 +83,9 @@ def equals_lockstep() -> dict[str, float]:
                 if saved is not None:
                     hook.load_state_dict(saved)
                 sims = sims or [gw.Simulator(spec, layout, ranks, seed=11) for layout in hook.layouts]
-            wanted = [sim.step(local_gradients(net, sim.layout, step, ranks)).mean for sim in sims]
+            wanted = [
+                sim.step(local_gradients(net, sim.layout, step, ranks), point(net, sim.layout)).mean for sim in sims
+            ]
             net.zero_grad()
             loss(ddp, step, rank).backward()
             for sim, mean in zip(sims, wanted, strict=True):

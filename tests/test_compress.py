@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gradwire as gw
+from gradwire.compress.protocol import Ragged
 
 UNBIASED = [c for c in zoo.COMPRESSORS if c.omega(300) is not None]
 CONTRACTIVE = [c for c in zoo.COMPRESSORS if c.delta(300) is not None]
@@ -44,8 +45,11 @@ def test_unbiased_within_5_sigma_and_variance_within_omega(compressor: gw.Compre
     x = vectors(60)[name]
     y = draws(compressor, x)
     sigma = y.std(0) / math.sqrt(DRAWS)
+    # Fewer than 30 draws unlike the others obey no normal law: they may as well have been none, or twice as many.
+    rare = (y != y.median(0).values).sum(0) < 30
+    unseen = torch.where(rare, 30 / DRAWS * (y - y.mean(0)).abs().amax(), 0.0)
     # float32 on the wire rounds by up to 2^-24 of what is sent.
-    assert bool(((y.mean(0) - x).abs() <= 5 * sigma + 2**-23 * y.abs().amax(0)).all())
+    assert bool(((y.mean(0) - x).abs() <= 5 * sigma + unseen + 2**-23 * y.abs().amax(0)).all())
     errors = (y - x).square().sum(-1)
     allowed = compressor.omega(60) * x.square().sum()
     # 1e-6: where the variance is the same for every draw, float32's rounding of the values is all that is left.
@@ -83,6 +87,11 @@ def test_topk_has_equality_for_equal_magnitudes() -> None:
     assert (y - x).square().sum() == pytest.approx((1 - 0.2) * 50)
 
 
+def length(compressor: gw.Compressor, wire: torch.Tensor, d: int) -> int:
+    """What a wire should measure: the bytes promised, or of ragged messages those of the longest."""
+    return compressor.length(wire, d) if isinstance(compressor, Ragged) else compressor.nbytes(d)
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     st.sampled_from(zoo.COMPRESSORS), st.integers(0, 400), st.integers(0, 2**31), st.sampled_from(["1", "0", "mixed"])
@@ -92,7 +101,8 @@ def test_bytes_are_as_promised_and_decode_to_the_same_operator(c: gw.Compressor,
     x = {"1": x, "0": torch.zeros(d), "mixed": x * (x > 0) * 1e-30}[kind]
     wire = c.encode(x, turn(seed, d))
     assert wire.dtype == torch.uint8
-    assert wire.shape == (c.nbytes(d),)
+    assert wire.shape == (length(c, wire, d),)
+    assert len(wire) <= c.nbytes(d)
     assert torch.equal(wire, c.encode(x, turn(seed, d)))  # pure: the turn decides
     said = c.decode(wire.clone(), d)
     assert torch.equal(said.dense(), c.decode(wire, d).dense())
@@ -113,7 +123,7 @@ def test_hard_inputs(compressor: gw.Compressor) -> None:
         torch.randn(2, d, 3).transpose(1, 2),
     ):
         wire = compressor.encode(x, turn(d=d))
-        assert wire.shape == (*x.shape[:-1], compressor.nbytes(d))
+        assert wire.shape == (*x.shape[:-1], length(compressor, wire, d))
         y = compressor.decode(wire, d).dense()
         assert y.shape == x.shape
         assert y.isfinite().all()
@@ -123,7 +133,8 @@ def test_hard_inputs(compressor: gw.Compressor) -> None:
 @pytest.mark.parametrize("compressor", zoo.COMPRESSORS, ids=repr)
 def test_other_lengths_are_refused(compressor: gw.Compressor) -> None:
     wire = compressor.encode(torch.randn(50), turn(d=50))
-    for wrong in (wire[:-1], torch.cat([wire, wire[:1]])):
+    longer = torch.nn.functional.pad(wire, (0, compressor.nbytes(50) + 1 - len(wire)))
+    for wrong in (wire[:-1], longer):
         with pytest.raises(ValueError, match="take"):
             compressor.decode(wrong, 50)
 

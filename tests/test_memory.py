@@ -40,7 +40,9 @@ def shifts(sim: gw.Simulator) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack([state["h"] for state in sim.state]), torch.stack([state["mean_h"] for state in sim.state])
 
 
-@pytest.mark.parametrize("spec", [s for s in zoo.SPECS if s.startswith(("diana(", "ef21(", "efbv(", "randdiana(", "shifted("))])
+@pytest.mark.parametrize(
+    "spec", [s for s in zoo.SPECS if s.startswith(("diana(", "ef21(", "efbv(", "randdiana(", "shifted("))]
+)
 def test_the_mean_shift_is_the_mean_of_the_shifts_on_every_worker(spec: str) -> None:
     """Drift: after 30 steps in float64 nothing but its rounding."""
     sim = gw.Simulator(spec, zoo.LAYOUT, 3)

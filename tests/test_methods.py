@@ -37,7 +37,10 @@ def test_special_cases_are_bit_equal(general: str, special: str) -> None:
     assert torch.equal(means(general), means(special))
 
 
-@pytest.mark.parametrize("spec", ["gdci(mean, gamma=0.3)", "vrgdci(mean, gamma=0.3)", "dasha(mean)", "marina(mean)", "marina(natural, p=1.0)"])
+@pytest.mark.parametrize(
+    "spec",
+    ["gdci(mean, gamma=0.3)", "vrgdci(mean, gamma=0.3)", "dasha(mean)", "marina(mean)", "marina(natural, p=1.0)"],
+)
 def test_with_nothing_lost_every_method_is_the_mean(spec: str) -> None:
     want = torch.stack([xs(3, step).mean(0) for step in range(12)])
     torch.testing.assert_close(means(spec), want, rtol=1e-12, atol=1e-12)

@@ -54,6 +54,10 @@ class Layout:
         """Sixteen bytes that tell this layout from any other, the same in every process."""
         return hashlib.blake2b(repr((self.names, self.shapes)).encode(), digest_size=16).digest()
 
+    def __hash__(self) -> int:
+        # Layouts are looked up at every step: a hundred names and shapes are hashed once.
+        return hash(self.digest)
+
     def cut(self, flat: Tensor) -> dict[str, Tensor]:
         """View the flat vector [d] as its named tensors; writing to a view writes to `flat`."""
         if flat.shape != (self.d,):

@@ -13,8 +13,24 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from gradwire.compress import Compressor, Identity, Natural, RandK, Scaled, TopK
-from gradwire.exchange import Deft, Exchange, Gathered, Mean, SharedRandK
+from gradwire.compress import (
+    Bernoulli,
+    Blockwise,
+    Chain,
+    Compressor,
+    Dithering,
+    HardThreshold,
+    Identity,
+    Induced,
+    Natural,
+    NaturalDithering,
+    RandK,
+    Scaled,
+    ScaledSign,
+    Ternary,
+    TopK,
+)
+from gradwire.exchange import Deft, Exchange, Gathered, Mean, PermK, PowerSGD, SharedRandK
 from gradwire.memory import (
     DASHA,
     DIANA,
@@ -43,8 +59,30 @@ class SpecError(ValueError):
 
 
 REGISTRY: dict[str, dict[str, Callable[..., Any]]] = {
-    "compressor": {"identity": Identity, "natural": Natural, "randk": RandK, "scaled": Scaled, "topk": TopK},
-    "exchange": {"deft": Deft, "gathered": Gathered, "mean": Mean, "sharedrandk": SharedRandK},
+    "compressor": {
+        "bernoulli": Bernoulli,
+        "blockwise": Blockwise,
+        "chain": Chain,
+        "dithering": Dithering,
+        "hardthreshold": HardThreshold,
+        "identity": Identity,
+        "induced": Induced,
+        "natural": Natural,
+        "naturaldithering": NaturalDithering,
+        "randk": RandK,
+        "scaled": Scaled,
+        "scaledsign": ScaledSign,
+        "ternary": Ternary,
+        "topk": TopK,
+    },
+    "exchange": {
+        "deft": Deft,
+        "gathered": Gathered,
+        "mean": Mean,
+        "permk": PermK,
+        "powersgd": PowerSGD,
+        "sharedrandk": SharedRandK,
+    },
     "memory": {
         "dasha": DASHA,
         "diana": DIANA,
@@ -67,10 +105,14 @@ REGISTRY: dict[str, dict[str, Callable[..., Any]]] = {
 """Every part by kind and name. A part joins the command line, the checkpoints and the docs by its line here."""
 
 EXAMPLES = {
+    "bernoulli": "bernoulli(p=0.2)",
+    "blockwise": "blockwise(ternary, size=256)",
+    "chain": "chain(randk(density=0.1), dithering(s=4))",
     "dasha": "dasha(randk(density=0.1))",
     "deft": "deft(density=0.01)",
     "diana": "diana(randk(density=0.1))",
     "difference": "difference(randk(density=0.1), a=0.01, p=0.01)",
+    "dithering": "dithering(s=16)",
     "ef": "ef(deft(density=0.01))",
     "ef21": "ef21(topk(density=0.01))",
     "ef21sgdm": "ef21sgdm(topk(density=0.01), eta=0.1)",
@@ -80,18 +122,25 @@ EXAMPLES = {
     "gathered": "gathered(natural)",
     "gdci": "gdci(natural, gamma=0.1)",
     "guard": "guard(ef(topk(density=0.01)))",
+    "hardthreshold": "hardthreshold(level=0.01)",
     "identity": "identity(values='bfloat16')",
+    "induced": "induced(topk(density=0.05), randk(density=0.05))",
     "iterates": "iterates(diana(natural), gamma=0.1)",
     "marina": "marina(randk(density=0.1))",
     "mean": "mean",
     "momentum": "momentum(ef21(topk(density=0.01)), eta=0.1)",
     "natural": "natural",
+    "naturaldithering": "naturaldithering(s=8)",
+    "permk": "diana(permk(workers=4))",
+    "powersgd": "ef(powersgd(rank=2))",
     "randdiana": "randdiana(randk(density=0.1))",
     "randk": "randk(density=0.1)",
     "restart": "shifted(randk(density=0.1), restart(p=0.05))",
     "scaled": "scaled(randk(density=0.1))",
+    "scaledsign": "ef(scaledsign)",
     "sharedrandk": "sharedrandk(density=0.1)",
     "shifted": "shifted(natural, follow())",
+    "ternary": "ternary",
     "topk": "topk(density=0.01, values='natural')",
     "vrgdci": "vrgdci(natural, gamma=0.1)",
 }
@@ -105,6 +154,10 @@ _WORDS = {"true": True, "false": False, "none": None}
 _ROLES: dict[str, tuple[type, str]] = {
     "exchange": (Exchange, "an exchange or a compressor"),
     "compressor": (Compressor, "a compressor"),
+    "contractive": (Compressor, "a compressor"),
+    "correction": (Compressor, "a compressor"),
+    "quantiser": (Compressor, "a compressor"),
+    "sparsifier": (Compressor, "a compressor"),
     "rule": (Rule, "a rule (fixed, follow, restart)"),
 }
 

@@ -33,7 +33,7 @@ class Dense:
 
     def to(self, dtype: torch.dtype) -> Dense:
         """Return the vector with values of another dtype."""
-        return Dense(self.values.to(dtype))
+        return self if self.values.dtype == dtype else Dense(self.values.to(dtype))
 
     def times(self, factor: float) -> Dense:
         """Return factor times this vector."""
@@ -73,7 +73,7 @@ class Sparse:
 
     def to(self, dtype: torch.dtype) -> Sparse:
         """Return the vector with values of another dtype."""
-        return Sparse(self.indices, self.values.to(dtype), self.d)
+        return self if self.values.dtype == dtype else Sparse(self.indices, self.values.to(dtype), self.d)
 
     def times(self, factor: float) -> Sparse:
         """Return factor times this vector."""
@@ -140,4 +140,4 @@ class Sent:
 
 def widen(x: Tensor) -> Tensor:
     """Return x in at least float32, the dtype in which messages are made and memories kept."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x if x.dtype in (torch.float32, torch.float64) else x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,4 +1,7 @@
-"""Write golden bytes for formats that have none yet: `python tests/golden/make.py`. Existing entries never change."""
+"""Write golden bytes for formats that have none yet: `python tests/golden/make.py`. Existing entries never change.
+
+Those of 0.1.0 are named by class and parameters, all later ones by their spec.
+"""
 
 import json
 from pathlib import Path
@@ -6,37 +9,43 @@ from pathlib import Path
 import torch
 
 import gradwire as gw
+from gradwire.spec import build
 
 FILE = Path(__file__).parent / "wire.json"
 X = [0.5, -3.0, 0.0, 1.0e-3, 7.25, -0.125, 2.0, -1.0e4, 1.5, 0.0625, -6.0, 3.5, 1.0e-20, -0.75, 100.0, 0.3]
-KINDS = [
-    ("Identity", {"values": "float32"}),
-    ("Identity", {"values": "float64"}),
-    ("Identity", {"values": "bfloat16"}),
-    ("Natural", {}),
-    ("TopK", {"density": 0.25, "values": "float32"}),
-    ("TopK", {"density": 0.25, "values": "float64"}),
-    ("TopK", {"density": 0.25, "values": "bfloat16"}),
-    ("TopK", {"density": 0.25, "values": "natural"}),
-    ("TopK", {"density": 0.07, "values": "float32"}),
-    ("TopK", {"density": 1.0, "values": "float32"}),
-    ("RandK", {"density": 0.25, "values": "float32"}),
-    ("RandK", {"density": 0.75, "values": "natural"}),
+SPECS = [
+    "dithering(s=1)",
+    "dithering(s=4, p=1.5)",
+    "dithering(s=127, p='inf')",
+    "naturaldithering(s=3)",
+    "naturaldithering(s=20, p='inf')",
+    "ternary",
+    "ternary(p=2.0)",
+    "scaledsign",
+    "bernoulli(p=1e-9)",
+    "bernoulli(p=1.0)",
+    "hardthreshold(level=1.0)",
+    "hardthreshold(level=1e6)",
+    "randk(density=0.25, values='bfloat16', unbiased=false)",
+    "chain(topk(density=0.25), dithering(s=4))",
+    "chain(randk(density=0.25), natural)",
+    "induced(topk(density=0.25), randk(density=0.25))",
+    "blockwise(ternary, size=6)",
+    "blockwise(topk(density=0.2), size=5)",
 ]
 
-entries = json.loads(FILE.read_text()) if FILE.exists() else []
+entries = json.loads(FILE.read_text())
 known = {entry["name"] for entry in entries}
-for kind, parameters in KINDS:
-    name = f"{kind}({', '.join(f'{k}={v}' for k, v in parameters.items())})"
-    if name in known:
+for spec in SPECS:
+    if spec in known:
         continue
-    compressor = vars(gw)[kind](**parameters)
-    turn = gw.Turn(0, 1, 0, gw.Layout(["x"], [(len(X),)]))
-    wire = compressor.encode(torch.tensor(X), turn)
-    random = kind in ("Natural", "RandK") or parameters.get("values") == "natural"
+    compressor, x, layout = build(spec), torch.tensor(X), gw.Layout(["x"], [(len(X),)])
+    wires = [compressor.encode(x, gw.Turn(0, 1, 0, layout, seed)) for seed in range(10)]
+    # Of a random operator the bytes are one draw of many: it must go on reading them, but need not write them again.
+    random = any(wire.shape != wires[0].shape or not torch.equal(wire, wires[0]) for wire in wires)
     entries.append(
-        {"name": name, "class": kind, "parameters": parameters, "d": len(X)}
+        {"name": spec, "spec": spec, "d": len(X)}
         | ({} if random else {"x": X})
-        | {"wire": bytes(wire.tolist()).hex(), "dense": compressor.decode(wire, len(X)).dense().tolist()}
+        | {"wire": bytes(wires[0].tolist()).hex(), "dense": compressor.decode(wires[0], len(X)).dense().tolist()}
     )
 FILE.write_text(json.dumps(entries, indent=1) + "\n")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gradwire.compress.identity import said
 from gradwire.layout import Turn
 from gradwire.vector import Dense
 from gradwire.wire import values as formats
@@ -26,6 +27,10 @@ class Natural:
     def decode(self, wire: Tensor, d: int) -> Dense:
         """u8[..., d + ceil(d / 8)] -> Dense f32[..., d]."""
         return Dense(formats.decode(wire, "natural", d))
+
+    def apply(self, x: Tensor, turn: Turn) -> Dense:
+        """f[..., d] -> what is decoded, in x's dtype."""
+        return Dense(said(x, "natural", turn))
 
     def nbytes(self, d: int) -> int:
         """Bytes on the wire."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gradwire.layout import Turn
 from gradwire.vector import Message
+from gradwire.wire.values import Format
 
 
 @runtime_checkable
@@ -55,6 +56,55 @@ class Ragged(Protocol):
     def length(self, wire: Tensor, d: int) -> int:
         """Bytes of the message at the start of u8[m]; of several messages u8[..., m], those of the longest."""
         ...
+
+
+@runtime_checkable
+class Sparsifier(Protocol):
+    """A compressor in two parts, of which `chain` takes the first: it says where values are kept, not what they are."""
+
+    @property
+    def values(self) -> Format:
+        """The format of its own second part."""
+        ...
+
+    def choose(self, x: Tensor, turn: Turn) -> Tensor:
+        """f[..., d] -> int64[..., count(d)], increasing places."""
+        ...
+
+    def head(self, places: Tensor, d: int, turn: Turn) -> Tensor:
+        """What `choose` has chosen on this turn, int64[..., count(d)] -> u8[..., head_nbytes(d)]."""
+        ...
+
+    def places(self, head: Tensor, d: int) -> Tensor:
+        """u8[..., head_nbytes(d)] -> int64[..., count(d)]."""
+        ...
+
+    def head_nbytes(self, d: int) -> int:
+        """Bytes that say the places."""
+        ...
+
+    def count(self, d: int) -> int:
+        """How many of d values are kept."""
+        ...
+
+    def gain(self, d: int) -> float:
+        """By what the kept values are multiplied: 1 for a projection, more to be unbiased."""
+        ...
+
+    def omega(self, d: int) -> float | None:
+        """Relative variance if unbiased, as a compressor's."""
+        ...
+
+    def delta(self, d: int) -> float | None:
+        """Contraction, as a compressor's."""
+        ...
+
+
+def pick(sparsifier: Sparsifier, x: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
+    """f[..., d] -> places int64[..., k] and the values there times the gain f[..., k]."""
+    places, gain = sparsifier.choose(x, turn), sparsifier.gain(x.shape[-1])
+    values = x.gather(-1, places)
+    return places, values if gain == 1.0 else values.mul_(gain)
 
 
 def operate(compressor: Compressor, x: Tensor, turn: Turn) -> Message:

@@ -1,67 +1,138 @@
-"""Rand-k: keep k = density * d values at random places, scaled by d / k.
+"""Rand-k: keep k = density * d values at random places, scaled by d / k or not.
 
-Unbiased with omega = d / k - 1, with equality for every x (Wangni et al. 2018, arXiv:1710.09854). Every worker draws
-its own support. Wire: | key: 8 bytes, little-endian | value block (wire/values.py) |; the support is a function of the
-key (kernels/support.py), so no index is sent.
+Scaled it is unbiased with omega = d / k - 1, with equality for every x (Wangni et al. 2018, arXiv:1710.09854); not
+scaled it contracts with delta = k / d, with equality too. Every worker draws its own support. Wire: | key: 8 bytes,
+little-endian | value block (wire/values.py) |; the support is a function of the key (kernels/support.py), so no index
+is sent.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from gradwire import kernels
-from gradwire.compress.protocol import check_density, from_omega, kept
-from gradwire.layout import Turn
+from gradwire.compress.identity import said
+from gradwire.compress.protocol import check_density, from_omega, kept, pick
+from gradwire.layout import Layout, Turn
 from gradwire.vector import Sparse
 from gradwire.wire import values as formats
+
+PLACES, STEPS = 1 << 16, 1 << 9
+"""The most that a batched turn draws at once, for itself and the steps after it."""
 
 
 @dataclass(frozen=True)
 class RandK:
-    """Keep random values, scaled up to stay unbiased: density * d of them, at least one, at places of one's own."""
+    """Keep density * d random values, at least one; scaled by d / k to be unbiased, or not, to contract."""
 
     density: float
     values: formats.Format = "float32"
+    unbiased: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "density", check_density(self.density))
         formats.check(self.values)
-        if formats.OMEGA[self.values] is None:
+        if self.unbiased not in (True, False):
+            raise ValueError(f"unbiased must be true or false, got {self.unbiased!r}")
+        if self.unbiased and formats.OMEGA[self.values] is None:
             raise ValueError(
-                f"randk promises to be unbiased and {self.values} rounds with a bias; use float32 or natural"
+                f"randk promises to be unbiased and {self.values} rounds with a bias; use float32 or natural, "
+                "or unbiased=false"
             )
 
     def encode(self, x: Tensor, turn: Turn) -> Tensor:
         """f[..., d] -> u8[..., nbytes(d)]; with leading axes every row draws a support of its own."""
-        d = x.shape[-1]
-        k = kept(self.density, d)
-        rows = torch.arange(x.shape[:-1].numel(), device=x.device).view(x.shape[:-1])
-        key = turn.key(shared=False) + rows
-        values = x.gather(-1, kernels.support(key, d, k)) * (d / max(k, 1))
+        places, values = pick(self, x, turn)
         block = formats.encode(values, self.values, turn.fork("values").rng(shared=False, device=x.device))
-        return torch.cat([key.unsqueeze(-1).view(torch.uint8), block], -1)
+        return torch.cat([self.head(places, x.shape[-1], turn), block], -1)
 
     def decode(self, wire: Tensor, d: int) -> Sparse:
         """u8[..., nbytes(d)] -> Sparse with k entries."""
-        k = kept(self.density, d)
         if wire.shape[-1] != self.nbytes(d):
             raise ValueError(f"{self} in dimension {d} takes {self.nbytes(d)} bytes, got {wire.shape[-1]}")
-        values = formats.decode(wire[..., 8:], self.values, k)
-        key = wire[..., :8].clone(memory_format=torch.contiguous_format).view(torch.int64).squeeze(-1)
-        return Sparse(kernels.support(key, d, k), values, d)
+        values = formats.decode(wire[..., 8:], self.values, self.count(d))
+        return Sparse(self.places(wire[..., :8], d), values, d)
+
+    def apply(self, x: Tensor, turn: Turn) -> Sparse:
+        """f[..., d] -> what is decoded, in x's dtype."""
+        places, values = pick(self, x, turn)
+        # Only natural draws bits, and a fork costs more than a short row of values.
+        fork = turn.fork("values") if self.values == "natural" else turn
+        return Sparse(places, said(values, self.values, fork), x.shape[-1])
+
+    def choose(self, x: Tensor, turn: Turn) -> Tensor:
+        """f[..., d] -> int64[..., k], increasing places; a batched turn of short vectors has them drawn ahead."""
+        d, lead = x.shape[-1], x.shape[:-1]
+        k = self.count(d)
+        ahead = min(STEPS, PLACES // max(1, lead.numel() * k))
+        if ahead < 2 or turn.rank != slice(None):
+            return kernels.support(turn.key(shared=False) + _rows(lead, x.device), d, k)
+        steps = 1 << (ahead.bit_length() - 1)
+        late = turn.step % steps
+        return _ahead(turn.layout, turn.size, turn.seed, turn.path, turn.step - late, steps, lead, d, k, x.device)[late]
+
+    def head(self, places: Tensor, d: int, turn: Turn) -> Tensor:
+        """int64[..., k] -> u8[..., 8]: the key that this turn chose them by."""
+        keys = turn.key(shared=False) + _rows(places.shape[:-1], places.device)
+        return keys.unsqueeze(-1).view(torch.uint8)
+
+    def places(self, head: Tensor, d: int) -> Tensor:
+        """u8[..., 8] -> int64[..., k]."""
+        key = head.clone(memory_format=torch.contiguous_format).view(torch.int64).squeeze(-1)
+        return kernels.support(key, d, self.count(d))
+
+    def count(self, d: int) -> int:
+        """How many of d values are kept."""
+        return kept(self.density, d)
+
+    def head_nbytes(self, d: int) -> int:
+        """Bytes of the key."""
+        return 8
+
+    def gain(self, d: int) -> float:
+        """d / k if unbiased."""
+        return d / self.count(d) if self.unbiased and d else 1.0
 
     def nbytes(self, d: int) -> int:
         """Bytes on the wire."""
-        return 8 + formats.nbytes(self.values, kept(self.density, d))
+        return 8 + formats.nbytes(self.values, self.count(d))
 
     def omega(self, d: int) -> float | None:
-        """d / k - 1; the format's own variance multiplies what is kept."""
-        share = kept(self.density, d) / d if d else 1.0
-        return (1 + (formats.OMEGA[self.values] or 0.0)) / share - 1
+        """d / k - 1 if unbiased; the format's own variance multiplies what is kept."""
+        share = self.count(d) / d if d else 1.0
+        return (1 + (formats.OMEGA[self.values] or 0.0)) / share - 1 if self.unbiased else None
 
     def delta(self, d: int) -> float | None:
-        """1 - omega where that is positive, else None: wrap it in `scaled` to make it contractive."""
-        return from_omega(self.omega(d) or 0.0)
+        """If unbiased 1 - omega where that is positive, else k / d times the contraction of the value format."""
+        omega = self.omega(d)
+        if omega is not None:
+            return from_omega(omega)
+        return formats.DELTA[self.values] * (self.count(d) / d if d else 1.0)
+
+
+def _rows(lead: torch.Size, device: torch.device) -> Tensor:
+    """Numbers of the rows, int64[*lead]: what tells one row's key from another's."""
+    return torch.arange(lead.numel(), device=device).view(lead)
+
+
+@lru_cache(maxsize=64)
+def _ahead(
+    layout: Layout,
+    size: int,
+    seed: int,
+    path: tuple[str, ...],
+    start: int,
+    steps: int,
+    lead: torch.Size,
+    d: int,
+    k: int,
+    device: torch.device,
+) -> tuple[Tensor, ...]:
+    """The supports int64[*lead, k] of so many steps of a batched turn, by their own keys but in one call."""
+    turns = [Turn(slice(None), size, start + step, layout, seed, path) for step in range(steps)]
+    first = torch.tensor([turn.key(shared=False) for turn in turns], device=device)
+    return kernels.support(first.view(-1, *[1] * len(lead)) + _rows(lead, device), d, k).unbind()

@@ -7,11 +7,13 @@ is older). The wire is the inner operator's.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
+import torch
 from torch import Tensor
 
-from gradwire.compress.protocol import Compressor
-from gradwire.layout import Turn
+from gradwire.compress.protocol import Compressor, Ragged, operate
+from gradwire.layout import Layout, Turn
 from gradwire.vector import Message
 
 
@@ -22,6 +24,7 @@ class Scaled:
     compressor: Compressor
 
     def __post_init__(self) -> None:
+        check_part(self.compressor, "scaled")
         if self.compressor.omega(1024) is None:
             raise ValueError(f"scaled takes an unbiased operator, and {self.compressor} is biased: use it as it is")
 
@@ -31,7 +34,12 @@ class Scaled:
 
     def decode(self, wire: Tensor, d: int) -> Message:
         """u8[..., nbytes(d)] -> the inner operator's vector over 1 + omega."""
-        return self.compressor.decode(wire, d).times(1 / (1 + (self.compressor.omega(d) or 0.0)))
+        return self.compressor.decode(wire, d).times(self._factor(d))
+
+    def apply(self, x: Tensor, turn: Turn) -> Message:
+        """f[..., d] -> what is decoded, in x's dtype."""
+        said = operate(self.compressor, x, turn).to(precision(self.compressor))
+        return said.times(self._factor(x.shape[-1])).to(x.dtype)
 
     def nbytes(self, d: int) -> int:
         """Bytes on the wire."""
@@ -43,4 +51,22 @@ class Scaled:
 
     def delta(self, d: int) -> float | None:
         """1 / (1 + omega)."""
+        return self._factor(d)
+
+    def _factor(self, d: int) -> float:
         return 1 / (1 + (self.compressor.omega(d) or 0.0))
+
+
+def check_part(compressor: Compressor, who: str) -> None:
+    """Refuse, as a part of `who`, what is no compressor, and one whose messages differ in length."""
+    if not isinstance(compressor, Compressor):
+        raise TypeError(f"{who} is made of compressors, got {compressor!r}")
+    if isinstance(compressor, Ragged):
+        raise ValueError(f"{who} takes operators whose messages have one length, and those of {compressor} differ")
+
+
+@lru_cache
+def precision(compressor: Compressor) -> torch.dtype:
+    """The dtype that a compressor decodes: `apply` must round as the receiver does who calculates with it."""
+    turn = Turn(0, 1, 0, Layout(["x"], [(1,)]))
+    return compressor.decode(compressor.encode(torch.zeros(1), turn), 1).dense().dtype

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from gradwire import kernels
-from gradwire.compress.protocol import check_density, kept
+from gradwire.compress.identity import said
+from gradwire.compress.protocol import check_density, kept, pick
 from gradwire.layout import Turn
 from gradwire.vector import Sparse
 from gradwire.wire import index
@@ -32,26 +33,53 @@ class TopK:
 
     def encode(self, x: Tensor, turn: Turn) -> Tensor:
         """f[..., d] -> u8[..., nbytes(d)]."""
-        indices = kernels.top(x, kept(self.density, x.shape[-1]))
-        values = formats.encode(x.gather(-1, indices), self.values, turn.rng(shared=False, device=x.device))
-        return torch.cat([index.encode(indices, x.shape[-1]), values], -1)
+        places, values = pick(self, x, turn)
+        block = formats.encode(values, self.values, turn.rng(shared=False, device=x.device))
+        return torch.cat([self.head(places, x.shape[-1], turn), block], -1)
 
     def decode(self, wire: Tensor, d: int) -> Sparse:
         """u8[..., nbytes(d)] -> Sparse with k entries."""
-        k = kept(self.density, d)
-        split = index.nbytes(d, k)
-        indices = index.decode(wire[..., :split], d, k)
-        return Sparse(indices, formats.decode(wire[..., split:], self.values, k), d)
+        split = self.head_nbytes(d)
+        places = self.places(wire[..., :split], d)
+        return Sparse(places, formats.decode(wire[..., split:], self.values, self.count(d)), d)
+
+    def apply(self, x: Tensor, turn: Turn) -> Sparse:
+        """f[..., d] -> what is decoded, in x's dtype."""
+        places, values = pick(self, x, turn)
+        return Sparse(places, said(values, self.values, turn), x.shape[-1])
+
+    def choose(self, x: Tensor, turn: Turn) -> Tensor:
+        """f[..., d] -> int64[..., k], increasing places of the largest magnitudes."""
+        return kernels.top(x, self.count(x.shape[-1]))
+
+    def head(self, places: Tensor, d: int, turn: Turn) -> Tensor:
+        """int64[..., k] -> u8[..., head_nbytes(d)]: the index block."""
+        return index.encode(places, d)
+
+    def places(self, head: Tensor, d: int) -> Tensor:
+        """u8[..., head_nbytes(d)] -> int64[..., k]."""
+        return index.decode(head, d, self.count(d))
+
+    def count(self, d: int) -> int:
+        """How many of d values are kept."""
+        return kept(self.density, d)
+
+    def head_nbytes(self, d: int) -> int:
+        """Bytes that say the places."""
+        return index.nbytes(d, self.count(d))
+
+    def gain(self, d: int) -> float:
+        """1: values are sent as they are."""
+        return 1.0
 
     def nbytes(self, d: int) -> int:
         """Bytes on the wire."""
-        k = kept(self.density, d)
-        return index.nbytes(d, k) + formats.nbytes(self.values, k)
+        return self.head_nbytes(d) + formats.nbytes(self.values, self.count(d))
 
     def omega(self, d: int) -> float | None:
         """None: biased, unless it keeps everything."""
-        return formats.OMEGA[self.values] if kept(self.density, d) == d else None
+        return formats.OMEGA[self.values] if self.count(d) == d else None
 
     def delta(self, d: int) -> float | None:
         """k / d, times the contraction of the value format."""
-        return formats.DELTA[self.values] * (kept(self.density, d) / d if d else 1.0)
+        return formats.DELTA[self.values] * (self.count(d) / d if d else 1.0)

@@ -3,7 +3,9 @@
 from gradwire.exchange.deft import Deft
 from gradwire.exchange.gathered import Gathered
 from gradwire.exchange.mean import Mean
+from gradwire.exchange.permk import PermK
+from gradwire.exchange.powersgd import PowerSGD
 from gradwire.exchange.protocol import Exchange, State
 from gradwire.exchange.shared import SharedRandK
 
-__all__ = ["Deft", "Exchange", "Gathered", "Mean", "SharedRandK", "State"]
+__all__ = ["Deft", "Exchange", "Gathered", "Mean", "PermK", "PowerSGD", "SharedRandK", "State"]

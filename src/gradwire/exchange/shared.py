@@ -30,7 +30,13 @@ class SharedRandK:
         if self.unbiased not in (True, False):
             raise ValueError(f"unbiased must be true or false, got {self.unbiased!r}")
 
-    def init(self, layout: Layout, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> State:
+    def init(
+        self,
+        layout: Layout,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        lead: tuple[int, ...] = (),
+    ) -> State:
         """Nothing to remember."""
         return {}
 
@@ -40,11 +46,11 @@ class SharedRandK:
         k = kept(self.density, d)
         key = torch.tensor(turn.key(shared=True), device=x.device)
         places = kernels.support(key, d, k)
-        values = x[places]
+        values = x[..., places]
         if self.unbiased:
             values = values * (d / max(k, 1))
         total = await Sum(values)
-        return Sent(own=Sparse(places, values, d), mean=Sparse(places, total.div_(turn.size), d))
+        return Sent(own=Sparse(places.expand_as(values), values, d), mean=Sparse(places, total.div_(turn.size), d))
 
     def omega(self, d: int) -> float | None:
         """d / k - 1 if unbiased."""

@@ -1,4 +1,4 @@
-"""The command line: `gradwire demo`, `gradwire train`, `gradwire list`."""
+"""`gradwire demo` and `gradwire train`: the small GPT on processes of this machine."""
 
 from __future__ import annotations
 
@@ -7,45 +7,21 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
+from rich.progress import Progress
+from rich.table import Table
+
 from gradwire import net, report
-from gradwire.compress import Compressor
+from gradwire.cli.console import bars, err, out
 from gradwire.lab import compare, demo
 from gradwire.lab.job import Job
 from gradwire.lab.results import Comparison, Run
-from gradwire.spec import EXAMPLES, REGISTRY, build
-
-try:
-    import typer
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.table import Table
-except ModuleNotFoundError as missing:
-    sys.exit(f"the command line needs {missing.name}: pip install 'gradwire[cli]'")
-
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-out, err = Console(), Console(stderr=True)
-
-NOMINAL = 1_000_000
-"""Elements for which `gradwire list` shows constants and bytes."""
 
 Rate = Annotated[str | None, typer.Option(help="Bandwidth of every link: 10mbit, 100mbit, 1gbit. Left out: loopback.")]
 Ranks = Annotated[int, typer.Option(min=1, max=64, help="Processes, each on a link of its own.")]
 Seed = Annotated[int, typer.Option(help="Of model, data and compression.")]
 
 
-def main() -> None:
-    """Run the command line; bad input ends in one sentence and exit code 2."""
-    try:
-        app()
-    except (ValueError, net.Refused) as error:
-        err.print(f"gradwire: {error}", style="red", markup=False, highlight=False)
-        sys.exit(2)
-    except compare.Failed as error:
-        err.print(f"gradwire: {error}", style="red", markup=False, highlight=False)
-        sys.exit(error.code)
-
-
-@app.command("demo")
 def demo_command(
     seconds: Annotated[float, typer.Option(help="Training time of every run.")] = 50.0,
     rate: Rate = "100mbit",
@@ -63,7 +39,7 @@ def demo_command(
     sizes: list[int] = []
     runs: list[Run] = []
     out.print(f"{len(jobs)} runs of {seconds:g} s on {ranks} ranks, {link}")
-    with _progress() as progress:
+    with bars() as progress:
         for name, job in jobs.items():
             runs.append(_follow(progress, name, job, ranks, rate, sizes))
     comparison = Comparison(
@@ -84,8 +60,7 @@ def demo_command(
     out.print(f"The report: {output.resolve()}", soft_wrap=True)
 
 
-@app.command()
-def train(
+def train_command(
     exchange: Annotated[str, typer.Option(help="A spec such as 'ef(deft(density=0.01))', or dense, or fp16.")],
     ranks: Ranks = 2,
     rate: Rate = None,
@@ -112,23 +87,9 @@ def train(
     )
     rate, link = _link(rate)
     out.print(f"{exchange} on {ranks} ranks, {link}", markup=False)
-    with _progress() as progress:
+    with bars() as progress:
         run = _follow(progress, exchange, job, ranks, rate, [])
     out.print(_table([run]))
-
-
-@app.command("list")
-def list_command() -> None:
-    """Show every compressor, exchange, memory and rule."""
-    for kind, parts in REGISTRY.items():
-        table = Table(kind, "", title_justify="left", show_lines=True, expand=True)
-        for name in sorted(parts):
-            summary = (parts[name].__doc__ or "").split("\n")[0]
-            table.add_row(
-                name, "\n".join([summary, f"[dim]for example[/] {EXAMPLES[name]}", *_constants(EXAMPLES[name])])
-            )
-        out.print(table)
-    out.print(f"Constants and bytes are those of the example at d = {NOMINAL:,} elements.")
 
 
 def _link(rate: str | None) -> tuple[str | None, str]:
@@ -140,16 +101,6 @@ def _link(rate: str | None) -> tuple[str | None, str]:
         err.print(f"gradwire: going on over loopback: {reason}", style="yellow", markup=False)
         return None, f"loopback ({reason})"
     return rate, f"{bits / 1e6:g} Mbit/s between network namespaces"
-
-
-def _progress() -> Progress:
-    columns = (
-        TextColumn("{task.description:<18}"),
-        BarColumn(),
-        TextColumn("{task.fields[facts]}"),
-        TimeElapsedColumn(),
-    )
-    return Progress(*columns, console=out)
 
 
 def _follow(progress: Progress, name: str, job: Job, ranks: int, rate: str | None, sizes: list[int]) -> Run:
@@ -190,17 +141,3 @@ def _table(runs: tuple[Run, ...] | list[Run], comparison: Comparison | None = No
             row.append(f"{seconds:.1f} s, {speedup:.1f}x" if seconds and speedup else "not reached")
         table.add_row(*row)
     return table
-
-
-def _constants(example: str) -> list[str]:
-    """A line with the class of an example, its omega, delta and bytes; nothing for a part with a memory."""
-    part = build(example)
-    omega, delta = part.omega(NOMINAL), part.delta(NOMINAL)
-    facts = [f"unbiased, omega = {omega:.4g}"] if omega is not None else []
-    facts += [f"contractive, delta = {delta:.4g}"] if delta is not None else []
-    facts += [f"{part.nbytes(NOMINAL):,} bytes"] if isinstance(part, Compressor) else []
-    return [f"[dim]{'; '.join(facts)}[/]"] if facts else []
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,36 @@
+"""The command line: `gradwire demo`, `train`, `list` and `lab`."""
+
+from __future__ import annotations
+
+import sys
+
+from gradwire import net
+from gradwire.cli.console import err
+from gradwire.lab import compare
+
+try:
+    import typer
+except ModuleNotFoundError as missing:
+    sys.exit(f"the command line needs {missing.name}: pip install 'gradwire[cli]'")
+
+from gradwire.cli.lab import lab
+from gradwire.cli.parts import list_command
+from gradwire.cli.train import demo_command, train_command
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app.command("demo")(demo_command)
+app.command("train")(train_command)
+app.command("list")(list_command)
+app.add_typer(lab, name="lab")
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one sentence and exit code 2."""
+    try:
+        app()
+    except (ValueError, ArithmeticError, ModuleNotFoundError, FileNotFoundError, net.Refused) as error:
+        err.print(f"gradwire: {error}", style="red", markup=False, highlight=False)
+        sys.exit(2)
+    except compare.Failed as error:
+        err.print(f"gradwire: {error}", style="red", markup=False, highlight=False)
+        sys.exit(error.code)

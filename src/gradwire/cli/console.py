@@ -1,0 +1,24 @@
+"""Where the command line speaks; and the one sentence for those who installed gradwire without it."""
+
+from __future__ import annotations
+
+import sys
+
+try:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+except ModuleNotFoundError as missing:
+    sys.exit(f"the command line needs {missing.name}: pip install 'gradwire[cli]'")
+
+out, err = Console(), Console(stderr=True)
+
+
+def bars() -> Progress:
+    """Bars with a name, a line of `facts` and the time."""
+    columns = (
+        TextColumn("{task.description:<18}"),
+        BarColumn(),
+        TextColumn("{task.fields[facts]}"),
+        TimeElapsedColumn(),
+    )
+    return Progress(*columns, console=out)

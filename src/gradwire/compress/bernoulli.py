@@ -1,0 +1,82 @@
+"""Bernoulli: send everything with probability p, else nothing.
+
+Unbiased, x / p or 0, with omega = 1 / p - 1; or lazy, x or 0, contractive with delta = p: the operator of Rand-DIANA's
+shifts (Shulgin and Richtárik 2022, arXiv:2206.10452). Both hold with equality for every x.
+Wire: | 1 | d x float32 | or | 0 |, and zeros may follow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradwire.compress.identity import said
+from gradwire.compress.protocol import from_omega
+from gradwire.layout import Turn
+from gradwire.vector import Dense
+from gradwire.wire import values as formats
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    """Say everything with probability p or else nothing; scaled by 1 / p to be unbiased, or not, to contract."""
+
+    p: float
+    unbiased: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.p, bool) or not isinstance(self.p, int | float) or not 0 < self.p <= 1:
+            raise ValueError(f"p must lie in (0, 1], got {self.p!r}")
+        if self.unbiased not in (True, False):
+            raise ValueError(f"unbiased must be true or false, got {self.unbiased!r}")
+        object.__setattr__(self, "p", float(self.p))
+
+    def encode(self, x: Tensor, turn: Turn) -> Tensor:
+        """Finite f[..., d] -> u8[..., m]: m is nbytes(d) if a row has something to say, else 1."""
+        heads = self._toss(x, turn)
+        if not bool(heads.any()):
+            return heads.byte()
+        return torch.cat([heads.byte(), formats.encode(self._chosen(x, heads), "float32")], -1)
+
+    def decode(self, wire: Tensor, d: int) -> Dense:
+        """u8[..., m] with 1 <= m <= nbytes(d) -> Dense f32[..., d]; all of nbytes(d) if a row says something."""
+        length = self.length(wire, d)
+        if not length <= wire.shape[-1] <= self.nbytes(d):
+            raise ValueError(f"{self} in dimension {d} takes {length} bytes, got {wire.shape[-1]}")
+        if length == 1:
+            return Dense(torch.zeros((*wire.shape[:-1], d), device=wire.device))
+        return Dense(formats.decode(wire[..., 1:], "float32", d))
+
+    def apply(self, x: Tensor, turn: Turn) -> Dense:
+        """Finite f[..., d] -> what is decoded, in x's dtype."""
+        return Dense(said(self._chosen(x, self._toss(x, turn)), "float32", turn))
+
+    def length(self, wire: Tensor, d: int) -> int:
+        """Bytes of the message, or of the longest of several. Raises ValueError for a first byte that is no flag."""
+        heads = wire[..., :1]
+        if bool((heads > 1).any()):
+            raise ValueError(f"a message of {self} begins with 0 or 1, got {int(heads.max())}")
+        return self.nbytes(d) if bool(heads.any()) else 1
+
+    def nbytes(self, d: int) -> int:
+        """Bytes on the wire, at most."""
+        return 1 + formats.nbytes("float32", d)
+
+    def omega(self, d: int) -> float | None:
+        """1 / p - 1 if unbiased."""
+        return 1 / self.p - 1 if self.unbiased else None
+
+    def delta(self, d: int) -> float | None:
+        """p if not scaled; 1 - omega, where that is positive, if unbiased."""
+        return from_omega(1 / self.p - 1) if self.unbiased else self.p
+
+    def _toss(self, x: Tensor, turn: Turn) -> Tensor:
+        """bool[..., 1]: one coin a row."""
+        rng = turn.rng(shared=False, device=x.device)
+        return torch.rand((*x.shape[:-1], 1), generator=rng, device=x.device, dtype=torch.float64) < self.p
+
+    def _chosen(self, x: Tensor, heads: Tensor) -> Tensor:
+        """f[..., d]: x or x / p on heads, else zeros."""
+        return torch.where(heads, x / self.p if self.unbiased else x, 0.0)

@@ -1,0 +1,84 @@
+"""Chain: keep some values, then quantise those, in a dimension of their own.
+
+Wire: | the sparsifier's places | the quantiser's message in dimension k |.
+
+Unbiased after unbiased is unbiased with omega = omega_1 omega_2 + omega_1 + omega_2 (Horváth et al. 2019,
+arXiv:1905.10988, Theorem 5). A projection on coordinates, y = P(x), before a contractive quantiser contracts with
+delta = delta_1 delta_2: Q(y) - y lives where y does and y - x elsewhere, so that
+    E |Q(y) - x|^2 = |y - x|^2 + E |Q(y) - y|^2 <= (|x|^2 - |y|^2) + (1 - delta_2) |y|^2 = |x|^2 - delta_2 |y|^2,
+and E |y|^2 >= delta_1 |x|^2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradwire.compress.protocol import Compressor, Sparsifier, from_omega, operate, pick
+from gradwire.compress.scaled import check_part
+from gradwire.layout import Turn
+from gradwire.vector import Message, Sparse
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Sparsify (topk, randk), then quantise the values that are kept."""
+
+    sparsifier: Sparsifier
+    quantiser: Compressor
+
+    def __post_init__(self) -> None:
+        check_part(self.quantiser, "chain")
+        if not isinstance(self.sparsifier, Sparsifier):
+            raise TypeError(f"chain starts with a sparsifier, topk or randk, got {self.sparsifier!r}")
+        if self.sparsifier.values != "float32":
+            raise ValueError(
+                f"chain sends values as {self.quantiser} does, so {self.sparsifier} must leave its own format alone, "
+                f"got values={self.sparsifier.values!r}"
+            )
+
+    def encode(self, x: Tensor, turn: Turn) -> Tensor:
+        """f[..., d] -> u8[..., nbytes(d)]."""
+        fork = turn.fork("sparsifier")
+        places, values = pick(self.sparsifier, x, fork)
+        head = self.sparsifier.head(places, x.shape[-1], fork)
+        return torch.cat([head, self.quantiser.encode(values, turn.fork("quantiser"))], -1)
+
+    def decode(self, wire: Tensor, d: int) -> Sparse:
+        """u8[..., nbytes(d)] -> Sparse with k entries, or fewer if the quantiser drops some."""
+        if wire.shape[-1] != self.nbytes(d):
+            raise ValueError(f"{self} in dimension {d} takes {self.nbytes(d)} bytes, got {wire.shape[-1]}")
+        split = self.sparsifier.head_nbytes(d)
+        values = self.quantiser.decode(wire[..., split:], self.sparsifier.count(d))
+        return _spread(self.sparsifier.places(wire[..., :split], d), values, d)
+
+    def apply(self, x: Tensor, turn: Turn) -> Sparse:
+        """f[..., d] -> what is decoded, in x's dtype."""
+        places, values = pick(self.sparsifier, x, turn.fork("sparsifier"))
+        return _spread(places, operate(self.quantiser, values, turn.fork("quantiser")), x.shape[-1])
+
+    def nbytes(self, d: int) -> int:
+        """Bytes on the wire."""
+        return self.sparsifier.head_nbytes(d) + self.quantiser.nbytes(self.sparsifier.count(d))
+
+    def omega(self, d: int) -> float | None:
+        """omega_1 omega_2 + omega_1 + omega_2 if both are unbiased."""
+        first, second = self.sparsifier.omega(d), self.quantiser.omega(self.sparsifier.count(d))
+        return None if first is None or second is None else first * second + first + second
+
+    def delta(self, d: int) -> float | None:
+        """delta_1 delta_2 of a projection before what contracts; 1 - omega of what is unbiased with omega < 1."""
+        first, second = self.sparsifier.delta(d), self.quantiser.delta(self.sparsifier.count(d))
+        if self.sparsifier.gain(d) == 1.0:
+            return None if first is None or second is None else first * second
+        omega = self.omega(d)
+        return None if omega is None else from_omega(omega)
+
+
+def _spread(places: Tensor, message: Message, d: int) -> Sparse:
+    """Put a message of dimension k at its places int64[..., k] in dimension d."""
+    if isinstance(message, Sparse):
+        return Sparse(places.gather(-1, message.indices), message.values, d)
+    return Sparse(places, message.values, d)

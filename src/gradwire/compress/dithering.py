@@ -1,0 +1,69 @@
+"""Standard dithering: round every magnitude at random to one of two neighbouring multiples of |x|_p / s.
+
+QSGD at p = 2 (Alistarh et al. 2017, arXiv:1610.02132); other norms in Horváth et al. 2019, arXiv:1905.10988. Unbiased.
+With u = s |x_i| / |x|_p between the levels l and l + 1, the variance in units of (|x|_p / s)^2 is (u - l)(l + 1 - u).
+That is at most 1/4, and at most u / (l + 1) (l + 1 - u) <= u - u^2 / s. Summed over i:
+    omega = min{ d^(2/r) / (4 s^2),  (A - 1) / s },    r = min(p, 2),    A = sup |x|_1 |x|_p / |x|_2^2,
+never more than the papers' d^(1/r) / s min{1, d^(1/r) / s}, and attained at s = 1 for p <= 2 and p = inf.
+Wire: | scale: float32 | d codes of ceil(log2(2 s + 1)) bits | (wire/levels.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gradwire.compress import norms
+from gradwire.compress.protocol import from_omega
+from gradwire.layout import Turn
+from gradwire.vector import Dense
+from gradwire.wire import levels
+
+
+@dataclass(frozen=True)
+class Dithering:
+    """Send every value as one of the levels 0, 1/s, ..., 1 of the p-norm and a sign."""
+
+    s: int
+    p: norms.Norm = 2.0
+
+    def __post_init__(self) -> None:
+        norms.check_levels(self.s, most=1 << 23)  # float32 tells no more apart
+        object.__setattr__(self, "p", norms.check_norm(self.p))
+
+    def encode(self, x: Tensor, turn: Turn) -> Tensor:
+        """Finite f[..., d] -> u8[..., nbytes(d)]."""
+        return levels.encode(*self._draw(x, turn), self.s)
+
+    def decode(self, wire: Tensor, d: int) -> Dense:
+        """u8[..., nbytes(d)] -> Dense f32[..., d]."""
+        return self._values(*levels.decode(wire, self.s, d))
+
+    def apply(self, x: Tensor, turn: Turn) -> Dense:
+        """Finite f[..., d] -> what is decoded, in x's dtype."""
+        return self._values(*self._draw(x, turn)).to(x.dtype)
+
+    def nbytes(self, d: int) -> int:
+        """Bytes on the wire."""
+        return levels.nbytes(self.s, d)
+
+    def omega(self, d: int) -> float:
+        """The smaller of the two bounds above."""
+        return min(norms.root(self.p, d) ** 2 / (4 * self.s**2), (norms.product(self.p, d) - 1) / self.s)
+
+    def delta(self, d: int) -> float | None:
+        """1 - omega where that is positive, else None: wrap it in `scaled` to make it contractive."""
+        return from_omega(self.omega(d))
+
+    def _draw(self, x: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
+        """The scale f32[..., 1] and signed levels int64[..., d]."""
+        scale = norms.scale(x, self.p)
+        share = norms.shares(x, scale).mul_(self.s)
+        low = share.floor()
+        level = low + (norms.coins(x, turn) < share - low)
+        return scale, level.copysign_(x).long()
+
+    def _values(self, scale: Tensor, signed: Tensor) -> Dense:
+        # The division first: the largest scale times s is beyond float32.
+        return Dense(signed.float().div_(self.s).mul_(scale))

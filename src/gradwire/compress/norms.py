@@ -1,0 +1,69 @@
+"""What the quantisers share: a p-norm as the scale, magnitudes as shares of it, fair coins, and the constants of p.
+
+The scale travels as a float32 that is rounded up, and shares are taken of the scale that is sent. So no share is above
+1, and rounding at random between levels of the sent scale is unbiased whatever the scale has lost.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from gradwire.layout import Turn
+
+Norm: TypeAlias = float | Literal["inf"]
+"""p of a p-norm. Infinity is a string because a spec knows no other word for it."""
+
+
+def check_norm(p: object) -> Norm:
+    """Return p as a plain float or "inf", whose repr is a spec; refuse what is not a norm."""
+    if p in ("inf", math.inf):
+        return "inf"
+    if isinstance(p, bool) or not isinstance(p, int | float) or not p >= 1:
+        raise ValueError(f"p must be a number of at least 1 or 'inf', got {p!r}")
+    return float(p)
+
+
+def check_levels(s: object, most: int) -> None:
+    """Refuse a number of levels that is not a whole number in [1, most]."""
+    if isinstance(s, bool) or not isinstance(s, int) or not 1 <= s <= most:
+        raise ValueError(f"s must be a whole number from 1 to {most}, got {s!r}")
+
+
+def scale(x: Tensor, p: Norm) -> Tensor:
+    """f[..., d] -> f32[..., 1]: |x|_p, computed in float64, rounded up and at most the largest float32."""
+    if x.shape[-1] == 0:
+        return torch.zeros((*x.shape[:-1], 1), device=x.device)
+    size = x.abs().double()
+    peak = size.amax(-1, keepdim=True)
+    # Powers of shares of the peak neither overflow nor all underflow, whatever p is; the clamp keeps 0 / 0 away.
+    unit = peak.clamp(min=torch.finfo(torch.float64).tiny)
+    norm = cast(Tensor, torch.linalg.vector_norm(size / unit, float(p), -1, keepdim=True))
+    sent = norm.mul_(unit).clamp_(max=torch.finfo(torch.float32).max)
+    nearest = sent.float()
+    return torch.where(nearest.double() < sent, nearest.nextafter(torch.full_like(nearest, math.inf)), nearest)
+
+
+def shares(x: Tensor, scale: Tensor) -> Tensor:
+    """f[..., d], f32[..., 1] -> f64[..., d]: |x| / scale in [0, 1], and 0 where the scale is 0."""
+    # No positive float32 is below 2^-149. Only float64 beyond the largest float32 needs the second clamp.
+    return (x.abs().double() / scale.double().clamp(min=2.0**-149)).clamp_(max=1.0)
+
+
+def coins(x: Tensor, turn: Turn) -> Tensor:
+    """f64[..., d] uniform in [0, 1). float32's coins fall in steps of 2^-24, no small ones in high dimension."""
+    rng = turn.rng(shared=False, device=x.device)
+    return torch.rand(x.shape, generator=rng, device=x.device, dtype=torch.float64)
+
+
+def root(p: Norm, d: int) -> float:
+    """d^(1/r) with r = min(p, 2), as the papers have it: sqrt(d) |x|_p <= d^(1/r) |x|_2, and 1 where d is 0."""
+    return max(d, 1) ** (1 / (2.0 if p == "inf" else min(p, 2.0)))
+
+
+def product(p: Norm, d: int) -> float:
+    """Bound |x|_1 |x|_p / |x|_2^2, attained for p <= 2 and p = inf: d (p = 1), sqrt(d) (2), (1 + sqrt(d)) / 2 (inf)."""
+    return (1 + root(p, d)) / 2 if p == "inf" else root(p, d)

@@ -1,0 +1,59 @@
+"""Scaled sign: the mean magnitude |x|_1 / d with every value's sign, one bit a value.
+
+Biased, contractive with delta = 1 / d (EF-signSGD, Karimireddy et al. 2019, arXiv:1901.09847), which a single spike
+attains; on a given x it is |x|_1^2 / (d |x|_2^2), about 2 / pi for normal values:
+    |C(x) - x|^2 = |x|^2 - 2 c <sign(x), x> + d c^2 = |x|_2^2 - |x|_1^2 / d    with c = |x|_1 / d,
+also where zeros are sent as +, for a zero adds nothing to the product and c^2 to d c^2 either way.
+Wire: | c: float32 | ceil(d / 8) bytes: is it negative? least bit first |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradwire.compress.identity import said
+from gradwire.layout import Turn
+from gradwire.vector import Dense
+from gradwire.wire import bits
+from gradwire.wire import values as formats
+
+
+@dataclass(frozen=True)
+class ScaledSign:
+    """Send every value's sign and their mean magnitude. No parameters."""
+
+    def encode(self, x: Tensor, turn: Turn) -> Tensor:
+        """Finite f[..., d] -> u8[..., nbytes(d)]."""
+        return torch.cat([formats.encode(_mean(x), "float32"), bits.pack_flags((x < 0).byte())], -1)
+
+    def decode(self, wire: Tensor, d: int) -> Dense:
+        """u8[..., nbytes(d)] -> Dense f32[..., d]."""
+        if wire.shape[-1] != self.nbytes(d):
+            raise ValueError(f"{self} in dimension {d} takes {self.nbytes(d)} bytes, got {wire.shape[-1]}")
+        scale = formats.decode(wire[..., :4], "float32", 1)
+        return Dense(torch.where(bits.unpack_flags(wire[..., 4:], d).bool(), -scale, scale))
+
+    def apply(self, x: Tensor, turn: Turn) -> Dense:
+        """Finite f[..., d] -> what is decoded, in x's dtype."""
+        scale = said(_mean(x), "float32", turn).to(x.dtype)
+        return Dense(torch.where(x < 0, -scale, scale))
+
+    def nbytes(self, d: int) -> int:
+        """Bytes on the wire."""
+        return 4 + bits.nbytes(d, 1)
+
+    def omega(self, d: int) -> float | None:
+        """None: biased."""
+        return None
+
+    def delta(self, d: int) -> float | None:
+        """1 / d, the worst case."""
+        return 1 / max(d, 1)
+
+
+def _mean(x: Tensor) -> Tensor:
+    """f[..., d] -> f64[..., 1]: the mean magnitude, 0 of an empty vector."""
+    return x.abs().sum(-1, keepdim=True, dtype=torch.float64) / max(x.shape[-1], 1)

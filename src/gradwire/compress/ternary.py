@@ -1,0 +1,66 @@
+"""Ternary: |x|_p sign(x_i) with probability |x_i| / |x|_p, else 0. TernGrad at p = inf.
+
+Unbiased with E |Q(x)|^2 = |x|_1 |x|_p, so omega = sup |x|_1 |x|_p / |x|_2^2 - 1: (sqrt(d) - 1) / 2 for p = inf,
+sqrt(d) - 1 for p = 2, d - 1 for p = 1. Sources: TernGrad (Wen et al. 2017, arXiv:1705.07878), DIANA (Mishchenko et al.
+2019, arXiv:1901.09269). It is dithering of a single level, packed closer.
+Wire: | scale: float32 | five signs a byte, 1.6 bits each (wire/trits.py): 0, 1, 2 for -, 0, + |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradwire.compress import norms
+from gradwire.compress.protocol import from_omega
+from gradwire.layout import Turn
+from gradwire.vector import Dense
+from gradwire.wire import trits
+from gradwire.wire import values as formats
+
+
+@dataclass(frozen=True)
+class Ternary:
+    """Send -, 0 or + for every value, and the p-norm."""
+
+    p: norms.Norm = "inf"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "p", norms.check_norm(self.p))
+
+    def encode(self, x: Tensor, turn: Turn) -> Tensor:
+        """Finite f[..., d] -> u8[..., nbytes(d)]."""
+        scale, signs = self._draw(x, turn)
+        return torch.cat([formats.encode(scale, "float32"), trits.pack((signs + 1).byte())], -1)
+
+    def decode(self, wire: Tensor, d: int) -> Dense:
+        """u8[..., nbytes(d)] -> Dense f32[..., d]."""
+        if wire.shape[-1] != self.nbytes(d):
+            raise ValueError(f"{self} in dimension {d} takes {self.nbytes(d)} bytes, got {wire.shape[-1]}")
+        signs = trits.unpack(wire[..., 4:], d).float() - 1
+        return Dense(signs.mul_(formats.decode(wire[..., :4], "float32", 1)))
+
+    def apply(self, x: Tensor, turn: Turn) -> Dense:
+        """Finite f[..., d] -> what is decoded, in x's dtype."""
+        scale, signs = self._draw(x, turn)
+        return Dense((signs * scale).to(x.dtype))
+
+    def nbytes(self, d: int) -> int:
+        """Bytes on the wire."""
+        return 4 + trits.nbytes(d)
+
+    def omega(self, d: int) -> float:
+        """sup |x|_1 |x|_p / |x|_2^2 - 1; for p between 2 and inf p = 2's, which bounds it."""
+        return norms.product(self.p, d) - 1
+
+    def delta(self, d: int) -> float | None:
+        """1 - omega where that is positive, else None: wrap it in `scaled` to make it contractive."""
+        return from_omega(self.omega(d))
+
+    def _draw(self, x: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
+        """The scale f32[..., 1] and signs f32[..., d]."""
+        scale = norms.scale(x, self.p)
+        spoken = norms.coins(x, turn) < norms.shares(x, scale)
+        return scale, torch.where(spoken, x.sign(), 0.0).float()

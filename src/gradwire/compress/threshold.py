@@ -1,0 +1,104 @@
+"""Hard threshold: keep every value of magnitude `level` or more.
+
+Biased. Its error is absolute, |C(x) - x|^2 <= d level^2, and never more than |x|^2, so it contracts by delta = 0 and no
+more; how much is sent depends on the vector (Sahu et al. 2021, arXiv:2108.00951).
+Wire: | K: uint32 | index block of K (wire/index.py) | K x float32 |, and zeros may follow. Several rows are
+encoded with the largest K of them; rows that keep fewer values send zeros in the first free places.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from gradwire.compress.identity import said
+from gradwire.layout import Turn
+from gradwire.vector import Dense, Sparse
+from gradwire.wire import index
+from gradwire.wire import values as formats
+
+
+@dataclass(frozen=True)
+class HardThreshold:
+    """Keep the values whose magnitude reaches the level, however many they are."""
+
+    level: float
+
+    def __post_init__(self) -> None:
+        if isinstance(self.level, bool) or not isinstance(self.level, int | float) or not 0 < self.level < math.inf:
+            raise ValueError(f"level must be a positive finite number, got {self.level!r}")
+        object.__setattr__(self, "level", float(self.level))
+
+    def encode(self, x: Tensor, turn: Turn) -> Tensor:
+        """Finite f[..., d] -> u8[..., m], m <= nbytes(d): as long as the row that keeps most makes it."""
+        d, kept = x.shape[-1], x.abs() >= self.level
+        counts = kept.sum(-1, keepdim=True)
+        k = max(_distinct(counts), default=0)
+        large = x.where(kept, 0.0)
+        if bool((counts < k).any()):  # rows that keep fewer send their first free places too
+            kept = kept | (~kept & ((~kept).cumsum(-1) <= k - counts))
+        indices = kept.nonzero()[:, -1].view(*x.shape[:-1], k)
+        header = torch.full_like(counts, k).view(torch.uint8)[..., :4]
+        return torch.cat([header, index.encode(indices, d), formats.encode(large.gather(-1, indices), "float32")], -1)
+
+    def decode(self, wire: Tensor, d: int) -> Sparse:
+        """u8[..., m], m <= nbytes(d) -> Sparse; rows of fewer values end in zeros at index 0.
+
+        Raises:
+            ValueError: too few or too many bytes for what they hold, or more indices than d.
+        """
+        counts = _counts(wire, d)
+        ks = _distinct(counts)
+        most = max(ks, default=0)
+        if not _length(d, most) <= wire.shape[-1] <= self.nbytes(d):
+            raise ValueError(f"{most} values out of {d} take {_length(d, most)} bytes, got {wire.shape[-1]}")
+        indices = torch.zeros((*wire.shape[:-1], most), dtype=torch.int64, device=wire.device)
+        values = torch.zeros(indices.shape, device=wire.device)
+        for k in ks:
+            rows, split = counts == k, 4 + index.nbytes(d, k)
+            indices[rows, :k] = index.decode(wire[rows][:, 4:split], d, k)
+            values[rows, :k] = formats.decode(wire[rows][:, split : _length(d, k)], "float32", k)
+        return Sparse(indices, values, d)
+
+    def apply(self, x: Tensor, turn: Turn) -> Dense:
+        """Finite f[..., d] -> what is decoded, in x's dtype."""
+        return Dense(said(x.where(x.abs() >= self.level, 0.0), "float32", turn))
+
+    def length(self, wire: Tensor, d: int) -> int:
+        """Bytes of the message, or of the longest of several. Raises ValueError if they begin with no count."""
+        return _length(d, max(_distinct(_counts(wire, d)), default=0))
+
+    def nbytes(self, d: int) -> int:
+        """Bytes on the wire, at most: all values are kept."""
+        return _length(d, d)
+
+    def omega(self, d: int) -> float | None:
+        """None: biased."""
+        return None
+
+    def delta(self, d: int) -> float | None:
+        """0: never expansive, and where all values are below the level nothing is sent."""
+        return 0.0
+
+
+def _length(d: int, k: int) -> int:
+    """Bytes of a message that keeps k of d values."""
+    return 4 + index.nbytes(d, k) + formats.nbytes("float32", k)
+
+
+def _counts(wire: Tensor, d: int) -> Tensor:
+    """u8[..., m] -> int64[...]: the K that every row begins with, at most d."""
+    if wire.shape[-1] < 4:
+        raise ValueError(f"a count takes 4 bytes, got {wire.shape[-1]}")
+    counts = torch.nn.functional.pad(wire[..., :4], (0, 4)).view(torch.int64).squeeze(-1)
+    if bool((counts > d).any()):
+        raise ValueError(f"the bytes say to keep {int(counts.max())} values out of {d}")
+    return counts
+
+
+def _distinct(counts: Tensor) -> list[int]:
+    return cast(list[int], counts.unique().tolist())

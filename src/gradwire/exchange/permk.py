@@ -1,0 +1,77 @@
+"""Perm-K: a random partition of the coordinates over the workers; each sends its part, and nobody sends twice.
+
+With own_i = n x_i on part i and 0 elsewhere (Szlendak, Tyurin and Richtárik 2021, arXiv:2110.03300), every worker alone
+is Rand-K with K = d / n, unbiased with omega = n - 1. Together their errors cancel as far as the workers agree:
+    E |mean - average of x_i|^2 = average of |x_i|^2 - |average of x_i|^2,
+the paper's AB-inequality with A = B = 1, which is nothing when all x_i are equal.
+
+The paper asks that n divides d, or d divides n. Here d is filled up to n K slots, K = ceil(d / n), of which K each go
+to a worker at random; so every coordinate is any worker's with probability 1 / n, and the above holds for every d.
+Wire: | K x float32 |, the values of x_i at the worker's slots, 0 where a slot is no coordinate. The partition is a
+function of the step's key (kernels/permutation.py), so no index is sent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradwire.ask import Gather
+from gradwire.compress.protocol import from_omega
+from gradwire.exchange.protocol import State
+from gradwire.kernels.permutation import permutation
+from gradwire.layout import Layout, Turn
+from gradwire.vector import Dense, Sent, Sparse, widen
+from gradwire.wire import values as formats
+
+
+@dataclass(frozen=True)
+class PermK:
+    """Gather a random d / n of the coordinates from each worker. `workers` is n: the constants depend on it."""
+
+    workers: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.workers, bool) or not isinstance(self.workers, int) or self.workers < 1:
+            raise ValueError(f"workers must be a whole number and at least 1, got {self.workers!r}")
+
+    def init(
+        self,
+        layout: Layout,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        lead: tuple[int, ...] = (),
+    ) -> State:
+        """Nothing to remember."""
+        return {}
+
+    async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
+        """One Gather of u8[4 ceil(d / n)]. Raises ValueError, on all workers alike, where they are not `workers`."""
+        if turn.size != self.workers:
+            raise ValueError(
+                f"{self} divides the coordinates among {self.workers} workers, and this run has {turn.size}"
+            )
+        d, x = x.shape[-1], widen(x)
+        slots = self._slots(d, torch.tensor(turn.key(shared=True), device=x.device))
+        # A slot that is no coordinate lies at the last one, where its 0 adds nothing.
+        free, places = slots >= d, slots.clamp(max=d - 1)
+        mine = x.gather(-1, places[turn.rank]).masked_fill_(free[turn.rank], 0.0)
+        wires = await Gather(formats.encode(mine, "float32"))
+        heard = formats.decode(wires, "float32", slots.shape[-1]).to(x.dtype)
+        mean = Sparse(places.flatten(), heard.flatten(), d).dense()
+        return Sent(own=Sparse(places[turn.rank], heard[turn.rank] * self.workers, d), mean=Dense(mean))
+
+    def omega(self, d: int) -> float | None:
+        """n - 1: each worker by itself is Rand-K with K = d / n."""
+        return self.workers - 1.0
+
+    def delta(self, d: int) -> float | None:
+        """1 - omega where that is positive: for a single worker, who sends all."""
+        return from_omega(self.workers - 1.0)
+
+    def _slots(self, d: int, key: Tensor) -> Tensor:
+        """int64[n, K]: a random partition of the n K slots; those from d on are no coordinates."""
+        k = -(-d // self.workers)
+        return permutation(key, self.workers * k).view(self.workers, k)

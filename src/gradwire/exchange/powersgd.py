@@ -1,0 +1,137 @@
+"""PowerSGD: of every matrix a few directions, found by one step of power iteration; vectors as they are.
+
+Vogels, Karimireddy and Jaggi 2019, arXiv:1905.13727. With M_i worker i's matrix [m, c] and Q [c, r] known to all:
+    P = orthonormal basis of the sum of M_i Q,    Q_i = M_i^T P,    own_i = P Q_i^T,    mean = P (average of Q_i)^T.
+own_i = P P^T M_i is a projection of M_i: it never expands, and it is linear in M_i, so that the average of the `own`s
+is `mean`. The average of the Q_i is the Q of the next step (warm start): where the matrices stay the same, the mean
+tends to the best approximation of their average by rank r.
+
+A tensor of two axes or more is a matrix [shape[0], the rest] if r (m + c) < m c, so that something is saved. Whatever
+the number of tensors, two messages are summed a step: all P's and whatever is no matrix, then all Q's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from gradwire.ask import Sum
+from gradwire.exchange.protocol import State, tensor
+from gradwire.layout import Layout, Turn
+from gradwire.vector import Dense, Sent, widen
+
+
+@dataclass(frozen=True)
+class PowerSGD:
+    """Send each matrix by `rank` directions. Biased: belongs into ef(...), as its authors use it."""
+
+    rank: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
+            raise ValueError(f"rank must be a whole number and at least 1, got {self.rank!r}")
+
+    def init(
+        self,
+        layout: Layout,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        lead: tuple[int, ...] = (),
+    ) -> State:
+        """No direction yet: q is zeros [d], and common to all workers whatever `lead`.
+
+        A matrix's Q [c, r] lies at the start of its tensor's span of q, so that a checkpoint can cut q by parameter.
+        """
+        return {"q": torch.zeros(layout.d, dtype=dtype, device=device)}
+
+    async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
+        """Two Sums: f[all m r and what is no matrix], then f[all c r].
+
+        Every worker orthonormalises the summed P for itself: unlike processors may differ there by rounding.
+        """
+        x, q, lead = widen(x), tensor(state, "q"), x.ndim - 1
+        matrices, rest = self._plan(turn.layout)
+        rng = turn.rng(shared=True, device=x.device)
+        sketches = [matrix.of(x) @ _directions(matrix.q(q), rng) for matrix in matrices]
+        heard = await _sum([*sketches, *(x[..., span] for span in rest)], lead)
+        bases = [_orthonormal(p) for p in heard[: len(matrices)]]
+        factors = [matrix.of(x).mT @ p for matrix, p in zip(matrices, bases, strict=True)]
+        averages = [total.div_(turn.size) for total in await _sum(factors, lead)]
+
+        own, mean = x.clone(), x.new_empty(x.shape[-1])
+        for span, total in zip(rest, heard[len(matrices) :], strict=True):
+            mean[span] = total.div_(turn.size)
+        for matrix, p, factor, average in zip(matrices, bases, factors, averages, strict=True):
+            matrix.of(own).copy_(p @ factor.mT)
+            matrix.of(mean).copy_(p @ average.mT)
+            matrix.q(q).copy_(average)
+        return Sent(own=Dense(own), mean=Dense(mean))
+
+    def omega(self, d: int) -> float | None:
+        """None, or 0 where d is too small for a matrix: m c > r (m + c) >= 2 r sqrt(m c) means m c > 4 r^2."""
+        return 0.0 if d <= 4 * self.rank**2 else None
+
+    def delta(self, d: int) -> float | None:
+        """0: a projection never expands, but may miss all there is. 1 where d is too small for a matrix."""
+        return 1.0 if d <= 4 * self.rank**2 else 0.0
+
+    def _plan(self, layout: Layout) -> tuple[list[_Matrix], list[slice]]:
+        """Divide a layout into matrices to compress and the spans of all other tensors."""
+        matrices: list[_Matrix] = []
+        rest: list[slice] = []
+        start = 0
+        for shape, size in zip(layout.shapes, layout.sizes, strict=True):
+            m, c = (shape[0], size // shape[0]) if len(shape) > 1 and size else (1, size)
+            if self.rank * (m + c) < size:
+                matrices.append(_Matrix(start, m, c, self.rank))
+            else:
+                rest.append(slice(start, start + size))
+            start += size
+        return matrices, rest
+
+
+class _Matrix(NamedTuple):
+    """A tensor [m, c] of a layout, from `start` on, and the rank r by which it is sent."""
+
+    start: int
+    m: int
+    c: int
+    r: int
+
+    def of(self, flat: Tensor) -> Tensor:
+        """f[..., d] -> its view f[..., m, c]."""
+        return flat[..., self.start : self.start + self.m * self.c].view(*flat.shape[:-1], self.m, self.c)
+
+    def q(self, flat: Tensor) -> Tensor:
+        """f[d] of a state -> its view f[c, r]; r < m because the matrix is worth compressing."""
+        return flat[self.start : self.start + self.c * self.r].view(self.c, self.r)
+
+
+def _directions(q: Tensor, rng: torch.Generator) -> Tensor:
+    """Scale the columns of f[c, r] to 1 at most, which spans the same; one that is (nearly) zero is drawn anew.
+
+    It is zero before the first step, and after a step in which P happened to miss all of the matrix: no direction could
+    ever grow out of it again.
+    """
+    size = q.abs().amax(0)
+    fresh = torch.randn(q.shape, generator=rng, dtype=q.dtype, device=q.device)
+    return torch.where(size > torch.finfo(q.dtype).tiny, q / size, fresh)
+
+
+def _orthonormal(p: Tensor) -> Tensor:
+    """f[m, r] -> f[m, r] with orthonormal columns whose first j span what p's do; some basis also where p is zero."""
+    return cast(Tensor, torch.linalg.qr(p).Q)
+
+
+async def _sum(parts: Sequence[Tensor], lead: int) -> list[Tensor]:
+    """Sum tensors of any shapes, after `lead` axes of workers, in one message; none where there are none."""
+    if not parts:
+        return []
+    total = await Sum(torch.cat([part.flatten(lead) for part in parts], -1))
+    shapes = [part.shape[lead:] for part in parts]
+    pieces: Sequence[Tensor] = torch.split(total, [shape.numel() for shape in shapes])
+    return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]

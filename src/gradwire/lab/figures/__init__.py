@@ -1,0 +1,20 @@
+"""Figures of the laboratory: each is a list of runs, drawn and written down with the command that made it."""
+
+from gradwire.lab.figures.draw import draw
+from gradwire.lab.figures.record import Curve, Facts, Figure, curve, versions, write
+from gradwire.lab.figures.sheet import FIGURES, Sheet, Task, check, sheet
+
+__all__ = [
+    "FIGURES",
+    "Curve",
+    "Facts",
+    "Figure",
+    "Sheet",
+    "Task",
+    "check",
+    "curve",
+    "draw",
+    "sheet",
+    "versions",
+    "write",
+]

@@ -1,0 +1,93 @@
+"""Functions of linear predictions: f_i(x) = n scale sum_j phi(offset_ij + rows_ij . x) + penalty / 2 |x|^2.
+
+Ridge and logistic regression are two choices of phi.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+
+class Phi(Protocol):
+    """A convex function of one number, applied to every element of f64[...]."""
+
+    def value(self, z: Tensor) -> Tensor:
+        """phi(z)."""
+        ...
+
+    def slope_(self, z: Tensor) -> Tensor:
+        """phi'(z), in place."""
+        ...
+
+    def curvature(self, z: Tensor) -> Tensor:
+        """phi''(z)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """An `Objective`. rows: f64[n, r, d], shard by shard, short shards padded with zeros. offset: f64[n, r].
+
+    scale: the weight of one row in f. The padding must cost nothing: phi(offset) = 0 there.
+    """
+
+    phi: Phi
+    rows: Tensor
+    offset: Tensor
+    scale: float
+    penalty: float
+    flat: tuple[Tensor, Tensor] = field(init=False)
+    """offset f64[n r] and rows f64[n r, d], as views: made here once, they would be half of a small problem's time."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "flat", (self.offset.flatten(), self.rows.flatten(0, 1)))
+
+    def gradients(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """One point f64[d], or one per worker f64[n, d], -> f64[n, d]."""
+        slopes = self.phi.slope_(self._predict(x))
+        pull = x if x.dim() == 1 else x.unsqueeze(1)
+        out = None if out is None else out.unsqueeze(1)
+        weight = len(self.rows) * self.scale
+        return torch.baddbmm(pull, slopes, self.rows, beta=self.penalty, alpha=weight, out=out).squeeze(1)
+
+    def loss(self, x: Tensor) -> float:
+        """f at a point f64[d]."""
+        return (self.scale * self.phi.value(self._predict(x)).sum() + self.penalty / 2 * x.dot(x)).item()
+
+    def newton(self, x: Tensor, g: Tensor) -> Tensor:
+        """Solve (S'S + penalty) s = g, where S are the rows weighted by phi'', in the smaller of S'S and S S'."""
+        weights = (self.scale * self.phi.curvature(self._predict(x))).sqrt()
+        s = self.flat[1] * weights.view(-1, 1)
+        if s.shape[0] >= s.shape[1]:
+            return _solve(s.T @ s, self.penalty, g)
+        return (g - s.T @ _solve(s @ s.T, self.penalty, s @ g)) / self.penalty
+
+    def _predict(self, x: Tensor) -> Tensor:
+        """f64[n, 1, r]. One point is one matrix-vector product, which is faster than a batch of them."""
+        n, r = self.offset.shape
+        if x.dim() == 1:
+            return torch.addmv(*self.flat, x).view(n, 1, r)
+        return torch.baddbmm(self.offset.unsqueeze(1), x.unsqueeze(1), self.rows.mT)
+
+
+def split(values: Tensor, n: int, padding: float = 0.0) -> Tensor:
+    """Cut f64[m, ...] into n shards, contiguous and as even as possible: f64[n, ceil(m / n), ...]."""
+    return torch.nn.utils.rnn.pad_sequence(list(values.tensor_split(n)), batch_first=True, padding_value=padding)
+
+
+def spectrum(rows: Tensor) -> Tensor:
+    """Eigenvalues of A'A, those that are zero by shape left out: f64[..., m, d] -> f64[..., min(m, d)], ascending."""
+    m, d = rows.shape[-2:]
+    gram = rows.mT @ rows if m >= d else rows @ rows.mT
+    return cast(Tensor, torch.linalg.eigvalsh(gram)).clamp(min=0)
+
+
+def _solve(matrix: Tensor, ridge: float, g: Tensor) -> Tensor:
+    """(matrix + ridge I)^-1 g by Cholesky; the matrix is overwritten."""
+    matrix.diagonal().add_(ridge)
+    factor = cast(Tensor, torch.linalg.cholesky(matrix))
+    return torch.cholesky_solve(g.unsqueeze(1), factor).squeeze(1)

@@ -1,0 +1,73 @@
+"""What every problem is: an objective, its constants, a start and the minimum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Objective(Protocol):
+    """The functions f_1, ..., f_n of the workers; f is their mean. All tensors are float64."""
+
+    def gradients(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Every worker's full gradient: one point f64[d], or one per worker f64[n, d], -> f64[n, d]."""
+        ...
+
+    def loss(self, x: Tensor) -> float:
+        """f at a point f64[d]."""
+        ...
+
+    def newton(self, x: Tensor, g: Tensor) -> Tensor:
+        """Solve H s = g for f's Hessian H at x: f64[d], f64[d] -> f64[d]."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Minimise f(x) = (1/n) sum of f_i(x).
+
+    f is L-smooth and mu-strongly convex, f_i is convex and L_i-smooth (f64[n]). start: f64[d], x^0. best: f64[d], x*.
+    """
+
+    name: str
+    objective: Objective = field(repr=False)
+    L: float
+    L_i: Tensor = field(repr=False)
+    mu: float
+    start: Tensor = field(repr=False)
+    best: Tensor = field(repr=False)
+
+    @property
+    def n(self) -> int:
+        """Workers."""
+        return len(self.L_i)
+
+    @property
+    def d(self) -> int:
+        """Dimension."""
+        return len(self.best)
+
+    def gradients(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Every worker's full gradient: one point f64[d], or one per worker f64[n, d], -> f64[n, d].
+
+        `out`, f64[n, d], is written and returned; at 80 MB a fresh result costs as much as its computation.
+        """
+        return self.objective.gradients(x, out)
+
+    def loss(self, x: Tensor) -> float:
+        """f at a point f64[d]."""
+        return self.objective.loss(x)
+
+    @cached_property
+    def best_gradients(self) -> Tensor:
+        """Every worker's gradient at the minimum, f64[n, d]; their mean is zero, they are not."""
+        return self.gradients(self.best)
+
+
+def start(d: int, rng: torch.Generator) -> Tensor:
+    """x^0 with coordinates from N(0, 10), variance 10, as Shulgin and Richtárik start (2022, arXiv:2206.10452)."""
+    return torch.randn(d, generator=rng, dtype=torch.float64) * 10**0.5

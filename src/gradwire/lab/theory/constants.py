@@ -1,0 +1,117 @@
+"""The constants of a problem and of operators, as theorems ask for them, and the refusals when they are not met."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+PerWorker: TypeAlias = float | Sequence[float]
+"""One number for all workers, or one for each."""
+
+ROUNDING = 1 + 1e-9  # constants come from eigenvalues, which are computed in floating point
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What is known of f = (1/n) sum_i f_i, where worker i holds f_i.
+
+    The theorems that need mu > 0 need convex f_i, too.
+
+    Args:
+        L: f is L-smooth.
+        L_i: f_i is L_i-smooth; as many as there are workers.
+        mu: f is mu-strongly convex, 0 if it is not.
+
+    Raises:
+        ValueError: a constant is not positive (mu: negative) or not finite, L exceeds the mean of the L_i, or mu
+            exceeds L.
+    """
+
+    L: float
+    L_i: Sequence[float]
+    mu: float = 0.0
+
+    def __post_init__(self) -> None:
+        L, L_i, mu = float(self.L), tuple(float(value) for value in self.L_i), float(self.mu)
+        if not L_i:
+            raise ValueError("L_i needs one constant per worker, got none")
+        for name, value in (("L", L), *(("every L_i", value) for value in L_i)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {value}")
+        mean = sum(L_i) / len(L_i)
+        if mean * ROUNDING < L:
+            raise ValueError(f"L can be at most the mean of the L_i, for f is the mean of the f_i: {mean}, got {L}")
+        if not 0 <= mu <= ROUNDING * L:
+            raise ValueError(f"mu must lie in [0, L] = [0, {L}], got {mu}")
+        for name, value in (("L", L), ("L_i", L_i), ("mu", mu)):
+            object.__setattr__(self, name, value)
+
+    @property
+    def n(self) -> int:
+        """Workers."""
+        return len(self.L_i)
+
+    @property
+    def L_max(self) -> float:
+        """The largest L_i."""
+        return max(self.L_i)
+
+    @property
+    def L_rms(self) -> float:
+        """The square root of the mean of the L_i squared: L with a tilde in the papers on EF21."""
+        return math.sqrt(sum(value**2 for value in self.L_i) / self.n)
+
+    def conservative(self) -> Constants:
+        """The same with L and every L_i replaced by the largest: all that many papers use. Steps never get longer."""
+        return Constants(self.L_max, (self.L_max,) * self.n, self.mu)
+
+    def contraction(self, gamma: float) -> float:
+        """1 - gamma mu, what a round of gradient descent with step gamma <= 1 / L leaves."""
+        return max(0.0, 1 - gamma * self.mu)
+
+    def convexity(self, method: str) -> float:
+        """Return mu; refuse mu = 0."""
+        if self.mu == 0:
+            raise ValueError(
+                f"{method}'s theorem needs a strongly convex f, and mu = 0: add an l2 penalty, or use ef21, ef_bv, "
+                "marina or dasha, which do without"
+            )
+        return self.mu
+
+    def variances(self, omega: PerWorker | None, method: str) -> tuple[float, ...]:
+        """Return omega of each worker's unbiased operator; refuse None, which says that the operator is biased."""
+        if omega is None:
+            raise ValueError(
+                f"{method} needs an unbiased operator, and omega = None says that this one is biased: use ef21 or "
+                "ef_bv, or generalised_diana with induced(C, Q), where an unbiased Q corrects it"
+            )
+        return self._each(omega, "omega", math.inf)
+
+    def contractions(self, delta: PerWorker | None) -> tuple[float, ...]:
+        """Return delta of each worker's contractive operator, 0 for the zero operator and for None."""
+        return self._each(0.0 if delta is None else delta, "delta", 1.0)
+
+    def _each(self, values: PerWorker, name: str, most: float) -> tuple[float, ...]:
+        each = (float(values),) * self.n if isinstance(values, int | float) else tuple(float(v) for v in values)
+        if len(each) != self.n:
+            raise ValueError(f"{name} needs one value for all or one for each of {self.n} workers, got {len(each)}")
+        for value in each:
+            if not (0 <= value <= most and value < math.inf):
+                raise ValueError(f"{name} must lie in [0, {'infinity)' if most == math.inf else '1]'}, got {value}")
+        return each
+
+
+def in_range(name: str, value: float, most: float, why: str = "") -> float:
+    """Return a parameter as a float; refuse one outside (0, most], up to rounding."""
+    if not 0 < value <= most * ROUNDING:
+        raise ValueError(f"{name} must lie in (0, {most:.6g}]{why and f', {why}'}, got {value}")
+    return min(float(value), most)
+
+
+def above_one(boost: float) -> float:
+    """Return a boost, the Lyapunov weight over its infimum; refuse boost <= 1."""
+    if not 1 < boost < math.inf:
+        raise ValueError(f"boost must be greater than 1 and finite, for at 1 the shifts do not contract, got {boost}")
+    return float(boost)
