@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check format clean
+.PHONY: setup demo test check format figures docs clean
 
 setup: $(VENV)/.installed
 
@@ -29,5 +29,11 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+figures: setup
+	$(BIN)/gradwire lab figure all --output docs/figures
+
+docs: setup
+	$(BIN)/python -m mkdocs build --strict --site-dir site
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache gradwire-report.html gradwire-report.json
+	rm -rf $(VENV) site .pytest_cache .ruff_cache .hypothesis .import_linter_cache gradwire-report.html gradwire-report.json

@@ -1,4 +1,4 @@
-"""The batched transport gives what lockstep gives: exactly, or in distribution where workers draw numbers of their own."""
+"""The batched transport gives what lockstep gives: exactly, or in distribution where workers draw numbers."""
 
 from __future__ import annotations
 

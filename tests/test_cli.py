@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from gradwire import net
+from gradwire import cli, net
 from gradwire.lab import compare, demo
 from gradwire.lab.job import Job
 from gradwire.lab.results import Comparison, Run
 from gradwire.spec import EXAMPLES
+
+HALF = ("--density", "0.5")
 
 SMALL = {"seconds": 600.0, "steps": 12, "width": 16, "depth": 1, "heads": 2, "context": 16, "batch": 2}
 
@@ -57,6 +60,80 @@ def test_bad_input_is_one_sentence_and_code_2(arguments: list[str], message: str
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "rigde", *HALF], "unknown problem 'rigde'; did you mean 'ridge'?"),
+        (["run", "ridge", *HALF, "--method", "dianna"], "unknown method 'dianna'; did you mean 'diana'?"),
+        (["run", "ridge", *HALF, "--compressor", "rndk"], "did you mean 'randk'?"),
+        (["run", "ridge", "--compressor", "mean"], "mean is not a compressor"),
+        (["run", "ridge", "--compressor", "topk"], "topk needs a density: give --density 0.1"),
+        (["run", "ridge"], "randk needs a density: give --density 0.1"),
+        (["run", "ridge", *HALF, "--compressor", "randk(density=0.1)"], "the density is given twice"),
+        (["run", "ridge", "--compressor", "topk(density=0.1)"], "diana needs an unbiased operator"),
+        (["run", "ridge", *HALF, "--step", "-1"], "step must be positive and finite, got -1.0"),
+        (["run", "ridge", *HALF, "--workers", "0"], "n must be a whole number of at least 1, got 0"),
+        (["run", "ridge", *HALF, "--rounds", "0"], "--rounds"),
+        (["run", "ridge", *HALF, "-o", "nonsense"], "looks like penalty=0.1, got 'nonsense'"),
+        (["run", "ridge", *HALF, "-o", "colour=red"], "ridge takes m, d, penalty, noise, shards; got colour"),
+        (["run", "ridge", *HALF, "-o", "penalty=much"], "penalty must be a finite number"),
+        (["run", "ridge", *HALF, "-o", "seed=3"], "seed is not an option of a problem, got 'seed=3'"),
+        (["run", "ridge", *HALF, "--output", "nowhere/run.json"], "there is no folder nowhere"),
+        (["run", "ridge", *HALF, "--output", "."], "is a folder"),
+        (["figure", "rigde"], "unknown figure 'rigde'; known are ridge-table"),
+    ],
+)
+def test_the_laboratory_refuses_in_one_sentence_and_code_2(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In this process, for a start takes seconds."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gradwire", "lab", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())  # the console breaks lines
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_of_the_laboratory_prints_its_end_and_writes_its_marks(tmp_path: Path) -> None:
+    arguments = ("lab", "run", "ridge", "--method", "diana", "--compressor", "randk", *HALF, "--rounds", "300")
+    ended = gradwire(*arguments, "--output", "run.json", folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "DIANA (Shulgin" in ended.stdout
+    assert "alpha = 0.5" in ended.stdout  # 1 / (1 + omega), where omega = d / k - 1 = 1
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["command"] == f"gradwire {' '.join(arguments)} --output run.json"
+    assert set(record["versions"]) == {"gradwire", "torch", "python"}
+    marks = record["marks"]
+    assert marks[0] == {"round": 0, "error": 1.0, "bytes": 0, "traffic": 0}
+    assert marks[-1]["round"] == 300
+    assert marks[-1]["error"] < 0.1
+    assert f"error {marks[-1]['error']:.3g} after 300 rounds and {marks[-1]['bytes']:,} bytes" in ended.stdout
+
+
+def test_options_of_a_problem_reach_it(tmp_path: Path) -> None:
+    options = ("--workers", "3", "-o", "d=7", "-o", "condition=10", "--lockstep", "--rounds", "5", "--output", "a.json")
+    ended = gradwire("lab", "run", "quadratic", "--compressor", "natural", *options, folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "quadratic: n = 3, d = 7, L = 1, " in ended.stdout
+    assert "mu = 0.1" in ended.stdout
+    marks = json.loads((tmp_path / "a.json").read_text())["marks"]
+    assert marks[-1]["bytes"] == 5 * 8  # d bytes of exponent and ceil(d / 8) of sign a round
+
+
+def test_a_figure_is_not_written_over_a_file(tmp_path: Path) -> None:
+    (tmp_path / "here").write_text("mine")
+    ended = gradwire("lab", "figure", "gdci", "--output", "here", folder=tmp_path)
+    assert ended.returncode == 2
+    assert "here is a file" in ended.stderr
+    assert (tmp_path / "here").read_text() == "mine"
 
 
 def train(exchange: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:

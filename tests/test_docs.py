@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,16 +13,19 @@ import torch
 
 import gradwire as gw
 from gradwire import spec
+from gradwire.lab import methods, theory
 from gradwire.wire import index
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+SHIFTED = (ROOT / "docs" / "shifted.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_readmes_python_runs() -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/shifted.md"])
+def test_the_docs_python_runs(page: str) -> None:
     torch.manual_seed(0)
-    exec("\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL)), {})
+    exec("\n".join(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)), {})
 
 
 def test_the_readmes_diff_is_the_example() -> None:
@@ -62,5 +68,106 @@ def test_bytes_are_what_formats_md_says() -> None:
         (gw.TopK(0.01), 8.6 + 32, k),
         (gw.TopK(0.01, "natural"), 8.6 + 9, k),
         (gw.RandK(0.01), 32, k),
+        (gw.Dithering(16), 6, d),
+        (gw.NaturalDithering(8), 5, d),
+        (gw.Ternary(), 1.6, d),
+        (gw.ScaledSign(), 1, d),
+        (gw.Bernoulli(0.2), 32, d),
+        (gw.Chain(gw.TopK(0.01), gw.Natural()), 8.6 + 9, k),
+        (gw.Induced(gw.TopK(0.01), gw.RandK(0.01)), 8.6 + 32 + 32, k),
+        (gw.Blockwise(gw.Ternary(), 256), 1.75, d),
     ):
         assert 8 * compressor.nbytes(d) / kept == pytest.approx(bits, abs=0.05)
+
+
+def test_a_threshold_sends_what_formats_md_says() -> None:
+    x = torch.zeros(1_000_000)
+    x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:10_000]] = 1.0
+    wire = gw.HardThreshold(0.01).encode(x, gw.Turn(0, 1, 0, gw.Layout(["x"], [x.shape])))
+    assert 8 * len(wire) / 10_000 == pytest.approx(8.6 + 32, abs=0.05)
+
+
+def test_the_operators_table_is_what_they_promise() -> None:
+    """Every compressor there is has a row, and its constants and bits at d = 1,000,000 are those of the code."""
+    d, rows = 1_000_000, _rows("| operator |")
+    assert {row[0].split("(")[0] for row in rows} == set(spec.REGISTRY["compressor"])
+    for text, kind, omega, delta, bits, *_ in rows:
+        part = spec.build(text)
+        assert (omega, delta) == (_number(part.omega(d)), _number(part.delta(d))), text
+        assert bits == _number(8 * part.nbytes(d) / d), text
+        assert kind == ("exact" if part.omega(d) == 0 else "contractive" if part.omega(d) is None else "unbiased"), text
+
+
+def test_the_exchanges_table_is_what_they_do() -> None:
+    layout = gw.Layout(["matrix"], [(1000, 1000)])
+    for text, kind, omega, delta, bits, *_ in _rows("| exchange |"):
+        sim = gw.Simulator(text, layout, workers=4, batched=True)
+        sim.step(torch.randn(4, layout.d, generator=torch.Generator().manual_seed(0)))
+        assert bits == _number(8 * sim.ledger.bytes / layout.d), text
+        assert (omega, delta) == (_number(sim.exchange.omega(layout.d)), _number(sim.exchange.delta(layout.d))), text
+        assert kind == ("contractive" if omega == "-" else "unbiased")
+
+
+def test_the_methods_table_names_every_method_and_its_theorem() -> None:
+    rows = _rows("| method |")
+    named = {name: row for row in rows for name in re.findall(r", `(\w+)`$", row[0])}
+    assert set(named) == set(methods.METHODS) - {"gd"}
+    for name, row in named.items():
+        assert spec.parse(row[1])
+        theorem = re.match(r"`?theory\.(\w+)", row[4])
+        assert (theorem and getattr(theory, theorem[1])) is theory.METHODS.get(name), name
+
+
+def test_the_figures_show_what_is_read_in_them() -> None:
+    ridge, dithering, gdci, induced, logistic = (
+        _facts(name) for name in ("ridge-table", "dithering", "gdci", "induced", "logistic")
+    )
+    for (_, label), facts in ridge.items():
+        assert (facts["plateau"] > 1e-9) == (label in ("DCGD", "DCGD-FIXED", "GDCI")), label
+    for panel in ("Rand-K, K/d = 0.1", "Rand-K, K/d = 0.5"):
+        assert ridge[panel, "DCGD"]["bytes"] < ridge[panel, "DIANA"]["bytes"]
+        assert ridge[panel, "DCGD-STAR"]["rounds"] < ridge[panel, "DIANA"]["rounds"]
+    two, eight = (f"natural dithering, s = {s}" for s in (2, 8))
+    assert dithering[eight, "DIANA"]["rounds"] < 1.3 * dithering[eight, "DCGD-STAR"]["rounds"]
+    assert dithering[two, "DIANA"]["bytes"] == pytest.approx(6 * dithering[eight, "DIANA"]["bytes"], rel=0.1)
+    assert all((facts["plateau"] > 1e-7) == (label == "GDCI") for (_, label), facts in gdci.items())
+    for panel in {panel for panel, _ in induced}:
+        plain, twice, both = (induced[panel, label] for label in ("DIANA", "DIANA, K twice", "generalised DIANA"))
+        assert twice["rounds"] < both["rounds"] < plain["rounds"]
+        assert twice["bytes"] < plain["bytes"] < both["bytes"]
+    restarts = {label: facts for (_, label), facts in _facts("rand-diana").items()}
+    rare, often = (restarts[f"p = {times} / (1 + omega)"] for times in ("0.1", "10"))
+    assert often["rounds"] == pytest.approx(rare["rounds"], rel=0.1)
+    assert often["bytes"] == pytest.approx(14 * rare["bytes"], rel=0.1)
+    assert restarts["M = 0.25 M'"]["rounds"] < restarts["M = 2 M'"]["rounds"]
+    for (_, label), facts in logistic.items():
+        assert (facts["plateau"] > 0.1) == (label in ("DCGD", "DCGD-FIXED")), label
+        assert facts["plateau"] > 0.1 or facts["plateau"] < 1e-5
+
+
+def test_the_site_builds(tmp_path: Path) -> None:
+    """Strictly: a dead link or a page outside the navigation is an error."""
+    pytest.importorskip("material")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site" / "shifted" / "index.html").read_text()
+    assert "Two workers, two coordinates" in page
+    assert not re.findall(r"<(?:script|img)[^>]* src=.?https?:|<link[^>]* rel=.?stylesheet[^>]* href=.?https?:", page)
+
+
+def _facts(figure: str) -> dict[tuple[str, str], dict[str, float]]:
+    """What a figure's JSON says of each of its curves, by panel and label."""
+    curves = json.loads((ROOT / "docs" / "figures" / f"{figure}.json").read_text())["curves"]
+    return {(curve["panel"], curve["label"]): curve["facts"] for curve in curves}
+
+
+def _rows(head: str) -> list[list[str]]:
+    """The cells of a table of docs/shifted.md that begins like this; a cell that is one spec without its backticks."""
+    lines = SHIFTED[SHIFTED.index(f"\n{head}") + 1 :].split("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [[cell[1:-1] if re.fullmatch("`[^`]*`", cell) else cell for cell in row] for row in cells]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

@@ -47,7 +47,7 @@ def test_with_nothing_lost_every_method_is_the_mean(spec: str) -> None:
 
 
 class Model:
-    """Gradient descent on the quadratic of the memory tests through an exchange, at a point that the exchange may ask."""
+    """Gradient descent on the quadratic of the memory tests, at a point that the exchange may ask."""
 
     def __init__(self, spec: str, start: torch.Tensor, *, shifts: torch.Tensor | None = None) -> None:
         self.sim = gw.Simulator(spec, LAYOUT, QUADRATIC.n, batched=True)
@@ -83,7 +83,7 @@ MU = QUADRATIC.A.mean(0).min().item()
     ],
 )
 def test_methods_with_a_memory_reach_the_optimum(spec: str, step: float) -> None:
-    """Full gradients, workers that disagree: linear convergence to 1e-20. Step sizes are cautious, not the theorems'."""
+    """Full gradients, workers that disagree: linear convergence to 1e-20. Steps are cautious, not the theorems'."""
     model = Model(spec, START)
     start = model.error()
     for _ in range(4000):

@@ -73,6 +73,46 @@ SPECS = [
     "vrgdci(natural, gamma=0.5)",
 ]
 
+TRAINED = [
+    spec
+    for spec in SPECS
+    if spec
+    not in {
+        "identity(values='bfloat16')",
+        "topk(density=0.6)",
+        "topk(density=0.02, values='bfloat16')",
+        "topk(density=0.1, values='natural')",
+        "randk(density=0.7, values='natural')",
+        "randk(density=0.3, values='bfloat16', unbiased=false)",
+        "bernoulli(p=0.3)",
+        "dithering(s=4)",
+        "naturaldithering(s=3)",
+        "ternary",
+        "scaledsign",
+        "blockwise(ternary, size=16)",
+        "chain(topk(density=0.1), dithering(s=8))",
+        "induced(topk(density=0.1), randk(density=0.2))",
+        "sharedrandk(density=0.9, unbiased=false)",
+        "powersgd",
+        "powersgd(rank=2)",
+        "deft(density=1.0)",
+        "guard(deft(density=0.05))",
+        "ef(mean)",
+        "ef(natural)",
+        "ef(topk(density=0.05, values='bfloat16'))",
+        "ef(topk(density=0.05, values='natural'))",
+        "ef(bernoulli(p=0.5, unbiased=false))",
+        "shifted(ef(topk(density=0.1)), fixed())",
+        "diana(natural)",
+        "diana(bernoulli(p=0.3))",
+        "shifted(randk(density=0.2), follow(alpha=0.1))",
+        "ef21(scaled(randk(density=0.3)))",
+        "efbv(randk(density=0.2), lam=0.2, nu=0.5)",
+        "randdiana(randk(density=0.2))",
+    }
+]
+"""What the stories train: every exchange, memory and rule, and one of each kind of message, not every operator in each."""
+
 RANDOM = ("bernoulli", "dithering", "natural", "perm", "rand", "ternary")
 """Words in the specs of parts that draw random numbers."""
 

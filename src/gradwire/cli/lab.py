@@ -48,6 +48,8 @@ def run_command(
     torch.set_num_threads(1)
     if output is not None and not output.parent.is_dir():
         raise ValueError(f"there is no folder {output.parent} to write {output.name} to")
+    if output is not None and output.is_dir():
+        raise ValueError(f"the run is written to a file, and {output} is a folder")
     task = problems.make(problem, workers=workers, seed=seed, **dict(_pair(text) for text in option or []))
     second = None if biased is None else _operator(biased, None)
     chosen = methods.compose(
@@ -85,6 +87,8 @@ def figure_command(
     names = [*figures.FIGURES, "link"] if name == "all" else [name]
     for each in names:
         figures.check(each)
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"a figure is written to a folder, and {output} is a file")
     output.mkdir(parents=True, exist_ok=True)
     for each in names:
         figure = _on_ranks(seed) if each == "link" else _in_process(figures.sheet(each, seed), seed)
@@ -110,9 +114,13 @@ def _on_ranks(seed: int) -> figures.Figure:
     """Run the tasks of the link figure on processes."""
     with bars() as progress:
 
-        def start(name: str) -> Any:
+        def start(name: str) -> link.Tell:
             task = progress.add_task(name, total=1.0, facts="starting")
-            return lambda done, facts: progress.update(task, completed=done, facts=facts)
+
+            def tell(done: float, facts: str) -> None:
+                progress.update(task, completed=done, facts=facts)
+
+            return tell
 
         return link.figure(seed, start)
 
@@ -140,6 +148,8 @@ def _follow(
 
 def _operator(text: str, density: float | None) -> Compressor:
     """A compressor by spec; a bare name takes the density."""
+    if text in ("randk", "topk") and density is None:
+        raise ValueError(f"{text} needs a density: give --density 0.1, say, or the spec '{text}(density=0.1)'")
     found = build(text if density is None else f"{text}(density={density})" if "(" not in text else text)
     if density is not None and "(" in text:
         raise ValueError(f"the density is given twice: in {text!r} and as {density}")
@@ -153,6 +163,8 @@ def _pair(text: str) -> tuple[str, Any]:
     name, found, value = text.partition("=")
     if not found:
         raise ValueError(f"an option of a problem looks like penalty=0.1, got {text!r}")
+    if name in ("name", "workers", "seed"):
+        raise ValueError(f"{name} is not an option of a problem, got {text!r}; there are PROBLEM, --workers and --seed")
     for kind in (int, float):
         try:
             return name, kind(value)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from functools import lru_cache
+from typing import Protocol, cast, runtime_checkable
 
 from torch import Tensor
 
@@ -45,7 +46,10 @@ class Direct(Protocol):
     """A compressor that can do without its bytes where nobody needs them: in a batched laboratory."""
 
     def apply(self, x: Tensor, turn: Turn) -> Message:
-        """f[..., d] -> C(x), bit for bit what `decode(encode(x, turn), d)` is in x's dtype."""
+        """f[..., d] -> C(x), what `decode(encode(x, turn), d)` is in x's dtype; dense or sparse.
+
+        Value for value, except that a composition may round sums of two parts in another order.
+        """
         ...
 
 
@@ -109,9 +113,15 @@ def pick(sparsifier: Sparsifier, x: Tensor, turn: Turn) -> tuple[Tensor, Tensor]
 
 def operate(compressor: Compressor, x: Tensor, turn: Turn) -> Message:
     """f[..., d] -> C(x), without bytes where the compressor knows how."""
-    if isinstance(compressor, Direct):
-        return compressor.apply(x, turn)
+    if _is_direct(type(compressor)):
+        return cast(Direct, compressor).apply(x, turn)
     return compressor.decode(compressor.encode(x, turn), x.shape[-1])
+
+
+@lru_cache
+def _is_direct(kind: type) -> bool:
+    """Remembered: to look through a protocol takes longer than to compress a short vector."""
+    return issubclass(kind, Direct)
 
 
 def check_density(density: float) -> float:

@@ -18,11 +18,14 @@ from gradwire import kernels
 from gradwire.compress.identity import said
 from gradwire.compress.protocol import check_density, from_omega, kept, pick
 from gradwire.layout import Layout, Turn
-from gradwire.vector import Sparse
+from gradwire.vector import Dense, Message, Sparse
 from gradwire.wire import values as formats
 
 PLACES, STEPS = 1 << 16, 1 << 9
 """The most that a batched turn draws at once, for itself and the steps after it."""
+
+SHORT = 2048
+"""Elements up to which one pass over all of them is quicker than picking k and putting them back."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,12 @@ class RandK:
         values = formats.decode(wire[..., 8:], self.values, self.count(d))
         return Sparse(self.places(wire[..., :8], d), values, d)
 
-    def apply(self, x: Tensor, turn: Turn) -> Sparse:
+    def apply(self, x: Tensor, turn: Turn) -> Message:
         """f[..., d] -> what is decoded, in x's dtype."""
+        if x.numel() <= SHORT and self.values != "natural" and (steps := self._steps(x, turn)) > 1:
+            start = turn.step - turn.step % steps
+            masks = _masks(turn.layout, turn.size, turn.seed, turn.path, start, steps, x.shape, self, x.dtype, x.device)
+            return Dense(said(x * masks[turn.step - start], self.values, turn))
         places, values = pick(self, x, turn)
         # Only natural draws bits, and a fork costs more than a short row of values.
         fork = turn.fork("values") if self.values == "natural" else turn
@@ -68,12 +75,17 @@ class RandK:
         """f[..., d] -> int64[..., k], increasing places; a batched turn of short vectors has them drawn ahead."""
         d, lead = x.shape[-1], x.shape[:-1]
         k = self.count(d)
-        ahead = min(STEPS, PLACES // max(1, lead.numel() * k))
-        if ahead < 2 or turn.rank != slice(None):
+        if (steps := self._steps(x, turn)) == 1:
             return kernels.support(turn.key(shared=False) + _rows(lead, x.device), d, k)
-        steps = 1 << (ahead.bit_length() - 1)
         late = turn.step % steps
         return _ahead(turn.layout, turn.size, turn.seed, turn.path, turn.step - late, steps, lead, d, k, x.device)[late]
+
+    def _steps(self, x: Tensor, turn: Turn) -> int:
+        """For how many steps supports are drawn at once, a power of two: 1 unless a batched turn has short vectors."""
+        if turn.rank != slice(None):
+            return 1
+        ahead = min(STEPS, PLACES // max(1, x.shape[:-1].numel() * self.count(x.shape[-1])))
+        return 1 << max(0, ahead.bit_length() - 1)
 
     def head(self, places: Tensor, d: int, turn: Turn) -> Tensor:
         """int64[..., k] -> u8[..., 8]: the key that this turn chose them by."""
@@ -117,6 +129,26 @@ class RandK:
 def _rows(lead: torch.Size, device: torch.device) -> Tensor:
     """Numbers of the rows, int64[*lead]: what tells one row's key from another's."""
     return torch.arange(lead.numel(), device=device).view(lead)
+
+
+@lru_cache(maxsize=8)
+def _masks(
+    layout: Layout,
+    size: int,
+    seed: int,
+    path: tuple[str, ...],
+    start: int,
+    steps: int,
+    shape: torch.Size,
+    randk: RandK,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, ...]:
+    """The supports of `_ahead` as vectors f[*shape] of gains and zeros."""
+    lead, d = shape[:-1], shape[-1]
+    supports = _ahead(layout, size, seed, path, start, steps, lead, d, randk.count(d), device)
+    masks = torch.zeros((steps, *shape), dtype=dtype, device=device)
+    return masks.scatter_(-1, torch.stack(supports), randk.gain(d)).unbind()
 
 
 @lru_cache(maxsize=64)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from gradwire.ask import Gather
-from gradwire.compress.protocol import Compressor, Direct, Ragged
+from gradwire.compress.protocol import Compressor, Ragged, operate
 from gradwire.exchange.protocol import State
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Message, Sent, widen
@@ -38,17 +39,17 @@ class Gathered:
         x = widen(x)
         # In x's dtype before averaging, so that the mean is the average of the `own`s also in float64.
         said = (await self._hear(x, turn)).to(x.dtype)
-        return Sent(own=said.row(turn.rank), mean=said.average())
+        return Sent(own=said if isinstance(turn.rank, slice) else said.row(turn.rank), mean=said.average())
 
     async def _hear(self, x: Tensor, turn: Turn) -> Message:
         """What every worker has said, a row each."""
         c, d = self.compressor, x.shape[-1]
-        if isinstance(c, Ragged):
+        if _is_ragged(type(c)):
             return c.decode(await _gather_ragged(c.encode(x, turn)), d)
-        if isinstance(turn.rank, slice) and isinstance(c, Direct):
-            # All rows are here and nobody reads bytes: one byte in as many places as there would be is only counted.
-            await Gather(x.new_empty(1, dtype=torch.uint8).expand(*x.shape[:-1], c.nbytes(d)))
-            return c.apply(x, turn)
+        if isinstance(turn.rank, slice):
+            # All rows are here and nobody reads bytes: as many as there would be are only counted.
+            await Gather(_unread(x.shape[:-1], c.nbytes(d), x.device))
+            return operate(c, x, turn)
         return c.decode(await Gather(c.encode(x, turn)), d)
 
     def omega(self, d: int) -> float | None:
@@ -58,6 +59,18 @@ class Gathered:
     def delta(self, d: int) -> float | None:
         """The compressor's."""
         return self.compressor.delta(d)
+
+
+@lru_cache
+def _is_ragged(kind: type) -> bool:
+    """Remembered: to look through a protocol takes longer than a round of a small problem may."""
+    return issubclass(kind, Ragged)
+
+
+@lru_cache(maxsize=64)
+def _unread(lead: torch.Size, length: int, device: torch.device) -> Tensor:
+    """One byte in as many places as u8[*lead, length] has."""
+    return torch.zeros(1, dtype=torch.uint8, device=device).expand(*lead, length)
 
 
 async def _gather_ragged(wire: Tensor) -> Tensor:

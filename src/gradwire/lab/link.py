@@ -6,6 +6,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from typing import TypeAlias
 
 from gradwire import net
 from gradwire.lab.compare import Failed
@@ -16,12 +17,15 @@ from gradwire.lab.worker import Errand
 RATE, WORKERS, SECONDS = "10mbit", 4, 40.0
 PROBLEM = {"d": 20_000, "condition": 100.0}
 
-Start = Callable[[str], Callable[[float, str], None]]
-"""Announces a run by its name; what it returns is told the share that is done, and a line of facts."""
+Tell: TypeAlias = Callable[[float, str], None]
+"""Is told the share of a run that is done, and a line of facts."""
+
+Start: TypeAlias = Callable[[str], Tell]
+"""Is told the name of a run that begins."""
 
 
 def figure(seed: int, start: Start) -> Figure:
-    """Run a quadratic with d = 20,000 on four ranks at 10 Mbit/s, 40 seconds a method; on loopback where there are no links.
+    """Run a quadratic on four ranks at 10 Mbit/s, 40 seconds a method; on loopback where there are no links.
 
     Steps are those of theory, except where the label says that a method takes the step of plain gradient descent.
     """
@@ -67,8 +71,8 @@ def execute(
     ):
         for line in cluster.lines():
             event = json.loads(line)
-            if "error" in event:
-                raise Failed(event["error"], 2)
+            if "refusal" in event:
+                raise Failed(event["refusal"], 2)
             found.append((event.pop("seconds"), Mark(**event)))
             listen(*found[-1])
         codes = cluster.wait()

@@ -1,7 +1,7 @@
 """One worker of a descent on real ranks: `python -m gradwire.lab.worker ERRAND`, started by `gradwire.net`.
 
 The same objects as in the laboratory: the problem, the method, its exchange. Rank 0 prints one JSON object a mark. A
-worker that is given something bad prints an `error` with one sentence and ends with code 2.
+worker that is given something bad prints a `refusal` with one sentence and ends with code 2.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def main() -> None:
         for seconds, mark in walk(Errand.from_json(sys.argv[1])):
             if dist.get_rank() == 0:
                 print(json.dumps({"seconds": seconds, **asdict(mark)}), flush=True)
-    except (ValueError, ModuleNotFoundError, FileNotFoundError) as error:
-        print(json.dumps({"error": str(error)}), flush=True)
+    except (ValueError, ArithmeticError, ModuleNotFoundError, FileNotFoundError) as error:
+        print(json.dumps({"refusal": str(error)}), flush=True)
         code = 2
     dist.destroy_process_group()
     sys.stderr.flush()

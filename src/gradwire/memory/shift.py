@@ -39,7 +39,7 @@ class Rule(Protocol):
         """Refuse an exchange that the rule's theory does not cover in dimension d (ValueError)."""
         ...
 
-    async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, omega: float | None) -> Sent:
+    async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, exchange: Exchange) -> Sent:
         """Move both shifts in place, and return what the step has said: h + own and mean_h + mean of before."""
         ...
 
@@ -72,7 +72,7 @@ class Shifted:
         """Exchange x - h, then let the rule move h and mean_h."""
         h, mean_h = tensor(state, "h"), tensor(state, "mean_h")
         sent = await self.exchange(widen(x) - h, nest(state, "inner"), turn)
-        return await self.rule.move_(h, mean_h, x, sent, turn, self.exchange.omega(turn.layout.d))
+        return await self.rule.move_(h, mean_h, x, sent, turn, self.exchange)
 
     def omega(self, d: int) -> float | None:
         """None: the variance is relative to x - h, not to x."""
@@ -90,7 +90,7 @@ class Fixed:
     def check(self, exchange: Exchange, d: int) -> None:
         """Any operator will do."""
 
-    async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, omega: float | None) -> Sent:
+    async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, exchange: Exchange) -> Sent:
         """Nothing moves."""
         return Sent(own=Offset(h, sent.own, 1.0), mean=Offset(mean_h, sent.mean, 1.0))
 
@@ -152,9 +152,9 @@ class Follow:
                     f"got {self.alpha}"
                 )
 
-    async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, omega: float | None) -> Sent:
+    async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, exchange: Exchange) -> Sent:
         """h += alpha own, mean_h += alpha mean, in place."""
-        alpha = self.alpha if self.alpha is not None else 1 / (1 + (omega or 0.0))
+        alpha = self.alpha if self.alpha is not None else 1 / (1 + (exchange.omega(turn.layout.d) or 0.0))
         sent.own.add_to_(h, alpha)
         sent.mean.add_to_(mean_h, alpha)
         # h before the step plus nu times the message is h now plus what alpha left out.
@@ -182,9 +182,9 @@ class Restart:
                 f"restart is Rand-DIANA and needs an unbiased operator, and {exchange} is biased; use ef21(...)"
             )
 
-    async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, omega: float | None) -> Sent:
+    async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, exchange: Exchange) -> Sent:
         """On heads h = x and mean_h += mean of x - h, in place."""
-        p = self.p if self.p is not None else 1 / (1 + (omega or 0.0))
+        p = self.p if self.p is not None else 1 / (1 + (exchange.omega(turn.layout.d) or 0.0))
         coin = torch.rand((), generator=turn.fork("restart").rng(shared=True)).item()
         if coin >= p:
             return Sent(own=Offset(h, sent.own, 1.0), mean=Offset(mean_h, sent.mean, 1.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,22 @@ def draw(figure: Figure, path: Path) -> None:
     canvas.savefig(path, dpi=110)
 
 
-def _abscissae(timed: bool) -> tuple[Any, Any]:
+def _abscissae(timed: bool) -> list[tuple[str, Callable[[Curve], Sequence[float]]]]:
     """Name and values of both horizontal axes."""
-    sent = ("kilobytes sent by a worker", lambda curve: [mark.bytes / 1e3 for mark in curve.marks])
-    if timed:
-        return ("seconds", lambda curve: curve.seconds), sent
-    return ("rounds", lambda curve: [mark.round for mark in curve.marks]), sent
+    first = ("seconds", _seconds) if timed else ("rounds", _rounds)
+    return [first, ("kilobytes sent by a worker", _kilobytes)]
+
+
+def _seconds(curve: Curve) -> Sequence[float]:
+    return curve.seconds
+
+
+def _rounds(curve: Curve) -> Sequence[float]:
+    return [mark.round for mark in curve.marks]
+
+
+def _kilobytes(curve: Curve) -> Sequence[float]:
+    return [mark.bytes / 1e3 for mark in curve.marks]
 
 
 def _errors(curve: Curve) -> list[float]:

@@ -111,7 +111,7 @@ def _facts(problem: Problem, trace: Trace) -> Facts:
         scale = (problem.start - problem.best).square().sum()
         begin = (plan.lyapunov(problem.start, h, problem.best, problem.best_gradients) / scale).item()
         neighbourhood = (plan.neighbourhood(problem.best, problem.best_gradients, h) / scale).item()
-        worst = max(mark.error / (rate**mark.round * begin + neighbourhood + ROUNDING) for mark in trace.marks)
+        worst = max(mark.error / (rate**mark.round * begin + neighbourhood + ROUNDING) for mark in trace.marks[1:])
     return Facts(
         step=trace.method.step,
         contraction=trace.contraction(),
