@@ -300,7 +300,7 @@ def test_apply_is_decode_after_encode(compressor: Compressor, rank: int | slice,
             kept, t = x.clone(), turn(d, rank, step=7)
             said, heard = operate(compressor, x, t), through(compressor, x, t).to(dtype)
             assert said.dense().dtype == dtype
-            # Dense and sparse parts are added and scaled in another order, in float32: rounded otherwise by a bit or two.
+            # Dense and sparse parts are added and scaled in another order: in float32, otherwise by a bit or two.
             eps = 4 * torch.finfo(torch.float32).eps if "Induced" in repr(compressor) else 0.0
             torch.testing.assert_close(said.dense(), heard.dense(), rtol=eps, atol=eps)
             said.dense().fill_(1.0)  # shares no memory with x

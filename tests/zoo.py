@@ -111,7 +111,7 @@ TRAINED = [
         "randdiana(randk(density=0.2))",
     }
 ]
-"""What the stories train: every exchange, memory and rule, and one of each kind of message, not every operator in each."""
+"""What the stories train: every exchange, memory and rule, and one of each kind of message."""
 
 RANDOM = ("bernoulli", "dithering", "natural", "perm", "rand", "ternary")
 """Words in the specs of parts that draw random numbers."""
