@@ -114,7 +114,11 @@ class Offset:
 
     def dense(self) -> Tensor:
         """Return f[..., d], newly made."""
-        return torch.add(self.base, self.message.dense(), alpha=self.scale) if self.scale else self.base.clone()
+        # By the same two steps as `write_to_`, which one fused addition would round otherwise.
+        target = self.base.expand_as(self.message.dense()).clone()
+        if self.scale != 0.0:
+            self.message.add_to_(target, self.scale)
+        return target
 
 
 Message: TypeAlias = Dense | Sparse

@@ -35,7 +35,7 @@ class Facts:
     """
 
     step: float
-    contraction: float
+    contraction: float | None
     rate: float | None
     plateau: float
     neighbourhood: float | None
@@ -114,7 +114,7 @@ def _facts(problem: Problem, trace: Trace) -> Facts:
         worst = max(mark.error / (rate**mark.round * begin + neighbourhood + ROUNDING) for mark in trace.marks[1:])
     return Facts(
         step=trace.method.step,
-        contraction=trace.contraction(),
+        contraction=None if math.isnan(fall := trace.contraction()) else fall,
         rate=rate,
         plateau=trace.plateau,
         neighbourhood=neighbourhood,
