@@ -269,10 +269,11 @@ def test_a_figure_is_written_as_numbers(figure: figures.Figure, tmp_path: Path) 
 
 
 def test_numbers_that_json_does_not_know_are_written_as_words(quadratic: Problem, tmp_path: Path) -> None:
-    flat = figures.curve("", "", quadratic, traced(fitting("gd", quadratic), [1.0] * 9))
+    flat = figures.curve("", "", quadratic, traced(fitting("gd", quadratic), [1.0] * 8 + [math.inf]))
     _, record = figures.write(figures.Figure("flat", "", "", (flat,)), tmp_path, "")
     (written,) = json.loads(record.read_text(), parse_constant=pytest.fail)["curves"]
-    assert written["facts"]["contraction"] == "nan"
+    assert written["facts"]["contraction"] is None
+    assert written["facts"]["plateau"] == "inf"
 
 
 def test_a_figure_is_drawn(figure: figures.Figure, tmp_path: Path) -> None:
