@@ -174,6 +174,14 @@ def parse(spec: str) -> Exchange:
     return found
 
 
+def operator(spec: str) -> Compressor:
+    """Read the spec of a compressor. Raises SpecError."""
+    found = build(spec)
+    if not isinstance(found, Compressor):
+        raise SpecError(f"{spec} is not a compressor")
+    return found
+
+
 def build(spec: str) -> Any:
     """Read the spec of any part, as it stands. Raises SpecError."""
     if len(spec) > LONGEST:

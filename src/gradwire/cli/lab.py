@@ -18,7 +18,7 @@ from rich.table import Table
 from gradwire.cli.console import bars, out
 from gradwire.compress import Compressor
 from gradwire.lab import descent, figures, link, methods, problems
-from gradwire.spec import build
+from gradwire.spec import operator
 
 lab = typer.Typer(no_args_is_help=True, help="Convex problems in one process: methods, theory, figures.")
 
@@ -150,12 +150,11 @@ def _operator(text: str, density: float | None) -> Compressor:
     """A compressor by spec; a bare name takes the density."""
     if text in ("randk", "topk") and density is None:
         raise ValueError(f"{text} needs a density: give --density 0.1, say, or the spec '{text}(density=0.1)'")
-    found = build(text if density is None else f"{text}(density={density})" if "(" not in text else text)
-    if density is not None and "(" in text:
+    if density is None:
+        return operator(text)
+    if "(" in text:
         raise ValueError(f"the density is given twice: in {text!r} and as {density}")
-    if not isinstance(found, Compressor):
-        raise ValueError(f"{text} is not a compressor")
-    return found
+    return operator(f"{text}(density={density})")
 
 
 def _pair(text: str) -> tuple[str, Any]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradwire.compress.identity import said
 from gradwire.compress.protocol import from_omega
 from gradwire.layout import Turn
 from gradwire.vector import Dense
@@ -51,7 +50,7 @@ class Bernoulli:
 
     def apply(self, x: Tensor, turn: Turn) -> Dense:
         """Finite f[..., d] -> what is decoded, in x's dtype."""
-        return Dense(said(self._chosen(x, self._toss(x, turn)), "float32", turn))
+        return Dense(formats.said(self._chosen(x, self._toss(x, turn)), "float32", turn))
 
     def length(self, wire: Tensor, d: int) -> int:
         """Bytes of the message, or of the longest of several. Raises ValueError for a first byte that is no flag."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradwire.compress.protocol import Compressor, operate
+from gradwire.compress.protocol import Compressor, check_length, operate
 from gradwire.compress.scaled import check_part
 from gradwire.layout import Turn
 from gradwire.vector import Dense, Message, Sparse
@@ -46,8 +46,7 @@ class Blockwise:
 
     def decode(self, wire: Tensor, d: int) -> Message:
         """u8[..., nbytes(d)] -> Sparse or Dense, as the operator decodes."""
-        if wire.shape[-1] != self.nbytes(d):
-            raise ValueError(f"{self} in dimension {d} takes {self.nbytes(d)} bytes, got {wire.shape[-1]}")
+        check_length(self, wire, d)
         runs, messages, start = self._runs(d), list[Message](), 0
         for run in runs:
             length = self.compressor.nbytes(run.size)

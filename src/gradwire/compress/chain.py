@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradwire.compress.protocol import Compressor, Sparsifier, from_omega, operate, pick
+from gradwire.compress.protocol import Compressor, Sparsifier, check_length, from_omega, operate, pick
 from gradwire.compress.scaled import check_part
 from gradwire.layout import Turn
 from gradwire.vector import Message, Sparse
@@ -48,8 +48,7 @@ class Chain:
 
     def decode(self, wire: Tensor, d: int) -> Sparse:
         """u8[..., nbytes(d)] -> Sparse with k entries, or fewer if the quantiser drops some."""
-        if wire.shape[-1] != self.nbytes(d):
-            raise ValueError(f"{self} in dimension {d} takes {self.nbytes(d)} bytes, got {wire.shape[-1]}")
+        check_length(self, wire, d)
         split = self.sparsifier.head_nbytes(d)
         values = self.quantiser.decode(wire[..., split:], self.sparsifier.count(d))
         return _spread(self.sparsifier.places(wire[..., :split], d), values, d)

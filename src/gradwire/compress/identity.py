@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
-import torch
 from torch import Tensor
 
 from gradwire.layout import Turn
@@ -32,7 +30,7 @@ class Identity:
 
     def apply(self, x: Tensor, turn: Turn) -> Dense:
         """f[..., d] -> what is decoded, in x's dtype."""
-        return Dense(said(x, self.values, turn))
+        return Dense(formats.said(x, self.values, turn))
 
     def nbytes(self, d: int) -> int:
         """Bytes on the wire."""
@@ -45,21 +43,3 @@ class Identity:
     def delta(self, d: int) -> float | None:
         """1, or the format's own."""
         return formats.DELTA[self.values]
-
-
-def said(x: Tensor, name: formats.Format, turn: Turn) -> Tensor:
-    """f[..., k] -> the same dtype, newly made: what a peer decodes of values in a format, without the bytes between."""
-    if name == "natural":
-        # An exponent in the float's own field, as `formats.decode` puts it there, and the sign that needs no bit.
-        exponents = formats._exponents(x, turn.rng(shared=False, device=x.device))  # pyright: ignore
-        return (exponents.int() << 23).view(torch.float32).copysign_(x).to(x.dtype)
-    dtype, limit = _range(name, x.dtype)
-    values = x.clamp(-limit, limit)
-    return values if dtype == x.dtype else values.to(dtype).to(x.dtype)
-
-
-@lru_cache
-def _range(name: formats.Format, source: torch.dtype) -> tuple[torch.dtype, float]:
-    """The dtype of a format, and the largest value that both it and the source can hold."""
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype, min(torch.finfo(dtype).max, torch.finfo(source).max)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gradwire.compress.identity import said
 from gradwire.layout import Turn
 from gradwire.vector import Dense
 from gradwire.wire import values as formats
@@ -30,7 +29,7 @@ class Natural:
 
     def apply(self, x: Tensor, turn: Turn) -> Dense:
         """f[..., d] -> what is decoded, in x's dtype."""
-        return Dense(said(x, "natural", turn))
+        return Dense(formats.said(x, "natural", turn))
 
     def nbytes(self, d: int) -> int:
         """Bytes on the wire."""

@@ -118,6 +118,12 @@ def operate(compressor: Compressor, x: Tensor, turn: Turn) -> Message:
     return compressor.decode(compressor.encode(x, turn), x.shape[-1])
 
 
+def check_length(compressor: Compressor, wire: Tensor, d: int) -> None:
+    """Refuse a message u8[..., m] of another length than the compressor's in dimension d."""
+    if wire.shape[-1] != compressor.nbytes(d):
+        raise ValueError(f"{compressor} in dimension {d} takes {compressor.nbytes(d)} bytes, got {wire.shape[-1]}")
+
+
 @lru_cache
 def _is_direct(kind: type) -> bool:
     """Remembered: to look through a protocol takes longer than to compress a short vector."""

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from gradwire import kernels
-from gradwire.compress.identity import said
-from gradwire.compress.protocol import check_density, from_omega, kept, pick
+from gradwire.compress.protocol import check_density, check_length, from_omega, kept, pick
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Dense, Message, Sparse
 from gradwire.wire import values as formats
@@ -55,8 +54,7 @@ class RandK:
 
     def decode(self, wire: Tensor, d: int) -> Sparse:
         """u8[..., nbytes(d)] -> Sparse with k entries."""
-        if wire.shape[-1] != self.nbytes(d):
-            raise ValueError(f"{self} in dimension {d} takes {self.nbytes(d)} bytes, got {wire.shape[-1]}")
+        check_length(self, wire, d)
         values = formats.decode(wire[..., 8:], self.values, self.count(d))
         return Sparse(self.places(wire[..., :8], d), values, d)
 
@@ -65,11 +63,11 @@ class RandK:
         if x.numel() <= SHORT and self.values != "natural" and (steps := self._steps(x, turn)) > 1:
             start = turn.step - turn.step % steps
             masks = _masks(turn.layout, turn.size, turn.seed, turn.path, start, steps, x.shape, self, x.dtype, x.device)
-            return Dense(said(x * masks[turn.step - start], self.values, turn))
+            return Dense(formats.said(x * masks[turn.step - start], self.values, turn))
         places, values = pick(self, x, turn)
         # Only natural draws bits, and a fork costs more than a short row of values.
         fork = turn.fork("values") if self.values == "natural" else turn
-        return Sparse(places, said(values, self.values, fork), x.shape[-1])
+        return Sparse(places, formats.said(values, self.values, fork), x.shape[-1])
 
     def choose(self, x: Tensor, turn: Turn) -> Tensor:
         """f[..., d] -> int64[..., k], increasing places; a batched turn of short vectors has them drawn ahead."""

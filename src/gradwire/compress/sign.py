@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradwire.compress.identity import said
+from gradwire.compress.protocol import check_length
 from gradwire.layout import Turn
 from gradwire.vector import Dense
 from gradwire.wire import bits
@@ -31,14 +31,13 @@ class ScaledSign:
 
     def decode(self, wire: Tensor, d: int) -> Dense:
         """u8[..., nbytes(d)] -> Dense f32[..., d]."""
-        if wire.shape[-1] != self.nbytes(d):
-            raise ValueError(f"{self} in dimension {d} takes {self.nbytes(d)} bytes, got {wire.shape[-1]}")
+        check_length(self, wire, d)
         scale = formats.decode(wire[..., :4], "float32", 1)
         return Dense(torch.where(bits.unpack_flags(wire[..., 4:], d).bool(), -scale, scale))
 
     def apply(self, x: Tensor, turn: Turn) -> Dense:
         """Finite f[..., d] -> what is decoded, in x's dtype."""
-        scale = said(_mean(x), "float32", turn).to(x.dtype)
+        scale = formats.said(_mean(x), "float32", turn).to(x.dtype)
         return Dense(torch.where(x < 0, -scale, scale))
 
     def nbytes(self, d: int) -> int:

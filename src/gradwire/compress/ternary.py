@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gradwire.compress import norms
-from gradwire.compress.protocol import from_omega
+from gradwire.compress.protocol import check_length, from_omega
 from gradwire.layout import Turn
 from gradwire.vector import Dense
 from gradwire.wire import trits
@@ -37,8 +37,7 @@ class Ternary:
 
     def decode(self, wire: Tensor, d: int) -> Dense:
         """u8[..., nbytes(d)] -> Dense f32[..., d]."""
-        if wire.shape[-1] != self.nbytes(d):
-            raise ValueError(f"{self} in dimension {d} takes {self.nbytes(d)} bytes, got {wire.shape[-1]}")
+        check_length(self, wire, d)
         signs = trits.unpack(wire[..., 4:], d).float() - 1
         return Dense(signs.mul_(formats.decode(wire[..., :4], "float32", 1)))
 

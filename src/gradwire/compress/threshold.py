@@ -15,7 +15,6 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from gradwire.compress.identity import said
 from gradwire.layout import Turn
 from gradwire.vector import Dense, Sparse
 from gradwire.wire import index
@@ -66,7 +65,7 @@ class HardThreshold:
 
     def apply(self, x: Tensor, turn: Turn) -> Dense:
         """Finite f[..., d] -> what is decoded, in x's dtype."""
-        return Dense(said(x.where(x.abs() >= self.level, 0.0), "float32", turn))
+        return Dense(formats.said(x.where(x.abs() >= self.level, 0.0), "float32", turn))
 
     def length(self, wire: Tensor, d: int) -> int:
         """Bytes of the message, or of the longest of several. Raises ValueError if they begin with no count."""

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from gradwire import kernels
-from gradwire.compress.identity import said
 from gradwire.compress.protocol import check_density, kept, pick
 from gradwire.layout import Turn
 from gradwire.vector import Sparse
@@ -46,7 +45,7 @@ class TopK:
     def apply(self, x: Tensor, turn: Turn) -> Sparse:
         """f[..., d] -> what is decoded, in x's dtype."""
         places, values = pick(self, x, turn)
-        return Sparse(places, said(values, self.values, turn), x.shape[-1])
+        return Sparse(places, formats.said(values, self.values, turn), x.shape[-1])
 
     def choose(self, x: Tensor, turn: Turn) -> Tensor:
         """f[..., d] -> int64[..., k], increasing places of the largest magnitudes."""

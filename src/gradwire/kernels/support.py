@@ -1,6 +1,6 @@
 """A uniform random k-subset of {0, ..., d - 1} from a 64-bit key: the same on every device and in every version.
 
-A stream of hashed counters (SplitMix64, Steele, Lea and Flood 2014) is reduced modulo d, and the first min(k, d - k)
+A stream of hashed counters (splitmix.py) is reduced modulo d, and the first min(k, d - k)
 distinct values are kept: they are the subset or its complement. That is sampling by rejection, so the subset is uniform
 (the reduction of 62 bits modulo d favours no index by more than d / 2^62).
 """
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, and below two more odd constants, as signed 64-bit integers
+from gradwire.kernels import splitmix
 
 
 def support(key: Tensor, d: int, k: int) -> Tensor:
@@ -26,7 +26,7 @@ def support(key: Tensor, d: int, k: int) -> Tensor:
         return torch.empty((*key.shape, 0), dtype=torch.int64, device=key.device)
     draws = _enough(d, k)
     while True:
-        values = _mix(key.unsqueeze(-1) + GOLDEN * torch.arange(1, draws + 1, device=key.device)).remainder_(d)
+        values = splitmix.stream(key, draws, bits=62).remainder_(d)
         values, kept = _first(values, k)
         if kept is not None:
             return values.masked_select(kept).view(*key.shape, k)
@@ -57,15 +57,3 @@ def _sort(values: Tensor) -> Tensor:
     if values.device.type == "cpu":
         return torch.from_numpy(np.sort(values.numpy(), -1))  # pyright: ignore
     return values.sort(-1).values
-
-
-def _mix(z: Tensor) -> Tensor:
-    """SplitMix64's finaliser, its two lowest bits dropped so that the result is not negative: int64 in [0, 2^62)."""
-    z = (z ^ _shift(z, 30)).mul_(-4658895280553007687)
-    z = (z ^ _shift(z, 27)).mul_(-7723592293110705685)
-    return _shift(z ^ _shift(z, 31), 2)
-
-
-def _shift(z: Tensor, bits: int) -> Tensor:
-    """Shift right without the sign."""
-    return (z >> bits).bitwise_and_((1 << (64 - bits)) - 1)

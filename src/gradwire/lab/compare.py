@@ -33,23 +33,15 @@ def execute(name: str, job: Job, ranks: int, rate: str | None, listen: Listener 
         Failed: a rank refused its input or died; the message is its own.
         gradwire.net.Refused: the kernel does not give links.
     """
-    command = [sys.executable, "-m", "gradwire.lab.rank", job.to_json()]
     events: dict[str, list[dict[str, Any]]] = {}
-    with (
-        tempfile.TemporaryFile("w+") as errors,
-        net.launch([command] * ranks, rate=rate, env={"OMP_NUM_THREADS": "1"}, stderr=errors) as cluster,
-    ):
-        for line in cluster.lines():
-            event = json.loads(line)
-            events.setdefault(event.pop("event"), []).append(event)
-            listen({"parameters": 0} | event)
-        codes = cluster.wait()
-        errors.seek(0)
-        complaint = errors.read()
-    if "error" in events:
-        raise Failed(events["error"][0]["message"], 2)
-    if any(codes) or "end" not in events:
-        raise Failed(f"the run {name!r} failed with codes {codes}: {complaint[-2000:]}", 1)
+
+    def note(event: dict[str, Any]) -> None:
+        events.setdefault(event.pop("event"), []).append(event)
+        listen({"parameters": 0} | event)
+
+    follow(f"the run {name!r}", "gradwire.lab.rank", job.to_json(), ranks, rate, note)
+    if "end" not in events:
+        raise Failed(f"the run {name!r} has not come to its end", 1)
     end = events["end"][0]
     return Run(
         name=name,
@@ -58,6 +50,30 @@ def execute(name: str, job: Job, ranks: int, rate: str | None, listen: Listener 
         split=Split(**end.pop("split")),
         **end,
     )
+
+
+def follow(name: str, module: str, argument: str, ranks: int, rate: str | None, listen: Listener) -> None:
+    """Run `python -m module argument` on every rank, and pass on every event that they print.
+
+    Raises:
+        Failed: a rank refused its input or died; the message is its own.
+        gradwire.net.Refused: the kernel does not give links.
+    """
+    command = [sys.executable, "-m", module, argument]
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        net.launch([command] * ranks, rate=rate, env={"OMP_NUM_THREADS": "1"}, stderr=errors) as cluster,
+    ):
+        for line in cluster.lines():
+            event = json.loads(line)
+            if event["event"] == "error":
+                raise Failed(event["message"], 2)
+            listen(event)
+        codes = cluster.wait()
+        errors.seek(0)
+        complaint = errors.read()
+    if any(codes):
+        raise Failed(f"{name} failed with codes {codes}: {complaint[-2000:]}", 1)
 
 
 def versions() -> dict[str, str]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
-import tempfile
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from gradwire import net
-from gradwire.lab.compare import Failed
+from gradwire.lab.compare import follow
 from gradwire.lab.descent import Mark, Trace
 from gradwire.lab.figures import Curve, Figure, curve
 from gradwire.lab.worker import Errand
@@ -63,23 +60,14 @@ def execute(
         Failed: a worker refused its input or died; the message is its own.
         gradwire.net.Refused: the kernel does not give links.
     """
-    command = [sys.executable, "-m", "gradwire.lab.worker", errand.to_json()]
     found: list[tuple[float, Mark]] = []
-    with (
-        tempfile.TemporaryFile("w+") as errors,
-        net.launch([command] * errand.workers, rate=rate, env={"OMP_NUM_THREADS": "1"}, stderr=errors) as cluster,
-    ):
-        for line in cluster.lines():
-            event = json.loads(line)
-            if "refusal" in event:
-                raise Failed(event["refusal"], 2)
-            found.append((event.pop("seconds"), Mark(**event)))
-            listen(*found[-1])
-        codes = cluster.wait()
-        errors.seek(0)
-        complaint = errors.read()
-    if any(codes) or not found:
-        raise Failed(f"the workers ended with codes {codes}: {complaint[-2000:]}", 1)
+
+    def note(event: dict[str, Any]) -> None:
+        del event["event"]
+        found.append((event.pop("seconds"), Mark(**event)))
+        listen(*found[-1])
+
+    follow(f"the descent by {errand.method}", "gradwire.lab.worker", errand.to_json(), errand.workers, rate, note)
     return found
 
 

@@ -174,4 +174,6 @@ def _plan(
 
 def _shifts(name: str, problem: Problem) -> Tensor | None:
     """FIXED keeps the first gradients, STAR those at the minimum."""
-    return {"fixed": problem.gradients(problem.start), "star": problem.best_gradients}.get(name)
+    if name == "fixed":
+        return problem.gradients(problem.start)
+    return problem.best_gradients if name == "star" else None

@@ -6,7 +6,6 @@ given something bad prints an `error` event with one sentence and ends with code
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import sys
@@ -14,9 +13,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,6 +25,7 @@ from gradwire.lab import corpus
 from gradwire.lab.comm import Comm, Plain, communicate
 from gradwire.lab.gpt import GPT
 from gradwire.lab.job import Job
+from gradwire.lab.life import live, say
 from gradwire.lab.results import Point, Split
 
 GO, EVALUATE, STOP = 0, 1, 2
@@ -38,25 +36,7 @@ WARM, COUNTED, PULSE_SECONDS = 4, 20, 0.5
 
 def main() -> None:
     """Train, and leave."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=timedelta(seconds=120))
-    code = 0
-    try:
-        Training(Job.from_json(sys.argv[1])).run()
-    except (ValueError, FileNotFoundError) as error:
-        say("error", message=str(error))
-        code = 2
-    dist.destroy_process_group()
-    # Not by way of the interpreter's end: there torch 2.13 aborts one process in fifty on a busy machine ("terminate
-    # called without an active exception"), plain DDP without a hook as well. All is said and written by now.
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def say(event: str, **facts: Any) -> None:
-    """Print an event, on rank 0 or if it is an error."""
-    if dist.get_rank() == 0 or event == "error":
-        print(json.dumps({"event": event, **facts}), flush=True)
+    live(lambda: Training(Job.from_json(sys.argv[1])).run(), 120, (ValueError, FileNotFoundError))
 
 
 @dataclass

@@ -1,30 +1,28 @@
 """One worker of a descent on real ranks: `python -m gradwire.lab.worker ERRAND`, started by `gradwire.net`.
 
 The same objects as in the laboratory: the problem, the method, its exchange. Rank 0 prints one JSON object a mark. A
-worker that is given something bad prints a `refusal` with one sentence and ends with code 2.
+worker that is given something bad prints an `error` event with one sentence and ends with code 2.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradwire.compress import Compressor
 from gradwire.lab.descent import Mark
+from gradwire.lab.life import live, say
 from gradwire.lab.methods import Method, compose
 from gradwire.lab.problems import Problem, make
 from gradwire.layout import Layout, Turn
 from gradwire.memory import start_
-from gradwire.spec import build
+from gradwire.spec import operator
 from gradwire.transport.process import Process
 
 Options = dict[str, int | float | str | None]
@@ -63,25 +61,18 @@ class Errand:
     def make(self) -> tuple[Problem, Method]:
         """Make problem and method, the same on every rank. ValueError for whatever does not fit."""
         problem = make(self.problem, workers=self.workers, seed=self.seed, **self.options)
-        biased = None if self.biased is None else _compressor(self.biased)
-        return problem, compose(self.method, problem, _compressor(self.compressor), biased=biased, step=self.step)
+        biased = None if self.biased is None else operator(self.biased)
+        return problem, compose(self.method, problem, operator(self.compressor), biased=biased, step=self.step)
 
 
 def main() -> None:
     """Run the errand, and leave."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    code = 0
-    try:
-        for seconds, mark in walk(Errand.from_json(sys.argv[1])):
-            if dist.get_rank() == 0:
-                print(json.dumps({"seconds": seconds, **asdict(mark)}), flush=True)
-    except (ValueError, ArithmeticError, ModuleNotFoundError, FileNotFoundError) as error:
-        print(json.dumps({"refusal": str(error)}), flush=True)
-        code = 2
-    dist.destroy_process_group()
-    sys.stderr.flush()
-    os._exit(code)  # not by way of the interpreter's end: see gradwire.lab.rank
+    live(_run, 60, (ValueError, ArithmeticError, ModuleNotFoundError, FileNotFoundError))
+
+
+def _run() -> None:
+    for seconds, mark in walk(Errand.from_json(sys.argv[1])):
+        say("mark", seconds=seconds, **asdict(mark))
 
 
 def walk(errand: Errand) -> Iterator[tuple[float, Mark]]:
@@ -116,13 +107,6 @@ def _agree(seconds: float) -> float:
     heard: Tensor = torch.tensor([seconds], dtype=torch.float64)
     dist.broadcast(heard, 0)
     return heard.item()
-
-
-def _compressor(text: str) -> Compressor:
-    found = build(text)
-    if not isinstance(found, Compressor):
-        raise ValueError(f"{text} is not a compressor")
-    return found
 
 
 def _dtype(name: str) -> torch.dtype:

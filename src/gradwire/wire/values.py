@@ -12,11 +12,13 @@ t^2 / 8 (Horváth et al. 2019, arXiv:1905.10988, Theorem 3). Outside the normal 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
+from gradwire.layout import Turn
 from gradwire.wire import bits
 
 Format: TypeAlias = Literal["bfloat16", "float32", "float64", "natural"]
@@ -45,8 +47,7 @@ def encode(x: Tensor, name: Format, rng: torch.Generator | None = None) -> Tenso
     """f[..., k], finite -> u8[..., nbytes(name, k)]; only `natural` draws from `rng`, which it needs."""
     if name == "natural":
         return torch.cat([_exponents(x, rng), bits.pack_flags(torch.signbit(x).byte())], -1)
-    dtype = _DTYPES[name]
-    limit = min(torch.finfo(dtype).max, torch.finfo(x.dtype).max)
+    dtype, limit = _range(name, x.dtype)
     return x.clamp(-limit, limit).to(dtype).contiguous().view(torch.uint8)
 
 
@@ -55,13 +56,33 @@ def decode(wire: Tensor, name: Format, k: int) -> Tensor:
     if wire.shape[-1] != nbytes(name, k):
         raise ValueError(f"{k} values as {name} take {nbytes(name, k)} bytes, got {wire.shape[-1]}")
     if name == "natural":
-        exponents, negative = wire[..., :k].int(), bits.unpack_flags(wire[..., k:], k)
-        # An exponent in the float's own field and an empty mantissa is the power of two, and 0 for e = 0.
-        return (exponents << 23).view(torch.float32).mul(1.0 - 2.0 * negative)
+        negative = bits.unpack_flags(wire[..., k:], k)
+        return _powers(wire[..., :k]).mul(1.0 - 2.0 * negative)
     # Into a new tensor, because a slice of a larger message need not be aligned for the wider dtype.
     values = torch.empty((*wire.shape[:-1], k), dtype=_DTYPES[name], device=wire.device)
     values.view(torch.uint8).copy_(wire)
     return values if name == "float64" else values.float()
+
+
+def said(x: Tensor, name: Format, turn: Turn) -> Tensor:
+    """f[..., k] -> the same dtype, newly made: what a peer decodes of values in a format, without the bytes between."""
+    if name == "natural":
+        return _powers(_exponents(x, turn.rng(shared=False, device=x.device))).copysign_(x).to(x.dtype)
+    dtype, limit = _range(name, x.dtype)
+    values = x.clamp(-limit, limit)
+    return values if dtype == x.dtype else values.to(dtype).to(x.dtype)
+
+
+@lru_cache
+def _range(name: Format, source: torch.dtype) -> tuple[torch.dtype, float]:
+    """The dtype of a format, and the largest value that both it and the source can hold."""
+    dtype = _DTYPES[name]
+    return dtype, min(torch.finfo(dtype).max, torch.finfo(source).max)
+
+
+def _powers(exponents: Tensor) -> Tensor:
+    """u8[..., k] -> f32[..., k]: an exponent in the float's own field, an empty mantissa, is the power; 0 for 0."""
+    return (exponents.int() << 23).view(torch.float32)
 
 
 def _exponents(x: Tensor, rng: torch.Generator | None) -> Tensor:

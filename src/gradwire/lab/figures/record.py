@@ -5,15 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
-from gradwire.lab import theory
+from gradwire.lab import compare, theory
 from gradwire.lab.descent import Mark, Trace
 from gradwire.lab.problems import Problem
 
@@ -95,7 +92,7 @@ def write(figure: Figure, folder: Path, command: str) -> list[Path]:
 
 def versions() -> dict[str, str]:
     """What the numbers may depend on."""
-    return {"gradwire": version("gradwire"), "torch": torch.__version__, "python": sys.version.split()[0]}
+    return {"gradwire": version("gradwire")} | compare.versions()
 
 
 def _plain(value: float | None) -> float | str | None:

@@ -1,0 +1,22 @@
+"""SplitMix64 (Steele, Lea and Flood 2014): hashed counters, the same on every device and in every version."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, and below two more odd constants, as signed 64-bit integers
+ROUNDS = ((30, -4658895280553007687), (27, -7723592293110705685))
+
+
+def stream(key: Tensor, count: int, bits: int) -> Tensor:
+    """int64[...] keys -> the top `bits` bits, at most 63, of the first outputs: int64[..., count] in [0, 2^bits)."""
+    z = key.unsqueeze(-1) + GOLDEN * torch.arange(1, count + 1, device=key.device)
+    for shift, factor in ROUNDS:
+        z.bitwise_xor_(_shift(z, shift)).mul_(factor)
+    return _shift(z.bitwise_xor_(_shift(z, 31)), 64 - bits)
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Shift right without the sign."""
+    return (z >> bits).bitwise_and_((1 << (64 - bits)) - 1)
