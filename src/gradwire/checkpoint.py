@@ -4,6 +4,8 @@
      "memory": {"layer.weight": {"error": tensor, ...}, ...}}
 
 Every tensor lies under the name of its parameter, in the parameter's shape; nested states join their names with dots.
+A fact, a tensor of a state that is not one value per coordinate, belongs to all parameters that are exchanged together
+and lies under the first of them, as "unit.NAME".
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from gradwire.exchange import State
 from gradwire.layout import Layout
 
 FORMAT = 1
+UNIT = "unit."
 
 
 def pack(
@@ -35,25 +38,31 @@ def pack(
     }
 
 
-def flatten(state: State, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Walk through a nest: (dotted name, tensor [d])."""
-    for name, value in state.items():
+def flatten(state: State, prefix: str = "") -> Iterator[tuple[State, str, str, Tensor]]:
+    """Walk through a nest: (the dictionary it lies in, its key there, dotted name, tensor)."""
+    for key, value in state.items():
         if isinstance(value, Tensor):
-            yield prefix + name, value
+            yield state, key, prefix + key, value
         else:
-            yield from flatten(value, f"{prefix}{name}.")
+            yield from flatten(value, f"{prefix}{key}.")
 
 
 def copy_(target: State, source: State) -> None:
-    """Copy one nest's values into another of the same structure, in place."""
-    for (_, ours), (_, theirs) in zip(flatten(target), flatten(source), strict=True):
-        ours.copy_(theirs)
+    """Copy one nest's values into another of the same structure, in place; a fact may have got another shape."""
+    for (nest, key, _, ours), (*_, theirs) in zip(list(flatten(target)), flatten(source), strict=True):
+        if ours.shape == theirs.shape:
+            ours.copy_(theirs)
+        else:
+            nest[key] = theirs.clone()
 
 
 def by_name(state: State, layout: Layout) -> dict[str, dict[str, Tensor]]:
-    """Cut every tensor [d] of a state by parameter, copied: {parameter: {dotted name: tensor}}."""
+    """Cut a state by parameter, copied: {parameter: {dotted name: tensor}}. Facts lie under the first."""
     parts: dict[str, dict[str, Tensor]] = {name: {} for name in layout.names}
-    for path, values in flatten(state):
+    for *_, path, values in flatten(state):
+        if values.shape != (layout.d,):
+            parts[layout.names[0]][UNIT + path] = values.clone()
+            continue
         for name, part in layout.cut(values).items():
             parts[name][path] = part.clone()
     return parts
@@ -61,7 +70,11 @@ def by_name(state: State, layout: Layout) -> dict[str, dict[str, Tensor]]:
 
 def restore_(state: State, layout: Layout, memory: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Write {parameter: {dotted name: tensor}} back into a state, in place."""
-    for path, values in flatten(state):
+    first = memory[layout.names[0]]
+    for nest, key, path, values in list(flatten(state)):
+        if (fact := first.get(UNIT + path)) is not None:
+            nest[key] = fact.to(values, copy=True)
+            continue
         for name, part in layout.cut(values).items():
             part.copy_(memory[name][path])
 
@@ -132,14 +145,14 @@ def _check_memory(saved: Any, mine: Mapping[str, Mapping[str, Tensor]]) -> None:
         if not isinstance(memory[name], Mapping) or parts.keys() != memory[name].keys():
             raise ValueError(f"the checkpoint does not hold {sorted(parts)} for {name!r}, as this hook does")
         for path, part in parts.items():
-            _check_tensor(memory[name][path], part, f"{path} of {name!r}")
+            _check_tensor(memory[name][path], part, f"{path} of {name!r}", fact=path.startswith(UNIT))
 
 
-def _check_tensor(saved: Any, mine: Tensor, what: str) -> None:
-    """Refuse what cannot be, or must not be, copied into a memory."""
+def _check_tensor(saved: Any, mine: Tensor, what: str, *, fact: bool) -> None:
+    """Refuse what cannot be, or must not be, copied into a memory. A fact's shape is its exchange's business."""
     if not isinstance(saved, Tensor) or not saved.is_floating_point() or saved.layout != torch.strided or saved.is_meta:
         raise ValueError(f"the checkpoint's {what} is not a dense tensor of real numbers")
-    if saved.shape != mine.shape:
+    if saved.shape != mine.shape and not fact:
         shapes = f"{tuple(saved.shape)} there and {tuple(mine.shape)} here"
         raise ValueError(f"the checkpoint is of another model: {what} has shape {shapes}")
     if not bool(saved.isfinite().all()):

@@ -60,6 +60,7 @@ def attach(
     seed: int = 0,
     bucket_mb: float | None = None,
     scaler: Scaler | None = None,
+    lr: Callable[[], float] | None = None,
 ) -> "Hook":
     """Let a DDP model average its gradients through an exchange. Every rank calls it, with the same arguments.
 
@@ -71,6 +72,8 @@ def attach(
             Smaller units overlap more of the wire with backward; `float("inf")` exchanges the whole model at once,
             which is what the DEFT paper does.
         scaler: a GradScaler, if one is used: memories are kept in the gradients' true scale.
+        lr: tells the learning rate of the step that is under way, for memories that keep it, such as
+            `lambda: optimizer.param_groups[0]["lr"]`.
 
     Raises:
         TypeError: the model is not wrapped in DistributedDataParallel.
@@ -87,7 +90,7 @@ def attach(
     if bucket_mb is not None and not bucket_mb > 0:
         raise ValueError(f"bucket_mb must be positive, got {bucket_mb}")
     unit_bytes = ddp.bucket_bytes_cap if bucket_mb is None else bucket_mb * 2**20
-    hook = Hook(ddp, exchange, operator.index(seed), unit_bytes, scaler)
+    hook = Hook(ddp, exchange, operator.index(seed), unit_bytes, scaler, lr)
     try:
         ddp.register_comm_hook(hook, _gradwire)
     except RuntimeError as error:
@@ -125,9 +128,15 @@ class Hook:
     """
 
     def __init__(
-        self, ddp: DistributedDataParallel, exchange: Exchange, seed: int, unit_bytes: float, scaler: Scaler | None
+        self,
+        ddp: DistributedDataParallel,
+        exchange: Exchange,
+        seed: int,
+        unit_bytes: float,
+        scaler: Scaler | None,
+        lr: Callable[[], float] | None,
     ) -> None:
-        self.exchange, self.seed, self.scaler = exchange, seed, scaler
+        self.exchange, self.seed, self.scaler, self.lr = exchange, seed, scaler, lr
         self.step, self.skipped, self.seconds = 0, 0, 0.0
         self._guarded = Guard(exchange)
         self._units = make_units(ddp, self._guarded, unit_bytes, widened=scaler is not None)
@@ -264,7 +273,8 @@ class Hook:
         unit.keep()
         if self._scale != 1.0:
             unit.buffer.div_(self._scale)
-        turn = Turn(self.process.rank, self.process.size, self.step, unit.layout, self.seed, point=unit.point)
+        lr = None if self.lr is None else self.lr()
+        turn = Turn(self.process.rank, self.process.size, self.step, unit.layout, self.seed, point=unit.point, lr=lr)
         sent = self.process.run(self._guarded(unit.buffer, unit.state, turn))
         self._finite &= unit.write(sent.mean) and sent.finite
         if self._scale != 1.0:

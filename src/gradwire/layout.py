@@ -77,7 +77,8 @@ class Turn:
     belongs to whoever's turn it is: one row, or every row.
 
     `point` gives the model's parameters f[d] at which the gradients were taken, for methods that compress iterates; it
-    is None where nobody knows them.
+    is None where nobody knows them. `lr` is the learning rate by which the optimizer will multiply this step's mean,
+    for memories that keep it; None where nobody says.
     """
 
     rank: int | slice
@@ -87,6 +88,7 @@ class Turn:
     seed: int = 0
     path: tuple[str, ...] = field(default=())
     point: Callable[[], Tensor] | None = field(default=None, compare=False)
+    lr: float | None = field(default=None, compare=False)
 
     def fork(self, name: str) -> Turn:
         """Give a part of a method its own stream of randomness."""

@@ -48,8 +48,10 @@ class Simulator:
         self.state: list[State] = []
         self.ledger = Ledger(workers)
 
-    def step(self, xs: Tensor, point: Tensor | None = None) -> Round:
-        """Average f[n, d], one row a worker; rows must be finite. `point` f[d] is the model, for methods that ask.
+    def step(self, xs: Tensor, point: Tensor | None = None, lr: float | None = None) -> Round:
+        """Average f[n, d], one row a worker; rows must be finite.
+
+        `point` f[d] is the model and `lr` the learning rate of this step, for methods that ask.
 
         Raises:
             ValueError: another shape, or a value that is not finite, naming the worker.
@@ -64,21 +66,21 @@ class Simulator:
             raise ValueError(
                 f"worker {worker}'s vector holds a value that is not finite; wrap the exchange in guard(...)"
             )
-        sent = self.send(xs, point)
+        sent = self.send(xs, point, lr)
         own = [worker.own.dense() for worker in sent]
         return Round(own[0].clone() if self.batched else torch.stack(own), sent[0].mean.dense().clone())
 
-    def send(self, xs: Tensor, point: Tensor | None = None) -> list[Sent]:
+    def send(self, xs: Tensor, point: Tensor | None = None, lr: float | None = None) -> list[Sent]:
         """Do what `step` does, unchecked: what every worker knows, or the batch, until the next step."""
         if not self.state:
             self.start(xs)
         known = None if point is None else lambda: point
         if self.batched:
-            turn = Turn(EVERYBODY, self.workers, self.steps, self.layout, self.seed, point=known)
+            turn = Turn(EVERYBODY, self.workers, self.steps, self.layout, self.seed, point=known, lr=lr)
             sent = [batched(self.exchange(xs, self.state[0], turn), self.workers, self.ledger)]
         else:
             turns = [
-                Turn(rank, self.workers, self.steps, self.layout, self.seed, point=known)
+                Turn(rank, self.workers, self.steps, self.layout, self.seed, point=known, lr=lr)
                 for rank in range(self.workers)
             ]
             talks = [self.exchange(x, state, turn) for x, state, turn in zip(xs, self.state, turns, strict=True)]

@@ -11,7 +11,11 @@ from gradwire.layout import Layout, Turn
 from gradwire.vector import Sent
 
 State: TypeAlias = dict[str, Union[Tensor, "State"]]
-"""A nest of tensors [d], one value per coordinate, owned by the caller and changed in place."""
+"""A nest of tensors, owned by the caller and changed in place.
+
+A tensor [d] holds one value per coordinate. A tensor of any other shape is a fact that all workers know alike, such as
+a threshold; it may be replaced by one of another shape.
+"""
 
 NOMINAL = 1 << 20
 """The dimension at which a pairing is judged before the real one is known; being biased does not depend on it."""
