@@ -145,14 +145,15 @@ def test_one_point_many_points_and_given_memory_agree(problem: Problem) -> None:
     assert g.shape == (problem.n, problem.d)
     assert g.dtype == torch.float64
     assert problem.gradients(x, memory).data_ptr() == memory.data_ptr()
-    assert torch.equal(g, memory)
+    # Into memory the penalty is added by itself, which rounds once more.
+    assert close(memory, g, factor=10)
     # The batched product adds in another order.
     assert close(problem.gradients(x.expand(problem.n, -1)), g, factor=10)
     xs = normal(problem.n, problem.d, seed=2)
     each = torch.stack([problem.gradients(xs[i])[i] for i in range(problem.n)])
     assert close(problem.gradients(xs), each, factor=10)
-    assert torch.equal(problem.gradients(xs, memory), problem.gradients(xs))
-    assert torch.equal(memory, problem.gradients(xs))
+    assert close(problem.gradients(xs, memory), problem.gradients(xs), factor=10)
+    assert close(memory, problem.gradients(xs), factor=10)
 
 
 # Constants

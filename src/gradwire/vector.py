@@ -45,7 +45,8 @@ class Dense:
 
     def average(self) -> Dense:
         """Return the average over the leading axis of f[n, d]."""
-        return Dense(self.values.sum(0).div_(self.values.shape[0]))
+        # By a float: to divide by an int takes as long again as to sum a short vector.
+        return Dense(self.values.sum(0).div_(float(self.values.shape[0])))
 
 
 @dataclass(frozen=True)

@@ -60,10 +60,8 @@ class RandK:
 
     def apply(self, x: Tensor, turn: Turn) -> Message:
         """f[..., d] -> what is decoded, in x's dtype."""
-        if x.numel() <= SHORT and self.values != "natural" and (steps := self._steps(x, turn)) > 1:
-            start = turn.step - turn.step % steps
-            masks = _masks(turn.layout, turn.size, turn.seed, turn.path, start, steps, x.shape, self, x.dtype, x.device)
-            return Dense(formats.said(x * masks[turn.step - start], self.values, turn))
+        if x.numel() <= SHORT and turn.rank == slice(None) and self.values != "natural":
+            return Dense(formats.said(x * _mask(self, x, turn), self.values, turn))
         places, values = pick(self, x, turn)
         # Only natural draws bits, and a fork costs more than a short row of values.
         fork = turn.fork("values") if self.values == "natural" else turn
@@ -73,15 +71,14 @@ class RandK:
         """f[..., d] -> int64[..., k], increasing places; a batched turn of short vectors has them drawn ahead."""
         d, lead = x.shape[-1], x.shape[:-1]
         k = self.count(d)
-        if (steps := self._steps(x, turn)) == 1:
+        steps = self.steps(x) if turn.rank == slice(None) else 1
+        if steps == 1:
             return kernels.support(turn.key(shared=False) + _rows(lead, x.device), d, k)
         late = turn.step % steps
         return _ahead(turn.layout, turn.size, turn.seed, turn.path, turn.step - late, steps, lead, d, k, x.device)[late]
 
-    def _steps(self, x: Tensor, turn: Turn) -> int:
-        """For how many steps supports are drawn at once, a power of two: 1 unless a batched turn has short vectors."""
-        if turn.rank != slice(None):
-            return 1
+    def steps(self, x: Tensor) -> int:
+        """For how many steps a batched turn draws supports at once, a power of two: 1 unless its vectors are short."""
         ahead = min(STEPS, PLACES // max(1, x.shape[:-1].numel() * self.count(x.shape[-1])))
         return 1 << max(0, ahead.bit_length() - 1)
 
@@ -129,24 +126,32 @@ def _rows(lead: torch.Size, device: torch.device) -> Tensor:
     return torch.arange(lead.numel(), device=device).view(lead)
 
 
-@lru_cache(maxsize=8)
-def _masks(
-    layout: Layout,
-    size: int,
-    seed: int,
-    path: tuple[str, ...],
-    start: int,
-    steps: int,
-    shape: torch.Size,
-    randk: RandK,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> tuple[Tensor, ...]:
-    """The supports of `_ahead` as vectors f[*shape] of gains and zeros."""
-    lead, d = shape[:-1], shape[-1]
-    supports = _ahead(layout, size, seed, path, start, steps, lead, d, randk.count(d), device)
-    masks = torch.zeros((steps, *shape), dtype=dtype, device=device)
-    return masks.scatter_(-1, torch.stack(supports), randk.gain(d)).unbind()
+@dataclass
+class _Masks:
+    """The supports of a block of steps as vectors of gains and zeros, and whose they are."""
+
+    whose: tuple[object, ...] = ()
+    steps: range = range(0)
+    rows: tuple[Tensor, ...] = ()
+
+
+_recent = _Masks()
+"""One block is enough: to find it among several would take longer than a short vector's whole message."""
+
+
+def _mask(randk: RandK, x: Tensor, turn: Turn) -> Tensor:
+    """The support of a batched turn's x as a vector f[*x.shape] of gains and zeros."""
+    whose = (randk, turn.layout, turn.size, turn.seed, turn.path, x.shape, x.dtype, x.device)
+    if turn.step not in _recent.steps or _recent.whose != whose:
+        steps = randk.steps(x)
+        start, lead, d = turn.step - turn.step % steps, x.shape[:-1], x.shape[-1]
+        supports = _ahead(
+            turn.layout, turn.size, turn.seed, turn.path, start, steps, lead, d, randk.count(d), x.device
+        )
+        masks = torch.zeros((steps, *x.shape), dtype=x.dtype, device=x.device)
+        _recent.rows = masks.scatter_(-1, torch.stack(supports), randk.gain(d)).unbind()
+        _recent.whose, _recent.steps = whose, range(start, start + steps)
+    return _recent.rows[turn.step - _recent.steps.start]
 
 
 @lru_cache(maxsize=64)

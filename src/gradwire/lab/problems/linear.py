@@ -42,17 +42,23 @@ class Linear:
     penalty: float
     flat: tuple[Tensor, Tensor] = field(init=False)
     """offset f64[n r] and rows f64[n r, d], as views: made here once, they would be half of a small problem's time."""
+    weight: float = field(init=False)
+    """Of one row in its worker's f_i: n scale."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "flat", (self.offset.flatten(), self.rows.flatten(0, 1)))
+        object.__setattr__(self, "weight", len(self.rows) * self.scale)
 
     def gradients(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """One point f64[d], or one per worker f64[n, d], -> f64[n, d]."""
         slopes = self.phi.slope_(self._predict(x))
-        pull = x if x.dim() == 1 else x.unsqueeze(1)
-        out = None if out is None else out.unsqueeze(1)
-        weight = len(self.rows) * self.scale
-        return torch.baddbmm(pull, slopes, self.rows, beta=self.penalty, alpha=weight, out=out).squeeze(1)
+        if out is None:
+            pull = x if x.dim() == 1 else x.unsqueeze(1)
+            return torch.baddbmm(pull, slopes, self.rows, beta=self.penalty, alpha=self.weight).squeeze(1)
+        rows = out.unsqueeze(1)
+        # beta = 0 and x added after: to spread x over the workers first takes longer than both.
+        torch.baddbmm(rows, slopes, self.rows, beta=0.0, alpha=self.weight, out=rows)
+        return out.add_(x, alpha=self.penalty)
 
     def loss(self, x: Tensor) -> float:
         """f at a point f64[d]."""
