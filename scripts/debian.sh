@@ -1,10 +1,10 @@
 #!/bin/sh
-# Install Debian packages for commands that are missing: debian.sh COMMAND:PACKAGE...
+# Install Debian packages for commands or paths that are missing: debian.sh COMMAND:PACKAGE...
 # Only as root and where apt-get exists; else, and if it fails, go on without: what needs them says so itself.
 set -u
 missing=
 for pair in "$@"; do
-    command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair##*:}"
+    command -v "${pair%%:*}" >/dev/null || [ -e "${pair%%:*}" ] || missing="$missing ${pair##*:}"
 done
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -10,7 +10,8 @@ from test_memory import xs
 import gradwire as gw
 
 POINT = torch.linspace(-1, 1, zoo.LAYOUT.d, dtype=torch.float64)
-BATCHED = [spec for spec in zoo.SPECS if "deft" not in spec]
+LOCKSTEP = ["deft", "exdyna", "micro", "oktopk", "sidco"]
+BATCHED = [spec for spec in zoo.SPECS if not any(part in spec for part in LOCKSTEP)]
 DRAWN = [spec for spec in BATCHED if any(word in spec for word in zoo.RANDOM) and "shared" not in spec]
 
 
@@ -60,9 +61,10 @@ def test_what_draws_is_equal_in_distribution(spec: str) -> None:
     assert bool(((found[0].mean(0) - found[1].mean(0)).abs() <= 5 * sigma + 1e-9).all())
 
 
-def test_deft_says_that_it_runs_in_lockstep() -> None:
-    with pytest.raises(ValueError, match="runs in lockstep, not batched"):
-        gw.Simulator("ef(deft(density=0.1))", zoo.LAYOUT, 2, batched=True).step(xs(2, 0))
+@pytest.mark.parametrize("part", LOCKSTEP)
+def test_who_runs_in_lockstep_says_so(part: str) -> None:
+    with pytest.raises(ValueError, match=f"{part}'s .* runs in lockstep, not batched"):
+        gw.Simulator(f"ef({part}(density=0.1))", zoo.LAYOUT, 2, batched=True).step(xs(2, 0))
 
 
 def test_an_ask_without_a_row_for_every_worker_is_refused() -> None:

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gradwire as gw
-from gradwire import kernels
+from gradwire import checkpoint, kernels
 from gradwire.exchange import deft
 from gradwire.kernels import reference
+from gradwire.wire import index
 
 SIZES = [6, 1000, 10, 4000, 1, 500, 3]
 LAYERS = [
@@ -74,28 +75,93 @@ sizes_strategy = st.lists(st.integers(0, 300), min_size=1, max_size=12)
 
 
 @settings(deadline=None)
-@given(sizes_strategy, st.integers(1, 9))
-def test_layers_tile_the_vector_and_none_is_larger_than_its_share(sizes: list[int], n: int) -> None:
-    layers = deft.partition(sizes, n)
+@given(sizes_strategy, st.integers(1, 9), st.integers(0, 400))
+def test_layers_tile_the_vector_and_none_is_larger_than_its_share(sizes: list[int], n: int, merge: int) -> None:
+    layers = deft.partition(sizes, n, merge)
     assert [i for start, end in layers for i in range(start, end)] == list(range(sum(sizes)))
     assert all(end > start for start, end in layers)
     assert max(lengths(layers), default=0) <= math.ceil(sum(sizes) / n)
 
 
 @settings(deadline=None)
-@given(sizes_strategy, st.integers(1, 6), st.integers(1, 400), st.data())
+@given(sizes_strategy, st.integers(1, 9), st.integers(0, 400))
+def test_merging_joins_whole_neighbours_and_only_those(sizes: list[int], n: int, merge: int) -> None:
+    plain, merged = deft.partition(sizes, n), deft.partition(sizes, n, merge)
+    assert merge > 0 or merged == plain
+    assert {edge for layer in merged for edge in layer} <= {edge for layer in plain for edge in layer}
+    cut = [layer for layer in merged if layer not in plain]
+    assert all(end - start <= min(merge, sum(sizes) / n) for start, end in cut)
+    # No two neighbours are left that could be one, unless they are pieces of one tensor.
+    tensors = {start for start, _ in itertools.pairwise([0, *itertools.accumulate(sizes)])}
+    for (start, middle), (_, end) in itertools.pairwise(merged):
+        pieces = any(size > sum(sizes) / n for size in sizes_between(sizes, start, end))
+        assert pieces or middle not in tensors or end - start > min(merge, sum(sizes) // n)
+
+
+def sizes_between(sizes: list[int], start: int, end: int) -> list[int]:
+    """The tensors that have elements in [start, end)."""
+    edges = [0, *itertools.accumulate(sizes)]
+    return [size for size, at in zip(sizes, edges, strict=False) if at < end and at + size > start]
+
+
+@settings(deadline=None)
+@given(sizes_strategy, st.integers(1, 6), st.integers(0, 400), st.booleans(), st.data())
 def test_every_layer_has_one_place_and_a_budget_it_can_fill(
-    sizes: list[int], n: int, k: int, data: st.DataObject
+    sizes: list[int], n: int, k: int, exact: bool, data: st.DataObject
 ) -> None:
     layers = lengths(deft.partition(sizes, n))
-    norms = data.draw(st.lists(st.floats(0, 1e6), min_size=len(layers), max_size=len(layers)))
-    ks = deft.assign_k(layers, norms, k)
-    assert all(1 <= kx <= size for kx, size in zip(ks, layers, strict=True))
+    norms = data.draw(st.lists(st.floats(0, 1e6) | st.just(1.0), min_size=len(layers), max_size=len(layers)))
+    ks = (deft.apportion_k if exact else deft.assign_k)(layers, norms, k)
+    assert not exact or sum(ks) == min(k, sum(sizes))
+    assert all((0 if exact else 1) <= kx <= size for kx, size in zip(ks, layers, strict=True))
+    assert exact or sum(ks) <= max(k + len(layers) - 1, len(layers))
     plan = deft.pack(layers, ks, n)
     assert sorted(itertools.chain(*plan.bins, plan.common)) == list(range(len(layers)))
     assert set(plan.common) == {x for x in range(len(layers)) if ks[x] == layers[x]}
     assert deft.Plan.read(plan.message(), n) == deft.Plan(plan.bins, plan.common, [])
     assert len(plan.message()) == n + len(layers)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 300), max_size=12), st.integers(0, 2000), st.data())
+def test_exact_budgets_sum_to_k_and_lie_within_one_of_their_share(
+    sizes: list[int], k: int, data: st.DataObject
+) -> None:
+    """Hamilton's quota rule, with caps: what is not whole has its share of what the whole ones leave, up or down."""
+    norm = st.floats(1e-9, 1e6) | st.sampled_from([0.0, 1.0])
+    norms = data.draw(st.lists(norm, min_size=len(sizes), max_size=len(sizes)))
+    ks = deft.apportion_k(sizes, norms, k)
+    assert sum(ks) == min(k, sum(sizes))
+    part = [x for x in range(len(sizes)) if ks[x] < sizes[x]]
+    left, total = sum(ks[x] for x in part), math.fsum(norms[x] for x in part)
+    assert all(abs(ks[x] - left * norms[x] / total) <= 1 + 1e-9 for x in part if total > 0)
+    for x, y in itertools.pairwise(range(len(sizes))):
+        if norms[x] == norms[y] and sizes[x] == sizes[y]:
+            assert ks[x] - ks[y] in (0, 1)  # of equals the first
+
+
+@pytest.mark.parametrize(
+    ("sizes", "norms", "k", "ks"),
+    [
+        ([10, 10, 10], [1.0, 1.0, 1.0], 4, [2, 1, 1]),  # equal remainders: the first
+        ([10, 10, 10], [1.0, 1.0, 1.0], 2, [1, 1, 0]),  # fewer than layers: some get nothing
+        ([10, 2, 10], [1.0, 8.0, 3.0], 10, [2, 2, 6]),  # a cap: the others share what it leaves
+        ([10, 2, 10], [0.0, 8.0, 0.0], 7, [3, 2, 2]),  # more than all that has a norm
+        ([3, 9], [0.0, 0.0], 4, [1, 3]),  # nothing has one: by size
+        ([1, 1], [1e-300, 1e300], 1, [0, 1]),
+        ([5, 5], [1.0, 1.0], 0, [0, 0]),
+        ([5, 0], [1.0, 1.0], 9, [5, 0]),
+        ([], [], 3, []),
+    ],
+)
+def test_exact_budgets_by_hand(sizes: list[int], norms: list[float], k: int, ks: list[int]) -> None:
+    assert deft.apportion_k(sizes, norms, k) == ks
+
+
+def test_layers_without_a_budget_cost_nothing_and_go_round_the_bins() -> None:
+    plan = deft.pack([50, 50, 50, 50, 1], [0, 0, 3, 0, 1], 3)
+    assert (plan.bins, plan.common) == ([[2, 0, 3], [1], []], [4])
+    assert plan.loads == [50 * math.log2(3), 0.0, 0.0]
 
 
 @settings(deadline=None, max_examples=50)
@@ -183,6 +249,33 @@ def test_density_one_is_the_dense_mean_and_leaves_no_residual(n: int) -> None:
     assert not any(state["error"].any() for state in sim.state)
 
 
+def overhear(
+    exchange: gw.Deft, xs: torch.Tensor, states: list[gw.State], step: int, where: gw.Layout
+) -> list[list[gw.Sum | gw.Gather | gw.Share]]:
+    """Run one step of len(xs) workers: what they ask, round by round, by rank."""
+    n = len(xs)
+    talks = [exchange(xs[r], states[r], gw.Turn(r, n, step, where)) for r in range(n)]
+    answers: list[torch.Tensor | None] = [None] * n
+    heard: list[list[gw.Sum | gw.Gather | gw.Share]] = []
+    while True:
+        asks = []
+        for talk, answer in zip(talks, answers, strict=True):
+            try:
+                asks.append(talk.send(answer))
+            except StopIteration:
+                continue
+        if not asks:
+            return heard
+        heard.append(asks)
+        match asks[0]:
+            case gw.Share(root=root):
+                answers = [asks[root].values] * n
+            case gw.Gather():
+                answers = [torch.stack([ask.wire for ask in asks])] * n
+            case gw.Sum():
+                answers = [sum(ask.values for ask in asks)] * n
+
+
 @pytest.mark.parametrize("n", [2, 3])
 def test_bins_and_delegates_rotate_with_period_n(n: int) -> None:
     """What a rank searches at step t + n is what it searched at step t, for equal vectors; at t + 1 another bin."""
@@ -190,25 +283,9 @@ def test_bins_and_delegates_rotate_with_period_n(n: int) -> None:
     x = accumulators(n, where, equal=True)
 
     def search(step: int) -> list[list[int]]:
-        asked: list[torch.Tensor] = []
-        talks = [gw.Deft(0.05)(x[r], {}, gw.Turn(r, n, step, where)) for r in range(n)]
-        answers: list[torch.Tensor | None] = [None] * n
-        while True:
-            asks = []
-            for talk, answer in zip(talks, answers, strict=True):
-                try:
-                    asks.append(talk.send(answer))
-                except StopIteration:
-                    return [wire.tolist() for wire in asked]
-            match asks[0]:
-                case gw.Share(root=root):
-                    assert root == step % n
-                    answers = [asks[root].values] * n
-                case gw.Gather():
-                    asked = [ask.wire for ask in asks]
-                    answers = [torch.stack(asked)] * n
-                case gw.Sum():
-                    answers = [sum(ask.values for ask in asks)] * n
+        share, _, places, _ = overhear(gw.Deft(0.05), x, [{}] * n, step, where)
+        assert {ask.root for ask in share} == {step % n}
+        return [ask.wire.tolist() for ask in places]
 
     assert search(0) == search(n)
     assert search(0) != search(1)
@@ -244,3 +321,313 @@ def test_tiny_and_huge_gradients_keep_their_proportions() -> None:
     ]
     assert torch.equal(supports[0], supports[1])
     assert torch.equal(supports[0], supports[2])
+
+
+# ---- options
+
+EVERYTHING = "deft(density=0.05, k_source='delegate', exact_k=true, repack_every=3, merge=64)"
+SHAPES: list[tuple[int, ...]] = [(40, 30), (0,), (1,), (700,), (3, 3), (50,), (9,), (9,), (20, 20)]
+
+
+def union(sent: list[gw.Sent]) -> torch.Tensor:
+    """The indices that a step has sent, which all workers must have alike, and none twice."""
+    mean = sent[0].mean
+    assert isinstance(mean, gw.Sparse)
+    for worker in sent:
+        assert isinstance(worker.own, gw.Sparse)
+        assert torch.equal(worker.own.indices, mean.indices)
+    assert len(mean.indices.unique()) == len(mean.indices)
+    return mean.indices
+
+
+options = st.builds(
+    gw.Deft,
+    density=st.floats(0.001, 1.0),
+    k_source=st.sampled_from(["local", "delegate"]),
+    exact_k=st.booleans(),
+    repack_every=st.integers(1, 4),
+    merge=st.sampled_from([0, 5, 100]),
+)
+
+
+@settings(deadline=None, max_examples=80)
+@given(options, st.lists(st.integers(0, 60), max_size=8), st.integers(1, 5), st.integers(0, 2**31), st.booleans())
+def test_all_options_together(exchange: gw.Deft, sizes: list[int], n: int, seed: int, silent: bool) -> None:
+    """The law, disjoint selections, conservation, and how many are sent; layers swell and fade between the steps."""
+    where = layout([(size,) for size in sizes])
+    sim, rng = gw.Simulator(gw.EF(exchange), where, n), torch.Generator().manual_seed(seed)
+    errors, k = torch.zeros(n, where.d, dtype=torch.float64), max(1, int(exchange.density * where.d))
+    for _ in range(5):
+        scales = torch.cat([10 ** (4 * torch.rand(1, generator=rng)).expand(size) for size in sizes] + [torch.zeros(0)])
+        xs = torch.randn(n, where.d, generator=rng, dtype=torch.float64) * scales
+        xs[0] *= not silent
+        sent = sim.send(xs)
+        count, mean = len(union(sent)), sent[0].mean.dense()
+        own = torch.stack([worker.own.dense() for worker in sent])
+        accumulators, errors = xs + errors, torch.stack([state["error"] for state in sim.state])
+        torch.testing.assert_close(own.mean(0), mean, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(accumulators, own + errors, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(accumulators.sum(0), n * mean + errors.sum(0), rtol=1e-9, atol=1e-9)
+        if exchange.exact_k and exchange.k_source == "delegate":
+            assert count == min(k, where.d)
+        if exchange.density == 1.0:
+            assert count == where.d
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("source", ["local", "delegate"])
+def test_identical_accumulators_give_the_sum_of_the_budgets_at_every_step(source: str, exact: bool, n: int) -> None:
+    where = layout(SHAPES)
+    xs = accumulators(n, where, equal=True)
+    layers = deft.partition(where.sizes, n)
+    share = deft.apportion_k if exact else deft.assign_k
+    k = int(0.05 * where.d)
+    total = sum(share(lengths(layers), kernels.norms(xs[0], layers), k))
+    assert not exact or total == k
+    sim = gw.Simulator(gw.Deft(0.05, source, exact), where, n)
+    assert [len(union(sim.send(xs))) for _ in range(2 * n + 1)] == [total] * (2 * n + 1)
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_a_delegates_budgets_make_the_count_exact_and_save_an_ask(n: int) -> None:
+    """The sum of the delegate's budgets, though all gradients differ; one int32 message of n + 2 L numbers."""
+    where = layout(SHAPES)
+    layers = deft.partition(where.sizes, n)
+    exchange = gw.Deft(0.05, k_source="delegate")
+    for step in range(2 * n):
+        xs = accumulators(n, where, equal=False, seed=step)
+        delegate = xs[step % n]
+        ks = deft.assign_k(lengths(layers), kernels.norms(delegate, layers), int(0.05 * where.d))
+        share, places, values = overhear(exchange, xs, [{}] * n, step, where)
+        assert [type(asks[0]) for asks in (share, places, values)] == [gw.Share, gw.Gather, gw.Sum]
+        assert share[0].values.dtype == torch.int32
+        assert share[0].values.shape == (n + 2 * len(layers),)
+        assert {len(ask.values) for ask in values} == {sum(ks)}
+
+
+def test_what_has_no_budget_is_searched_by_nobody() -> None:
+    """Layers without gradient get nothing, and indices are told within the only layer that is searched."""
+    where, n = layout([(64,), (64,), (64,)]), 2
+    xs = torch.zeros(n, where.d)
+    xs[:, 128:] = torch.randn(n, 64, generator=torch.Generator().manual_seed(0))
+    k = int(0.05 * where.d)
+    sent = gw.Simulator("deft(density=0.05, k_source='delegate', exact_k=true)", where, n).send(xs)
+    assert len(union(sent)) == k
+    _, places, _ = overhear(gw.Deft(0.05, "delegate", exact_k=True), xs, [{}] * n, 0, where)
+    assert {len(ask.wire) for ask in places} == {index.nbytes(64, k)}
+    assert int(union(sent).min()) >= 128
+    # Every layer gets one by default.
+    indices = union(gw.Simulator("deft(density=0.05, k_source='delegate')", where, n).send(xs))
+    assert len(indices) == k + 2
+
+
+@pytest.mark.parametrize("source", ["local", "delegate"])
+def test_a_plan_serves_for_its_steps_and_the_delegates_take_turns(source: str) -> None:
+    """With repack_every = n each of the n workers packs once in n * n steps, where t mod n would be rank 0 always."""
+    where, n = layout(SHAPES), 3
+    exchange = gw.Deft(0.05, source, repack_every=n)
+    states = [exchange.init(where) for _ in range(n)]
+    roots = []
+    for step in range(n * n):
+        asks = overhear(exchange, accumulators(n, where, equal=False, seed=step), states, step, where)
+        roots.append([ask[0].root for ask in asks if isinstance(ask[0], gw.Share)])
+    assert roots == [[0], [], [], [1], [], [], [2], [], []]
+    assert all(torch.equal(state["plan"], states[0]["plan"]) for state in states)
+
+
+def test_a_plan_that_serves_one_step_leaves_no_state() -> None:
+    assert gw.Deft(0.1, "delegate", exact_k=True, merge=9).init(layout(SHAPES)) == {}
+
+
+def test_budgets_that_grow_old_stay_the_delegates() -> None:
+    """Between two plans the layers that swell do not get more; with the next plan they do."""
+    where, n = layout([(200,), (200,)]), 2
+    sim = gw.Simulator("deft(density=0.1, k_source='delegate', exact_k=true, repack_every=2)", where, n)
+    before = accumulators(n, where, equal=True)
+    after = before.clone()
+    after[:, 200:] *= 1000
+    first = [int((union(sim.send(xs)) < 200).sum()) for xs in (before, after, after)]
+    assert first[0] == first[1]
+    assert first[2] < first[1]
+
+
+@pytest.mark.parametrize(
+    "spec", ["deft(density=0.2, repack_every=9)", "deft(density=0.2, exact_k=true, repack_every=9)"]
+)
+@pytest.mark.parametrize("swells", [False, True])
+def test_a_layer_may_become_whole_or_cease_to_be_while_its_plan_serves(spec: str, swells: bool) -> None:
+    where, n = layout([(10,), (300,), (300,)]), 3
+    loud = accumulators(n, where, equal=False)
+    loud[:, :10] *= 1e6
+    quiet = loud.clone()
+    quiet[:, :10] *= 1e-12
+    sim = gw.Simulator(spec, where, n)
+    whole = []
+    for xs in (quiet, loud, quiet) if swells else (loud, quiet, loud):
+        sent = sim.send(xs)
+        torch.testing.assert_close(torch.stack([w.own.dense() for w in sent]).mean(0), sent[0].mean.dense())
+        whole.append(int((union(sent) < 10).sum()) == 10)
+    # What was common when the plan was made stays so; a layer in a bin is searched by one's own budget, all of it.
+    assert whole == ([False, True, False] if swells else [True, True, True])
+
+
+@pytest.mark.parametrize("n", [1, 3, 5])
+def test_with_another_number_of_workers_the_layers_are_cut_anew_and_the_plan_made_anew(n: int) -> None:
+    """A plan of four workers, as a merged checkpoint brings it, does not fit n: one is shared amid its window."""
+    where = layout(SHAPES)
+    assert deft.partition(where.sizes, n) != deft.partition(where.sizes, 4)
+    four, sim = gw.Simulator(EVERYTHING, where, 4), gw.Simulator(EVERYTHING, where, n)
+    four.step(accumulators(4, where, equal=False))
+    sim.start(torch.zeros(n, where.d))
+    for state in sim.state:
+        state["plan"] = four.state[0]["plan"].clone()
+    sim.steps = 1
+    for step in (1, 2):
+        count = len(union(sim.send(accumulators(n, where, equal=False, seed=step))))
+        assert count == int(0.05 * where.d)
+        assert sim.ledger.entries["Share"].bytes == 4 * (n + 2 * len(deft.partition(where.sizes, n, 64)))
+
+
+def test_a_plan_of_another_layout_is_none_although_it_is_as_long() -> None:
+    here, there = layout([(100,), (30,)]), layout([(30,), (100,)])
+    exchange = gw.Deft(0.1, "delegate", repack_every=10)
+    (state,) = states = [exchange.init(here)]
+    gw.lockstep([exchange(accumulators(1, here, equal=True)[0], state, gw.Turn(0, 1, 0, here))])
+    length = state["plan"].shape
+    asks = overhear(exchange, accumulators(1, there, equal=True), states, 1, there)
+    assert isinstance(asks[0][0], gw.Share)
+    assert state["plan"].shape == length
+
+
+@pytest.mark.parametrize("source", ["local", "delegate"])
+def test_a_plan_survives_a_checkpoint(source: str) -> None:
+    """Bit for bit with the same workers, in the middle of a window, and without sharing it again."""
+    where, n = layout(SHAPES), 3
+    spec = f"ef(deft(density=0.05, k_source='{source}', repack_every=4))"
+    sim, other = gw.Simulator(spec, where, n), gw.Simulator(spec, where, n)
+    for step in range(2):
+        sim.step(accumulators(n, where, equal=False, seed=step))
+    other.start(torch.zeros(n, where.d))
+    for ours, theirs in zip(other.state, sim.state, strict=True):
+        checkpoint.restore_(ours, where, checkpoint.by_name(theirs, where))
+    other.steps = sim.steps
+    for step in range(2, 6):
+        xs = accumulators(n, where, equal=False, seed=step)
+        assert torch.equal(sim.step(xs).own, other.step(xs).own)
+        assert (other.ledger.entries["Share"].calls > 0) == (step >= 4)
+
+
+def test_merged_checkpoints_keep_the_plan() -> None:
+    """Their mean over the ranks is the plan itself: whole numbers, exact in float64."""
+    where, n = layout(SHAPES), 5
+    sim = gw.Simulator(EVERYTHING, where, n)
+    sim.step(accumulators(n, where, equal=False))
+    saved = [checkpoint.pack(checkpoint.by_name(s, where), "deft", 0, 1, r, n) for r, s in enumerate(sim.state)]
+    state = gw.parse(EVERYTHING).init(where)
+    checkpoint.restore_(state, where, gw.merge(saved)["memory"])
+    assert torch.equal(state["plan"], sim.state[0]["plan"])
+
+
+# ---- what is odd
+
+ODD = ["deft(density=0.05)", "deft(density=0.05, exact_k=true)", "deft(density=0.05, k_source='delegate')", EVERYTHING]
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("spec", ODD)
+@pytest.mark.parametrize("shapes", [[()], [(2,), (1,)], [(1,), (0,), (1,), (1,)], [(0,)]], ids=str)
+def test_few_parameters(shapes: list[tuple[int, ...]], spec: str, n: int) -> None:
+    """One in all, or fewer than workers. k = int(0.05 d) = 0: one a layer by default, one in all if exact."""
+    where = layout(shapes)
+    sim = gw.Simulator(spec, where, n)
+    for step in range(4):
+        count = len(union(sim.send(accumulators(n, where, equal=True, seed=step))))
+        if "exact_k" in spec:
+            assert count == min(1, where.d)
+        else:
+            assert count == len(deft.partition(where.sizes, n))
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_fewer_than_layers(n: int) -> None:
+    """100 layers of 10, k = 5: one a layer and so L - k too many by default, five if exact."""
+    where = layout([(10,)] * 100)
+    xs = accumulators(n, where, equal=False)
+    for exact, count in ((False, 100), (True, 5)):
+        sent = gw.Simulator(gw.Deft(0.005, "delegate", exact), where, n).send(xs)
+        assert len(union(sent)) == count
+
+
+@pytest.mark.parametrize("spec", ODD)
+@pytest.mark.parametrize("silent", [[0], [0, 2], [0, 1, 2]])
+def test_workers_without_gradient(silent: list[int], spec: str) -> None:
+    """Also where the delegate is one of them; if all are, what is sent is zero."""
+    where, n = layout(SHAPES), 3
+    sim, k = gw.Simulator(spec, where, n), int(0.05 * where.d)
+    for step in range(n):
+        xs = accumulators(n, where, equal=False, seed=step)
+        xs[silent] = 0.0
+        sent = sim.send(xs)
+        assert len(union(sent)) == k or spec != EVERYTHING
+        torch.testing.assert_close(sent[0].mean.dense()[union(sent)], xs.mean(0)[union(sent)])
+        assert bool(sent[0].mean.dense().any()) == (len(silent) < n)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_guarded_step_leaves_error_and_plan_as_they_are(value: float) -> None:
+    """The plan that the broken step would have made is made by the next one, in the middle of its window."""
+    where, n = layout(SHAPES), 3
+    sim = gw.Simulator(f"guard(ef({EVERYTHING}))", where, n)
+    for step in range(3):
+        sim.step(accumulators(n, where, equal=False, seed=step))
+    error, plan = sim.state[1]["error"].clone(), sim.state[1]["inner"]["plan"].clone()
+    xs = accumulators(n, where, equal=False, seed=3)
+    xs[2, 5] = value
+    assert not any(worker.finite for worker in sim.send(xs))
+    assert torch.equal(sim.state[1]["error"], error)
+    assert torch.equal(sim.state[1]["inner"]["plan"], plan)
+    shared = sim.ledger.entries["Share"].bytes
+    assert all(worker.finite for worker in sim.send(accumulators(n, where, equal=False, seed=4)))
+    assert sim.ledger.entries["Share"].bytes == 2 * shared
+
+
+@pytest.mark.parametrize("spec", ODD)
+@pytest.mark.parametrize("power", [-1060, -600, 600, 1000])
+def test_float64_of_any_size_keeps_its_proportions(power: int, spec: str) -> None:
+    """The squares leave float64's range too. Multiples of 2^-10, so that not even tiny values are rounded."""
+    where = layout([(100,), (100,), (400,)])
+    x = (accumulators(2, where, equal=False).double() * 1024).round() / 1024
+    plain, scaled = (union(gw.Simulator(spec, where, 2).send(x * scale)) for scale in (1.0, 2.0**power))
+    assert torch.equal(plain, scaled)
+
+
+def test_float32_at_the_end_of_its_range() -> None:
+    where = layout([(100,), (100,)])
+    sent = gw.Simulator("deft(density=0.1)", where, 1).send(torch.full((1, 200), 3e38))
+    assert len(union(sent)) == 20
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"k_source": "leader"}, "k_source must be 'local' or 'delegate', got 'leader'"),
+        ({"k_source": None}, "k_source must be 'local' or 'delegate', got None"),
+        ({"exact_k": 1}, "exact_k must be true or false, got 1"),
+        ({"exact_k": "yes"}, "exact_k must be true or false, got 'yes'"),
+        ({"repack_every": 0}, "repack_every must be a whole number and at least 1, got 0"),
+        ({"repack_every": 2.0}, "repack_every must be a whole number and at least 1, got 2.0"),
+        ({"repack_every": True}, "repack_every must be a whole number and at least 1, got True"),
+        ({"merge": -1}, "merge must be a whole number and at least 0, got -1"),
+        ({"merge": "64"}, "merge must be a whole number and at least 0, got '64'"),
+    ],
+)
+def test_options_that_are_none_are_refused(wrong: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        gw.Deft(0.1, **wrong)  # type: ignore[arg-type]
+
+
+def test_options_at_their_defaults_go_unsaid() -> None:
+    """The repr of the plain exchange is that of checkpoints that are older than the options."""
+    assert repr(gw.Deft(0.01)) == "Deft(density=0.01)"
+    assert repr(gw.Deft(0.01, merge=64)) == "Deft(density=0.01, merge=64)"

@@ -35,7 +35,7 @@ def test_only_the_hook_the_transport_and_the_lab_speak_torch_distributed() -> No
         for file in SOURCE.rglob("*.py")
         if any(name.startswith("torch.distributed") for name in imports(file))
     }
-    laboratory = {"lab/rank.py", "lab/comm.py", "lab/life.py", "lab/worker.py"}
+    laboratory = {"lab/rank.py", "lab/comm.py", "lab/life.py", "lab/worker.py", "lab/training/rank.py"}
     assert speakers == {"transport/process.py", "transport/group.py", "ddp.py", *laboratory}
 
 

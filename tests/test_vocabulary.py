@@ -82,7 +82,7 @@ def test_widen_never_narrows() -> None:
     assert all(widen(torch.zeros(1, dtype=kind)).dtype == wide for kind, wide in kinds.items())
 
 
-async def ask(*asks: gw.Sum | gw.Gather | gw.Share) -> list[torch.Tensor]:
+async def ask(*asks: gw.Sum | gw.Gather | gw.Share | gw.AllToAll) -> list[torch.Tensor]:
     return [await one for one in asks]
 
 
@@ -95,7 +95,12 @@ def test_lockstep_answers() -> None:
     )
     for total, gathered, shared in answers:
         assert (total.tolist(), gathered.tolist(), shared.tolist()) == ([11, 22], [[1], [2]], [10, 20])
-    assert {kind: entry.bytes for kind, entry in ledger.entries.items()} == {"Sum": 16, "Gather": 2, "Share": 8}
+    assert {kind: entry.bytes for kind, entry in ledger.entries.items()} == {
+        "Sum": 16,
+        "Gather": 2,
+        "Share": 8,
+        "AllToAll": 0,
+    }
     assert ledger.bytes == 13
     assert values[0].tolist() == [1, 2]
     answers[0][0].zero_()  # answers are nobody else's memory
@@ -109,6 +114,7 @@ def test_lockstep_answers() -> None:
         (gw.Sum(torch.zeros(2, dtype=torch.float64)), "Sum(float64[2])"),
         (gw.Gather(torch.zeros(2, dtype=torch.uint8)), "Gather(uint8[2])"),
         (gw.Share(torch.zeros(2), 1), "Share(float32[2], root=1)"),
+        (gw.AllToAll(torch.zeros(2, 3, dtype=torch.uint8)), "AllToAll(uint8[2, 3])"),
     ],
 )
 def test_workers_that_ask_for_different_things_are_named(other: gw.Sum, words: str) -> None:

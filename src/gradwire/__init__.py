@@ -5,7 +5,7 @@ hook = gw.attach(ddp_model, "ef(deft(density=0.01))")       # one line in a trai
 sim = gw.Simulator("diana(randk(density=0.1))", layout, 10)  # the same methods in a laboratory
 """
 
-from gradwire.ask import Gather, Share, Sum
+from gradwire.ask import AllToAll, Gather, Share, Sum
 from gradwire.checkpoint import merge
 from gradwire.compress import (
     Bernoulli,
@@ -25,10 +25,26 @@ from gradwire.compress import (
     TopK,
 )
 from gradwire.ddp import Hook, attach
-from gradwire.exchange import Deft, Exchange, Gathered, Mean, PermK, PowerSGD, SharedRandK
+from gradwire.exchange import (
+    CLTK,
+    Deft,
+    Exchange,
+    ExDyna,
+    Gathered,
+    GlobalTopK,
+    Mean,
+    Micro,
+    OkTopk,
+    PermK,
+    PowerSGD,
+    SharedRandK,
+    SIDCo,
+    UnionTopK,
+)
 from gradwire.layout import Layout, Turn
 from gradwire.memory import (
     DASHA,
+    DGC,
     DIANA,
     EF,
     EF21,
@@ -43,6 +59,7 @@ from gradwire.memory import (
     Guard,
     Iterates,
     Momentum,
+    Ramp,
     RandDIANA,
     Restart,
     Shifted,
@@ -53,7 +70,9 @@ from gradwire.transport import Disagreement, Ledger, batched, lockstep
 from gradwire.vector import Dense, Offset, Sent, Sparse
 
 __all__ = [
+    "CLTK",
     "DASHA",
+    "DGC",
     "DIANA",
     "EF",
     "EF21",
@@ -62,6 +81,7 @@ __all__ = [
     "GDCI",
     "MARINA",
     "VRGDCI",
+    "AllToAll",
     "Bernoulli",
     "Blockwise",
     "Chain",
@@ -71,11 +91,13 @@ __all__ = [
     "Difference",
     "Disagreement",
     "Dithering",
+    "ExDyna",
     "Exchange",
     "Fixed",
     "Follow",
     "Gather",
     "Gathered",
+    "GlobalTopK",
     "Guard",
     "HardThreshold",
     "Hook",
@@ -85,16 +107,20 @@ __all__ = [
     "Layout",
     "Ledger",
     "Mean",
+    "Micro",
     "Momentum",
     "Natural",
     "NaturalDithering",
     "Offset",
+    "OkTopk",
     "PermK",
     "PowerSGD",
+    "Ramp",
     "RandDIANA",
     "RandK",
     "Restart",
     "Round",
+    "SIDCo",
     "Scaled",
     "ScaledSign",
     "Sent",
@@ -108,6 +134,7 @@ __all__ = [
     "Ternary",
     "TopK",
     "Turn",
+    "UnionTopK",
     "attach",
     "batched",
     "lockstep",

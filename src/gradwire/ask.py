@@ -45,14 +45,42 @@ class Share:
         return (yield self)
 
 
-Ask: TypeAlias = Sum | Gather | Share
+@dataclass(frozen=True)
+class AllToAll:
+    """Hand row r of the bytes u8[n, m] to rank r. The answer is u8[n, m]: row r is what rank r had for this worker."""
+
+    wires: Tensor
+
+    def __await__(self) -> Generator[Ask, Tensor, Tensor]:
+        return (yield self)
+
+
+Ask: TypeAlias = Sum | Gather | Share | AllToAll
 
 Talk: TypeAlias = Coroutine[Ask, Tensor, T]
 """A running algorithm: it asks, is sent answers, and ends with a T."""
 
 
+def payload(ask: Ask) -> Tensor:
+    """The tensor that a worker brings to an ask."""
+    match ask:
+        case Sum(values) | Share(values):
+            return values
+        case Gather(wire):
+            return wire
+        case AllToAll(wires):
+            return wires
+
+
+def rows(ask: AllToAll, size: int) -> Tensor:
+    """Return the bytes [..., size, m] of an ask, one row for each of `size` workers, or refuse it (ValueError)."""
+    if ask.wires.ndim < 2 or ask.wires.shape[-2] != size:
+        raise ValueError(f"an all-to-all brings one row for each of {size} workers, got {describe(ask)}")
+    return ask.wires
+
+
 def describe(ask: Ask) -> str:
     """Say an ask in a few words, for error messages: `Sum(float32[10])`."""
-    payload = ask.wire if isinstance(ask, Gather) else ask.values
-    what = f"{str(payload.dtype).removeprefix('torch.')}{list(payload.shape)}"
+    brought = payload(ask)
+    what = f"{str(brought.dtype).removeprefix('torch.')}{list(brought.shape)}"
     return f"{type(ask).__name__}({what}{f', root={ask.root}' if isinstance(ask, Share) else ''})"

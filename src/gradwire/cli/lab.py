@@ -16,11 +16,13 @@ from rich.progress import Progress
 from rich.table import Table
 
 from gradwire.cli.console import bars, out
+from gradwire.cli.tasks import task_command
 from gradwire.compress import Compressor
 from gradwire.lab import descent, figures, link, methods, problems
 from gradwire.spec import operator
 
-lab = typer.Typer(no_args_is_help=True, help="Convex problems in one process: methods, theory, figures.")
+lab = typer.Typer(no_args_is_help=True, help="Convex problems and real tasks: methods, theory, figures.")
+lab.command("train")(task_command)
 
 Option = Annotated[
     list[str] | None, typer.Option("--option", "-o", help="NAME=VALUE of the problem, such as -o penalty=0.1.")

@@ -145,9 +145,7 @@ def _mask(randk: RandK, x: Tensor, turn: Turn) -> Tensor:
     if turn.step not in _recent.steps or _recent.whose != whose:
         steps = randk.steps(x)
         start, lead, d = turn.step - turn.step % steps, x.shape[:-1], x.shape[-1]
-        supports = _ahead(
-            turn.layout, turn.size, turn.seed, turn.path, start, steps, lead, d, randk.count(d), x.device
-        )
+        supports = _ahead(turn.layout, turn.size, turn.seed, turn.path, start, steps, lead, d, randk.count(d), x.device)
         masks = torch.zeros((steps, *x.shape), dtype=x.dtype, device=x.device)
         _recent.rows = masks.scatter_(-1, torch.stack(supports), randk.gain(d)).unbind()
         _recent.whose, _recent.steps = whose, range(start, start + steps)

@@ -1,11 +1,34 @@
 """Exchanges: collective algorithms. Each obeys the law: all workers get one mean, the average of what each one said."""
 
+from gradwire.exchange.cltk import CLTK
 from gradwire.exchange.deft import Deft
+from gradwire.exchange.exdyna import ExDyna
 from gradwire.exchange.gathered import Gathered
+from gradwire.exchange.globaltopk import GlobalTopK
 from gradwire.exchange.mean import Mean
+from gradwire.exchange.micro import Micro
+from gradwire.exchange.oktopk import OkTopk
 from gradwire.exchange.permk import PermK
 from gradwire.exchange.powersgd import PowerSGD
 from gradwire.exchange.protocol import Exchange, State
 from gradwire.exchange.shared import SharedRandK
+from gradwire.exchange.sidco import SIDCo
+from gradwire.exchange.union import UnionTopK
 
-__all__ = ["Deft", "Exchange", "Gathered", "Mean", "PermK", "PowerSGD", "SharedRandK", "State"]
+__all__ = [
+    "CLTK",
+    "Deft",
+    "ExDyna",
+    "Exchange",
+    "Gathered",
+    "GlobalTopK",
+    "Mean",
+    "Micro",
+    "OkTopk",
+    "PermK",
+    "PowerSGD",
+    "SIDCo",
+    "SharedRandK",
+    "State",
+    "UnionTopK",
+]

@@ -2,24 +2,55 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+import torch
 from torch import Tensor
 
-from gradwire.kernels import reference
+from gradwire.kernels import host, reference
+from gradwire.kernels.host import Places, Values
 
 SAMPLE = 8192
-"""Elements that vote on the threshold."""
+"""Elements of a long vector that vote on the threshold; of a shorter one, one in 32."""
+
+LONG = 1 << 16
+"""From here on sampling costs less than it saves."""
 
 
 def top(x: Tensor, k: int) -> Tensor:
     """Do what `reference.top` does. On a long vector most elements are compared once and never sorted."""
-    d = x.shape[-1]
-    if x.ndim != 1 or d < 8 * SAMPLE or 8 * k > d:
+    if host.takes(x) and k <= len(x):
+        return torch.from_numpy(top_on_host(host.values(x), k))
+    if x.ndim != 1 or not _worthwhile(len(x), k):
         return reference.top(x, k)
-    sample = x[:: d // SAMPLE].abs()
-    # Half as many again as wanted, and some for the sample's own noise: too few would cost a second selection.
-    wanted = min(sample.numel(), int(1.5 * k / d * sample.numel()) + 16)
-    guess = sample.topk(wanted, sorted=False).values.amin()
-    passed = (x.abs() >= guess).nonzero().view(-1)
+    passed = (x.abs() >= _guess(x, k)).nonzero().view(-1)
     if passed.numel() < k:
         return reference.top(x, k)
     return passed[reference.top(x[passed], k)]
+
+
+def top_on_host(a: Values, k: int) -> Places:
+    """The same of what `host.takes`."""
+    if k in (0, len(a)):
+        return np.arange(k)
+    if _worthwhile(len(a), k):
+        places, sizes = host.passing(a, float(_guess(torch.from_numpy(a), k)))
+        if len(places) >= k:
+            return places[host.largest(sizes, k)]
+    return host.largest(np.abs(a), k)
+
+
+def _worthwhile(d: int, k: int) -> bool:
+    return d >= LONG and 0 < 4 * k <= d
+
+
+def _guess(x: Tensor, k: int) -> Tensor:
+    """A magnitude that k elements or a few more reach, most likely."""
+    d = len(x)
+    # An odd stride, so that the sample does not walk down one column of a matrix.
+    sample = x[:: d // min(SAMPLE, d // 32) | 1].abs()
+    expected = k / d * len(sample)
+    # Four standard deviations more than expected: too few would cost a second selection.
+    wanted = min(len(sample), math.ceil(expected + 4 * math.sqrt(expected) + 4))
+    return sample.topk(wanted, sorted=False).values.amin()

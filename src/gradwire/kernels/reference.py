@@ -24,6 +24,18 @@ def top(x: Tensor, k: int) -> Tensor:
     return kept.nonzero()[:, -1].view(*x.shape[:-1], k)
 
 
+def tops(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tensor:
+    """Positions, in the spans (start, end) of f[d] laid end to end, of the ks[i] largest magnitudes of span i.
+
+    int64[sum of ks], increasing; of equals in a span the first win. Spans may lie apart, in any order, and be empty.
+    """
+    parts, at = [torch.empty(0, dtype=torch.int64, device=x.device)], 0
+    for (start, end), k in zip(spans, ks, strict=True):
+        parts.append(top(x[start:end], k) + at)
+        at += end - start
+    return torch.cat(parts)
+
+
 def norms(x: Tensor, spans: Sequence[tuple[int, int]]) -> list[float]:
     """L2 norm of x[start:end] for each span of f[d], summed in float64 and read from the device all at once."""
     if not spans:

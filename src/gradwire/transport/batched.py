@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from gradwire.ask import Ask, Gather, Share, Sum, Talk, describe
+from gradwire.ask import AllToAll, Ask, Gather, Share, Sum, Talk, describe, payload, rows
 from gradwire.transport.ledger import Ledger
 
 T = TypeVar("T")
@@ -39,8 +39,8 @@ def batched(workers: Talk[T], size: int, ledger: Ledger | None = None) -> T:
 
 def _answer(ask: Ask, size: int) -> Tensor:
     """What every worker hears, once."""
-    rows = ask.wire if isinstance(ask, Gather) else ask.values
-    if rows.ndim == 0 or rows.shape[0] != size:
+    brought = payload(ask)
+    if brought.ndim == 0 or brought.shape[0] != size:
         raise ValueError(f"a batched worker asks with one row for each of {size} workers, got {describe(ask)}")
     match ask:
         case Sum(values):
@@ -49,3 +49,5 @@ def _answer(ask: Ask, size: int) -> Tensor:
             return wire
         case Share(values, root):
             return values[root].clone()
+        case AllToAll():
+            return rows(ask, size).transpose(0, 1).clone()

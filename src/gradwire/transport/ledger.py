@@ -1,18 +1,23 @@
 """The ledger: bytes counted from the tensors that were handed to the network, per kind of ask.
 
 Two figures, because both questions are asked:
-  bytes    what the workers brought: the size of the tensors in the asks. `nbytes(d)` of a compressor is asserted equal.
+  bytes    what the workers brought: the size of the tensors in the asks, in an AllToAll one's own row too. `nbytes(d)`
+           of a compressor is asserted equal.
   traffic  what that makes on a worker's own link by the algorithms of gloo, comparable with the kernel's tx_bytes:
              Sum     ring all-reduce      2 (n - 1) / n of the tensor
              Gather  ring all-gather      n - 1 times the tensor
              Share   binomial broadcast   once for every child in the tree; the root has most
+             AllToAll  direct messages    (n - 1) / n of the tensor: all rows but one's own
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gradwire.ask import Ask, Gather, Share, Sum
+from gradwire.ask import AllToAll, Ask, Gather, Share, Sum
+
+KINDS = ("Sum", "Gather", "Share", "AllToAll")
+"""The names of the asks."""
 
 
 @dataclass
@@ -30,7 +35,7 @@ class Ledger:
     """Counts for `workers` workers together; what it reports is per worker."""
 
     workers: int = 1
-    entries: dict[str, Entry] = field(default_factory=lambda: {kind: Entry() for kind in ("Sum", "Gather", "Share")})
+    entries: dict[str, Entry] = field(default_factory=lambda: {kind: Entry() for kind in KINDS})
 
     def record(self, ask: Ask, rank: int | slice, size: int, seconds: float = 0.0) -> None:
         """Count one worker's part of an answered ask, or that of all in a batch; `seconds` it waited for the answer."""
@@ -70,6 +75,8 @@ def brought(ask: Ask, rank: int | slice) -> int:
             return wire.nbytes
         case Share(values, root):
             return values[root].nbytes if isinstance(rank, slice) else values.nbytes if rank == root else 0
+        case AllToAll(wires):
+            return wires.nbytes
 
 
 def traffic(ask: Ask, rank: int | slice, size: int) -> float:
@@ -83,6 +90,8 @@ def traffic(ask: Ask, rank: int | slice, size: int) -> float:
             if isinstance(rank, slice):
                 return (size - 1) * values[root].nbytes
             return _children((rank - root) % size, size) * values.nbytes
+        case AllToAll(wires):
+            return (size - 1) / size * wires.nbytes
 
 
 def _children(place: int, size: int) -> int:

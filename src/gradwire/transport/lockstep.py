@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from gradwire.ask import Ask, Gather, Share, Sum, Talk, describe
+from gradwire.ask import AllToAll, Ask, Gather, Share, Sum, Talk, describe, rows
 from gradwire.transport.ledger import Ledger
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ def _agree(asks: Sequence[Ask | None]) -> list[Ask]:
 
 
 def _answer(asks: Sequence[Ask]) -> list[Tensor]:
-    """One answer per worker, none shared with another's, as on a network."""
+    """One answer per worker, none shared with another's, as on a network. ValueError: an all-to-all lacks a row."""
     match asks[0]:
         case Sum():
             first, *others = [ask.values for ask in asks if isinstance(ask, Sum)]
@@ -74,3 +74,6 @@ def _answer(asks: Sequence[Ask]) -> list[Tensor]:
         case Share(root=root):
             shared = asks[root]
             return [shared.values.clone() for _ in asks] if isinstance(shared, Share) else []
+        case AllToAll():
+            routed = torch.stack([rows(ask, len(asks)) for ask in asks if isinstance(ask, AllToAll)], 1)
+            return [heard.clone() for heard in routed]

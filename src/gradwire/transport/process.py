@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradwire.ask import Ask, Gather, Share, Sum, Talk
+from gradwire.ask import AllToAll, Ask, Gather, Share, Sum, Talk, rows
 from gradwire.transport.ledger import Ledger
 
 T = TypeVar("T")
@@ -82,3 +82,9 @@ class Process:
                 if shared.numel():
                     dist.broadcast(shared, dist.get_global_rank(self.group, root), group=self.group)
                 return shared
+            case AllToAll():
+                wires = rows(ask, self.size).contiguous()
+                heard = torch.empty_like(wires)
+                if wires.numel():
+                    dist.all_to_all_single(heard, wires, group=self.group)
+                return heard

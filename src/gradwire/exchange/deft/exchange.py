@@ -1,44 +1,79 @@
 """DEFT's conversation: share the plan, gather disjoint indices, sum the values there (Algorithms 1 and 5).
 
-rank r at step t of n workers                                                         per step and worker
+rank r at step t of n workers, R = repack_every                                       per step and worker
 -----------------------------------------------------------------------------------------------------------
-layers  = partition(sizes, n)                                                         nothing
+layers  = partition(sizes, n, merge)                                                  nothing
 k_x     = assign_k(sizes, own norms, k)                                               nothing
-Share   the plan packed by rank t % n                                                 4 (n + L) bytes
+Share   the plan packed by rank (t // R) % n, where R divides t                       4 (n + L) bytes
 select  k_x largest of every layer x in bin (t + r) % n, by one's own k_x             nothing
 Gather  how many, then which: gaps inside the bin, bit-packed, padded to the longest  4 + about k / n indices
 Sum     everybody's values at all indices, common layers included                     the union's values
+
+With k_source="delegate" the plan brings L budgets along, 4 (n + 2 L) bytes, and nobody need say how many.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from gradwire import kernels
-from gradwire.ask import Gather, Share, Sum
-from gradwire.compress.protocol import check_density
-from gradwire.exchange.deft.plan import Plan, assign_k, pack, partition
+from gradwire.ask import Sum
+from gradwire.compress.protocol import check_density, kept
+from gradwire.exchange.deft.agreement import agree, nothing
+from gradwire.exchange.deft.indices import Span, globalise, length
+from gradwire.exchange.deft.norms import relative_norms
+from gradwire.exchange.deft.plan import Plan, apportion_k, assign_k, pack, partition
+from gradwire.exchange.disjoint import gather, hear_counts
 from gradwire.exchange.protocol import State
 from gradwire.layout import Layout, Turn
+from gradwire.reprs import quiet
 from gradwire.vector import Sent, Sparse, widen
-from gradwire.wire import index
 
 
+@quiet("k_source", "exact_k", "repack_every", "merge")
 @dataclass(frozen=True)
 class Deft:
-    """Every worker searches its own part of the model; layers with larger norms get more of density * d."""
+    """Every worker searches its own part of the model; layers with larger norms get more of k = density * d.
+
+    By default the paper's algorithm, as its authors' code has it. What the options change:
+
+    Args:
+        density: k / d, the share of values that is sent, in (0, 1].
+        k_source: whose budgets k_x a layer is searched by. "local", the paper's: those of the worker who searches it,
+            so that about k values are sent. "delegate": those of the step's delegate, who shares them with the plan;
+            the number sent is exactly their sum, and no counts are gathered.
+        exact_k: share k by largest remainders, so that a worker's budgets sum to exactly k, or to 1 where k is below
+            one; a layer may then get nothing. By default, the paper's, each of the L layers gets at least one, so that
+            the sum lies above k by up to L - 1, or is L where k = 0; where the last layers are small it lies below.
+            Exactly k values are sent with k_source="delegate" only, where nobody searches a layer without a budget;
+            with "local" such a layer lies in a bin, because whoever searches there may have one for it.
+        repack_every: steps that a plan serves. 1, the paper's: a plan a step. Between two plans, nothing is shared;
+            with k_source="delegate" no norm is taken either, and the budgets grow old with the plan.
+        merge: neighbouring tensors become one layer while together they have at most this many elements (and d / n),
+            for models of many small ones. 0, the paper's: a tensor is a layer, or n where it is larger than d / n.
+    """
 
     density: float
+    k_source: str = "local"
+    exact_k: bool = False
+    repack_every: int = 1
+    merge: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "density", check_density(self.density))
+        if self.k_source not in ("local", "delegate"):
+            raise ValueError(f"k_source must be 'local' or 'delegate', got {self.k_source!r}")
+        if not isinstance(self.exact_k, bool):
+            raise ValueError(f"exact_k must be true or false, got {self.exact_k!r}")
+        for name, least in (("repack_every", 1), ("merge", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be a whole number and at least {least}, got {value!r}")
 
     def init(
         self,
@@ -47,23 +82,24 @@ class Deft:
         device: torch.device | str = "cpu",
         lead: tuple[int, ...] = (),
     ) -> State:
-        """Nothing to remember."""
-        return {}
+        """Nothing to remember; or no plan yet, a fact, where plans serve for several steps."""
+        return {} if self.repack_every == 1 else nothing()
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Four asks a step, whatever the number of layers; one read of all norms from the device."""
+        """Four asks a step at most, whatever the number of layers; one read of all norms from the device."""
         if isinstance(turn.rank, slice):
             raise ValueError("deft's plan depends on the rank: it runs in lockstep, not batched")
         x = widen(x)
-        layers = _layers(tuple(turn.layout.sizes), turn.size)
-        sizes = [end - start for start, end in layers]
-        ks = assign_k(sizes, kernels.norms(x, layers), int(self.density * len(x)))
-        plan = await _share(sizes, ks, turn, x.device)
+        layers = _layers(turn.layout.sizes, turn.size, self.merge)
+        plan, ks = await self._agree(x, layers, state, turn)
         searched = _rotate(plan.bins, turn.step)
         places = [[layers[i] for i in bin] for bin in searched]
-        found = _select(x, places[turn.rank], [ks[i] for i in searched[turn.rank]])
+        found = kernels.tops(x, places[turn.rank], [ks[i] for i in searched[turn.rank]])
+        told = self.k_source == "delegate"
+        counts = [sum(ks[i] for i in bin) for bin in searched] if told else await hear_counts(found)
         whole = [torch.arange(*layers[i], device=x.device) for i in plan.common]
-        indices = torch.cat([*await _gather(found, places, turn.rank), *whole])
+        heard = await gather(found, counts, [length(spans) for spans in places], turn.rank)
+        indices = torch.cat([*map(globalise, heard, places), *whole])
         values = x[indices]
         total = await Sum(values)
         return Sent(own=Sparse(indices, values, len(x)), mean=Sparse(indices, total.div_(turn.size), len(x)))
@@ -76,52 +112,36 @@ class Deft:
         """0: a projection, never expansive; but what others select need not be large here, so no more is certain."""
         return 0.0
 
+    async def _agree(self, x: Tensor, layers: Sequence[Span], state: State, turn: Turn) -> tuple[Plan, list[int]]:
+        """Return the plan that all follow, and the budgets by which this worker searches, one per layer."""
+        sizes, n = [end - start for start, end in layers], turn.size
+        if self.k_source == "local":
+            ks = self._budgets(x, layers)
+            heard = await agree(
+                lambda: pack(sizes, ks, n).message(), n + len(ks), self.repack_every, state, turn, x.device
+            )
+            return Plan.read(heard, n), ks
 
-Span = tuple[int, int]
+        def make() -> list[int]:
+            ks = self._budgets(x, layers)
+            return pack(sizes, ks, n).message() + ks
+
+        length = n + len(layers)
+        heard = await agree(make, length + len(layers), self.repack_every, state, turn, x.device)
+        plan, ks = Plan.read(heard[:length], n), heard[length:]
+        return Plan([[i for i in bin if ks[i] > 0] for bin in plan.bins], plan.common, []), ks
+
+    def _budgets(self, x: Tensor, layers: Sequence[Span]) -> list[int]:
+        """k_x of every layer by the norms of f[d]."""
+        sizes, norms = [end - start for start, end in layers], relative_norms(x, layers)
+        if self.exact_k:
+            return apportion_k(sizes, norms, kept(self.density, len(x)))
+        return assign_k(sizes, norms, int(self.density * len(x)))
+
 
 _layers = lru_cache(maxsize=256)(partition)
-
-
-async def _share(sizes: list[int], ks: list[int], turn: Turn, device: torch.device) -> Plan:
-    """Let the delegate of this step pack the layers by its own budgets, and tell everybody."""
-    delegate = turn.step % turn.size
-    message = pack(sizes, ks, turn.size).message() if turn.rank == delegate else [0] * (turn.size + len(sizes))
-    answer = await Share(torch.tensor(message, dtype=torch.int32, device=device), delegate)
-    return Plan.read(cast(list[int], answer.tolist()), turn.size)
 
 
 def _rotate(bins: list[list[int]], step: int) -> list[list[int]]:
     """Bin (step + rank) % n for every rank, its layers by position so that indices come out sorted."""
     return [sorted(bins[(step + rank) % len(bins)]) for rank in range(len(bins))]
-
-
-def _select(x: Tensor, spans: Sequence[Span], ks: Sequence[int]) -> Tensor:
-    """Positions, in the bin's layers laid end to end, of the k largest magnitudes of each: int64[sum of k]."""
-    starts = itertools.accumulate((end - start for start, end in spans), initial=0)
-    found = [kernels.top(x[a:b], k) + at for (a, b), k, at in zip(spans, ks, starts, strict=False)]
-    return torch.cat([torch.empty(0, dtype=torch.int64, device=x.device), *found])
-
-
-async def _gather(found: Tensor, places: Sequence[Sequence[Span]], mine: int) -> list[Tensor]:
-    """Tell everybody one's positions and hear theirs: global indices per rank. Every rank knows every bin's layers."""
-    dims = [sum(end - start for start, end in spans) for spans in places]
-    count = torch.tensor([len(found)], dtype=torch.int32, device=found.device)
-    heard = await Gather(count.view(torch.uint8))
-    counts = cast(list[int], heard.view(torch.int32).flatten().tolist())
-    lengths = [index.nbytes(d, k) for d, k in zip(dims, counts, strict=True)]
-    wire = index.encode(found, dims[mine])
-    wires = await Gather(torch.nn.functional.pad(wire, (0, max(lengths) - len(wire))))
-    return [
-        _globalise(index.decode(wires[rank, : lengths[rank]], dims[rank], counts[rank]), places[rank])
-        for rank in range(len(places))
-    ]
-
-
-def _globalise(positions: Tensor, spans: Sequence[Span]) -> Tensor:
-    """From positions in layers laid end to end to indices of the flat vector."""
-    if not spans:
-        return positions
-    edges = torch.tensor([(start, end - start) for start, end in spans], device=positions.device)
-    ends = edges[:, 1].cumsum(0)
-    layer = torch.searchsorted(ends, positions, right=True)
-    return positions + (edges[:, 0] - ends + edges[:, 1])[layer]

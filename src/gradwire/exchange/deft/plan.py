@@ -39,21 +39,26 @@ class Plan:
         return Plan(bins, list(message[at:]), [])
 
 
-def partition(sizes: Sequence[int], n: int) -> list[tuple[int, int]]:
+def partition(sizes: Sequence[int], n: int, merge: int = 0) -> list[tuple[int, int]]:
     """Cut the flat vector into layers (start, end): one per tensor, n pieces of a tensor larger than n_g / n (Alg. 2).
 
-    Pieces differ by at most one element, the longer ones first. Empty tensors make no layer.
+    Pieces differ by at most one element, the longer ones first. Empty tensors make no layer. From the first tensor to
+    the last, whole neighbours become one layer while together they have at most `merge` elements, and n_g / n: the
+    paper's bound on the largest layer holds for every `merge`.
     """
     if n < 1:
         raise ValueError(f"a partition needs at least one worker, got {n}")
-    total, start, layers = sum(sizes), 0, list[tuple[int, int]]()
+    total, start, layers, room = sum(sizes), 0, list[tuple[int, int]](), 0
     for size in sizes:
         pieces = n if size > total / n else 1
         least, longer = divmod(size, pieces)
         for piece in range(pieces):
             end = start + least + (piece < longer)
-            if end > start:
+            if start < end <= room:
+                layers[-1] = (layers[-1][0], end)
+            elif end > start:
                 layers.append((start, end))
+                room = start + min(merge, total // n) if pieces == 1 else 0
             start = end
     return layers
 
@@ -77,11 +82,49 @@ def assign_k(sizes: Sequence[int], norms: Sequence[float], k: int) -> list[int]:
     return budget
 
 
+def apportion_k(sizes: Sequence[int], norms: Sequence[float], k: int) -> list[int]:
+    """Share min(k, n_g) exactly among the layers in proportion to their norms, none above its size: largest remainders.
+
+    A layer whose share reaches its size is sent whole, and what it cannot take goes to the others in proportion. Of
+    the others each gets its share rounded down, and those with the largest remainders one more; of equal remainders
+    the first layer. A layer may get nothing. What is left where all layers with a norm are whole goes to those of norm
+    zero in proportion to their sizes. Hamilton's method with caps; not in the paper.
+    """
+    top = max(norms, default=0.0)
+    # Whole numbers, so that no sum is rounded: a layer below 2^-64 of the largest norm counts as one of norm zero.
+    weights = [int(math.ldexp(norm / top, 64)) if top > 0 else 0 for norm in norms]
+    first = _apportion(sizes, weights, k)
+    zeros = [0 if weight else size for size, weight in zip(sizes, weights, strict=True)]
+    return [a + b for a, b in zip(first, _apportion(sizes, zeros, k - sum(first)), strict=True)]
+
+
+def _apportion(sizes: Sequence[int], weights: Sequence[int], k: int) -> list[int]:
+    """Share k, or all there is, among the layers with a positive weight.
+
+    Whole layers never take more than k: each takes at most its share. Of the rest a share lies below the size, so that
+    one more fits, and fewer remainders are called upon than are positive, because each is less than one.
+    """
+    budget, rest = [0] * len(sizes), [x for x in range(len(sizes)) if sizes[x] and weights[x]]
+    total = sum(weights[x] for x in rest)
+    while whole := [x for x in rest if k * weights[x] >= sizes[x] * total]:
+        for x in whole:
+            budget[x] = sizes[x]
+            k, total = k - sizes[x], total - weights[x]
+        rest = [x for x in rest if not budget[x]]
+    shares = {x: divmod(k * weights[x], total) for x in rest}
+    more = k - sum(share for share, _ in shares.values()) if rest else 0
+    winners = set(sorted(rest, key=lambda x: -shares[x][1])[:more])
+    for x, (share, _) in shares.items():
+        budget[x] = share + (x in winners)
+    return budget
+
+
 def pack(sizes: Sequence[int], ks: Sequence[int], n: int) -> Plan:
     """Pack the layers into n bins, longest processing time first, by cost n_{g,x} * log2(k_x) (Alg. 4).
 
-    A layer that is sent whole (k_x = n_{g,x}) needs no search: it is common. Equal costs go by the lowest layer, equal
-    loads by the lowest bin.
+    A layer that is sent whole (k_x = n_{g,x}) needs no search: it is common. One without a budget costs nothing here
+    but may have one elsewhere: these go round the bins. Equal costs go by the lowest layer, equal loads by the lowest
+    bin.
     """
     costs = [size * math.log2(k) if k > 1 else float(size) for size, k in zip(sizes, ks, strict=True)]
     bins: list[list[int]] = [[] for _ in range(n)]
@@ -90,8 +133,10 @@ def pack(sizes: Sequence[int], ks: Sequence[int], n: int) -> Plan:
     for x in sorted(range(len(sizes)), key=lambda x: -costs[x]):
         if ks[x] == sizes[x]:
             common.append(x)
-            continue
-        load, bin = heap[0]
-        heapq.heapreplace(heap, (load + costs[x], bin))
-        bins[bin].append(x)
+        elif ks[x] == 0:
+            bins[x % n].append(x)
+        else:
+            load, bin = heap[0]
+            heapq.heapreplace(heap, (load + costs[x], bin))
+            bins[bin].append(x)
     return Plan(bins, common, [load for load, _ in sorted(heap, key=lambda entry: entry[1])])

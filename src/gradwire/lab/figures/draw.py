@@ -15,15 +15,11 @@ COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#b
 
 def draw(figure: Figure, path: Path) -> None:
     """Write a PNG. Labels keep their colour over all panels."""
-    try:
-        from matplotlib.figure import Figure as Canvas
-    except ModuleNotFoundError as missing:
-        raise ModuleNotFoundError(f"drawing needs {missing.name}: pip install 'gradwire[lab]'") from missing
     panels = list(dict.fromkeys(curve.panel for curve in figure.curves))
     labels = list(dict.fromkeys(curve.label for curve in figure.curves))
     colours = {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(labels)}
-    canvas = Canvas(figsize=(11, 0.9 + 3.1 * len(panels)), layout="constrained")
-    grid: Any = canvas.subplots(len(panels), 2, squeeze=False)
+    picture = canvas(11, 0.9 + 3.1 * len(panels))
+    grid: Any = picture.subplots(len(panels), 2, squeeze=False)
     for row, panel in zip(grid, panels, strict=True):
         curves = [curve for curve in figure.curves if curve.panel == panel]
         timed = all(curve.seconds for curve in curves)
@@ -38,8 +34,17 @@ def draw(figure: Figure, path: Path) -> None:
             axes.spines[["top", "right"]].set_visible(False)
         row[0].set_ylabel("|x - x*|² / |x⁰ - x*|²")
         row[1].legend(fontsize=8, frameon=False)
-    canvas.suptitle(figure.title, fontsize=12)
-    canvas.savefig(path, dpi=110)
+    picture.suptitle(figure.title, fontsize=12)
+    picture.savefig(path, dpi=110)
+
+
+def canvas(width: float, height: float) -> Any:
+    """Open an empty picture of so many inches. Call it before a figure's runs: ModuleNotFoundError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure as Canvas
+    except ModuleNotFoundError as missing:
+        raise ModuleNotFoundError(f"drawing needs {missing.name}: pip install 'gradwire[lab]'") from missing
+    return Canvas(figsize=(width, height), layout="constrained")
 
 
 def _abscissae(timed: bool) -> list[tuple[str, Callable[[Curve], Sequence[float]]]]:

@@ -1,0 +1,158 @@
+"""`gradwire lab train`: a real task, n workers in one process or on real ranks."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.table import Table
+
+from gradwire import net
+from gradwire.cli.console import bars, err, out
+from gradwire.lab.tasks import TASKS
+from gradwire.lab.training import Event, History, Step, Training, train, train_on_ranks
+from gradwire.lab.training.record import MISSING, scalars, write
+
+
+def task_command(
+    task: Annotated[str, typer.Option(help=f"One of {', '.join(TASKS)}.")],
+    exchange: Annotated[str, typer.Option(help="A spec such as 'ef(deft(density=0.01))', or dense.")] = "dense",
+    workers: Annotated[int | None, typer.Option(help="In one process, in lockstep; 16 if left out.")] = None,
+    model: Annotated[str | None, typer.Option(help="Left out: the task's smallest.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Left out, as what follows: the task's own.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Samples a worker and step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of SGD.")] = None,
+    clip: Annotated[float | None, typer.Option(help="Longest gradient of a worker before compression; 0: any.")] = None,
+    evaluate_every: Annotated[int | None, typer.Option(help="Steps.")] = None,
+    seed: Annotated[int, typer.Option(help="Of model, data and compression.")] = 0,
+    data: Annotated[Path | None, typer.Option(help="Where to read instead of what is installed.")] = None,
+    ranks: Annotated[int | None, typer.Option(help="Processes with a worker each, instead of --workers.")] = None,
+    rate: Annotated[str | None, typer.Option(help="Of the ranks' links, such as 100mbit. Left out: loopback.")] = None,
+    output: Annotated[Path | None, typer.Option(help="A folder for steps.csv, run.json and TensorBoard.")] = None,
+    save: Annotated[Path | None, typer.Option(help="A file to write a checkpoint to, at every evaluation.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="A checkpoint to go on from.")] = None,
+) -> None:
+    """Train a real task with n workers, and record loss, density, residual, bytes and time of every step."""
+    if ranks is not None and workers not in (None, ranks):
+        raise ValueError(f"every rank is one worker: give --ranks {ranks} or --workers {workers}, not both")
+    if rate is not None and ranks is None:
+        raise ValueError(f"a link of {rate} lies between processes; say how many with --ranks")
+    training = Training(
+        task,
+        exchange,
+        workers=ranks if ranks is not None else Training.workers if workers is None else workers,
+        steps=steps,
+        seed=seed,
+        model=model,
+        batch=batch,
+        learning_rate=lr,
+        momentum=momentum,
+        clip=clip,
+        evaluate_every=evaluate_every,
+        data=None if data is None else str(data.resolve()),
+    )
+    if output is not None and output.exists() and not output.is_dir():
+        raise ValueError(f"a run is written to a folder, and {output} is a file")
+    place = _place(ranks, rate)
+    out.print(f"{task}, {exchange}, {training.workers} workers {place[1]}", markup=False)
+    with ExitStack() as stack:
+        listeners = [_progress(stack, training)]
+        history = _run(training, ranks, place[0], listeners, output, stack, resume, save)
+    _summarise(history)
+    if output is not None:
+        written = write(history, output, shlex.join(["gradwire", *sys.argv[1:]]))
+        out.print(f"Written: {', '.join(str(path) for path in written)}", soft_wrap=True)
+
+
+def _place(ranks: int | None, rate: str | None) -> tuple[str | None, str]:
+    """The rate that can be had, and where the workers are. Says so where the kernel refuses."""
+    if rate is None:
+        return None, "in one process" if ranks is None else "on ranks, loopback"
+    bits = net.parse_rate(rate)
+    if (reason := net.refusal()) is not None:
+        err.print(f"gradwire: going on over loopback: {reason}", style="yellow", markup=False)
+        return None, "on ranks, loopback"
+    return rate, f"on ranks, {bits / 1e6:g} Mbit/s between network namespaces"
+
+
+Listener = Callable[[Event], None]
+
+
+def _run(
+    training: Training,
+    ranks: int | None,
+    rate: str | None,
+    listeners: list[Listener],
+    output: Path | None,
+    stack: ExitStack,
+    resume: Path | None,
+    save: Path | None,
+) -> History:
+    """Train, and tell all listeners; TensorBoard's is one if there is a folder for it."""
+
+    def listen(event: Event) -> None:
+        if output is not None and len(listeners) == 1:  # the first event: nothing is written for a run that is refused
+            output.mkdir(parents=True, exist_ok=True)
+            take = stack.enter_context(scalars(output))
+            if take is None:
+                err.print(f"gradwire: {MISSING}", style="yellow", markup=False)
+            listeners.append(take or _nothing)
+        for listener in listeners:
+            listener(event)
+
+    if ranks is not None:
+        return train_on_ranks(training, rate, listen, resume, save)
+    torch.set_num_threads(1)
+    return train(training, listen, resume, save)
+
+
+def _nothing(event: Event) -> None:
+    """Listen to nothing."""
+
+
+def _progress(stack: ExitStack, training: Training) -> Listener:
+    """A bar with the last loss and the last evaluation."""
+    progress = stack.enter_context(bars())
+    metric, steps = training.make().metric, training.settings.steps
+    bar = progress.add_task(training.task, total=steps, facts="starting")
+    facts = {"loss": "", "metric": ""}
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Step):
+            facts["loss"] = f"loss {event.loss:.3f}  density {event.density:.4f}"
+        else:
+            facts["metric"] = f"{metric} {event.metrics[metric]:.4g}"
+        progress.update(bar, completed=event.step, facts=f"step {event.step:>5}  {facts['loss']}  {facts['metric']}")
+
+    return listen
+
+
+def _summarise(history: History) -> None:
+    """The run in a few lines."""
+    training, steps = history.training, history.steps
+    out.print(f"{training.model}, {history.parameters:,} parameters; {history.source}", markup=False, soft_wrap=True)
+    table = Table("step", "epoch", "seconds", *history.final)
+    for evaluation in history.evaluations:
+        numbers = (f"{value:.4f}" for value in evaluation.metrics.values())
+        table.add_row(str(evaluation.step), f"{evaluation.epoch:.2f}", f"{evaluation.seconds:.1f}", *numbers)
+    out.print(table)
+    if steps:
+        parts = [("gradients", "gradient_seconds"), ("exchange", "exchange_seconds"), ("update", "update_seconds")]
+        times = ", ".join(f"{name} {1e3 * _mean(steps, part):.1f} ms" for name, part in parts)
+        residual = "" if steps[-1].residual is None else f"; residual {steps[-1].residual:.3g}"
+        out.print(
+            f"a step: density {_mean(steps, 'density'):.5f}, {_mean(steps, 'bytes'):,.0f} bytes a worker, "
+            f"{times}{residual}",
+            soft_wrap=True,
+        )
+
+
+def _mean(steps: tuple[Step, ...], name: str) -> float:
+    return sum(getattr(step, name) for step in steps) / len(steps)

@@ -1,0 +1,73 @@
+"""CLT-k: the workers take turns in selecting for all, so no index is sent twice (ScaleCom, Chen et al. 2020, NeurIPS).
+
+The leader of step t is worker t mod n. Its k largest magnitudes say where everybody's values are summed: the support is
+always k, but the others wait for the leader's selection, and the places need not be large on them. ScaleCom pairs it
+with a memory that forgets slowly: `EF(CLTK(density), beta)`.
+
+rank r at step t of n workers                                                         per step
+-----------------------------------------------------------------------------------------------------------
+Share   the leader's places (wire/index.py)                                           u8[index.nbytes(d, k)], leader
+Sum     everybody's values there                                                      f[k], every worker
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradwire import kernels
+from gradwire.ask import Share, Sum
+from gradwire.compress.protocol import check_density, kept
+from gradwire.exchange.protocol import State
+from gradwire.layout import Layout, Turn
+from gradwire.vector import Sent, Sparse, widen
+from gradwire.wire import index
+
+
+@dataclass(frozen=True)
+class CLTK:
+    """Sum the values where this step's leader has its density * d largest, at least one; leaders take turns."""
+
+    density: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "density", check_density(self.density))
+
+    def init(
+        self,
+        layout: Layout,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        lead: tuple[int, ...] = (),
+    ) -> State:
+        """Nothing to remember."""
+        return {}
+
+    async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
+        """One Share of u8[index.nbytes(d, k)], one Sum of f[k]; `own` is x at the leader's places."""
+        d, x = x.shape[-1], widen(x)
+        k, leader = kept(self.density, d), turn.step % turn.size
+        wire = torch.zeros((*x.shape[:-1], index.nbytes(d, k)), dtype=torch.uint8, device=x.device)
+        if isinstance(turn.rank, slice):
+            wire[leader] = _choice(x[leader], k)
+        elif turn.rank == leader:
+            wire = _choice(x, k)
+        places = index.decode(await Share(wire, leader), d, k)
+        values = x[..., places]
+        total = await Sum(values)
+        return Sent(own=Sparse(places.expand_as(values), values, d), mean=Sparse(places, total.div_(turn.size), d))
+
+    def omega(self, d: int) -> float | None:
+        """None: biased, unless it keeps everything."""
+        return 0.0 if kept(self.density, d) == d else None
+
+    def delta(self, d: int) -> float | None:
+        """0: a projection, never expansive; but what the leader selects need not be large here. 1 if it is all."""
+        return 1.0 if kept(self.density, d) == d else 0.0
+
+
+def _choice(x: Tensor, k: int) -> Tensor:
+    """Places of the k largest magnitudes of f[d], on the wire."""
+    return index.encode(kernels.top(x, k), len(x))

@@ -1,0 +1,135 @@
+"""ExDyna: MiCRO whose parts of the vector move until all workers find the same number (CCGrid 2024, arXiv:2402.13781).
+
+Indices are padded to the longest list, so that a part with more than its share of large values costs all workers. Here
+the vector is cut into blocks and each worker's part is a run of them; after a step in which one part has found more
+than 1.05 of the average and its neighbour less than 1 / 1.05, one block changes hands. Everybody knows all counts and
+moves alike: nothing is said of it. The messages are MiCRO's (micro.py), their padding is `inefficiency`.
+
+An edge between two parts moves by one of about 1024 blocks a step and only while there is a reason on both sides of it:
+where all that is large lies in one of four parts, hundreds of steps go by until all share it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from gradwire.exchange.micro import partition
+from gradwire.exchange.protocol import State, tensor
+from gradwire.exchange.threshold import Control, Span, Start, rank_of, search
+from gradwire.layout import Layout, Turn
+from gradwire.vector import Sent, widen
+
+BLOCKS = 1024
+LANES = 32
+"""A block is a multiple of this, for the sake of coalesced reads."""
+
+
+@dataclass(frozen=True)
+class ExDyna:
+    """MiCRO with parts that adapt, so that all workers find about the same number.
+
+    Args:
+        density: k / d, the share of values that is sent, kept between 0.909 and 1.1 of it where gradients are steady.
+        start: "sample", which fits every gradient, or "formula", the authors' 1 / (2 sqrt(k)) (threshold.py).
+        official: follow the authors' code where it surely slipped: inside its band the threshold only rises.
+    """
+
+    density: float
+    start: Start = "sample"
+    official: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "density", self._control.density)
+
+    @property
+    def _control(self) -> Control:
+        return Control(self.density, self.start, self.official)
+
+    def init(
+        self,
+        layout: Layout,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        lead: tuple[int, ...] = (),
+    ) -> State:
+        """No threshold and no parts yet: zeros [1] and, to whose part each block belongs, zeros [blocks]."""
+        number, _ = blocks(layout.d)
+        return {
+            "threshold": torch.zeros(1, dtype=dtype, device=device),
+            "owner": torch.zeros(number, dtype=dtype, device=device),
+        }
+
+    async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
+        """Three asks a step, and one more where the threshold is sampled."""
+        rank, owner, d = rank_of(turn, "exdyna"), tensor(state, "owner"), x.shape[-1]
+        parts = _read(owner, turn.size)
+        sent, counts = await search(self._control, widen(x), spans(parts, d), state, rank, turn.step)
+        owners = [part for part, size in enumerate(move(parts, counts, d)) for _ in range(size)]
+        owner.copy_(torch.tensor(owners, dtype=owner.dtype))
+        return sent
+
+    def omega(self, d: int) -> float | None:
+        """None: biased."""
+        return None
+
+    def delta(self, d: int) -> float | None:
+        """0: a projection, never expansive; but what others select need not be large here, so no more is certain."""
+        return 0.0
+
+
+def blocks(d: int) -> tuple[int, int]:
+    """Into how many blocks [0, d) is cut, and their size; what is left over at the end belongs to the last part.
+
+    The authors' code makes 1024 blocks of d / 1024 elements, rounded down to a multiple of 32. That leaves over up to
+    32767 elements, and below 2^20 elements more than a 32nd of all: there the size is rounded up, and blocks are fewer.
+    """
+    if d >= BLOCKS * LANES**2:
+        return BLOCKS, d // BLOCKS // LANES * LANES
+    size = max(1, -(-d // (BLOCKS * LANES))) * LANES
+    return d // size, size
+
+
+def spans(parts: Sequence[int], d: int) -> list[Span]:
+    """Turn n parts, given in blocks, into spans (start, end) that tile [0, d)."""
+    _, size = blocks(d)
+    edges = [size * number for number in itertools.accumulate(parts, initial=0)]
+    return list(zip(edges[:-1], [*edges[1:-1], d], strict=True))
+
+
+def move(parts: Sequence[int], counts: Sequence[int], d: int) -> list[int]:
+    """n parts in blocks, and how many values were found in each -> the parts of the next step.
+
+    From the first pair of neighbours to the last: one block goes from one that has found too much to one that has found
+    too little, but none is left with less than a quarter of an even share. Their counts are corrected before the next
+    pair is looked at.
+    """
+    parts, found, (number, size) = list(parts), list(counts), blocks(d)
+    total, n = sum(found), len(parts)
+    for p in range(n - 1 if total else 0):
+        much, little = (p, p + 1) if found[p] > found[p + 1] else (p + 1, p)
+        if found[much] * n > 1.05 * total and found[little] * n * 1.05 < total and parts[much] - 1 >= number / (4 * n):
+            parts[much] -= 1
+            parts[little] += 1
+            found[much] -= int(size * total / d)
+            found[little] += int(size * total / d)
+    return parts
+
+
+def inefficiency(counts: Sequence[int]) -> float:
+    """How much longer lists are when padded than in all: n max k_p / k' - 1. 0 where all are equal, at most n - 1."""
+    return len(counts) * max(counts) / sum(counts) - 1 if any(counts) else 0.0
+
+
+def _read(owner: Tensor, n: int) -> list[int]:
+    """Blocks of each of n parts; an even split where there are none yet, or those of another number of workers."""
+    held = Counter(cast(list[float], owner.tolist()))
+    if max(held, default=-1) == min(n, len(owner)) - 1:
+        return [held[part] for part in range(n)]
+    return [end - start for start, end in partition(len(owner), n)]

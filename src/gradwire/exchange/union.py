@@ -1,0 +1,66 @@
+"""Top-k with the union of everybody's places, as the DEFT paper has it: what one selects, all send.
+
+Every worker selects the k largest magnitudes of its own vector, and everybody's values are summed wherever anybody has
+selected. So the support grows with the number of workers, from k up to n k: the gradient build-up that exclusive
+selection (`Deft`) and a leader's selection (`CLTK`) avoid. Supports that are independent and uniform cover
+1 - (1 - k / d)^n of the vector (Yoon and Oh, ICPP 2023, arXiv:2307.03500; its baseline Top-k).
+
+rank r of n workers                                                                   per step and worker
+-----------------------------------------------------------------------------------------------------------
+Gather  the places of one's own k largest magnitudes (wire/index.py)                  u8[index.nbytes(d, k)]
+Sum     everybody's values at the union of all places                                 f[|union|], k <= |union| <= n k
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from gradwire import kernels
+from gradwire.ask import Gather, Sum
+from gradwire.compress.protocol import check_density, kept
+from gradwire.exchange.protocol import State
+from gradwire.layout import Layout, Turn
+from gradwire.vector import Sent, Sparse, widen
+from gradwire.wire import index
+
+
+@dataclass(frozen=True)
+class UnionTopK:
+    """Sum the values wherever any worker has one of its density * d largest, at least one each."""
+
+    density: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "density", check_density(self.density))
+
+    def init(
+        self,
+        layout: Layout,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        lead: tuple[int, ...] = (),
+    ) -> State:
+        """Nothing to remember."""
+        return {}
+
+    async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
+        """One Gather of u8[index.nbytes(d, k)], one Sum of f[|union|]; `own` is x at the union."""
+        d, x = x.shape[-1], widen(x)
+        k = kept(self.density, d)
+        wires = await Gather(index.encode(kernels.top(x, k), d))
+        union = cast(Tensor, index.decode(wires, d, k).unique())
+        values = x[..., union]
+        total = await Sum(values)
+        return Sent(own=Sparse(union.expand_as(values), values, d), mean=Sparse(union, total.div_(turn.size), d))
+
+    def omega(self, d: int) -> float | None:
+        """None: biased, unless it keeps everything."""
+        return 0.0 if kept(self.density, d) == d else None
+
+    def delta(self, d: int) -> float | None:
+        """k / d, as Top-k's: the union contains one's own places."""
+        return kept(self.density, d) / d if d else 1.0

@@ -1,0 +1,17 @@
+"""Norms of many pieces of one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from gradwire.kernels import host, reference
+
+
+def norms(x: Tensor, spans: Sequence[tuple[int, int]]) -> list[float]:
+    """Do what `reference.norms` does, within 1e-6 of it; in the host's memory each element is read once."""
+    if not host.takes(x):
+        return reference.norms(x, spans)
+    a = host.values(x)
+    return [host.norm(a[start:end]) for start, end in spans]

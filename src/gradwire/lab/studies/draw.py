@@ -1,0 +1,62 @@
+"""Draw a chart: its panels side by side, labels in one colour over all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gradwire.lab.figures.draw import COLOURS, canvas
+from gradwire.lab.studies.chart import Chart, Line, Panel
+
+WIDTH, HEIGHT, COLUMNS = 5.2, 3.6, 3
+
+
+def draw(chart: Chart, path: Path) -> None:
+    """Write a PNG."""
+    columns = min(COLUMNS, len(chart.panels))
+    rows = -(-len(chart.panels) // columns)
+    picture = canvas(WIDTH * columns, HEIGHT * rows + 0.5)
+    grid: list[Any] = picture.subplots(rows, columns, squeeze=False).flatten().tolist()
+    labels = list(dict.fromkeys(line.label for line in chart.lines))
+    colours = {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(labels)}
+    for axes, panel in zip(grid, chart.panels, strict=False):
+        lines = [line for line in chart.lines if line.panel == panel.title]
+        (_bars if panel.bars else _lines)(axes, panel, lines, colours)
+        axes.set_title(panel.title, fontsize=10, loc="left")
+        axes.set_xlabel(panel.x)
+        axes.set_ylabel(panel.y)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=7.5, frameon=False)
+    for axes in grid[len(chart.panels) :]:
+        axes.set_visible(False)
+    picture.suptitle(chart.title, fontsize=12)
+    picture.savefig(path, dpi=110)
+
+
+def _lines(axes: Any, panel: Panel, lines: list[Line], colours: dict[str, str]) -> None:
+    """Lines, with a band from low to high where there is one."""
+    for place, line in enumerate(lines):
+        style = "-" if place % 2 == 0 else (0, (5, 3))  # lines may lie on each other
+        marker = "o" if len(line.x) < 12 else None
+        colour = colours[line.label]
+        axes.plot(line.x, line.y, color=colour, ls=style, label=line.label, lw=1.5, marker=marker, ms=3.5)
+        if line.low:
+            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.13, lw=0)
+    if panel.level is not None:
+        axes.axhline(panel.level, color="#444444", lw=0.8, ls=":")
+    if panel.log_x:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sorted({x for line in lines for x in line.x}), minor=False)
+        axes.xaxis.set_major_formatter("{x:g}")
+    if panel.log_y:
+        axes.set_yscale("log")
+
+
+def _bars(axes: Any, panel: Panel, lines: list[Line], colours: dict[str, str]) -> None:
+    """Bars, the lines one upon the other."""
+    floor = [0.0] * len(panel.ticks)
+    for line in lines:
+        axes.bar(line.x, line.y, bottom=floor, width=0.6, color=colours[line.label], label=line.label)
+        floor = [below + y for below, y in zip(floor, line.y, strict=True)]
+    axes.set_xticks(range(len(panel.ticks)), panel.ticks, rotation=20, ha="right", fontsize=8)

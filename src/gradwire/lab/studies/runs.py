@@ -1,0 +1,43 @@
+"""Run many trainings, as many at a time as there are cores, each on one thread: results do not depend on the order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from typing import TypeAlias
+
+import torch
+
+from gradwire.lab.training import History, Training, train
+
+Listener: TypeAlias = Callable[[int, History], None]
+"""Is told how many runs are done, and the last of them."""
+
+
+def run_all(trainings: Sequence[Training], listen: Listener = lambda done, history: None) -> list[History]:
+    """Train them all, equal ones once, and return their histories in the order given.
+
+    Raises whatever a run raises, and starts no other then.
+    """
+    wanted = list(dict.fromkeys(trainings))
+    found: dict[Training, History] = {}
+    # A process of its own for each core: forked workers would inherit threads that wait for nobody.
+    context = multiprocessing.get_context("spawn")
+    cores = min(len(wanted), len(os.sched_getaffinity(0)))
+    with ProcessPoolExecutor(max(1, cores), mp_context=context, initializer=_alone) as pool:
+        futures: dict[Future[History], Training] = {pool.submit(train, training): training for training in wanted}
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                found[futures[future]] = future.result()
+                listen(done, found[futures[future]])
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [found[training] for training in trainings]
+
+
+def _alone() -> None:
+    """One thread a run."""
+    torch.set_num_threads(1)

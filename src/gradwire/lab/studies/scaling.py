@@ -1,0 +1,86 @@
+"""How sparsifiers scale out: realised density, residuals, bytes and loss by the number of workers, on language.
+
+The DEFT paper's figures of realised density over iterations, of the residual's length, and of convergence by scale-out,
+on a task that two cores can train; the numbers are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import mean
+from types import MappingProxyType
+from typing import Any
+
+from gradwire.lab.studies.chart import Chart, Line, Panel, thin
+from gradwire.lab.studies.runs import Listener, run_all
+from gradwire.lab.training import History, Training
+
+DENSITY, STEPS, SIZES = 0.01, 200, (1, 2, 4, 8, 16)
+METHODS: Mapping[str, str] = MappingProxyType(
+    {
+        "DEFT": "ef(deft(density=0.01))",
+        "DEFT, exact": "ef(deft(density=0.01, k_source='delegate', exact_k=true))",
+        "Top-k, union": "ef(uniontopk(density=0.01))",
+        "CLT-k": "ef(cltk(density=0.01))",
+        "MiCRO": "ef(micro(density=0.01))",
+    }
+)
+WINDOW = 5
+"""Steps that a point of a line over steps is the mean of."""
+
+
+def scaling(seed: int, listen: Listener) -> Chart:
+    """Train on language with n = 1 to 16 workers under five sparsifiers of density 1 %."""
+    keys = [(method, n) for method in METHODS for n in SIZES]
+    trainings = [_training(METHODS[method], n, seed) for method, n in keys]
+    runs = dict(zip(keys, run_all(trainings, listen), strict=True))
+    most = SIZES[-1]
+    density, residual = f"density over target, n = {most}", f"residual, n = {most}"
+    union, sent = "density over target by n", "bytes by n"
+    final = "held-out loss by n"
+    lines: list[Line] = []
+    for method in METHODS:
+        run = runs[method, most]
+        lines.append(Line(density, method, *thin([step.density / DENSITY for step in run.steps], WINDOW)))
+        lines.append(Line(residual, method, *thin([step.residual or 0.0 for step in run.steps], WINDOW)))
+        ns = tuple(map(float, SIZES))
+        by_n = [_facts(method, n, runs[method, n]) for n in SIZES]
+        for panel, name in ((union, "density"), (sent, "kilobytes"), (final, "loss")):
+            lines.append(Line(panel, method, ns, tuple(fact[name] for fact in by_n)))
+    d = runs["DEFT", most].parameters
+    return Chart(
+        name="deft-scaling",
+        title=f"Sparsifiers by the number of workers: language, {d:,} parameters, density 1 %, error feedback",
+        caption="Workers in one process, the same batch a worker for every n. Bytes: what a worker brings, counted.",
+        panels=(
+            Panel(density, "step", "realised / target", log_y=True, level=1.0),
+            Panel(residual, "step", "mean length of a worker's residual"),
+            Panel(union, "workers", "realised / target, mean over steps", log_x=True, log_y=True, level=1.0),
+            Panel(sent, "workers", "kB a worker and step", log_x=True),
+            Panel(final, "workers", f"nats a byte after {STEPS} steps", log_x=True),
+        ),
+        lines=tuple(lines),
+        facts=tuple(_facts(method, n, run) for (method, n), run in runs.items()),
+    )
+
+
+def _training(exchange: str, n: int, seed: int) -> Training:
+    return Training("language", exchange, workers=n, steps=STEPS, seed=seed, evaluate_every=STEPS)
+
+
+def _facts(method: str, n: int, run: History) -> dict[str, Any]:
+    """Density over target: its mean, and its least and most after 150 steps. Bytes a worker and step."""
+    densities = [step.density / DENSITY for step in run.steps]
+    return {
+        "method": method,
+        "exchange": run.training.exchange,
+        "workers": n,
+        "density": mean(densities),
+        "density_least": min(densities),
+        "density_most": max(densities),
+        "late_least": min(densities[150:]),
+        "late_most": max(densities[150:]),
+        "kilobytes": mean(step.bytes for step in run.steps) / 1e3,
+        "residual": run.steps[-1].residual,
+        "loss": run.final["loss"],
+    }

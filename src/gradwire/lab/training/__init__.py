@@ -1,0 +1,9 @@
+"""Train a task with n workers and any exchange: in one process in lockstep, or on real ranks."""
+
+from __future__ import annotations
+
+from gradwire.lab.training.loop import train
+from gradwire.lab.training.ranks import train_on_ranks
+from gradwire.lab.training.settings import DENSE, Evaluation, Event, History, Step, Training
+
+__all__ = ["DENSE", "Evaluation", "Event", "History", "Step", "Training", "train", "train_on_ranks"]

@@ -1,0 +1,101 @@
+"""Checkpoints of a run: one file for all workers, the same whether they share a process or not.
+
+    {"format": 1, "training": {...}, "step": 120, "seconds": 9.5, "model": {...}, "optimizer": {...},
+     "memory": [{"error": tensor, ...}, ... one a worker]}
+
+Tensors, numbers and strings only. Randomness is a function of seed and step, so no generator is kept.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from gradwire.lab.training.average import Average, Memory, put_
+from gradwire.lab.training.settings import Training
+
+FORMAT = 1
+PARTS = {"format", "training", "step", "seconds", "model", "optimizer", "memory"}
+FREE = {"steps", "learning_rate", "evaluate_every", "decay", "data"}
+"""Settings that may change when a run goes on; with another number of steps decays come elsewhere."""
+
+
+def save_whole(
+    file: Path,
+    training: Training,
+    step: int,
+    seconds: float,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average,
+) -> None:
+    """Write a checkpoint, or leave the old one as it was. Of several processes the first one writes."""
+    memory = average.memories()
+    if not memory:
+        return
+    settings = asdict(training)
+    settings["decay"] = list(training.decay or ())
+    states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    part = file.with_name(f"{file.name}.part")
+    torch.save(
+        {"format": FORMAT, "training": settings, "step": step, "seconds": seconds, "memory": memory} | states, part
+    )
+    os.replace(part, file)
+
+
+def load(
+    file: Path, training: Training, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average
+) -> tuple[int, float]:
+    """Go on from a checkpoint: its step and seconds.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is none, or one of another run.
+    """
+    saved = _read(file)
+    _check(file, saved, training)
+    try:
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        for worker, state in zip(average.workers, average.states, strict=True):
+            put_(state, cast(list[Memory], saved["memory"])[worker])
+    except Exception as error:
+        words = " ".join(str(error).split())
+        raise ValueError(f"the checkpoint {file} does not fit this run: {words[:200]}") from None
+    return saved["step"], saved["seconds"]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The parts of a checkpoint."""
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {file}")
+    try:
+        saved = torch.load(file, weights_only=True)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{file} is not a checkpoint of a training run: {reason}") from None
+    if not isinstance(saved, dict) or cast(dict[str, Any], saved).keys() != PARTS:
+        raise ValueError(f"{file} is not a checkpoint of a training run")
+    return cast(dict[str, Any], saved)
+
+
+def _check(file: Path, saved: dict[str, Any], training: Training) -> None:
+    """Refuse another format, other settings, and values that are not finite."""
+    if saved["format"] != FORMAT:
+        raise ValueError(f"{file} has format {saved['format']}, this gradwire reads format {FORMAT}")
+    theirs, ours = Training.from_dict(saved["training"]), training
+    for name in asdict(ours).keys() - FREE:
+        if getattr(theirs, name) != getattr(ours, name):
+            raise ValueError(
+                f"the checkpoint {file} is of {name} {getattr(theirs, name)}, this run is of {getattr(ours, name)}"
+            )
+    if saved["step"] > training.settings.steps:
+        raise ValueError(f"the checkpoint {file} is of step {saved['step']}, and this run ends at {training.steps}")
+    tensors = [*saved["model"].values(), *(values for memory in saved["memory"] for values in memory.values())]
+    if not all(bool(values.isfinite().all()) for values in tensors if isinstance(values, Tensor)):
+        raise ValueError(f"the checkpoint {file} holds a value that is not finite")

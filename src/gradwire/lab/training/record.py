@@ -1,0 +1,66 @@
+"""What a run leaves in a folder: steps.csv, run.json, and scalars for TensorBoard, if that is installed."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from gradwire.lab import compare
+from gradwire.lab.training.settings import Event, History, Step
+
+MISSING = "no scalars for TensorBoard, for it is not installed: pip install 'gradwire[tensorboard]'"
+
+
+def write(history: History, folder: Path, command: str) -> list[Path]:
+    """Write steps.csv, one line a step, and run.json: settings, data, versions, the exact command, evaluations."""
+    table, record = folder / "steps.csv", folder / "run.json"
+    with table.open("w", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow([field.name for field in fields(Step)])
+        lines.writerows(asdict(step).values() for step in history.steps)
+    metric, settings = history.training.make().metric, history.training.settings
+    about: dict[str, Any] = {
+        "command": command,
+        "versions": {"gradwire": version("gradwire")} | compare.versions(),
+        "training": asdict(history.training),
+        "optimizer": settings.optimizer if settings.optimizer == "sgd" else f"adam, betas {settings.betas}",
+        "data": history.source,
+        "parameters": history.parameters,
+        "evaluations": [asdict(evaluation) for evaluation in history.evaluations],
+        "metric": metric,
+        "final": history.final[metric],
+    }
+    record.write_text(json.dumps(about, indent=1) + "\n")
+    return [table, record]
+
+
+@contextmanager
+def scalars(folder: Path) -> Generator[Callable[[Event], None] | None]:
+    """Open a folder of TensorBoard's; what is yielded takes every event of a run. None if there is no TensorBoard."""
+    if importlib.util.find_spec("tensorboard") is None:
+        yield None
+        return
+    from torch.utils.tensorboard.writer import SummaryWriter  # takes a second
+
+    with SummaryWriter(str(folder)) as writer:
+
+        def take(event: Event) -> None:
+            step = event.step
+            for name, value in _named(event).items():
+                writer.add_scalar(name, value, step)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+
+        yield take
+
+
+def _named(event: Event) -> dict[str, float]:
+    """An event's numbers by the names of their charts."""
+    if not isinstance(event, Step):
+        return {f"held out/{name}": value for name, value in event.metrics.items()}
+    return {f"step/{name}": value for name, value in asdict(event).items() if name != "step" and value is not None}

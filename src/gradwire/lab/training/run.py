@@ -1,0 +1,114 @@
+"""One run's model, data, optimizer and memories, and what a step of it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gradwire.lab.tasks.protocol import Settings, rng
+from gradwire.lab.training.average import Meet, residual, support
+from gradwire.lab.training.settings import Evaluation, Step, Training
+from gradwire.layout import Layout
+
+FALL = 0.1
+"""What the learning rate is multiplied by at each of the decays."""
+
+
+class Run:
+    """Task, model, optimizer, memories and clock. `training` leaves nothing open."""
+
+    def __init__(self, training: Training, meet: Meet) -> None:
+        self.training, self.task = training, training.make()
+        self.settings = training.settings
+        self.per_epoch = self.task.steps_per_epoch(training.workers, self.settings.batch)
+        self.model = self.task.model(training.model, training.seed)
+        # The last parameter first, as the hook lays them: then both draw the same numbers.
+        named = [(name, param) for name, param in self.model.named_parameters() if param.requires_grad][::-1]
+        self.layout = Layout([name for name, _ in named], [tuple(param.shape) for _, param in named])
+        self.parameters = [param for _, param in named]
+        self.average = meet(training, self.layout)
+        self.xs = torch.zeros(len(self.average.workers), self.layout.d)
+        self.rows = [list(self.layout.cut(x).values()) for x in self.xs]
+        self.mean = torch.zeros(self.layout.d)
+        for param, view in zip(self.parameters, self.layout.cut(self.mean).values(), strict=True):
+            param.grad = view
+        self.optimizer = _optimizer(self.settings, self.parameters)
+        self.step, self.seconds = 0, 0.0
+
+    def advance(self) -> Step:
+        """One step. ArithmeticError if a gradient is not finite."""
+        began, sent = time.perf_counter(), self.sent()
+        loss = sum(self.gradient(worker, row) for worker, row in zip(self.average.workers, self.rows, strict=True))
+        self.clip()
+        computed, lr = time.perf_counter(), self.rate()
+        point = torch.cat([param.detach().flatten() for param in self.parameters])
+        heard = self.average.send(self.xs, self.step, point, lr)
+        if not heard.finite:
+            raise ArithmeticError(f"a gradient of step {self.step + 1} is not finite; try a smaller learning rate")
+        heard.mean.write_to_(self.mean)
+        averaged = time.perf_counter()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        ended = time.perf_counter()
+        self.step, self.seconds = self.step + 1, self.seconds + ended - began
+        density = support(heard.mean, self.mean) / self.layout.d
+        return self.report(loss, density, sent, (computed - began, averaged - computed, ended - averaged))
+
+    def gradient(self, worker: int, row: list[Tensor]) -> float:
+        """Write one worker's gradient into its row; its loss.
+
+        Running statistics of a batch normalisation are those of worker 0, as under DDP.
+        """
+        run = self.training
+        kept = [buffer.clone() for buffer in self.model.buffers()] if worker else []
+        with torch.random.fork_rng(devices=[]):  # for models with dropout
+            torch.random.set_rng_state(rng("model", run.seed, self.step, worker).get_state())
+            loss = self.task.loss(self.model, worker, run.workers, self.step, self.settings.batch, run.seed)
+            gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        for view, gradient in zip(row, gradients, strict=True):
+            view.copy_(gradient)
+        for buffer, value in zip(self.model.buffers(), kept, strict=False):
+            buffer.copy_(value)
+        return loss.item()
+
+    def clip(self) -> None:
+        """Shorten every worker's own gradient, before anything is compressed."""
+        if self.settings.clip:
+            norms = self.xs.square().sum(1, keepdim=True).sqrt_()
+            self.xs.mul_((self.settings.clip / (norms + 1e-6)).clamp_(max=1.0))
+
+    def rate(self) -> float:
+        """The learning rate of this step."""
+        falls = sum(self.step >= part * self.settings.steps for part in self.settings.decay)
+        return self.settings.lr * FALL**falls
+
+    def sent(self) -> tuple[float, float]:
+        """Bytes and traffic of the workers here so far."""
+        entries = self.average.ledger.entries.values()
+        return sum(entry.bytes for entry in entries), sum(entry.traffic for entry in entries)
+
+    def report(
+        self, loss: float, density: float, before: tuple[float, float], seconds: tuple[float, float, float]
+    ) -> Step:
+        """Put the numbers of all workers together."""
+        lengths = [length for length in map(residual, self.average.states) if length is not None]
+        after = self.sent()
+        mine = [loss, sum(lengths), *(new - old for new, old in zip(after, before, strict=True))]
+        mean, length, sent, traffic = (number / self.training.workers for number in self.average.total(mine))
+        return Step(self.step, mean, density, length if lengths else None, sent, traffic, *seconds)
+
+    def evaluate(self) -> Evaluation:
+        """Held-out numbers; the clock stands still."""
+        metrics = self.task.evaluate(self.model)
+        return Evaluation(self.step, self.step / self.per_epoch, self.seconds, metrics)
+
+
+def _optimizer(settings: Settings, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+    """Behind the mean: SGD with Nesterov's momentum, or Adam."""
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(parameters, settings.lr, settings.betas)
+    return torch.optim.SGD(parameters, settings.lr, settings.momentum, nesterov=settings.momentum > 0)

@@ -1,0 +1,104 @@
+"""Deep gradient compression: momentum inside the memory, so that what is said late is said with its momentum.
+
+Lin et al. 2018, arXiv:1712.01887. With m the momentum and g a worker's gradient:
+    u = m u + g,    v = v + u,    own = what the exchange says of v,    v = v - own,    u = 0 where own says something.
+The last is the paper's momentum factor masking: momentum of what has just been said would push in a stale direction. A
+coordinate that is said at every step has therefore no momentum at all. What the workers hold in v is conserved: the sum
+of v before is n times the mean plus the sum of v after.
+
+The optimizer must have no momentum of its own: it would be applied twice.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest, tensor
+from gradwire.layout import Layout, Turn
+from gradwire.vector import Sent, Sparse, Vector
+
+
+@dataclass(frozen=True)
+class DGC:
+    """Momentum-corrected error feedback with masking. Takes contractive operators; no momentum in the optimizer.
+
+    Args:
+        exchange: what averages, with a delta.
+        momentum: m in [0, 1).
+        clip: where given, every worker scales its own vector to an L2 norm of clip / sqrt(n) at most (the paper's local
+            clipping). Under DDP the vector is one unit of the model, not all of it.
+    """
+
+    exchange: Exchange
+    momentum: float = 0.9
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        check_exchange(self.exchange, "dgc")
+        if not _is_number(self.momentum) or not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must lie in [0, 1), got {self.momentum!r}")
+        if self.clip is not None and not (_is_number(self.clip) and 0 < self.clip < math.inf):
+            raise ValueError(f"clip must be none or a positive number, got {self.clip!r}")
+        object.__setattr__(self, "momentum", float(self.momentum))
+        object.__setattr__(self, "clip", None if self.clip is None else float(self.clip))
+        self._check(NOMINAL)
+
+    def _check(self, d: int) -> None:
+        if self.exchange.delta(d) is None:
+            raise ValueError(
+                f"dgc needs a contractive operator, and {self.exchange} may expand a vector of {d} elements; wrap an "
+                "unbiased compressor in scaled(...), and put no memory inside another"
+            )
+
+    def init(
+        self,
+        layout: Layout,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        lead: tuple[int, ...] = (),
+    ) -> State:
+        """Momentum u and what is owed v, zeros [*lead, d]. Refuses what contracts elsewhere but not in so small a d."""
+        self._check(layout.d)
+        u, v = (torch.zeros((*lead, layout.d), dtype=dtype, device=device) for _ in range(2))
+        return {"u": u, "v": v, "inner": self.exchange.init(layout, dtype, device, lead)}
+
+    async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
+        """Exchange v; u and v change in place."""
+        g = x if self.clip is None else _clip(x, self.clip / math.sqrt(turn.size))
+        u = tensor(state, "u").mul_(self.momentum).add_(g)
+        v = tensor(state, "v").add_(u)
+        sent = await self.exchange(v, nest(state, "inner"), turn)
+        sent.own.add_to_(v, alpha=-1.0)
+        _mask_(u, sent.own)
+        return sent
+
+    def omega(self, d: int) -> float | None:
+        """None: what is said is of the past as well."""
+        return None
+
+    def delta(self, d: int) -> float | None:
+        """None: with its memory, what is said may be larger than x."""
+        return None
+
+
+def _mask_(u: Tensor, own: Vector) -> None:
+    """Forget f[..., d] where a vector says something, in place: at a sparse one's indices, where others are not 0."""
+    if isinstance(own, Sparse):
+        u.scatter_(-1, own.indices, 0.0)
+    else:
+        u.masked_fill_(own.dense() != 0, 0.0)
+
+
+def _clip(x: Tensor, most: float) -> Tensor:
+    """Scale each f[d] of f[..., d] to an L2 norm of `most` if it is longer; the norm is taken in float64."""
+    norm = cast(Tensor, torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64))
+    return x * (most / norm.clamp(min=most)).to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

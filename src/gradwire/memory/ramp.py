@@ -1,0 +1,117 @@
+"""A density that starts high and comes down in steps: the warm-up of deep gradient compression, for any exchange.
+
+Lin et al. 2018, arXiv:1712.01887: early gradients change fast, and a sparse message says too little of them. With the
+defaults and a final density of 0.001 the stages are 0.25, 0.0625, 0.015625, 0.00390625 and then 0.001, as in the paper,
+which gives them over the first epochs; here they share the first `steps` synchronisations in equal parts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradwire.exchange.protocol import Exchange, State, check_exchange
+from gradwire.layout import Layout, Turn
+from gradwire.vector import Sent
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """Run an exchange at the densities start, start / factor, ... above its own, then at its own.
+
+    Args:
+        exchange: what runs in the end. It, or one part of it, has a `density`; its state must serve any.
+        steps: synchronisations that the stages share: of S stages, synchronisation t < steps is of stage t S // steps.
+        start: density of the first stage. Stages that are not above the exchange's own density are left out, all of
+            them if start is not.
+        factor: what every stage divides the density by, greater than 1.
+    """
+
+    exchange: Exchange
+    steps: int
+    start: float = 0.25
+    factor: float = 4.0
+
+    def __post_init__(self) -> None:
+        check_exchange(self.exchange, "ramp")
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"steps must be a whole number and at least 1, got {self.steps!r}")
+        if not _is_number(self.start) or not 0 < self.start <= 1:
+            raise ValueError(f"start must lie in (0, 1], got {self.start!r}")
+        if not _is_number(self.factor) or not 1 < self.factor < math.inf:
+            raise ValueError(f"factor must be a number greater than 1, got {self.factor!r}")
+        object.__setattr__(self, "start", float(self.start))
+        object.__setattr__(self, "factor", float(self.factor))
+        if (found := len(list(_densities(self.exchange)))) != 1:
+            raise ValueError(f"ramp needs an exchange with exactly one density, and {self.exchange} has {found}")
+
+    @cached_property
+    def stages(self) -> tuple[Exchange, ...]:
+        """The exchange at every density above its own, the highest first."""
+        (final,) = _densities(self.exchange)
+        densities: list[float] = []
+        while (density := self.start / self.factor ** len(densities)) > final:
+            densities.append(density)
+        return tuple(_at(self.exchange, density) for density in densities)
+
+    def at(self, step: int) -> Exchange:
+        """What runs at synchronisation `step`, counted from 0."""
+        place = step * len(self.stages) // self.steps
+        return self.stages[place] if place < len(self.stages) else self.exchange
+
+    def init(
+        self,
+        layout: Layout,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        lead: tuple[int, ...] = (),
+    ) -> State:
+        """The exchange's state, for all stages."""
+        return self.exchange.init(layout, dtype, device, lead)
+
+    async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
+        """One step of the stage that is due."""
+        return await self.at(turn.step)(x, state, turn)
+
+    def omega(self, d: int) -> float | None:
+        """The largest of all stages, None if one is biased."""
+        return _worst(max, [stage.omega(d) for stage in (*self.stages, self.exchange)])
+
+    def delta(self, d: int) -> float | None:
+        """The smallest of all stages, None if one may expand."""
+        return _worst(min, [stage.delta(d) for stage in (*self.stages, self.exchange)])
+
+
+def _densities(part: Any) -> Iterator[float]:
+    """Every density in a tree of dataclasses."""
+    if is_dataclass(part):
+        for field in fields(part):
+            value = getattr(part, field.name)
+            if field.name == "density":
+                yield value
+            else:
+                yield from _densities(value)
+
+
+def _at(part: Any, density: float) -> Any:
+    """The same tree with another density; parts that hold none stay the objects that they are."""
+    if not any(True for _ in _densities(part)):
+        return part
+    values = {field.name: getattr(part, field.name) for field in fields(part)}
+    changed = {name: density if name == "density" else _at(value, density) for name, value in values.items()}
+    return replace(part, **changed)
+
+
+def _worst(which: Callable[[list[float]], float], constants: list[float | None]) -> float | None:
+    known = [constant for constant in constants if constant is not None]
+    return which(known) if len(known) == len(constants) else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
