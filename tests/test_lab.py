@@ -311,10 +311,3 @@ def test_every_sheet_runs_the_methods_that_it_names(name: str) -> None:
         trace = descent.descend(task.problem, task.method, 3)
         assert all(math.isfinite(mark.error) for mark in trace.marks)
         assert figures.curve(task.panel, task.label, task.problem, trace).facts.step == task.method.step
-
-
-def test_figures_are_checked_by_name() -> None:
-    for name in (*figures.FIGURES, "link"):
-        figures.check(name)
-    with pytest.raises(ValueError, match="unknown figure 'ridge_table'; known are ridge-table"):
-        figures.check("ridge_table")

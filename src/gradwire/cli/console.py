@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 try:
@@ -22,3 +23,8 @@ def bars() -> Progress:
         TimeElapsedColumn(),
     )
     return Progress(*columns, console=out)
+
+
+def command() -> str:
+    """The command line that this process was started with."""
+    return shlex.join(["gradwire", *sys.argv[1:]])

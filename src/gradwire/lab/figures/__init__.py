@@ -2,7 +2,7 @@
 
 from gradwire.lab.figures.draw import draw
 from gradwire.lab.figures.record import Curve, Facts, Figure, curve, versions, write
-from gradwire.lab.figures.sheet import FIGURES, Sheet, Task, check, sheet
+from gradwire.lab.figures.sheet import FIGURES, Sheet, Task, sheet
 
 __all__ = [
     "FIGURES",
@@ -11,7 +11,6 @@ __all__ = [
     "Figure",
     "Sheet",
     "Task",
-    "check",
     "curve",
     "draw",
     "sheet",

@@ -39,7 +39,7 @@ def draw(figure: Figure, path: Path) -> None:
 
 
 def canvas(width: float, height: float) -> Any:
-    """Open an empty picture of so many inches. Call it before a figure's runs: ModuleNotFoundError without matplotlib."""
+    """Open an empty picture of so many inches. Without matplotlib ModuleNotFoundError, better before the runs."""
     try:
         from matplotlib.figure import Figure as Canvas
     except ModuleNotFoundError as missing:

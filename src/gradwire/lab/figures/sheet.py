@@ -166,12 +166,6 @@ FIGURES: MappingProxyType[str, Callable[[int], Sheet]] = MappingProxyType(
 _BOUND = "Step sizes, alpha, p, eta and gamma of the theorems. Bytes: what a worker sends, counted."
 
 
-def check(name: str) -> None:
-    """Refuse the name of a figure that does not exist (ValueError)."""
-    if name not in (*FIGURES, "link"):
-        raise ValueError(f"unknown figure {name!r}; known are {', '.join([*FIGURES, 'link', 'all'])}")
-
-
 def sheet(name: str, seed: int) -> Sheet:
     """Make a figure's list of runs."""
     return FIGURES[name](seed)

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from gradwire.lab.figures import versions
+
+Tell: TypeAlias = Callable[[str], None]
+"""Is told of every piece of work that is done, in a few words."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes. bars: lines are stacked bars, whose places `ticks` names. level: a height to compare with."""
+    """One pair of axes. ticks: lines are stacked bars in places of these names. level: a height to compare with."""
 
     title: str
     x: str
     y: str
     log_x: bool = False
     log_y: bool = False
-    bars: bool = False
     ticks: tuple[str, ...] = ()
     level: float | None = None
 

@@ -13,7 +13,7 @@ WIDTH, HEIGHT, COLUMNS = 5.2, 3.6, 3
 
 def draw(chart: Chart, path: Path) -> None:
     """Write a PNG."""
-    columns = min(COLUMNS, len(chart.panels))
+    columns = 2 if len(chart.panels) == 4 else min(COLUMNS, len(chart.panels))
     rows = -(-len(chart.panels) // columns)
     picture = canvas(WIDTH * columns, HEIGHT * rows + 0.5)
     grid: list[Any] = picture.subplots(rows, columns, squeeze=False).flatten().tolist()
@@ -21,15 +21,16 @@ def draw(chart: Chart, path: Path) -> None:
     colours = {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(labels)}
     for axes, panel in zip(grid, chart.panels, strict=False):
         lines = [line for line in chart.lines if line.panel == panel.title]
-        (_bars if panel.bars else _lines)(axes, panel, lines, colours)
+        (_bars if panel.ticks else _lines)(axes, panel, lines, colours)
         axes.set_title(panel.title, fontsize=10, loc="left")
         axes.set_xlabel(panel.x)
         axes.set_ylabel(panel.y)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=7.5, frameon=False)
     for axes in grid[len(chart.panels) :]:
         axes.set_visible(False)
+    marks = dict(mark for axes in grid for mark in zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    picture.legend(marks.values(), marks, loc="outside lower center", ncols=6, fontsize=9, frameon=False)
     picture.suptitle(chart.title, fontsize=12)
     picture.savefig(path, dpi=110)
 
@@ -55,6 +56,8 @@ def _lines(axes: Any, panel: Panel, lines: list[Line], colours: dict[str, str]) 
 
 def _bars(axes: Any, panel: Panel, lines: list[Line], colours: dict[str, str]) -> None:
     """Bars, the lines one upon the other."""
+    if panel.log_y:
+        axes.set_yscale("log")
     floor = [0.0] * len(panel.ticks)
     for line in lines:
         axes.bar(line.x, line.y, bottom=floor, width=0.6, color=colours[line.label], label=line.label)

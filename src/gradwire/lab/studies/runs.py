@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from typing import TypeAlias
 
 import torch
 
+from gradwire.lab.studies.chart import Tell
 from gradwire.lab.training import History, Training, train
 
-Listener: TypeAlias = Callable[[int, History], None]
-"""Is told how many runs are done, and the last of them."""
 
-
-def run_all(trainings: Sequence[Training], listen: Listener = lambda done, history: None) -> list[History]:
+def run_all(trainings: Sequence[Training], tell: Tell) -> list[History]:
     """Train them all, equal ones once, and return their histories in the order given.
 
     Raises whatever a run raises, and starts no other then.
@@ -29,9 +26,11 @@ def run_all(trainings: Sequence[Training], listen: Listener = lambda done, histo
     with ProcessPoolExecutor(max(1, cores), mp_context=context, initializer=_alone) as pool:
         futures: dict[Future[History], Training] = {pool.submit(train, training): training for training in wanted}
         try:
-            for done, future in enumerate(as_completed(futures), start=1):
-                found[futures[future]] = future.result()
-                listen(done, found[futures[future]])
+            for future in as_completed(futures):
+                training, history = futures[future], future.result()
+                found[training] = history
+                final = ", ".join(f"{name} {value:.4g}" for name, value in history.final.items())
+                tell(f"{training.task}, {training.exchange}, n = {training.workers}: {final}")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import Any
 
 from gradwire.lab import tasks
-from gradwire.lab.studies.chart import Chart, Line, Panel
-from gradwire.lab.studies.runs import Listener, run_all
+from gradwire.lab.studies.chart import Chart, Line, Panel, Tell
+from gradwire.lab.studies.runs import run_all
 from gradwire.lab.training import DENSE, History, Training
 
 WORKERS, SEEDS, DENSITY, PILOT_STEPS = 8, 3, 0.01, 60
@@ -25,23 +25,15 @@ METHODS: Mapping[str, str] = MappingProxyType(
 NAMES = ("vision", "language", "recommendation")
 
 
-def quality(seed: int, listen: Listener) -> Chart:
+def quality(seed: int, tell: Tell) -> Chart:
     """Train every task with 8 workers under every method, three seeds each.
 
     Top-k's union is larger than what one worker selects; its density is lowered until the union's is the others'.
     """
-    count = 0
-
-    def told(done: int, history: History) -> None:
-        listen(count + done, history)
-
-    shares: dict[str, float] = {}
-    for task in NAMES:
-        shares[task] = _calibrate(task, seed, told)
-        count += 2
+    shares = {task: _calibrate(task, seed, tell) for task in NAMES}
     keys = [(task, method, seed + i) for task in NAMES for method in METHODS for i in range(SEEDS)]
     trainings = [_training(task, METHODS[method].format(density=shares[task]), each) for task, method, each in keys]
-    found = dict(zip(keys, run_all(trainings, told), strict=True))
+    found = dict(zip(keys, run_all(trainings, tell), strict=True))
     panels: list[Panel] = []
     lines: list[Line] = []
     facts: list[dict[str, Any]] = []
@@ -66,12 +58,12 @@ def _training(task: str, exchange: str, seed: int) -> Training:
     return Training(task, exchange, workers=WORKERS, seed=seed)
 
 
-def _calibrate(task: str, seed: int, listen: Listener) -> float:
+def _calibrate(task: str, seed: int, tell: Tell) -> float:
     """A density of one worker's Top-k at which the union's is DENSITY, found by two short runs."""
     share = DENSITY / 3
     for _ in range(2):
         pilot = Training(task, f"ef(uniontopk(density={share:.6g}))", WORKERS, steps=PILOT_STEPS, seed=seed)
-        (run,) = run_all([pilot], listen)
+        (run,) = run_all([pilot], tell)
         late = [step.density for step in run.steps[PILOT_STEPS // 3 :]]
         share *= DENSITY / mean(late)
     return min(1.0, share)

@@ -1,0 +1,135 @@
+"""`gradwire lab run`: a convex problem, a method with its theory."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.progress import Progress
+
+from gradwire.cli.console import bars, command, out
+from gradwire.compress import Compressor
+from gradwire.lab import descent, figures, methods, problems
+from gradwire.spec import operator
+
+Option = Annotated[
+    list[str] | None, typer.Option("--option", "-o", help="NAME=VALUE of the problem, such as -o penalty=0.1.")
+]
+
+
+def run_command(
+    problem: Annotated[str, typer.Argument(help=f"One of {', '.join(problems.PROBLEMS)}.")],
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(methods.METHODS)}.")] = "diana",
+    compressor: Annotated[str, typer.Option(help="A spec such as randk, 'topk(density=0.1)' or natural.")] = "randk",
+    density: Annotated[float | None, typer.Option(help="Of the compressor, if its spec does not say.")] = None,
+    biased: Annotated[str | None, typer.Option(help="The biased operator of star and generalised_diana.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="At most.")] = 10_000,
+    workers: Annotated[int | None, typer.Option(help="Left out: the problem's own number.")] = None,
+    seed: Annotated[int, typer.Option(help="Of problem and compression.")] = 0,
+    step: Annotated[float | None, typer.Option(help="Of gradient descent, instead of the theorem's.")] = None,
+    conservative: Annotated[bool, typer.Option(help="Let theory use the largest L_i only.")] = False,
+    until: Annotated[float, typer.Option(help="Stop at this error.")] = 1e-24,
+    lockstep: Annotated[bool, typer.Option(help="One coroutine a worker: slow, and bit for bit a network's.")] = False,
+    option: Option = None,
+    output: Annotated[Path | None, typer.Option(help="A .json file for the run's marks.")] = None,
+) -> None:
+    """Minimise a problem by a method, with the step size that its theorem gives."""
+    torch.set_num_threads(1)
+    if output is not None and not output.parent.is_dir():
+        raise ValueError(f"there is no folder {output.parent} to write {output.name} to")
+    if output is not None and output.is_dir():
+        raise ValueError(f"the run is written to a file, and {output} is a folder")
+    task = problems.make(problem, workers=workers, seed=seed, **dict(_pair(text) for text in option or []))
+    second = None if biased is None else _operator(biased, None)
+    chosen = methods.compose(
+        method, task, _operator(compressor, density), biased=second, step=step, conservative=conservative
+    )
+    out.print(_about(task, chosen))
+    transport = "lockstep" if lockstep else "batched"
+    with bars() as progress:
+        trace = follow(progress, method, task, chosen, rounds, seed, until, transport)
+    last = trace.marks[-1]
+    out.print(
+        f"error {last.error:.3g} after {last.round:,} rounds and {last.bytes:,} bytes sent by a worker; "
+        f"{last.round / trace.seconds:,.0f} rounds/s"
+    )
+    if output is not None:
+        record = {
+            "command": command(),
+            "versions": figures.versions(),
+            "problem": repr(task),
+            "method": repr(chosen),
+            "marks": [asdict(mark) for mark in trace.marks],
+        }
+        output.write_text(json.dumps(record, indent=1) + "\n")
+        out.print(f"The run: {output.resolve()}", soft_wrap=True)
+
+
+def follow(
+    progress: Progress,
+    name: str,
+    problem: problems.Problem,
+    method: methods.Method,
+    rounds: int,
+    seed: int,
+    until: float,
+    transport: descent.Transport,
+) -> descent.Trace:
+    """Descend behind a progress bar."""
+    bar = progress.add_task(name, total=1.0, facts="")
+
+    def listen(mark: descent.Mark) -> None:
+        progress.update(bar, completed=mark.round / rounds, facts=f"round {mark.round:>7,}  error {mark.error:.1e}")
+
+    trace = descent.descend(problem, method, rounds, seed=seed, until=until, transport=transport, listen=listen)
+    progress.update(bar, completed=1.0)
+    return trace
+
+
+def _operator(text: str, density: float | None) -> Compressor:
+    """A compressor by spec; a bare name takes the density."""
+    if text in ("randk", "topk") and density is None:
+        raise ValueError(f"{text} needs a density: give --density 0.1, say, or the spec '{text}(density=0.1)'")
+    if density is None:
+        return operator(text)
+    if "(" in text:
+        raise ValueError(f"the density is given twice: in {text!r} and as {density}")
+    return operator(f"{text}(density={density})")
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    """NAME=VALUE, where VALUE is a number, none, or a word."""
+    name, found, value = text.partition("=")
+    if not found:
+        raise ValueError(f"an option of a problem looks like penalty=0.1, got {text!r}")
+    if name in ("name", "workers", "seed"):
+        raise ValueError(f"{name} is not an option of a problem, got {text!r}; there are PROBLEM, --workers and --seed")
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, None if value.lower() == "none" else value
+
+
+def _about(problem: problems.Problem, method: methods.Method) -> str:
+    """What is run, and what theory says of it."""
+    lines = [
+        f"{problem.name}: n = {problem.n}, d = {problem.d}, L = {problem.L:.4g}, "
+        f"L_max = {problem.L_i.max().item():.4g}, mu = {problem.mu:.4g}",
+        f"{method.exchange}",
+    ]
+    plan = method.plan
+    if plan is None:
+        return "\n".join([*lines, f"step {method.step:.4g}; no theorem covers this"])
+    told = {name: getattr(plan, name) for name in ("alpha", "p", "eta", "gamma", "lam", "nu")}
+    facts = ", ".join(f"{name} = {value:.4g}" for name, value in told.items() if value is not None)
+    if method.step != plan.step:
+        return "\n".join([*lines, f"step {method.step:.4g}, not the theorem's {plan.step:.4g}; {facts}"])
+    promise = "" if plan.rate >= 1 else f"; at most {math.ceil(plan.rounds(0.1)):,} rounds for a digit"
+    return "\n".join([*lines, f"{plan.theorem}: step {method.step:.4g}, {facts}{promise}"])

@@ -1,0 +1,115 @@
+"""`gradwire lab figure`: what a figure shows is run, drawn, and written down beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.table import Table
+
+from gradwire.cli.console import bars, command, out
+from gradwire.cli.descend import follow
+from gradwire.lab import figures, link, studies
+from gradwire.lab.figures.draw import canvas
+
+NAMES = (*figures.FIGURES, "link", *studies.STUDIES)
+"""Every figure."""
+
+
+def figure_command(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMES)}, all.")],
+    output: Annotated[Path, typer.Option(help="The folder for NAME.png, NAME.csv and NAME.json.")] = Path("figures"),
+    seed: Annotated[int, typer.Option(help="Of problem and compression.")] = 0,
+) -> None:
+    """Run what a figure shows, draw it, and write its numbers beside it."""
+    torch.set_num_threads(1)
+    if name not in (*NAMES, "all"):
+        raise ValueError(f"unknown figure {name!r}; known are {', '.join([*NAMES, 'all'])}")
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"a figure is written to a folder, and {output} is a file")
+    canvas(1, 1)  # what cannot be drawn is not run either
+    output.mkdir(parents=True, exist_ok=True)
+    for each in NAMES if name == "all" else (name,):
+        picture = output / f"{each}.png"
+        if each in studies.STUDIES:
+            chart = _study(each, seed)
+            written = studies.write(chart, output, command())
+            studies.draw(chart, picture)
+            table = _facts(chart)
+        else:
+            figure = _on_ranks(seed) if each == "link" else _in_process(figures.sheet(each, seed), seed)
+            written = figures.write(figure, output, command())
+            figures.draw(figure, picture)
+            table = _table(figure)
+        out.print(table)
+        out.print(f"Written: {', '.join(str(path) for path in [picture, *written])}", soft_wrap=True)
+
+
+def _study(name: str, seed: int) -> studies.Chart:
+    """Do a study's pieces of work behind one bar."""
+    study = studies.STUDIES[name]
+    with bars() as progress:
+        bar = progress.add_task(name, total=study.pieces, facts="")
+        return study.make(seed, lambda words: progress.update(bar, advance=1, facts=words))
+
+
+def _facts(chart: studies.Chart) -> Table:
+    """A chart's facts, a row each."""
+    table = Table(*chart.facts[0], title=chart.title, caption=chart.caption)
+    for row in chart.facts:
+        table.add_row(*(f"{value:,.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+    return table
+
+
+def _in_process(sheet: figures.Sheet, seed: int) -> figures.Figure:
+    """Run a sheet's tasks one after the other."""
+    curves: list[figures.Curve] = []
+    with bars() as progress:
+        for task in sheet.tasks:
+            name = f"{task.panel}: {task.label}"
+            trace = follow(progress, name, task.problem, task.method, task.rounds, seed, task.until, "batched")
+            curves.append(figures.curve(task.panel, task.label, task.problem, trace))
+    return figures.Figure(sheet.name, sheet.title, sheet.caption, tuple(curves))
+
+
+def _on_ranks(seed: int) -> figures.Figure:
+    """Run the tasks of the link figure on processes."""
+    with bars() as progress:
+
+        def start(name: str) -> link.Tell:
+            task = progress.add_task(name, total=1.0, facts="starting")
+
+            def tell(done: float, facts: str) -> None:
+                progress.update(task, completed=done, facts=facts)
+
+            return tell
+
+        return link.figure(seed, start)
+
+
+def _table(figure: figures.Figure) -> Table:
+    """Every run beside its theorem."""
+    columns = ("", "", "rounds to 1e-8", "kB to 1e-8", "ends at", "theory", "per round", "theory", "worst / bound")
+    table = Table(*columns, title=figure.title, caption=figure.caption)
+    panel = ""
+    for line in figure.curves:
+        facts = line.facts
+        table.add_row(
+            line.panel if line.panel != panel else "",
+            line.label,
+            "-" if facts.rounds is None else f"{facts.rounds:,}",
+            "-" if facts.bytes is None else f"{facts.bytes / 1e3:,.0f}",
+            f"{facts.plateau:.1e}",
+            _number(facts.neighbourhood, ".1e"),
+            _number(facts.contraction, ".6f"),
+            _number(facts.rate, ".6f"),
+            _number(facts.worst, ".3f"),
+        )
+        panel = line.panel
+    return table
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"

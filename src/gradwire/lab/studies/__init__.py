@@ -1,0 +1,33 @@
+"""Studies of sparsifiers in training: runs of real tasks, drawn and written down with the command that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from gradwire.lab.studies import breakdown, density, example, scaling, tasks
+from gradwire.lab.studies.chart import Chart, Line, Panel, Tell, write
+from gradwire.lab.studies.draw import draw
+
+
+@dataclass(frozen=True)
+class Study:
+    """How to make a chart from a seed, and how many pieces of work that is, each told when it is done."""
+
+    pieces: int
+    make: Callable[[int, Tell], Chart]
+
+
+STUDIES: MappingProxyType[str, Study] = MappingProxyType(
+    {
+        "deft-example": Study(1, example.example),
+        "deft-scaling": Study(len(scaling.METHODS) * len(scaling.SIZES), scaling.scaling),
+        "deft-density": Study(1 + len(density.DENSITIES), density.density),
+        "deft-tasks": Study(len(tasks.NAMES) * (2 + tasks.SEEDS * len(tasks.METHODS)), tasks.quality),
+        "deft-breakdown": Study(len(breakdown.METHODS), breakdown.breakdown),
+    }
+)
+"""Studies by name."""
+
+__all__ = ["STUDIES", "Chart", "Line", "Panel", "Study", "Tell", "draw", "write"]
