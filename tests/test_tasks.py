@@ -18,6 +18,7 @@ import torch
 import gradwire as gw
 from gradwire import cli
 from gradwire.lab.tasks import TASKS, images, make, ratings
+from gradwire.lab.tasks.protocol import part
 from gradwire.lab.tasks.resnet import resnet8, resnet18
 from gradwire.lab.training import Evaluation, Event, History, Step, Training, train, train_on_ranks
 from gradwire.lab.training.average import Lockstep, residual, support
@@ -80,8 +81,16 @@ def test_models_have_many_layers_of_different_sizes(name: str) -> None:
     assert max(sizes) > 20 * min(sizes)
 
 
+def test_an_epoch_deals_every_sample_to_one_worker_once() -> None:
+    """Thirteen samples for three workers with batches of two: two steps, and one sample sits out."""
+    epochs = [[part(13, worker, 3, step, 2, 0) for step in steps for worker in range(3)] for steps in ((0, 1), (2, 3))]
+    for epoch in epochs:
+        assert len(set(torch.cat(epoch).tolist())) == 12
+    assert not torch.equal(torch.cat(epochs[0]), torch.cat(epochs[1]))
+
+
 @NEEDS["vision"]
-def test_an_epoch_gives_every_picture_to_one_worker_once() -> None:
+def test_too_few_pictures_are_refused() -> None:
     task = make("vision")
     samples = len(images.load().labels)
     steps = task.steps_per_epoch(4, 100)
@@ -111,10 +120,10 @@ def idx(values: torch.Tensor) -> bytes:
 
 
 def pictures(folder: Path, count: int = 12) -> Path:
-    for part in ("train", "t10k"):
+    for half in ("train", "t10k"):
         shaped = torch.arange(count * 784).view(count, 28, 28) % 251
-        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(shaped)))
-        (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx(torch.arange(count) % 10))
+        (folder / f"{half}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(shaped)))
+        (folder / f"{half}-labels-idx1-ubyte").write_bytes(idx(torch.arange(count) % 10))
     return folder
 
 
@@ -228,8 +237,10 @@ def test_a_text_is_read_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "short").write_bytes(b"short")
     with pytest.raises(ValueError, match="holds 5 bytes; language needs at least 1,320"):
         _ = make("language", tmp_path / "short").source
-    with pytest.raises(FileNotFoundError, match="there are no data at"):
-        _ = make("language", tmp_path / "none").source
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        _ = make("language", tmp_path).source
+    with pytest.raises(FileNotFoundError, match=r"there is no train-images-idx3-ubyte\.gz in"):
+        _ = make("vision", tmp_path / "none").source
 
 
 # ---- training
@@ -479,7 +490,7 @@ def command(*arguments: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> i
         (["--task", "language", "--clip", "-1"], "clip must be a finite number of at least 0, got -1.0"),
         (["--task", "language", "--evaluate-every", "0"], "evaluate_every must be a whole number"),
         (["--task", "language", "--batch", "9999999"], "16 workers with batches of 9999999 need 159,999,984 windows"),
-        (["--task", "language", "--data", "nowhere"], "there are no data at"),
+        (["--task", "language", "--data", "nowhere"], "there is no file"),
         (["--task", "language", "--ranks", "2", "--workers", "3"], "give --ranks 2 or --workers 3, not both"),
         (["--task", "language", "--rate", "10mbit"], "say how many with --ranks"),
         (["--task", "language", "--ranks", "2", "--rate", "fast"], "got 'fast'"),

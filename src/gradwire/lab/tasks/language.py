@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gradwire.lab.corpus import Corpus, standard_library
 from gradwire.lab.gpt import GPT
 from gradwire.lab.tasks.lstm import LSTM
-from gradwire.lab.tasks.protocol import Settings, check_name, check_path, rng, share
+from gradwire.lab.tasks.protocol import Settings, check_file, check_name, rng, share
 
 CONTEXT = 64
 SEQUENCES = 256
@@ -35,7 +35,7 @@ class Language:
     metric = "perplexity"
     higher_is_better = False
     models = tuple(MODELS)
-    defaults = Settings("lstm", batch=8, lr=1.0, steps=400, evaluate_every=50, momentum=0.9, clip=1.0, decay=(0.75,))
+    defaults = Settings("lstm", batch=8, lr=2.0, steps=400, evaluate_every=50, momentum=0.9, clip=1.0, decay=(0.75,))
 
     @property
     def corpus(self) -> Corpus:
@@ -81,7 +81,7 @@ def _corpus(file: Path | None) -> Corpus:
     """A file's last twentieth is held out."""
     if file is None:
         return standard_library()
-    text = torch.tensor(np.frombuffer(check_path(file).read_bytes(), np.uint8))
+    text = torch.tensor(np.frombuffer(check_file(file).read_bytes(), np.uint8))
     cut = len(text) - len(text) // 20
     if len(text) - cut <= CONTEXT + 1:
         raise ValueError(f"{file} holds {len(text):,} bytes; language needs at least {20 * (CONTEXT + 2):,}")

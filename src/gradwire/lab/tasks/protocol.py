@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -106,10 +107,22 @@ def share(samples: int, what: str, workers: int, batch: int) -> int:
     return samples // (workers * batch)
 
 
-def check_path(path: Path) -> Path:
-    """Refuse what is not there."""
-    if not path.exists():
-        raise FileNotFoundError(f"there are no data at {path}")
+def part(samples: int, worker: int, workers: int, step: int, batch: int, seed: int) -> Tensor:
+    """Choose a worker's samples at a step: int64[batch]. Epochs are shuffled and dealt out; what is left sits out."""
+    epoch, place = divmod(step, samples // (workers * batch))
+    first = (place * workers + worker) * batch
+    return _order(samples, seed, epoch)[first : first + batch]
+
+
+@functools.lru_cache(maxsize=4)
+def _order(samples: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(samples, generator=rng("order", seed, epoch))
+
+
+def check_file(path: Path) -> Path:
+    """Refuse what is not there, or is no file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path} to read data from")
     return path
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradwire.lab.tasks.protocol import check_path, rng
+from gradwire.lab.tasks.protocol import check_file, rng
 
 OTHERS = 99
 """Items that a held-out one competes with in an evaluation."""
@@ -43,7 +43,7 @@ def load(file: Path | None = None) -> Ratings:
         ModuleNotFoundError: neither a file nor the package.
         ValueError: the file is not such a table, or holds too few items to choose others from.
     """
-    file = _installed() if file is None else check_path(file)
+    file = _installed() if file is None else check_file(file)
     users, items, times = _columns(file)
     order = np.lexsort((times, users))  # stable: equal times stay in the order of the file
     last = np.append(users[order][1:] != users[order][:-1], True)

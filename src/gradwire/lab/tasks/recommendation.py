@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradwire.lab.tasks.neumf import NeuMF
-from gradwire.lab.tasks.protocol import Settings, check_name, rng, share
+from gradwire.lab.tasks.protocol import Settings, check_name, part, rng, share
 from gradwire.lab.tasks.ratings import Ratings, load
 
 NEGATIVES = 4
@@ -33,7 +32,7 @@ class Recommendation:
     metric = "HR@10"
     higher_is_better = True
     models = tuple(SHAPES)
-    defaults = Settings("neumf", batch=256, lr=0.01, steps=600, evaluate_every=75, optimizer="adam", betas=(0.9, 0.999))
+    defaults = Settings("neumf", batch=256, lr=0.01, steps=800, evaluate_every=100, optimizer="adam")
 
     @property
     def ratings(self) -> Ratings:
@@ -56,9 +55,7 @@ class Recommendation:
 
     def loss(self, model: nn.Module, worker: int, workers: int, step: int, batch: int, seed: int) -> Tensor:
         """Cross-entropy on `batch` positive pairs of a shuffled epoch, and four negative ones for each."""
-        epoch, place = divmod(step, self.steps_per_epoch(workers, batch))
-        first = (place * workers + worker) * batch
-        chosen = _order(len(self.ratings.users), seed, epoch)[first : first + batch]
+        chosen = part(len(self.ratings.users), worker, workers, step, batch, seed)
         users, liked = self.ratings.users[chosen], self.ratings.items[chosen]
         asked = users.repeat(NEGATIVES)
         others = _unseen(self.ratings.seen, asked, rng("negatives", seed, step, worker))
@@ -86,12 +83,6 @@ class Recommendation:
     def steps_per_epoch(self, workers: int, batch: int) -> int:
         """Whole steps in the positive pairs; what is left over sits an epoch out."""
         return share(len(self.ratings.users), "ratings", workers, batch)
-
-
-@functools.lru_cache(maxsize=4)
-def _order(samples: int, seed: int, epoch: int) -> Tensor:
-    """An epoch's order: int64[samples]."""
-    return torch.randperm(samples, generator=rng("order", seed, epoch))
 
 
 def _unseen(seen: Tensor, users: Tensor, draw: torch.Generator) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradwire.lab.tasks.images import Images, load
-from gradwire.lab.tasks.protocol import Settings, check_name, rng, share
+from gradwire.lab.tasks.protocol import Settings, check_name, part, share
 from gradwire.lab.tasks.resnet import resnet8, resnet18
 
 MODELS = {"resnet8": resnet8, "resnet18": resnet18}
-SHIFT = 2
-"""Training pictures are moved by up to so many pixels each way, as a crop of a padded picture does."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +47,9 @@ class Vision:
             return MODELS[name](1)
 
     def loss(self, model: nn.Module, worker: int, workers: int, step: int, batch: int, seed: int) -> Tensor:
-        """Cross-entropy on the worker's part of a shuffled epoch, every picture moved a little."""
-        epoch, place = divmod(step, self.steps_per_epoch(workers, batch))
-        first = (place * workers + worker) * batch
-        chosen = _order(len(self.images.labels), seed, epoch)[first : first + batch]
-        moved = _moved(self.images.images[chosen], rng("shift", seed, step, worker))
-        return F.cross_entropy(model(_scaled(moved)), self.images.labels[chosen])
+        """Cross-entropy on the worker's part of a shuffled epoch."""
+        chosen = part(len(self.images.labels), worker, workers, step, batch, seed)
+        return F.cross_entropy(model(_scaled(self.images.images[chosen])), self.images.labels[chosen])
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -71,22 +65,6 @@ class Vision:
     def steps_per_epoch(self, workers: int, batch: int) -> int:
         """Whole steps in the training pictures; what is left over sits an epoch out."""
         return share(len(self.images.labels), "pictures", workers, batch)
-
-
-@functools.lru_cache(maxsize=4)
-def _order(samples: int, seed: int, epoch: int) -> Tensor:
-    """An epoch's order: int64[samples]."""
-    return torch.randperm(samples, generator=rng("order", seed, epoch))
-
-
-def _moved(images: Tensor, draw: torch.Generator) -> Tensor:
-    """Move every picture of u8[batch, 1, h, w] by its own offset; what comes in from outside is black."""
-    height, width = images.shape[2:]
-    offsets = torch.randint(2 * SHIFT + 1, (2, len(images), 1), generator=draw)
-    rows, columns = offsets[0] + torch.arange(height), offsets[1] + torch.arange(width)
-    padded = F.pad(images[:, 0], (SHIFT, SHIFT, SHIFT, SHIFT))
-    each = torch.arange(len(images)).view(-1, 1, 1)
-    return padded[each, rows[:, :, None], columns[:, None, :]].unsqueeze(1)
 
 
 def _scaled(images: Tensor) -> Tensor:

@@ -1,0 +1,164 @@
+"""How long DEFT's selection takes as workers are added: every worker's share is really searched, one after the other.
+
+One gradient stands for all workers, so the shares of ranks 0 ... n - 1 are the bins of one plan. Top-k of the whole
+vector is timed beside every n, in turn with it, by the same kernel. Seconds are the thread's own, without the turns of
+other processes, and the slowest rank is the one whose median is largest: no interruption speaks for a rank.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradwire import kernels
+from gradwire.exchange.deft import Plan, assign_k, pack, partition
+from gradwire.layout import Layout
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds over repeats: the median and the quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Seconds at n workers.
+
+    layers: L after partitioning. whole: Top-k of all d elements. slowest: selection of the slowest rank.
+    norms, budgets, packing: the parts of a plan, without the wire.
+    fullest: elements of the largest bin times n / d; 1 is an even share. The packing evens n_g log2 k, not this.
+    richest: budget of the bin with the largest one times n / k. What a search keeps costs more than what it passes by.
+    """
+
+    n: int
+    layers: int
+    whole: Timing
+    slowest: Timing
+    norms: Timing
+    budgets: Timing
+    packing: Timing
+    fullest: float
+    richest: float
+
+    @property
+    def ratio(self) -> float:
+        """The slowest rank's seconds times n, over those of Top-k: 1 is a linear speed-up, less is better."""
+        return self.n * self.slowest.median / self.whole.median
+
+    @property
+    def plan(self) -> float:
+        """Seconds of the plan's three parts."""
+        return self.norms.median + self.budgets.median + self.packing.median
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model: d elements of which k are selected; torch_topk is torch.topk of all magnitudes."""
+
+    d: int
+    k: int
+    torch_topk: Timing
+    scales: tuple[Scale, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is fixed before the clock starts: the layers for n workers, and by rank the spans and their budgets."""
+
+    layers: list[tuple[int, int]]
+    sizes: list[int]
+    norms: list[float]
+    ks: list[int]
+    plan: Plan
+
+
+def measure(layout: Layout, density: float, ns: Sequence[int], repeats: int, seed: int = 0) -> Measured:
+    """Time all n in turn, `repeats` times, after one round that warms up.
+
+    Args:
+        layout: tensors of the model.
+        density: k / d.
+        ns: numbers of workers.
+        repeats: rounds that count.
+        seed: of the gradient.
+
+    Raises:
+        ValueError: no n, or no repeat.
+    """
+    if not ns or repeats < 1:
+        raise ValueError(f"a measurement needs workers and repeats, got n = {list(ns)} and {repeats} repeats")
+    x, k = gradient(layout, seed), int(density * layout.d)
+    prepared = {n: _prepare(layout, x, k, n) for n in ns}
+    seconds: dict[int, list[dict[str, float]]] = {n: [] for n in ns}
+    for turn in range(repeats + 1):
+        for n in ns:
+            once = _round(x, k, n, prepared[n])
+            if turn:
+                seconds[n].append(once)
+    torch_topk = [_clock(lambda: x.abs().topk(k, sorted=False)) for _ in range(min(repeats, 3))]
+    scales = tuple(_scale(n, prepared[n], seconds[n], layout.d, k) for n in ns)
+    return Measured(layout.d, k, _timing(torch_topk), scales)
+
+
+def gradient(layout: Layout, seed: int = 0) -> Tensor:
+    """Normal f32[d] whose tensors differ in scale: lognormal, sigma = 1."""
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randn(layout.d, generator=rng)
+    for part in layout.cut(x).values():
+        part.mul_(float(torch.randn((), generator=rng).exp()))
+    return x
+
+
+def _prepare(layout: Layout, x: Tensor, k: int, n: int) -> Prepared:
+    layers = partition(layout.sizes, n)
+    sizes = [end - start for start, end in layers]
+    norms = kernels.norms(x, layers)
+    ks = assign_k(sizes, norms, k)
+    return Prepared(layers, sizes, norms, ks, pack(sizes, ks, n))
+
+
+def _round(x: Tensor, k: int, n: int, prepared: Prepared) -> dict[str, float]:
+    """Seconds of every part, once; ranks under their numbers."""
+    sizes, ks = prepared.sizes, prepared.ks
+    once = {
+        "whole": _clock(lambda: kernels.top(x, k)),
+        "norms": _clock(lambda: kernels.norms(x, prepared.layers)),
+        "budgets": _clock(lambda: assign_k(sizes, prepared.norms, k)),
+        "packing": _clock(lambda: pack(sizes, ks, n)),
+    }
+    for rank, bin in enumerate(map(sorted, prepared.plan.bins)):
+        spans, wanted = [prepared.layers[i] for i in bin], [ks[i] for i in bin]
+        once[str(rank)] = _clock(lambda spans=spans, wanted=wanted: kernels.tops(x, spans, wanted))
+    return once
+
+
+def _clock(work: Callable[[], object]) -> float:
+    started = time.thread_time()
+    work()
+    return time.thread_time() - started
+
+
+def _scale(n: int, prepared: Prepared, rounds: Sequence[dict[str, float]], d: int, k: int) -> Scale:
+    parts = {part: _timing([once[part] for once in rounds]) for part in rounds[0]}
+    return Scale(
+        n=n,
+        layers=len(prepared.layers),
+        slowest=max((parts[str(rank)] for rank in range(n)), key=lambda timing: timing.median),
+        fullest=max(sum(prepared.sizes[i] for i in bin) for bin in prepared.plan.bins) * n / d,
+        richest=max(sum(prepared.ks[i] for i in bin) for bin in prepared.plan.bins) * n / k,
+        **{part: parts[part] for part in ("whole", "norms", "budgets", "packing")},
+    )
+
+
+def _timing(seconds: Sequence[float]) -> Timing:
+    low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
+    return Timing(median, low, high)
