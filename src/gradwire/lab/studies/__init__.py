@@ -24,7 +24,7 @@ STUDIES: MappingProxyType[str, Study] = MappingProxyType(
         "deft-example": Study(1, example.example),
         "deft-scaling": Study(len(scaling.METHODS) * len(scaling.SIZES), scaling.scaling),
         "deft-density": Study(1 + len(density.DENSITIES), density.density),
-        "deft-tasks": Study(len(tasks.NAMES) * (2 + tasks.SEEDS * len(tasks.METHODS)), tasks.quality),
+        "deft-tasks": Study(tasks.pieces(), tasks.quality),
         "deft-breakdown": Study(len(breakdown.METHODS), breakdown.breakdown),
     }
 )

@@ -69,8 +69,9 @@ def _training(exchange: str, n: int, seed: int) -> Training:
 
 
 def _facts(method: str, n: int, run: History) -> dict[str, Any]:
-    """Density over target: its mean, and its least and most after 150 steps. Bytes a worker and step."""
+    """Density over target: its mean, least and most, and those of the last quarter of the steps."""
     densities = [step.density / DENSITY for step in run.steps]
+    late = densities[3 * len(densities) // 4 :]
     return {
         "method": method,
         "exchange": run.training.exchange,
@@ -78,8 +79,9 @@ def _facts(method: str, n: int, run: History) -> dict[str, Any]:
         "density": mean(densities),
         "density_least": min(densities),
         "density_most": max(densities),
-        "late_least": min(densities[150:]),
-        "late_most": max(densities[150:]),
+        "late_density": mean(late),
+        "late_least": min(late),
+        "late_most": max(late),
         "kilobytes": mean(step.bytes for step in run.steps) / 1e3,
         "residual": run.steps[-1].residual,
         "loss": run.final["loss"],

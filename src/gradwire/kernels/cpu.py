@@ -1,0 +1,275 @@
+"""Numba's loops for float32 in the host's memory: one read of the vector, no copy of it, the interpreter not held.
+
+A float32 magnitude's bits order as it does. With the place below them they make a key, magnitude << 32 | last - place,
+that no other element has and that is larger where of equals the first wins: selection is the k-th largest of integers.
+Places are counted within a span, so that a span has at most 2^32 elements.
+
+Importing this compiles everything for these types and no others, or loads what was compiled before from Numba's cache:
+beside this file where that can be written to, else in the user's cache directory, or in NUMBA_CACHE_DIR.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
+
+import numba  # pyright: ignore[reportMissingTypeStubs]
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+Ints: TypeAlias = npt.NDArray[np.int64]
+Bits: TypeAlias = npt.NDArray[np.int32]
+Words: TypeAlias = npt.NDArray[np.uint64]
+F = TypeVar("F", bound=Callable[..., Any])
+
+LAST = 0xFFFFFFFF
+SIZE = np.int32(0x7FFFFFFF)
+"""All bits of a float32 but its sign."""
+
+BLOCK = 1024
+"""Elements between two looks at the room that is left, a multiple of 64."""
+
+BINS = 2048
+"""Of a histogram: it stays in the first cache."""
+
+SAMPLE = 1 << 15
+"""Elements of a long span that vote on its border; of a shorter one, one in 32."""
+
+SAMPLED = 4096
+"""From here on a guess costs less than it saves."""
+
+GOLDEN, FIRST, SECOND = map(np.uint64, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+"""Of SplitMix64, as in splitmix.py."""
+
+ONE = np.uint64(1)
+
+
+def compiled(signature: str, **options: Any) -> Callable[[F], F]:
+    """Compile for one signature now, or load it; without a place to keep it, compile it in every process."""
+
+    def decorate(function: F) -> F:
+        settings = {"nogil": True, "error_model": "numpy", **options}
+        try:
+            return numba.njit(signature, cache=True, **settings)(function)
+        except RuntimeError:
+            return numba.njit(signature, **settings)(function)
+
+    return decorate
+
+
+@intrinsic
+def _lowest(typing: Any, word: Any) -> Any:
+    """The place of the lowest bit that is set in a uint64 other than 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.uint64(types.uint64), generate
+
+
+@compiled("int64(int64[::1], int64, int64, int64[::1], int64[::1])")
+def _least(keys: Ints, m: int, k: int, rest: Ints, counts: Ints) -> int:
+    """The k-th largest of keys[:m], k > 0, equals counted one by one. Overwrites rest, as long as keys, and counts.
+
+    A histogram between the smallest and the largest tells the bin where it lies, and the search goes on in there: a
+    round divides the range by a quarter of m at least, or by 1024, so that there are few, whatever the values.
+    """
+    source = keys
+    while True:
+        low = high = source[0]
+        for i in range(m):
+            low, high = min(low, source[i]), max(high, source[i])
+        if low == high:
+            return low
+        bins, shift = 2, 0
+        while bins < min(m, BINS):
+            bins *= 2
+        while (high - low) >> shift >= bins:
+            shift += 1
+        counts[:bins] = 0
+        for i in range(m):
+            counts[(source[i] - low) >> shift] += 1
+        bin = (high - low) >> shift
+        while counts[bin] < k:
+            k -= counts[bin]
+            bin -= 1
+        found = 0
+        for i in range(m):
+            key = source[i]
+            rest[found] = key
+            found += (key - low) >> shift == bin
+        source, m = rest, found
+
+
+@compiled("int64(int32[::1], int64, int64[::1], int64[::1], int64[::1])")
+def _guess(bits: Bits, k: int, keys: Ints, rest: Ints, counts: Ints) -> int:
+    """The bits of a magnitude that k elements or a few more reach, most likely."""
+    runs = min(SAMPLE, len(bits) // 32) // 8
+    share = k / len(bits)
+    expected = share * runs * 8
+    # Three standard deviations more than expected: too few would cost a second pass.
+    wanted = int(expected + 3 * math.sqrt(expected * (1 - share))) + 3
+    if wanted >= runs * 8:
+        return 0
+    # Eight neighbours at a time: one by one each would cost a cache line of its own.
+    step = (len(bits) - 8) // runs
+    for run in range(runs):
+        # Shifted by its number, so that the sample does not walk down one column of a matrix.
+        start = run * step + run * 7 % (step - 7)
+        for j in range(8):
+            keys[run * 8 + j] = bits[start + j] & SIZE
+    return _least(keys, runs * 8, wanted, rest, counts)
+
+
+@compiled("int64(int32[::1], int64, int64, int64, int64[::1], int64)")
+def _append(bits: Bits, start: int, end: int, border: int, keys: Ints, m: int) -> int:
+    """Append the keys of bits[start:end] that reach the border to keys[:m]; return how many there are then.
+
+    Of 64 at a time it is first asked whether any does, which is one comparison of vectors and mostly the end of it.
+    """
+    least = np.int32(border)
+    whole = start + (end - start) // 64 * 64
+    for at in range(start, whole, 64):
+        block = bits[at : at + 64]
+        any_reaches = np.int32(0)
+        for j in range(64):
+            any_reaches |= np.int32((block[j] & SIZE) >= least)
+        if any_reaches:
+            reach = np.uint64(0)
+            for j in range(64):
+                reach |= np.uint64((block[j] & SIZE) >= least) << np.uint64(j)
+            while reach:
+                i = np.int64(_lowest(reach))
+                reach &= reach - ONE
+                keys[m] = np.int64(block[i] & SIZE) << 32 | LAST - at - i
+                m += 1
+    for i in range(whole, end):
+        keys[m] = np.int64(bits[i] & SIZE) << 32 | LAST - i
+        m += (bits[i] & SIZE) >= least
+    return m
+
+
+@compiled("int64(int32[::1], int64, int64, int64[::1], int64[::1], int64[::1])")
+def _passing(bits: Bits, k: int, border: int, keys: Ints, rest: Ints, counts: Ints) -> int:
+    """Collect the keys that reach the border; return how many. The k largest are among them if there are k.
+
+    Where the room fills up, the k largest so far stay, and the smallest of them is the new border: that is work for k
+    keys after every k that came, so that no vector takes more than linear time.
+    """
+    m = 0
+    for start in range(0, len(bits), BLOCK):
+        if m + BLOCK > len(keys):
+            least = _least(keys, m, k, rest, counts)
+            kept = 0
+            for i in range(m):
+                key = keys[i]
+                keys[kept] = key
+                kept += key >= least
+            m, border = kept, (least >> 32) + 1
+        m = _append(bits, start, min(start + BLOCK, len(bits)), border, keys, m)
+    return m
+
+
+@compiled("void(int32[::1], int64, int64, int64[::1], int64[::1], int64[::1], int64[::1])")
+def _select(bits: Bits, k: int, base: int, out: Ints, keys: Ints, rest: Ints, counts: Ints) -> None:
+    """Write the places of the k largest magnitudes, plus base, to out i64[k]."""
+    if k == len(bits):
+        for i in range(k):
+            out[i] = base + i
+    if k in (0, len(bits)):
+        return
+    border = _guess(bits, k, keys, rest, counts) if len(bits) >= SAMPLED else 0
+    m = _passing(bits, k, border, keys, rest, counts)
+    if m < k:
+        m = _passing(bits, k, 0, keys, rest, counts)
+    least = _least(keys, m, k, rest, counts)
+    at = i = 0
+    while at < k:
+        out[at] = base + LAST - (keys[i] & LAST)
+        at += keys[i] >= least
+        i += 1
+
+
+@compiled("int64[::1](int32[::1], int64[:,::1], int64[::1])")
+def tops(bits: Bits, spans: Ints, ks: Ints) -> Ints:
+    """Do what `reference.tops` does of float32 bits[d], spans[L, 2], ks[L].
+
+    Raises:
+        ValueError: a span or a k that does not fit.
+    """
+    total = room = 0
+    for i in range(len(ks)):
+        start, end = spans[i]
+        if not (0 <= start <= end <= len(bits) and 0 <= ks[i] <= end - start):
+            raise ValueError("a span or its k does not fit the vector")
+        total += ks[i]
+        room = max(room, min(end - start, max(2 * ks[i], SAMPLE)))
+    room += 2 * BLOCK
+    keys, rest, counts = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(BINS, np.int64)
+    out = np.empty(total, np.int64)
+    at = base = 0
+    for i in range(len(ks)):
+        start, end = spans[i]
+        _select(bits[start:end], ks[i], base, out[at : at + ks[i]], keys, rest, counts)
+        at += ks[i]
+        base += end - start
+    return out
+
+
+# The sum in lanes of the machine's width: one order of summation on one machine.
+@compiled("float64[::1](float32[::1], int64[:,::1])", fastmath={"reassoc", "contract", "nsz"})
+def norms(x: npt.NDArray[np.float32], spans: Ints) -> npt.NDArray[np.float64]:
+    """L2 norms of the spans[L, 2] of f32[d], summed in float64, where no float32's square overflows.
+
+    Raises:
+        ValueError: a span that does not fit.
+    """
+    out = np.empty(len(spans))
+    for i in range(len(spans)):
+        start, end = spans[i]
+        if not 0 <= start <= end <= len(x):
+            raise ValueError("a span does not fit the vector")
+        total = 0.0
+        for j in range(start, end):
+            value = np.float64(x[j])
+            total += value * value
+        out[i] = math.sqrt(total)
+    return out
+
+
+@compiled("void(uint64, uint64, int64, uint64[::1])")
+def _draw(key: Any, d: Any, count: int, drawn: Words) -> None:
+    """Set `count` bits of the first d of drawn: the first distinct values of the stream, modulo d."""
+    drawn[:] = 0
+    found = 0
+    while found < count:
+        key += GOLDEN
+        z = (key ^ (key >> np.uint64(30))) * FIRST
+        z = (z ^ (z >> np.uint64(27))) * SECOND
+        value = ((z ^ (z >> np.uint64(31))) >> np.uint64(2)) % d
+        word, bit = value >> np.uint64(6), ONE << (value & np.uint64(63))
+        found += (drawn[word] & bit) == 0
+        drawn[word] |= bit
+
+
+@compiled("int64[:,::1](uint64[::1], int64, int64)")
+def support(keys: Words, d: int, k: int) -> Ints:
+    """Do what `support.support` does of keys[m], 0 < k <= d, in d bits of memory: [m, k]."""
+    out = np.empty((len(keys), k), np.int64)
+    drawn = np.empty((d + 63) // 64, np.uint64)
+    rest = np.uint64(0) if 2 * k <= d else ~np.uint64(0)  # what is drawn is left out
+    for row in range(len(keys)):
+        _draw(keys[row], np.uint64(d), min(k, d - k), drawn)
+        at = word = 0
+        while at < k:
+            bits = drawn[word] ^ rest
+            while bits and at < k:  # behind d the last word has bits that count for nothing
+                out[row, at] = word * 64 + np.int64(_lowest(bits))
+                bits &= bits - ONE
+                at += 1
+            word += 1
+    return out
