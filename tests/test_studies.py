@@ -98,7 +98,7 @@ def test_runs_in_processes_of_their_own_are_those_of_this_one() -> None:
     assert found[0] == found[2]
     for training, history in zip(runs, found, strict=False):
         assert [step.loss for step in history.steps] == [step.loss for step in train(training).steps]
-    with pytest.raises(ValueError, match="need .* got"):
+    with pytest.raises(ValueError, match=r"need .* got"):
         run_all([replace(runs[0], task="recommendation", batch=100_000_000)], told.append)
 
 

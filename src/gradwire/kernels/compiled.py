@@ -1,11 +1,13 @@
-"""When Numba's loops (cpu.py) serve. Numba is imported by the first vector that is worth it, and never by `gradwire`."""
+"""Numba's loops (cpu.py), and when they serve. Numba is imported by the first call that is worth it, not by gradwire."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import import_module
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +15,22 @@ LONG = 1 << 13
 """Below this NumPy takes a fraction of a millisecond too."""
 
 logger = logging.getLogger("gradwire")
+
+
+@lru_cache(maxsize=1)
+def warm_up() -> bool:
+    """Load the compiled loops, or compile them, the first time on a machine; return whether there are any.
+
+    Happens by itself before the first vector of 8192 elements or more. Call it before a clock starts. Nothing is
+    compiled afterwards.
+    """
+    logger.info("loading kernels, which are compiled once")
+    try:
+        import_module("gradwire.kernels.cpu")
+    except ImportError as error:
+        logger.warning("%s: selecting takes several times as long as with Numba (pip install gradwire[cpu])", error)
+        return False
+    return True
 
 
 def serve(x: Tensor) -> bool:
@@ -24,17 +42,35 @@ def serve(x: Tensor) -> bool:
     return fits and LONG <= len(x) <= 1 << 32 and warm_up()
 
 
-@lru_cache(maxsize=1)
-def warm_up() -> bool:
-    """Load the compiled loops; return whether there are any. The first time on a machine they are compiled.
+def draws(key: Tensor, d: int, k: int) -> bool:
+    """Whether the loop draws k of d: one that keeps d bits is for a k that is not very small beside d."""
+    return key.device.type == "cpu" and LONG <= d <= 4096 * k and k <= d and warm_up()
 
-    Happens by itself before the first vector of 8192 elements or more. Call it before a clock starts. Nothing is
-    compiled afterwards.
-    """
-    logger.info("loading kernels, which are compiled once")
-    try:
-        import_module("gradwire.kernels.cpu")
-    except ImportError as error:
-        logger.warning("%s: selecting takes two to four times as long as with Numba (pip install gradwire[cpu])", error)
-        return False
-    return True
+
+def tops(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tensor:
+    """`reference.tops` of an x that `serve` takes."""
+    from gradwire.kernels import cpu
+
+    bits = x.detach().numpy().view(np.int32)  # pyright: ignore
+    if len(spans) != len(ks):
+        raise ValueError(f"every span needs its k, got {len(spans)} spans and {len(ks)} ks")
+    return torch.from_numpy(cpu.tops(bits, _pairs(spans), np.array(ks, np.int64)))
+
+
+def norms(x: Tensor, spans: Sequence[tuple[int, int]]) -> list[float]:
+    """`reference.norms` of an x that `serve` takes."""
+    from gradwire.kernels import cpu
+
+    return cpu.norms(x.detach().numpy(), _pairs(spans)).tolist()  # pyright: ignore
+
+
+def support(key: Tensor, d: int, k: int) -> Tensor:
+    """`support.support` of what `draws` takes."""
+    from gradwire.kernels import cpu
+
+    keys = key.reshape(-1).numpy().view(np.uint64)  # pyright: ignore
+    return torch.from_numpy(cpu.support(keys, d, k)).view(*key.shape, k)
+
+
+def _pairs(spans: Sequence[tuple[int, int]]) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    return np.array(spans, np.int64).reshape(-1, 2)

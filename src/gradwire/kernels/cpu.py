@@ -48,7 +48,7 @@ GOLDEN, FIRST, SECOND = map(np.uint64, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 
 ONE = np.uint64(1)
 
 
-def compiled(signature: str, **options: Any) -> Callable[[F], F]:
+def _compile(signature: str, **options: Any) -> Callable[[F], F]:
     """Compile for one signature now, or load it; without a place to keep it, compile it in every process."""
 
     def decorate(function: F) -> F:
@@ -71,7 +71,7 @@ def _lowest(typing: Any, word: Any) -> Any:
     return types.uint64(types.uint64), generate
 
 
-@compiled("int64(int64[::1], int64, int64, int64[::1], int64[::1])")
+@_compile("int64(int64[::1], int64, int64, int64[::1], int64[::1])")
 def _least(keys: Ints, m: int, k: int, rest: Ints, counts: Ints) -> int:
     """The k-th largest of keys[:m], k > 0, equals counted one by one. Overwrites rest, as long as keys, and counts.
 
@@ -105,7 +105,7 @@ def _least(keys: Ints, m: int, k: int, rest: Ints, counts: Ints) -> int:
         source, m = rest, found
 
 
-@compiled("int64(int32[::1], int64, int64[::1], int64[::1], int64[::1])")
+@_compile("int64(int32[::1], int64, int64[::1], int64[::1], int64[::1])")
 def _guess(bits: Bits, k: int, keys: Ints, rest: Ints, counts: Ints) -> int:
     """The bits of a magnitude that k elements or a few more reach, most likely."""
     runs = min(SAMPLE, len(bits) // 32) // 8
@@ -125,7 +125,7 @@ def _guess(bits: Bits, k: int, keys: Ints, rest: Ints, counts: Ints) -> int:
     return _least(keys, runs * 8, wanted, rest, counts)
 
 
-@compiled("int64(int32[::1], int64, int64, int64, int64[::1], int64)")
+@_compile("int64(int32[::1], int64, int64, int64, int64[::1], int64)")
 def _append(bits: Bits, start: int, end: int, border: int, keys: Ints, m: int) -> int:
     """Append the keys of bits[start:end] that reach the border to keys[:m]; return how many there are then.
 
@@ -153,7 +153,7 @@ def _append(bits: Bits, start: int, end: int, border: int, keys: Ints, m: int) -
     return m
 
 
-@compiled("int64(int32[::1], int64, int64, int64[::1], int64[::1], int64[::1])")
+@_compile("int64(int32[::1], int64, int64, int64[::1], int64[::1], int64[::1])")
 def _passing(bits: Bits, k: int, border: int, keys: Ints, rest: Ints, counts: Ints) -> int:
     """Collect the keys that reach the border; return how many. The k largest are among them if there are k.
 
@@ -174,7 +174,7 @@ def _passing(bits: Bits, k: int, border: int, keys: Ints, rest: Ints, counts: In
     return m
 
 
-@compiled("void(int32[::1], int64, int64, int64[::1], int64[::1], int64[::1], int64[::1])")
+@_compile("void(int32[::1], int64, int64, int64[::1], int64[::1], int64[::1], int64[::1])")
 def _select(bits: Bits, k: int, base: int, out: Ints, keys: Ints, rest: Ints, counts: Ints) -> None:
     """Write the places of the k largest magnitudes, plus base, to out i64[k]."""
     if k == len(bits):
@@ -194,7 +194,7 @@ def _select(bits: Bits, k: int, base: int, out: Ints, keys: Ints, rest: Ints, co
         i += 1
 
 
-@compiled("int64[::1](int32[::1], int64[:,::1], int64[::1])")
+@_compile("int64[::1](int32[::1], int64[:,::1], int64[::1])")
 def tops(bits: Bits, spans: Ints, ks: Ints) -> Ints:
     """Do what `reference.tops` does of float32 bits[d], spans[L, 2], ks[L].
 
@@ -221,7 +221,7 @@ def tops(bits: Bits, spans: Ints, ks: Ints) -> Ints:
 
 
 # The sum in lanes of the machine's width: one order of summation on one machine.
-@compiled("float64[::1](float32[::1], int64[:,::1])", fastmath={"reassoc", "contract", "nsz"})
+@_compile("float64[::1](float32[::1], int64[:,::1])", fastmath={"reassoc", "contract", "nsz"})
 def norms(x: npt.NDArray[np.float32], spans: Ints) -> npt.NDArray[np.float64]:
     """L2 norms of the spans[L, 2] of f32[d], summed in float64, where no float32's square overflows.
 
@@ -241,7 +241,7 @@ def norms(x: npt.NDArray[np.float32], spans: Ints) -> npt.NDArray[np.float64]:
     return out
 
 
-@compiled("void(uint64, uint64, int64, uint64[::1])")
+@_compile("void(uint64, uint64, int64, uint64[::1])")
 def _draw(key: Any, d: Any, count: int, drawn: Words) -> None:
     """Set `count` bits of the first d of drawn: the first distinct values of the stream, modulo d."""
     drawn[:] = 0
@@ -256,7 +256,7 @@ def _draw(key: Any, d: Any, count: int, drawn: Words) -> None:
         drawn[word] |= bit
 
 
-@compiled("int64[:,::1](uint64[::1], int64, int64)")
+@_compile("int64[:,::1](uint64[::1], int64, int64)")
 def support(keys: Words, d: int, k: int) -> Ints:
     """Do what `support.support` does of keys[m], 0 < k <= d, in d bits of memory: [m, k]."""
     out = np.empty((len(keys), k), np.int64)

@@ -20,8 +20,8 @@ Places: TypeAlias = npt.NDArray[np.intp]
 BLOCK = 1 << 16
 """Elements at a time: a float32 block and its mask lie in the second cache."""
 
-ROW = 1024
-"""Float32 squares that are summed in float32 before float64 takes over."""
+WIDE = 1 << 12
+"""Elements at a time that are widened: they lie in the first cache."""
 
 
 def takes(x: Tensor) -> bool:
@@ -79,30 +79,16 @@ def _nonzero(passed: npt.NDArray[np.bool_], length: int) -> Places:
 
 
 def norms(a: Values, spans: Sequence[tuple[int, int]]) -> list[float]:
-    """L2 norms of the spans of a. Float32 squares are summed in float32 by rows of 1024, the rows in float64.
-
-    That is within 1e-6 of the truth. Where a square may leave float32's range all is done again in float64.
-    """
-    # An overflow is noticed below; asked once, for asking costs as much as a short norm.
-    with np.errstate(over="ignore"):
-        return [_norm(a[start:end]) for start, end in spans]
+    """L2 norms of the spans of a, squared and summed in float64, where no float32's square overflows."""
+    wide = np.empty(WIDE)
+    return [_norm(a[start:end], wide) for start, end in spans]
 
 
-def _norm(a: Values) -> float:
-    if a.dtype == np.float32:
-        total = _rowwise(a) if len(a) >= ROW else _square(a)
-        # What underflows below is less than 1e-38 an element: nothing beside 1e-20, whatever the length.
-        if 1e-20 < total < math.inf:
-            return math.sqrt(total)
-    return math.sqrt(math.fsum(_square(a[at : at + 8 * ROW].astype(np.float64)) for at in range(0, len(a), 8 * ROW)))
-
-
-def _rowwise(a: Values) -> float:
-    rows = a[: len(a) // ROW * ROW].reshape(-1, ROW)
-    # A product of a row and itself for each row: one call of the vectorised dot product per row, none from Python.
-    squares = np.matmul(rows[:, None, :], rows[:, :, None]) if len(rows) else rows
-    return float(squares.sum(dtype=np.float64)) + _square(a[rows.size :])
-
-
-def _square(a: Values) -> float:
-    return float(np.dot(a, a))
+def _norm(a: Values, wide: npt.NDArray[np.float64]) -> float:
+    """Block by block through `wide`, which stays in the cache."""
+    squares = list[float]()
+    for start in range(0, len(a), WIDE):
+        block = wide[: min(WIDE, len(a) - start)]
+        block[:] = a[start : start + WIDE]
+        squares.append(float(np.dot(block, block)))
+    return math.sqrt(math.fsum(squares))

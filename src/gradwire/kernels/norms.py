@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from gradwire.kernels import host, reference
+from gradwire.kernels import compiled, host, reference
 
 
 def norms(x: Tensor, spans: Sequence[tuple[int, int]]) -> list[float]:
-    """Do what `reference.norms` does, within 1e-6 of it; in the host's memory each element is read once."""
-    if not host.takes(x):
-        return reference.norms(x, spans)
-    return host.norms(host.values(x), spans)
+    """Do what `reference.norms` does, within 1e-12 of it; in the host's memory each element is read once."""
+    if compiled.serve(x):
+        return compiled.norms(x, spans)
+    if host.takes(x):
+        return host.norms(host.values(x), spans)
+    return reference.norms(x, spans)

@@ -1,6 +1,6 @@
-"""Top-k of many pieces of one vector: one sort serves all short ones, long ones are searched one by one.
+"""Top-k of many pieces of one vector: one compiled loop over all; or one sort for the short ones, and the long ones in turn.
 
-A float32 magnitude's bits order as it does, so piece number and magnitude make one integer (piece << 32) | bits, and
+Without Numba: a float32 magnitude's bits order as it does, so piece number and magnitude make one integer (piece << 32) | bits, and
 after one sort the k-th largest of every piece stands at a known place.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradwire.kernels import host, reference
+from gradwire.kernels import compiled, host, reference
 from gradwire.kernels.candidates import top_on_host
 from gradwire.kernels.host import Places, Values
 
@@ -23,6 +23,8 @@ SHORT = 512
 
 def tops(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tensor:
     """Do what `reference.tops` does."""
+    if compiled.serve(x):
+        return compiled.tops(x, spans, ks)
     if not host.takes(x):
         return reference.tops(x, spans, ks)
     pieces = [host.values(x)[start:end] for start, end in spans]

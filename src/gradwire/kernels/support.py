@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradwire.kernels import splitmix
+from gradwire.kernels import compiled, splitmix
 
 
 def support(key: Tensor, d: int, k: int) -> Tensor:
     """int64[...] keys -> int64[..., k] increasing indices below d."""
+    if compiled.draws(key, d, k):
+        return compiled.support(key, d, k)
     if 2 * k > d:
         rest = support(key, d, d - k)
         free = torch.ones((*key.shape, d), dtype=torch.bool, device=key.device).scatter_(-1, rest, False)

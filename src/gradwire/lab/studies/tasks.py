@@ -20,7 +20,7 @@ SETTINGS: tuple[tuple[str, float], ...] = (
     ("vision", 0.01),
     ("language", 0.01),
 )
-"""Tasks and densities. A run has 400 steps, or 800: at 10 % error feedback says every value 40 times, at 1 % 4 times."""
+"""Tasks and densities. In 400 steps, or 800, error feedback says every value 40 times at 10 %, and 4 times at 1 %."""
 
 METHODS: Mapping[str, str] = MappingProxyType(
     {
