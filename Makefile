@@ -17,7 +17,8 @@ demo: setup
 
 test: setup
 	sh scripts/debian.sh chromium:chromium
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto -m "not story"
+	$(BIN)/python -m pytest -m story
 
 check: setup
 	$(BIN)/ruff check .
