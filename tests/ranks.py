@@ -323,6 +323,7 @@ def mismatch() -> dict[str, str]:
         "seed": lambda: gw.attach(net, "mean", seed=rank),
         "parameters": lambda: gw.attach(net, "mean", bucket_mb=1 if rank else 0.004),
         "use of a scaler": lambda: gw.attach(net, "mean", scaler=torch.amp.GradScaler("cpu") if rank else None),
+        "use of lr": lambda: gw.attach(net, "mean", lr=(lambda: 0.1) if rank else None),
     }
     for name, case in cases.items():
         try:
@@ -403,6 +404,23 @@ def skewed_checkpoints() -> None:
     hook.load_state_dict(saved[1])
     assert hook.step == 2
     hook.close()
+
+
+def facts_of_two_runs() -> str:
+    """One rank goes on with another run's checkpoint: the sentence; and then each with its own."""
+    rank = dist.get_rank()
+    ddp = DistributedDataParallel(model())
+    hook = gw.attach(ddp, "micro(density=0.1)")
+    loss(ddp, 0, rank).backward()
+    saved = hook.state_dict()
+    first = hook.layouts[0].names[0]
+    other = {**saved["memory"][first], "unit.threshold": saved["memory"][first]["unit.threshold"] * 2 + rank}
+    with pytest.raises(ValueError, match="rank") as refusal:
+        hook.load_state_dict({**saved, "memory": {**saved["memory"], first: other}})
+    hook.load_state_dict(saved)
+    loss(ddp, 1, rank).backward()
+    hook.close()
+    return str(refusal.value)
 
 
 def failing_exchange() -> None:

@@ -81,7 +81,7 @@ def test_ordinary_cases(life: str) -> None:
 def test_ranks_that_disagree_are_told() -> None:
     for line in play("mismatch", ranks=2):
         heard = line["result"]
-        assert heard.keys() == {"exchange", "seed", "parameters", "use of a scaler"}
+        assert heard.keys() == {"exchange", "seed", "parameters", "use of a scaler", "use of lr"}
         for what, message in heard.items():
             assert f"the ranks attach with another {what}: rank {line['rank']} with" in message
 

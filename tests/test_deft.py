@@ -71,6 +71,26 @@ def test_golden_loads() -> None:
     assert [round(load, 3) for load in plan.loads] == [3321.928, 3003.0, 3584.963, 4321.928]
 
 
+def test_bins_even_in_elements_by_hand() -> None:
+    """n_x + 20 k_x. By n_x log2 k_x the layer of 100 weighs most and is alone; by this the richest one."""
+    sizes, ks = [100, 80, 60, 10], [4, 4, 9, 10]
+    even = deft.pack(sizes, ks, 2, by="elements")
+    assert (even.bins, even.common, even.loads) == ([[2], [0, 1]], [3], [240.0, 340.0])
+    assert deft.pack(sizes, ks, 2).bins == [[0], [2, 1]]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(2, 3000), min_size=1, max_size=40), st.integers(1, 9), st.data())
+def test_bins_even_in_elements_differ_by_a_layer_at_most(sizes: list[int], n: int, data: st.DataObject) -> None:
+    """The fullest bin was the least full before its last layer came, which is its lightest."""
+    ks = [data.draw(st.integers(1, size - 1)) for size in sizes]
+    plan = deft.pack(sizes, ks, n, by="elements")
+    loads = [sum(sizes[x] + deft.plan.KEPT * ks[x] for x in bin) for bin in plan.bins]
+    assert loads == plan.loads
+    last = max(sizes[x] + deft.plan.KEPT * ks[x] for x in range(len(sizes)))
+    assert max(loads) - min(loads) <= last
+
+
 sizes_strategy = st.lists(st.integers(0, 300), min_size=1, max_size=12)
 
 
@@ -347,6 +367,7 @@ options = st.builds(
     exact_k=st.booleans(),
     repack_every=st.integers(1, 4),
     merge=st.sampled_from([0, 5, 100]),
+    pack_by=st.sampled_from(["cost", "elements"]),
 )
 
 
@@ -613,6 +634,8 @@ def test_float32_at_the_end_of_its_range() -> None:
     [
         ({"k_source": "leader"}, "k_source must be 'local' or 'delegate', got 'leader'"),
         ({"k_source": None}, "k_source must be 'local' or 'delegate', got None"),
+        ({"pack_by": "size"}, "pack_by must be 'cost' or 'elements', got 'size'"),
+        ({"pack_by": None}, "pack_by must be 'cost' or 'elements', got None"),
         ({"exact_k": 1}, "exact_k must be true or false, got 1"),
         ({"exact_k": "yes"}, "exact_k must be true or false, got 'yes'"),
         ({"repack_every": 0}, "repack_every must be a whole number and at least 1, got 0"),

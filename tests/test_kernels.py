@@ -1,8 +1,15 @@
-"""Fast twins give what the plain definitions give: ties, borders, dtypes, pieces in any order."""
+"""Fast twins give what the plain definitions give: ties, borders, dtypes, pieces in any order; Numba or not."""
 
 from __future__ import annotations
 
+import ast
+import logging
 import math
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,14 +17,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradwire import kernels
-from gradwire.kernels import candidates, host, reference
+from gradwire.kernels import candidates, compiled, host, reference
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 Span = tuple[int, int]
+LOAD = compiled.warm_up
+
+
+@pytest.fixture(params=["numba", "numpy"], scope="module", autouse=True)
+def loops(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Both, on vectors of any length."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "numba":
+            pytest.importorskip("numba")
+            patch.setattr(compiled, "LONG", 0)
+        else:
+            patch.setattr(compiled, "warm_up", lambda: False)
+        yield request.param
 
 
 def vector(d: int, kind: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
-    """Normal; or with many ties; or with layers of very different scale; or zeros of both signs."""
+    """Normal; or with many ties; or with layers of very different scale; or at the ends of float32's range."""
     x = torch.randn(d, generator=torch.Generator().manual_seed(seed))
     if kind == "ties":
         x = (2 * x).round()
@@ -25,17 +45,23 @@ def vector(d: int, kind: str, dtype: torch.dtype = torch.float32, seed: int = 0)
         x *= 10 ** torch.linspace(-6, 6, d)
     if kind == "zeros":
         x = x.sign() * 0.0
+    if kind == "few":
+        x = torch.where(x > 2, x, 0.0 * x)
+    if kind == "tiny and huge":
+        x = x.sign() * torch.where(x.abs() > 0.5, 3.4e38, 1e-45 * (9 * x).abs().round())
+    if kind == "rising":
+        x = x.abs().sort().values
     if kind == "bfloat16 widened":
         x = x.bfloat16().float()
     return x.to(dtype)
 
 
-KINDS = ["normal", "ties", "scales", "zeros", "bfloat16 widened"]
+KINDS = ["normal", "ties", "scales", "zeros", "few", "tiny and huge", "rising", "bfloat16 widened"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("d", [1, 7, 1000, candidates.LONG - 1, candidates.LONG, 3 * host.BLOCK + 17])
+@pytest.mark.parametrize("d", [1, 7, 64, 511, 512, 1000, candidates.LONG - 1, candidates.LONG, 3 * host.BLOCK + 17])
 def test_top_is_the_reference(d: int, kind: str, dtype: torch.dtype) -> None:
     x = vector(d, kind, dtype)
     for k in sorted({0, 1, d // 1000, d // 100, d // 10, d // 4, d // 4 + 1, d // 2, d - 1, d}):
@@ -99,14 +125,131 @@ def test_as_many_budgets_as_spans() -> None:
         reference.tops(torch.ones(3), [(0, 3)], [])
 
 
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=300), st.data())
+def test_top_of_any_finite_values(values: list[float], data: st.DataObject) -> None:
+    """Both zeros, subnormals and the largest are among what is drawn; repeated, so that there are ties and blocks."""
+    x = torch.tensor(values * data.draw(st.integers(1, 9)))
+    k = data.draw(st.integers(0, len(x)))
+    assert torch.equal(kernels.top(x, k), reference.top(x, k))
+
+
+def test_top_where_the_sample_sees_nothing_of_what_is_large(loops: str) -> None:
+    """Ten thousand large ones side by side, more than there is room for; then all large ones where nobody samples."""
+    x = vector(200_000, "normal")
+    x[70_000:80_000] *= 100
+    for k in (100, 9000, 10_000, 11_000):
+        assert torch.equal(kernels.top(x, k), reference.top(x, k))
+        assert torch.equal(kernels.top(x.flip(0), k), reference.top(x.flip(0), k))
+
+
+@pytest.mark.parametrize(("spans", "ks"), [([(0, 9001)], [1]), ([(-1, 5)], [1]), ([(5, 4)], [0]), ([(0, 5)], [6])])
+def test_compiled_loops_stay_inside_the_vector(spans: list[Span], ks: list[int], loops: str) -> None:
+    if loops == "numba":
+        with pytest.raises(ValueError, match="does not fit the vector"):
+            kernels.tops(torch.ones(9000), spans, ks)
+        with pytest.raises(ValueError, match="every span needs its k, got 1 spans and 0 ks"):
+            kernels.tops(torch.ones(9000), spans, [])
+
+
+def test_norms_stay_inside_the_vector(loops: str) -> None:
+    if loops == "numba":
+        with pytest.raises(ValueError, match="a span does not fit the vector"):
+            kernels.norms(torch.ones(9000), [(0, 9001)])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scale", [0.0, 2.0**-140, 2.0**-100, 1.0, 2.0**100])
-def test_norms_are_the_reference_at_every_scale(dtype: torch.dtype, scale: float) -> None:
-    """1e-6 is what `host.norms` promises of float32."""
+def test_norms_are_exact_at_every_scale(dtype: torch.dtype, scale: float) -> None:
+    """1e-12 is what `kernels.norms` promises; the order of summation is its own."""
     x = (vector(100_000, "scales", torch.float64).div(1e6).mul(scale)).to(dtype)
     spans = [(0, 10), (10, 10), (10, 1034), (1034, 60_000), (60_000, 100_000), (0, 100_000)]
-    assert kernels.norms(x, spans) == pytest.approx(reference.norms(x, spans), rel=1e-6, abs=0)
+    exact = [math.sqrt(math.fsum(value * value for value in x[start:end].tolist())) for start, end in spans]
+    assert kernels.norms(x, spans) == pytest.approx(exact, rel=1e-12, abs=0)
+
+
+def test_norms_of_the_largest_values_are_finite() -> None:
+    x = torch.full((20_000,), 3e38)
+    assert kernels.norms(x, [(0, 20_000)]) == pytest.approx([float(x[0]) * math.sqrt(20_000)], rel=1e-12)
 
 
 def test_norms_of_no_span() -> None:
     assert kernels.norms(torch.ones(3), []) == []
+    assert kernels.norms(torch.ones(9000), []) == []
+
+
+@pytest.mark.parametrize(
+    ("d", "k", "crc"), [(100_003, 1000, 1901014600), (100_003, 99_000, 949476919), (9000, 4500, 2456184784)]
+)
+def test_the_subset_of_a_key_is_a_promise(d: int, k: int, crc: int) -> None:
+    """Two keys in a batch; also more than half, where what is drawn is left out."""
+    found = kernels.support(torch.tensor([0, -7]), d, k)
+    assert zlib.crc32(found.numpy().tobytes()) == crc
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(1, 700), st.data())
+def test_a_subset_is_that_of_plain_torch(key: int, d: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(0, d))
+    found = kernels.support(torch.tensor(key), d, k)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "warm_up", lambda: False)
+        assert torch.equal(found, kernels.support(torch.tensor(key), d, k))
+    assert len(found.unique()) == k
+    assert kernels.support(torch.zeros(2, 3, dtype=torch.int64), d, k).shape == (2, 3, k)
+
+
+# ---- Numba comes when it is needed, and once
+
+
+def run(script: str) -> str:
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    return ended.stdout.strip()
+
+
+def test_numba_is_imported_by_the_first_long_vector() -> None:
+    pytest.importorskip("numba")
+    script = """
+import sys, torch, gradwire
+from gradwire import kernels
+print("numba" in sys.modules)
+kernels.top(torch.ones(kernels.compiled.LONG - 1), 3)
+print("numba" in sys.modules)
+kernels.top(torch.ones(kernels.compiled.LONG), 3)
+print("numba" in sys.modules)
+"""
+    assert run(script).split() == ["False", "False", "True"]
+
+
+def test_without_numba_one_warning_says_what_it_costs(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.WARNING, "gradwire"):
+        patch.setitem(sys.modules, "numba", None)
+        patch.delitem(sys.modules, "gradwire.kernels.cpu", raising=False)
+        LOAD.cache_clear()
+        assert (LOAD(), LOAD()) == (False, False)
+    LOAD.cache_clear()
+    (record,) = caplog.records
+    assert "pip install gradwire[cpu]" in record.getMessage()
+
+
+def test_nothing_is_compiled_after_loading() -> None:
+    """Every loop has one signature and takes no other types."""
+    pytest.importorskip("numba")
+    from gradwire.kernels import cpu
+
+    for loop in (cpu.tops, cpu.norms, cpu.support):
+        assert len(loop.signatures) == 1
+        assert not loop._can_compile
+
+
+def test_one_file_imports_numba() -> None:
+    source = Path(kernels.__file__).parents[1]
+    importers = {
+        file.name
+        for file in source.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+        if name.split(".")[0] in ("numba", "llvmlite")
+    }
+    assert importers == {"cpu.py"}

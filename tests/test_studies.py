@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from gradwire.lab import figures, studies
-from gradwire.lab.studies import breakdown, density, example, scaling, tasks
+from gradwire.lab import figures, shapes, studies
+from gradwire.lab.studies import breakdown, density, example, scaling, searching, tasks
 from gradwire.lab.studies.chart import thin
 from gradwire.lab.studies.runs import run_all
 from gradwire.lab.training import History, Training, train
+from gradwire.layout import Layout
 
 
 def one_after_the_other(steps: int):
@@ -116,3 +117,14 @@ def test_breakdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_study_has_a_figures_name() -> None:
     assert not set(studies.STUDIES) & {*figures.FIGURES, "link"}
+
+
+def test_searching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching, "SIZES", (1, 2))
+    monkeypatch.setattr(shapes, "MODELS", {"small": Layout(["a", "b"], [(4000,), (100,)])})
+    monkeypatch.setattr(shapes, "DENSITIES", {"small": 0.01})
+    told: list[str] = []
+    chart = searching.searching(0, told.append)
+    assert len(told) == len(searching.PACKINGS)
+    assert [fact["layers"] for fact in chart.facts] == [2, 3] * 2
+    check(chart, tmp_path)

@@ -418,6 +418,11 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         "odd": {"training": {"task": "language"}},
         "inf": {"memory": [{"error": torch.full((173824,), float("inf"))}] * 2},
         "few": {"memory": [{}, {}]},
+        "short": {"memory": [{"error": torch.zeros(3)}] * 2},
+        "no memory": {"memory": None},
+        "no step": {"step": "x"},
+        "no settings": {"training": None},
+        "before": {"step": -5},
         "model": {"model": {}},
     }.items():
         torch.save(saved | change, tmp_path / name)
@@ -430,6 +435,11 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ("odd", SMALL, "these are not the settings of a training run"),
         ("inf", SMALL, "holds a value that is not finite"),
         ("few", SMALL, "a memory of error cannot take nothing"),
+        ("short", SMALL, "error has shape (3,) there and (173824,) here"),
+        ("no memory", SMALL, "is not a checkpoint of a training run"),
+        ("no step", SMALL, "is not a checkpoint of a training run"),
+        ("no settings", SMALL, "is not a checkpoint of a training run"),
+        ("before", SMALL, "is of step -5, which must not be negative"),
         ("model", SMALL, "does not fit this run"),
         ("here", replace(SMALL, workers=3), "is of workers 2, this run is of 3"),
         ("here", replace(SMALL, exchange="ef(topk(density=0.1))"), "is of exchange ef(deft"),
@@ -498,6 +508,8 @@ def command(*arguments: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> i
         (["--task", "language", "--save", "nowhere/file"], "there is no folder nowhere to write the checkpoint"),
         (["--task", "language", "--save", "."], "is a folder"),
         (["--task", "language", "--resume", "none"], "there is no checkpoint none"),
+        (["--task", "language", "--seed", f"{2**80}"], "a seed is a whole number of 64 bits"),
+        (["--task", "language", "--output", f"{__file__}/sub"], "a run is written to a folder, and"),
         ([], "--task"),
     ],
 )

@@ -101,11 +101,23 @@ def check(saved: Any, mine: Mapping[str, Any]) -> None:
         )
 
 
+def moment(saved: Mapping[str, Any]) -> str:
+    """What the checkpoints of all ranks have in common if they are of one moment of one run: step, seed, facts."""
+    facts = [
+        (name, path, tuple(value.shape), cast(list[float], value.flatten().tolist()))
+        for name, parts in sorted(cast(Mapping[str, Mapping[str, Tensor]], saved["memory"]).items())
+        for path, value in sorted(parts.items())
+        if path.startswith(UNIT)
+    ]
+    return repr((saved["step"], saved["seed"], facts))
+
+
 def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Combine the checkpoints of all ranks into one that every rank of any number may load.
 
     Every tensor becomes its mean over the ranks. That preserves what matters: for EF the update that is still owed (the
-    mean of the errors), for shifted methods the mean shift. The run goes on from there, though not bit for bit.
+    mean of the errors), for shifted methods the mean shift. Facts, which all ranks know alike, stay as they are. The
+    run goes on from there, though not bit for bit.
 
     Raises:
         ValueError: the checkpoints are not those of all ranks of one run at one step.
@@ -123,10 +135,14 @@ def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
             raise ValueError(
                 f"the checkpoints are of different steps or seeds: rank {other['rank']} differs from rank 0"
             )
+        if moment(other) != moment(first):
+            raise ValueError(f"the checkpoints are of different runs: rank {other['rank']} and rank 0 know other facts")
     memory = {
         name: {
-            path: torch.stack([checkpoint["memory"][name][path] for checkpoint in checkpoints]).mean(0)
-            for path in parts
+            path: part.clone()
+            if path.startswith(UNIT)
+            else torch.stack([checkpoint["memory"][name][path] for checkpoint in checkpoints]).mean(0)
+            for path, part in parts.items()
         }
         for name, parts in first["memory"].items()
     }
@@ -155,5 +171,5 @@ def _check_tensor(saved: Any, mine: Tensor, what: str, *, fact: bool) -> None:
     if saved.shape != mine.shape and not fact:
         shapes = f"{tuple(saved.shape)} there and {tuple(mine.shape)} here"
         raise ValueError(f"the checkpoint is of another model: {what} has shape {shapes}")
-    if not bool(saved.isfinite().all()):
+    if not bool(saved.to(mine.dtype).isfinite().all()):
         raise ValueError(f"the checkpoint's {what} holds a value that is not finite")

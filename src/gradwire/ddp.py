@@ -330,19 +330,19 @@ class Hook:
 
         Raises:
             ValueError: one sentence saying what does not fit, or that another rank has refused, or that the ranks'
-                checkpoints are of different steps or seeds; then nothing has been changed on any rank.
+                checkpoints are of different steps, seeds or runs; then nothing has been changed on any rank.
         """
         refusal: ValueError | None = None
         try:
             checkpoint.check(saved, self.state_dict())
         except ValueError as error:
             refusal = error
-        words = {"checkpoint": "refused"} if refusal else {name: repr(saved[name]) for name in ("step", "seed")}
-        heard = compare(self.process, self._units[0].buffer.device, repr(words))
+        words = "refused" if refusal else checkpoint.moment(saved)
+        heard = compare(self.process, self._units[0].buffer.device, words)
         if refusal:
             raise refusal
         if heard is not None:
-            raise ValueError(f"rank {heard} has refused its checkpoint, or has one of another step or seed")
+            raise ValueError(f"rank {heard} has refused its checkpoint, or has one of another step, seed or run")
         for unit in self._units:
             checkpoint.restore_(unit.state, unit.layout, saved["memory"])
         self.seed, self.step = saved["seed"], saved["step"]
@@ -374,6 +374,7 @@ class Hook:
             "parameters": repr([(unit.layout.digest, unit.buffer.dtype) for unit in self._units]),
             "seed": repr(self.seed),
             "use of a scaler": repr(self.scaler is not None),
+            "use of lr": repr(self.lr is not None),
         }
 
 

@@ -58,8 +58,9 @@ def task_command(
         evaluate_every=evaluate_every,
         data=None if data is None else str(data.resolve()),
     )
-    if output is not None and output.exists() and not output.is_dir():
-        raise ValueError(f"a run is written to a folder, and {output} is a file")
+    for part in () if output is None else (output, *output.parents):
+        if part.exists() and not part.is_dir():
+            raise ValueError(f"a run is written to a folder, and {part} is a file")
     place = _place(ranks, rate)
     out.print(f"{task}, {exchange}, {training.workers} workers {place[1]}", markup=False)
     with ExitStack() as stack:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from gradwire.exchange.micro import partition
-from gradwire.exchange.protocol import State, tensor
+from gradwire.exchange.protocol import State, fact
 from gradwire.exchange.threshold import Control, Span, Start, rank_of, search
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Sent, widen
@@ -68,7 +68,8 @@ class ExDyna:
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """Three asks a step, and one more where the threshold is sampled."""
-        rank, owner, d = rank_of(turn, "exdyna"), tensor(state, "owner"), x.shape[-1]
+        rank, d = rank_of(turn, "exdyna"), x.shape[-1]
+        owner = fact(state, "owner", blocks(d)[:1])
         parts = _read(owner, turn.size)
         sent, counts = await search(self._control, widen(x), spans(parts, d), state, rank, turn.step)
         owners = [part for part, size in enumerate(move(parts, counts, d)) for _ in range(size)]
@@ -130,6 +131,6 @@ def inefficiency(counts: Sequence[int]) -> float:
 def _read(owner: Tensor, n: int) -> list[int]:
     """Blocks of each of n parts; an even split where there are none yet, or those of another number of workers."""
     held = Counter(cast(list[float], owner.tolist()))
-    if max(held, default=-1) == min(n, len(owner)) - 1:
+    if held.keys() <= set(range(n)) and max(held, default=-1) == min(n, len(owner)) - 1:
         return [held[part] for part in range(n)]
     return [end - start for start, end in partition(len(owner), n)]

@@ -72,6 +72,17 @@ def tensor(state: State, name: str) -> Tensor:
     return found
 
 
+def fact(state: State, name: str, shape: tuple[int, ...]) -> Tensor:
+    """Read a fact, which is zeros before it is known; a checkpoint's of another shape gives way to zeros in the state.
+
+    All workers hold the same facts, so that all start anew alike.
+    """
+    found = tensor(state, name)
+    if found.shape != shape:
+        found = state[name] = found.new_zeros(shape)
+    return found
+
+
 def nest(state: State, name: str) -> State:
     """Read an inner exchange's state out of a state."""
     found = state[name]

@@ -26,7 +26,7 @@ from torch import Tensor
 from gradwire.compress.protocol import check_density, kept
 from gradwire.compress.threshold import HardThreshold
 from gradwire.exchange.gathered import Gathered
-from gradwire.exchange.protocol import State, tensor
+from gradwire.exchange.protocol import State, fact
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Sent, Sparse, widen
 
@@ -66,8 +66,8 @@ class SIDCo:
         """Two Gathers: lengths, then messages as long as the longest. Changes the number of stages in place."""
         if isinstance(turn.rank, slice):
             raise ValueError("sidco's threshold is each worker's own: it runs in lockstep, not batched")
-        d, stages = len(x), tensor(state, "stages")
-        k, used = kept(self.density, d), max(1, min(round(stages.item()), self.stages))
+        d, stages = len(x), fact(state, "stages", (1,))
+        k, used = kept(self.density, d), max(1, round(min(stages.item(), self.stages)))
         level = threshold(widen(x).abs(), k, used)
         sent = await Gathered(HardThreshold(max(level, TINY)))(x, {}, turn)
         count = int(cast(Sparse, sent.mean).values.count_nonzero()) / turn.size

@@ -30,7 +30,7 @@ from torch import Tensor
 from gradwire.ask import Gather, Sum
 from gradwire.compress.protocol import check_density
 from gradwire.exchange.disjoint import gather, hear_counts
-from gradwire.exchange.protocol import State, tensor
+from gradwire.exchange.protocol import State, fact
 from gradwire.layout import Turn
 from gradwire.vector import Sent, Sparse
 
@@ -95,16 +95,18 @@ async def search(
     workers and changed in place.
     """
     d, n = len(x), len(spans)
-    fact, k = tensor(state, "threshold"), control.k(d, n)
+    known, k = fact(state, "threshold", (1,)), control.k(d, n)
     places = [spans[(step + other) % n] for other in range(n)]
     part = x[slice(*places[rank])]
-    threshold = float(fact) or (await _sample(part, k, step) if control.start == "sample" else 0.5 * k**-0.5)
+    threshold = max(0.0, float(known))
+    if threshold == 0:
+        threshold = await _sample(part, k, step) if control.start == "sample" else 0.5 * k**-0.5
     found = _reach(part, threshold, step)
     heard = await gather(found, await hear_counts(found), [end - start for start, end in places], rank)
 
     found = [heard[(p - step) % n] + start for p, (start, _) in enumerate(spans)]
     counts = [len(indices) for indices in found]
-    fact.fill_(control.following(threshold, sum(counts) / k))
+    known.fill_(min(control.following(threshold, sum(counts) / k), torch.finfo(known.dtype).max))
     indices = torch.cat(found)
     values = x[indices]
     total = await Sum(values)

@@ -8,13 +8,16 @@ Importing this compiles everything for these types and no others, or loads what 
 beside this file where that can be written to, else in the user's cache directory, or in NUMBA_CACHE_DIR.
 """
 
+# What is in the loops is Numba's language: the signatures above them are its types, checked when it compiles.
+# pyright: basic
+
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
-import numba  # pyright: ignore[reportMissingTypeStubs]
+import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
@@ -36,10 +39,7 @@ BLOCK = 1024
 BINS = 2048
 """Of a histogram: it stays in the first cache."""
 
-SAMPLE = 1 << 15
-"""Elements of a long span that vote on its border; of a shorter one, one in 32."""
-
-SAMPLED = 4096
+SAMPLED = 512
 """From here on a guess costs less than it saves."""
 
 GOLDEN, FIRST, SECOND = map(np.uint64, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
@@ -52,11 +52,12 @@ def _compile(signature: str, **options: Any) -> Callable[[F], F]:
     """Compile for one signature now, or load it; without a place to keep it, compile it in every process."""
 
     def decorate(function: F) -> F:
+        njit: Any = numba.njit
         settings = {"nogil": True, "error_model": "numpy", **options}
         try:
-            return numba.njit(signature, cache=True, **settings)(function)
+            return njit(signature, cache=True, **settings)(function)
         except RuntimeError:
-            return numba.njit(signature, **settings)(function)
+            return njit(signature, **settings)(function)
 
     return decorate
 
@@ -69,6 +70,27 @@ def _lowest(typing: Any, word: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
 
     return types.uint64(types.uint64), generate
+
+
+@intrinsic
+def _reaching(typing: Any, bits: Any, at: Any, least: Any) -> Any:
+    """Which of the 64 magnitudes in i32 bits[at : at + 64] are `least` or more, as the bits of a uint64, first lowest.
+
+    A comparison of vectors whose result is read as a number: four instructions where vectors have 512 bits, which
+    LLVM does not find in a loop over single elements.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, start, border = arguments
+        memory = context.make_array(signature.args[0])(context, builder, array).data
+        lanes = ir.VectorType(ir.IntType(32), 64)
+        block = builder.load(builder.bitcast(builder.gep(memory, [start]), lanes.as_pointer()), align=4)
+        first = builder.insert_element(ir.Constant(lanes, ir.Undefined), border, ir.IntType(32)(0))
+        borders = builder.shuffle_vector(first, first, ir.Constant(lanes, [0] * 64))
+        sizes = builder.and_(block, ir.Constant(lanes, [int(SIZE)] * 64))
+        return builder.bitcast(builder.icmp_signed(">=", sizes, borders), ir.IntType(64))
+
+    return types.uint64(bits, types.int64, types.int32), generate
 
 
 @_compile("int64(int64[::1], int64, int64, int64[::1], int64[::1])")
@@ -95,58 +117,62 @@ def _least(keys: Ints, m: int, k: int, rest: Ints, counts: Ints) -> int:
             counts[(source[i] - low) >> shift] += 1
         bin = (high - low) >> shift
         while counts[bin] < k:
-            k -= counts[bin]
+            k -= int(counts[bin])
             bin -= 1
         found = 0
         for i in range(m):
             key = source[i]
             rest[found] = key
             found += (key - low) >> shift == bin
-        source, m = rest, found
+        source = rest
+        m = found
+
+
+def room(d: int, k: int) -> int:
+    """Keys that lie in the memory while the k largest of d elements are searched, at most."""
+    return 2 * k + max(8, int((float(d) * k) ** (1 / 3))) + 2 * BLOCK
+
+
+@_compile("int64(int64, int64)")
+def _sample(d: int, k: int) -> int:
+    """Elements that vote on the border of a span, a multiple of 8.
+
+    s of them leave a surplus of some k / sqrt(s k / d). What both cost together is least near s = (d k)^(1/3).
+    """
+    return max(8, int((float(d) * k) ** (1 / 3)) // 8) * 8
 
 
 @_compile("int64(int32[::1], int64, int64[::1], int64[::1], int64[::1])")
 def _guess(bits: Bits, k: int, keys: Ints, rest: Ints, counts: Ints) -> int:
     """The bits of a magnitude that k elements or a few more reach, most likely."""
-    runs = min(SAMPLE, len(bits) // 32) // 8
-    share = k / len(bits)
-    expected = share * runs * 8
-    # Three standard deviations more than expected: too few would cost a second pass.
+    sample, share = _sample(len(bits), k), k / len(bits)
+    expected = share * sample
+    # Three standard deviations more than expected: too few cost a second pass, for which all workers wait.
     wanted = int(expected + 3 * math.sqrt(expected * (1 - share))) + 3
-    if wanted >= runs * 8:
+    if wanted >= sample:
         return 0
     # Eight neighbours at a time: one by one each would cost a cache line of its own.
-    step = (len(bits) - 8) // runs
-    for run in range(runs):
+    step = len(bits) // (sample // 8)
+    for run in range(sample // 8):
         # Shifted by its number, so that the sample does not walk down one column of a matrix.
         start = run * step + run * 7 % (step - 7)
         for j in range(8):
             keys[run * 8 + j] = bits[start + j] & SIZE
-    return _least(keys, runs * 8, wanted, rest, counts)
+    return _least(keys, sample, wanted, rest, counts)
 
 
 @_compile("int64(int32[::1], int64, int64, int64, int64[::1], int64)")
 def _append(bits: Bits, start: int, end: int, border: int, keys: Ints, m: int) -> int:
-    """Append the keys of bits[start:end] that reach the border to keys[:m]; return how many there are then.
-
-    Of 64 at a time it is first asked whether any does, which is one comparison of vectors and mostly the end of it.
-    """
+    """Append the keys of bits[start:end] that reach the border to keys[:m]; return how many there are then."""
     least = np.int32(border)
     whole = start + (end - start) // 64 * 64
     for at in range(start, whole, 64):
-        block = bits[at : at + 64]
-        any_reaches = np.int32(0)
-        for j in range(64):
-            any_reaches |= np.int32((block[j] & SIZE) >= least)
-        if any_reaches:
-            reach = np.uint64(0)
-            for j in range(64):
-                reach |= np.uint64((block[j] & SIZE) >= least) << np.uint64(j)
-            while reach:
-                i = np.int64(_lowest(reach))
-                reach &= reach - ONE
-                keys[m] = np.int64(block[i] & SIZE) << 32 | LAST - at - i
-                m += 1
+        reach = np.uint64(_reaching(bits, at, least))  # pyright: ignore[reportCallIssue]
+        while reach:
+            i = at + np.int64(_lowest(reach))  # pyright: ignore[reportCallIssue]
+            reach &= reach - ONE
+            keys[m] = np.int64(bits[i] & SIZE) << 32 | LAST - i
+            m += 1
     for i in range(whole, end):
         keys[m] = np.int64(bits[i] & SIZE) << 32 | LAST - i
         m += (bits[i] & SIZE) >= least
@@ -182,6 +208,8 @@ def _select(bits: Bits, k: int, base: int, out: Ints, keys: Ints, rest: Ints, co
             out[i] = base + i
     if k in (0, len(bits)):
         return
+    # No more than is needed: without a border the whole room fills up before there is one.
+    keys = keys[: 2 * k + _sample(len(bits), k) + 2 * BLOCK]
     border = _guess(bits, k, keys, rest, counts) if len(bits) >= SAMPLED else 0
     m = _passing(bits, k, border, keys, rest, counts)
     if m < k:
@@ -194,30 +222,31 @@ def _select(bits: Bits, k: int, base: int, out: Ints, keys: Ints, rest: Ints, co
         i += 1
 
 
-@_compile("int64[::1](int32[::1], int64[:,::1], int64[::1])")
-def tops(bits: Bits, spans: Ints, ks: Ints) -> Ints:
-    """Do what `reference.tops` does of float32 bits[d], spans[L, 2], ks[L].
+@_compile("void(int32[::1], int64[:,::1], int64[::1], int64[::1], int64[:,::1])")
+def tops(bits: Bits, spans: Ints, ks: Ints, out: Ints, scratch: Ints) -> None:
+    """Write what `reference.tops` finds in float32 bits[d], spans[L, 2], ks[L], to out[sum of ks].
+
+    Args:
+        bits: the vector, read as integers.
+        spans: starts and ends.
+        ks: how many of each.
+        out: written.
+        scratch: [2, m], written over; m is what `room` says of the largest k, or more.
 
     Raises:
-        ValueError: a span or a k that does not fit.
+        ValueError: a span that does not lie in the vector, or a k that the span does not have.
     """
-    total = room = 0
     for i in range(len(ks)):
-        start, end = spans[i]
-        if not (0 <= start <= end <= len(bits) and 0 <= ks[i] <= end - start):
+        if not (0 <= spans[i, 0] <= spans[i, 1] <= len(bits) and 0 <= ks[i] <= spans[i, 1] - spans[i, 0]):
             raise ValueError("a span or its k does not fit the vector")
-        total += ks[i]
-        room = max(room, min(end - start, max(2 * ks[i], SAMPLE)))
-    room += 2 * BLOCK
-    keys, rest, counts = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(BINS, np.int64)
-    out = np.empty(total, np.int64)
+    keys, rest = scratch[0], scratch[1]
+    counts = np.empty(BINS, np.int64)
     at = base = 0
     for i in range(len(ks)):
         start, end = spans[i]
         _select(bits[start:end], ks[i], base, out[at : at + ks[i]], keys, rest, counts)
         at += ks[i]
         base += end - start
-    return out
 
 
 # The sum in lanes of the machine's width: one order of summation on one machine.
@@ -233,9 +262,9 @@ def norms(x: npt.NDArray[np.float32], spans: Ints) -> npt.NDArray[np.float64]:
         start, end = spans[i]
         if not 0 <= start <= end <= len(x):
             raise ValueError("a span does not fit the vector")
-        total = 0.0
-        for j in range(start, end):
-            value = np.float64(x[j])
+        piece, total = x[start:end], 0.0
+        for j in range(len(piece)):
+            value = np.float64(piece[j])
             total += value * value
         out[i] = math.sqrt(total)
     return out
@@ -268,7 +297,7 @@ def support(keys: Words, d: int, k: int) -> Ints:
         while at < k:
             bits = drawn[word] ^ rest
             while bits and at < k:  # behind d the last word has bits that count for nothing
-                out[row, at] = word * 64 + np.int64(_lowest(bits))
+                out[row, at] = word * 64 + np.int64(_lowest(bits))  # pyright: ignore[reportCallIssue]
                 bits &= bits - ONE
                 at += 1
             word += 1

@@ -1,7 +1,7 @@
-"""Top-k of many pieces of one vector: one compiled loop over all; or one sort for the short ones, and the long ones in turn.
+"""Top-k of many pieces of one vector: by one compiled loop, or one sort for all short ones and the long ones in turn.
 
-Without Numba: a float32 magnitude's bits order as it does, so piece number and magnitude make one integer (piece << 32) | bits, and
-after one sort the k-th largest of every piece stands at a known place.
+The sort: a float32 magnitude's bits order as it does, so piece number and magnitude make one integer
+(piece << 32) | bits, and after sorting the k-th largest of every piece stands at a known place.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gradwire import kernels
 from gradwire.exchange.deft import Plan, assign_k, pack, partition
+from gradwire.exchange.deft.plan import KEPT
 from gradwire.layout import Layout
 
 
@@ -35,8 +36,10 @@ class Scale:
 
     layers: L after partitioning. whole: Top-k of all d elements. slowest: selection of the slowest rank.
     norms, budgets, packing: the parts of a plan, without the wire.
-    fullest: elements of the largest bin times n / d; 1 is an even share. The packing evens n_g log2 k, not this.
+    fullest: elements of the largest bin times n / d; 1 is an even share, which the packing does not aim at.
     richest: budget of the bin with the largest one times n / k. What a search keeps costs more than what it passes by.
+    expected: the ratio by the cost n_x + 20 k_x of the layers, which knows no constant cost of a search.
+    indivisible: what of it the costliest layer alone makes. No packing comes below it.
     """
 
     n: int
@@ -48,6 +51,8 @@ class Scale:
     packing: Timing
     fullest: float
     richest: float
+    expected: float
+    indivisible: float
 
     @property
     def ratio(self) -> float:
@@ -62,10 +67,11 @@ class Scale:
 
 @dataclass(frozen=True)
 class Measured:
-    """One model: d elements of which k are selected; torch_topk is torch.topk of all magnitudes."""
+    """One model, packed by "cost" or "elements": d elements of which k are selected, and torch.topk's seconds."""
 
     d: int
     k: int
+    pack_by: str
     torch_topk: Timing
     scales: tuple[Scale, ...]
 
@@ -81,7 +87,9 @@ class Prepared:
     plan: Plan
 
 
-def measure(layout: Layout, density: float, ns: Sequence[int], repeats: int, seed: int = 0) -> Measured:
+def measure(
+    layout: Layout, density: float, ns: Sequence[int], repeats: int, seed: int = 0, pack_by: str = "cost"
+) -> Measured:
     """Time all n in turn, `repeats` times, after one round that warms up.
 
     Args:
@@ -90,6 +98,7 @@ def measure(layout: Layout, density: float, ns: Sequence[int], repeats: int, see
         ns: numbers of workers.
         repeats: rounds that count.
         seed: of the gradient.
+        pack_by: what the bins are even in, as Deft has it.
 
     Raises:
         ValueError: no n, or no repeat.
@@ -97,16 +106,16 @@ def measure(layout: Layout, density: float, ns: Sequence[int], repeats: int, see
     if not ns or repeats < 1:
         raise ValueError(f"a measurement needs workers and repeats, got n = {list(ns)} and {repeats} repeats")
     x, k = gradient(layout, seed), int(density * layout.d)
-    prepared = {n: _prepare(layout, x, k, n) for n in ns}
+    prepared = {n: _prepare(layout, x, k, n, pack_by) for n in ns}
     seconds: dict[int, list[dict[str, float]]] = {n: [] for n in ns}
     for turn in range(repeats + 1):
         for n in ns:
-            once = _round(x, k, n, prepared[n])
+            once = _round(x, k, n, prepared[n], pack_by)
             if turn:
                 seconds[n].append(once)
     torch_topk = [_clock(lambda: x.abs().topk(k, sorted=False)) for _ in range(min(repeats, 3))]
     scales = tuple(_scale(n, prepared[n], seconds[n], layout.d, k) for n in ns)
-    return Measured(layout.d, k, _timing(torch_topk), scales)
+    return Measured(layout.d, k, pack_by, _timing(torch_topk), scales)
 
 
 def gradient(layout: Layout, seed: int = 0) -> Tensor:
@@ -118,22 +127,22 @@ def gradient(layout: Layout, seed: int = 0) -> Tensor:
     return x
 
 
-def _prepare(layout: Layout, x: Tensor, k: int, n: int) -> Prepared:
+def _prepare(layout: Layout, x: Tensor, k: int, n: int, pack_by: str) -> Prepared:
     layers = partition(layout.sizes, n)
     sizes = [end - start for start, end in layers]
     norms = kernels.norms(x, layers)
     ks = assign_k(sizes, norms, k)
-    return Prepared(layers, sizes, norms, ks, pack(sizes, ks, n))
+    return Prepared(layers, sizes, norms, ks, pack(sizes, ks, n, pack_by))
 
 
-def _round(x: Tensor, k: int, n: int, prepared: Prepared) -> dict[str, float]:
+def _round(x: Tensor, k: int, n: int, prepared: Prepared, pack_by: str) -> dict[str, float]:
     """Seconds of every part, once; ranks under their numbers."""
     sizes, ks = prepared.sizes, prepared.ks
     once = {
         "whole": _clock(lambda: kernels.top(x, k)),
         "norms": _clock(lambda: kernels.norms(x, prepared.layers)),
         "budgets": _clock(lambda: assign_k(sizes, prepared.norms, k)),
-        "packing": _clock(lambda: pack(sizes, ks, n)),
+        "packing": _clock(lambda: pack(sizes, ks, n, pack_by)),
     }
     for rank, bin in enumerate(map(sorted, prepared.plan.bins)):
         spans, wanted = [prepared.layers[i] for i in bin], [ks[i] for i in bin]
@@ -149,12 +158,16 @@ def _clock(work: Callable[[], object]) -> float:
 
 def _scale(n: int, prepared: Prepared, rounds: Sequence[dict[str, float]], d: int, k: int) -> Scale:
     parts = {part: _timing([once[part] for once in rounds]) for part in rounds[0]}
+    costs = [size + KEPT * k for size, k in zip(prepared.sizes, prepared.ks, strict=True)]
+    searched = [costs[i] for bin in prepared.plan.bins for i in bin]
     return Scale(
         n=n,
         layers=len(prepared.layers),
         slowest=max((parts[str(rank)] for rank in range(n)), key=lambda timing: timing.median),
         fullest=max(sum(prepared.sizes[i] for i in bin) for bin in prepared.plan.bins) * n / d,
         richest=max(sum(prepared.ks[i] for i in bin) for bin in prepared.plan.bins) * n / k,
+        expected=max(sum(costs[i] for i in bin) for bin in prepared.plan.bins) * n / (d + KEPT * k),
+        indivisible=max(searched, default=0) * n / (d + KEPT * k),
         **{part: parts[part] for part in ("whole", "norms", "budgets", "packing")},
     )
 

@@ -74,7 +74,7 @@ class DGC:
         v = tensor(state, "v").add_(u)
         sent = await self.exchange(v, nest(state, "inner"), turn)
         sent.own.add_to_(v, alpha=-1.0)
-        _mask_(u, sent.own)
+        _mask_(u, v, sent.own)
         return sent
 
     def omega(self, d: int) -> float | None:
@@ -86,10 +86,14 @@ class DGC:
         return None
 
 
-def _mask_(u: Tensor, own: Vector) -> None:
-    """Forget f[..., d] where a vector says something, in place: at a sparse one's indices, where others are not 0."""
+def _mask_(u: Tensor, v: Tensor, own: Vector) -> None:
+    """Forget f[..., d] where a vector says something, in place: where it is not 0, or a sparse one says all there is.
+
+    `v` is what is owed after it: a zero of a sparse vector that leaves something owed only fills its place.
+    """
     if isinstance(own, Sparse):
-        u.scatter_(-1, own.indices, 0.0)
+        silent = (own.values == 0) & (v.gather(-1, own.indices) != 0)
+        u.scatter_reduce_(-1, own.indices, silent.to(u.dtype), "prod")  # an index that comes twice forgets if one does
     else:
         u.masked_fill_(own.dense() != 0, 0.0)
 

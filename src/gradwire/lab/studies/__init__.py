@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from gradwire.lab.studies import breakdown, density, example, scaling, tasks
+from gradwire.lab import shapes
+from gradwire.lab.studies import breakdown, density, example, scaling, searching, tasks
 from gradwire.lab.studies.chart import Chart, Line, Panel, Tell, write
 from gradwire.lab.studies.draw import draw
 
@@ -25,6 +26,7 @@ STUDIES: MappingProxyType[str, Study] = MappingProxyType(
         "deft-scaling": Study(len(scaling.METHODS) * len(scaling.SIZES), scaling.scaling),
         "deft-density": Study(1 + len(density.DENSITIES), density.density),
         "deft-tasks": Study(tasks.pieces(), tasks.quality),
+        "deft-selection": Study(len(shapes.MODELS) * len(searching.PACKINGS), searching.searching),
         "deft-breakdown": Study(len(breakdown.METHODS), breakdown.breakdown),
     }
 )

@@ -95,12 +95,17 @@ def copied(state: State) -> Memory:
     return {name: values.clone() for _, _, name, values in flatten(state)}
 
 
-def put_(state: State, memory: Memory) -> None:
-    """Replace a state's tensors; ValueError if they are not those of this exchange. A fact may have another shape."""
+def put_(state: State, memory: Memory, d: int) -> None:
+    """Replace a state's tensors; ValueError if they are not those of this exchange. A fact may have another shape.
+
+    What holds one value per coordinate has as many as there are, d.
+    """
     mine = {name: (place, key, values) for place, key, name, values in flatten(state)}
     if mine.keys() != memory.keys():
         raise ValueError(f"a memory of {', '.join(mine) or 'nothing'} cannot take {', '.join(memory) or 'nothing'}")
     for name, (place, key, values) in mine.items():
+        if values.shape == (d,) != memory[name].shape:
+            raise ValueError(f"{name} has shape {tuple(memory[name].shape)} there and {(d,)} here")
         place[key] = memory[name].to(values.dtype, copy=True)
 
 

@@ -58,12 +58,19 @@ def load(
         ValueError: it is none, or one of another run.
     """
     saved = _read(file)
-    _check(file, saved, training)
+    try:
+        _check(file, saved, training)
+    except (TypeError, AttributeError, KeyError):
+        raise ValueError(f"{file} is not a checkpoint of a training run") from None
     try:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         for worker, state in zip(average.workers, average.states, strict=True):
-            put_(state, cast(list[Memory], saved["memory"])[worker])
+            put_(
+                state,
+                cast(list[Memory], saved["memory"])[worker],
+                sum(param.numel() for param in model.parameters() if param.requires_grad),
+            )
     except Exception as error:
         words = " ".join(str(error).split())
         raise ValueError(f"the checkpoint {file} does not fit this run: {words[:200]}") from None
@@ -89,11 +96,13 @@ def _check(file: Path, saved: dict[str, Any], training: Training) -> None:
     if saved["format"] != FORMAT:
         raise ValueError(f"{file} has format {saved['format']}, this gradwire reads format {FORMAT}")
     theirs, ours = Training.from_dict(saved["training"]), training
-    for name in asdict(ours).keys() - FREE:
+    for name in (name for name in asdict(ours) if name not in FREE):
         if getattr(theirs, name) != getattr(ours, name):
             raise ValueError(
                 f"the checkpoint {file} is of {name} {getattr(theirs, name)}, this run is of {getattr(ours, name)}"
             )
+    if saved["step"] < 0:
+        raise ValueError(f"the checkpoint {file} is of step {saved['step']}, which must not be negative")
     if saved["step"] > training.settings.steps:
         raise ValueError(f"the checkpoint {file} is of step {saved['step']}, and this run ends at {training.steps}")
     tensors = [*saved["model"].values(), *(values for memory in saved["memory"] for values in memory.values())]

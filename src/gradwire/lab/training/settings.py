@@ -53,6 +53,8 @@ class Training:
         for name in ("workers", "steps", "batch", "evaluate_every"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"a seed is a whole number of 64 bits, got {self.seed}")
         if self.learning_rate is not None:
             check_number("learning_rate", self.learning_rate, 0.0, above=True)
         if self.clip is not None:

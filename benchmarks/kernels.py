@@ -1,0 +1,101 @@
+"""The loops over every element against what torch offers, on 10 million float32, one thread, both sides in turn.
+
+    python benchmarks/kernels.py [--quick]
+
+Medians of the thread's own seconds. A copy is copy_ of the vector into another one that exists. Bars: top at least 12 times as fast as
+torch.topk of magnitudes that are given, and no longer than 4 copies; support at least 50 times as fast as randperm(d)[:k]. --quick takes
+a million elements, few times, and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from gradwire import kernels
+
+SMALL = 10_000
+"""Layers of 64 elements, their spans and budgets in lists as DEFT has them."""
+
+Row = dict[str, "str | float | bool | None"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    torch.set_num_threads(1)
+    compiled, d = kernels.warm_up(), 1_000_000 if quick else 10_000_000
+    seconds = measure(d, 5 if quick else 15)
+    rows = judge(seconds)
+    print(f"d = {d:,}, with{'' if compiled else 'out'} Numba")
+    for name, value in seconds.items():
+        print(f"{name:<28}{value * 1e3:>10.3f} ms")
+    for row in rows:
+        bar = "" if row["bar"] is None else f"bar {row['bar']:<8}{'holds' if row['holds'] else 'MISSED'}"
+        print(f"{row['name']:<44}{row['value']:>8.1f}  {bar}")
+    if not quick:
+        file = Path(__file__).parent / "results" / "kernels.json"
+        file.write_text(json.dumps({"d": d, "numba": compiled, "seconds": seconds, "rows": rows}, indent=1) + "\n")
+
+
+def measure(d: int, repeats: int) -> dict[str, float]:
+    """Medians by name, after one round that warms up."""
+    x = torch.randn(d, generator=torch.Generator().manual_seed(0))
+    target, sizes, key = torch.empty_like(x), x.abs(), torch.tensor(1)
+    layers = [(at, min(at + 100_000, d)) for at in range(0, d, 100_000)]
+    small = [(at, at + 64) for at in range(0, 64 * SMALL, 64)]
+    works: dict[str, Callable[[], object]] = {
+        "copy": lambda: target.copy_(x),
+        "top 1 %": lambda: kernels.top(x, d // 100),
+        "top 0.1 %": lambda: kernels.top(x, d // 1000),
+        "tops 1 %, 100 layers": lambda: kernels.tops(x, layers, [1000] * len(layers)),
+        "tops, 10,000 layers of 64": lambda: kernels.tops(x, small, [1] * len(small)),
+        "norms": lambda: kernels.norms(x, layers),
+        "support 1 %": lambda: kernels.support(key, d, d // 100),
+        "torch.topk 1 %": lambda: sizes.topk(d // 100, sorted=False),
+        "torch.topk 0.1 %": lambda: sizes.topk(d // 1000, sorted=False),
+        "torch.randperm": lambda: torch.randperm(d)[: d // 100],
+    }
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(repeats + 1):
+        for name, work in works.items():
+            if turn <= 5 or not name.startswith("torch"):
+                found[name].append(clock(work))
+    return {name: statistics.median(seconds[1:]) for name, seconds in found.items()}
+
+
+def clock(work: Callable[[], object]) -> float:
+    started = time.thread_time()
+    work()
+    return time.thread_time() - started
+
+
+def judge(seconds: dict[str, float]) -> list[Row]:
+    """Ratios, and what they must be at least or at most."""
+    return [
+        row("top 1 %, times as fast as torch.topk", seconds["torch.topk 1 %"] / seconds["top 1 %"], least=12),
+        row("top 0.1 %, times as fast as torch.topk", seconds["torch.topk 0.1 %"] / seconds["top 0.1 %"], least=12),
+        row("top 1 %, in copies", seconds["top 1 %"] / seconds["copy"], most=4),
+        row("top 0.1 %, in copies", seconds["top 0.1 %"] / seconds["copy"], most=4),
+        row("tops 1 % of 100 layers, in copies", seconds["tops 1 %, 100 layers"] / seconds["copy"]),
+        row("tops, microseconds a layer of 64", seconds["tops, 10,000 layers of 64"] * 1e6 / SMALL, most=1),
+        row("norms, in copies", seconds["norms"] / seconds["copy"]),
+        row("support 1 %, times as fast as randperm", seconds["torch.randperm"] / seconds["support 1 %"], least=50),
+    ]
+
+
+def row(name: str, value: float, least: float | None = None, most: float | None = None) -> Row:
+    bar = f">= {least:g}" if least is not None else f"<= {most:g}" if most is not None else None
+    holds = None if bar is None else (least is None or value >= least) and (most is None or value <= most)
+    return {"name": name, "value": value, "bar": bar, "holds": holds}
+
+
+if __name__ == "__main__":
+    main()

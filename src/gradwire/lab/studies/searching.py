@@ -1,0 +1,77 @@
+"""Selection at scale: what a worker's share of the search costs as workers are added, on the shapes of real models.
+
+Measured beside three curves that promise it: linear, DEFT's cost model, and the paper's bound for equal layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradwire.lab import costs, selection, shapes
+from gradwire.lab.studies.chart import Chart, Line, Panel, Tell
+
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+PACKINGS = {"cost": "measured, packed by the paper's cost", "elements": "measured, packed by elements"}
+
+
+def searching(seed: int, tell: Tell) -> Chart:
+    """Every rank's share is really searched, one after the other; the slowest counts. One thread, its own seconds."""
+    panels: list[Panel] = []
+    lines: list[Line] = []
+    facts: list[dict[str, Any]] = []
+    for model, layout in shapes.MODELS.items():
+        density = shapes.DENSITIES[model]
+        title = f"{model}: {layout.d / 1e6:.1f} M values, density {density:.1%}"
+        panels.append(Panel(title, "workers", "times as fast as Top-k of the whole", log_x=True, log_y=True))
+        repeats = 5 if layout.d > 5e7 else 9
+        for packing, label in PACKINGS.items():
+            measured = selection.measure(layout, density, SIZES, repeats, seed, packing)
+            lines.append(_line(title, label, measured))
+            facts += [_facts(model, measured, scale) for scale in measured.scales]
+            tell(f"{model}, {packing}")
+        modelled = [costs.cost(layout, density, n) for n in SIZES]
+        promised = {
+            "linear": SIZES,
+            "cost model": [cost.speedup for cost in modelled],
+            "equal layers, n log k / (log k - log n)": [cost.trivial for cost in modelled],
+        }
+        lines += [Line(title, label, _floats(SIZES), _floats(curve)) for label, curve in promised.items()]
+    return Chart(
+        name="deft-selection",
+        title="Selection by the slowest worker, against Top-k of the whole vector by the same kernel",
+        caption="A random gradient whose tensors differ in scale. The plan (norms, budgets, packing) is not in it.",
+        panels=tuple(panels),
+        lines=tuple(lines),
+        facts=tuple(facts),
+    )
+
+
+def _line(panel: str, label: str, measured: selection.Measured) -> Line:
+    """Speed-ups by n; the band is that of the slowest rank's quartiles."""
+    whole = [scale.whole.median for scale in measured.scales]
+    slowest = [scale.slowest for scale in measured.scales]
+    speedups = [
+        _floats(top / getattr(share, name) for top, share in zip(whole, slowest, strict=True))
+        for name in ("median", "high", "low")
+    ]
+    return Line(panel, label, _floats(SIZES), *speedups)
+
+
+def _facts(model: str, measured: selection.Measured, scale: selection.Scale) -> dict[str, Any]:
+    """Milliseconds; `share` is n times the slowest rank's over Top-k's, 1 where selection scales linearly."""
+    return {
+        "model": model,
+        "packed by": measured.pack_by,
+        "workers": scale.n,
+        "layers": scale.layers,
+        "Top-k, ms": 1e3 * scale.whole.median,
+        "slowest, ms": 1e3 * scale.slowest.median,
+        "share": scale.ratio,
+        "plan, ms": 1e3 * scale.plan,
+        "norms, ms": 1e3 * scale.norms.median,
+        "torch.topk, ms": 1e3 * measured.torch_topk.median,
+    }
+
+
+def _floats(values: Any) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)

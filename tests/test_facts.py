@@ -1,0 +1,112 @@
+"""Facts: what all workers know alike, through checkpoints of other shapes, other runs and other numbers of workers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import zoo
+from story import play
+from test_memory import xs
+from torch import Tensor
+
+import gradwire as gw
+from gradwire import checkpoint
+
+KNOWING = [
+    "micro(density=0.05)",
+    "micro(density=0.05, start='formula')",
+    "ef(exdyna(density=0.05))",
+    "ef(sidco(density=0.05))",
+    "ef(oktopk(density=0.05, recompute_every=50))",
+]
+
+ROTTEN = {
+    "longer": lambda fact: torch.cat([fact.flatten(), fact.flatten(), torch.ones(3)]),
+    "empty": lambda fact: fact.flatten()[:0],
+    "a number": lambda fact: fact.sum(),
+    "more axes": lambda fact: fact[None, None],
+    "negative": lambda fact: -fact.abs() - 1,
+    "halves": lambda fact: fact + 0.5,
+    "huge": lambda fact: torch.full_like(fact, 3.4e38),
+    "tiny": lambda fact: torch.full_like(fact, 1e-45),
+    "backwards": lambda fact: fact.flip(-1),
+    "a negative one": lambda fact: torch.cat([fact.flatten()[:-1], torch.full((1,), -7.0)]).view(fact.shape),
+}
+
+
+def checkpoints(spec: str, ranks: int, seed: int = 0) -> list[dict]:
+    """What the ranks of a run save after three steps."""
+    sim = gw.Simulator(spec, zoo.LAYOUT, ranks)
+    for step in range(3):
+        sim.step(xs(ranks, step, torch.float32) * (1 + seed))
+    parts = [checkpoint.by_name(state, zoo.LAYOUT) for state in sim.state]
+    return [checkpoint.pack(memory, spec, 0, 3, rank, ranks) for rank, memory in enumerate(parts)]
+
+
+def facts(saved: dict) -> dict[str, Tensor]:
+    return {path: value for path, value in saved["memory"][zoo.LAYOUT.names[0]].items() if path.startswith("unit.")}
+
+
+@pytest.mark.parametrize("spec", KNOWING)
+@pytest.mark.parametrize("how", ROTTEN)
+def test_a_rotten_fact_harms_nobody(spec: str, how: str) -> None:
+    """Whatever a checkpoint tells all ranks, they go on by the law, and leave facts as good as ever."""
+    ranks = 3
+    saved = checkpoints(spec, ranks)[0]
+    sim = gw.Simulator(spec, zoo.LAYOUT, ranks)
+    sim.start(torch.zeros(ranks, zoo.LAYOUT.d))
+    shapes = {name: value.shape for *_, name, value in checkpoint.flatten(sim.state[0])}
+    for path, fact in facts(saved).items():
+        saved["memory"][zoo.LAYOUT.names[0]][path] = ROTTEN[how](fact)
+    for state in sim.state:
+        checkpoint.restore_(state, zoo.LAYOUT, saved["memory"])
+    for step in range(4):
+        told = sim.step(xs(ranks, step, torch.float32))
+        torch.testing.assert_close(told.own.mean(0), told.mean, rtol=1e-5, atol=1e-6)
+        assert told.mean.count_nonzero() > 0
+    for *_, name, value in checkpoint.flatten(sim.state[0]):
+        assert value.isfinite().all()
+        assert value.shape == shapes[name] or name.endswith("plan")
+
+
+def test_a_threshold_never_leaves_its_dtype() -> None:
+    """All magnitudes reach it, which is a little too much: it rises from the largest number there is."""
+    largest = torch.finfo(torch.float32).max
+    sim = gw.Simulator("micro(density=0.9)", gw.Layout(["w"], [(40,)]), 1)
+    for _ in range(3):
+        sim.step(torch.full((1, 40), largest))
+        assert float(sim.state[0]["threshold"]) == pytest.approx(largest)
+
+
+@pytest.mark.parametrize("spec", KNOWING)
+def test_merging_keeps_facts_as_they_are(spec: str) -> None:
+    saved = checkpoints(spec, 3)
+    merged = gw.merge(saved)
+    assert facts(merged).keys() == facts(saved[0]).keys() != set()
+    for path, fact in facts(merged).items():
+        assert torch.equal(fact, facts(saved[0])[path])
+
+
+@pytest.mark.parametrize("change", [lambda fact: fact * 2 + 1, lambda fact: torch.cat([fact, fact])])
+def test_ranks_of_different_runs_do_not_merge(change: object) -> None:
+    saved = checkpoints("micro(density=0.05)", 2)
+    parts = saved[1]["memory"][zoo.LAYOUT.names[0]]
+    parts["unit.threshold"] = change(parts["unit.threshold"])
+    with pytest.raises(ValueError, match="of different runs: rank 1 and rank 0 know other facts"):
+        gw.merge(saved)
+
+
+def test_a_value_must_be_finite_in_the_memorys_dtype() -> None:
+    saved = checkpoints("ef(topk(density=0.1))", 1)[0]
+    wide = {name: {path: part.double() for path, part in parts.items()} for name, parts in saved["memory"].items()}
+    checkpoint.check({**saved, "memory": wide}, saved)
+    wide["one"]["error"].fill_(1e300)
+    with pytest.raises(ValueError, match="error of 'one' holds a value that is not finite"):
+        checkpoint.check({**saved, "memory": wide}, saved)
+
+
+@pytest.mark.story
+def test_ranks_of_different_runs_are_refused_on_all() -> None:
+    """Of one step and seed, but one rank's checkpoint knows another threshold: its asks would not fit the others'."""
+    for line in play("facts_of_two_runs", ranks=2):
+        assert "another step, seed or run" in line["result"]
