@@ -9,6 +9,8 @@ from gradwire.lab.figures.draw import COLOURS, canvas
 from gradwire.lab.studies.chart import Chart, Line, Panel
 
 WIDTH, HEIGHT, COLUMNS = 5.2, 3.6, 3
+MOST_TICKS = 10
+"""Places that a logarithmic axis names one by one."""
 
 
 def draw(chart: Chart, path: Path) -> None:
@@ -47,9 +49,10 @@ def _lines(axes: Any, panel: Panel, lines: list[Line], colours: dict[str, str]) 
     if panel.level is not None:
         axes.axhline(panel.level, color="#444444", lw=0.8, ls=":")
     if panel.log_x:
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(sorted({x for line in lines for x in line.x}), minor=False)
-        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xscale("log")
+        if len(ticks := sorted({x for line in lines for x in line.x})) <= MOST_TICKS:
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
     if panel.log_y:
         axes.set_yscale("log")
 
