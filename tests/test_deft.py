@@ -521,6 +521,21 @@ def test_a_plan_of_another_layout_is_none_although_it_is_as_long() -> None:
     assert state["plan"].shape == length
 
 
+@pytest.mark.parametrize("place", [2, 5, -1])
+@pytest.mark.parametrize("number", [-1.0, 1e9])
+@pytest.mark.parametrize("source", ["local", "delegate"])
+def test_a_plan_that_cannot_be_is_made_anew(source: str, number: float, place: int) -> None:
+    where = layout([(300,), (5,), (200,)])
+    xs = accumulators(2, where, equal=False)
+    sim = gw.Simulator(f"deft(density=0.1, k_source={source!r}, repack_every=10)", where, 2)
+    first = sim.step(xs).mean
+    for state in sim.state:
+        state["plan"][0, place] = number
+    sim.step(xs)
+    assert sim.step(xs).mean.count_nonzero() == pytest.approx(int(first.count_nonzero()), abs=10)
+    assert float(sim.state[0]["plan"][0, place]) not in (-1.0, 1e9)
+
+
 @pytest.mark.parametrize("source", ["local", "delegate"])
 def test_a_plan_survives_a_checkpoint(source: str) -> None:
     """Bit for bit with the same workers, in the middle of a window, and without sharing it again."""

@@ -28,9 +28,17 @@ def nothing() -> State:
 
 
 async def agree(
-    make: Callable[[], list[int]], length: int, every: int, state: State, turn: Turn, device: torch.device
+    make: Callable[[], list[int]],
+    fits: Callable[[list[int]], bool],
+    length: int,
+    every: int,
+    state: State,
+    turn: Turn,
+    device: torch.device,
 ) -> list[int]:
     """Recall the numbers of this window's plan, or let its delegate `make` that many and share them: one Share, int32.
+
+    What is recalled and does not fit (a checkpoint may have been tampered with) is no plan.
 
     The delegates take turns by windows: were it (t mod n) at the steps t that share, then with every = n it would
     always be rank 0, whose norms alone would count.
@@ -38,7 +46,7 @@ async def agree(
     stamp = [zlib.crc32(turn.layout.digest, turn.size), turn.step // every]
     if every > 1:
         known = [int(number) for number in cast(list[float], tensor(state, "plan").flatten().tolist())]
-        if known[:2] == stamp and len(known) == 2 + length:
+        if known[:2] == stamp and len(known) == 2 + length and fits(known[2:]):
             return known[2:]
     delegate = turn.step // every % turn.size
     message = make() if turn.rank == delegate else [0] * length

@@ -119,27 +119,22 @@ class Deft:
 
     async def _agree(self, x: Tensor, layers: Sequence[Span], state: State, turn: Turn) -> tuple[Plan, list[int]]:
         """Return the plan that all follow, and the budgets by which this worker searches, one per layer."""
-        sizes, n = [end - start for start, end in layers], turn.size
-        if self.k_source == "local":
-            ks = self._budgets(x, layers)
-            heard = await agree(
-                lambda: pack(sizes, ks, n, self.pack_by).message(),
-                n + len(ks),
-                self.repack_every,
-                state,
-                turn,
-                x.device,
-            )
-            return Plan.read(heard, n), ks
+        sizes, n, own = [end - start for start, end in layers], turn.size, self.k_source == "local"
+        budgets = self._budgets(x, layers) if own else []
 
         def make() -> list[int]:
-            ks = self._budgets(x, layers)
-            return pack(sizes, ks, n, self.pack_by).message() + ks
+            ks = budgets if own else self._budgets(x, layers)
+            return pack(sizes, ks, n, self.pack_by).message() + ([] if own else ks)
+
+        def fits(message: list[int]) -> bool:
+            return Plan.fits(message, n, sizes)
 
         length = n + len(layers)
-        heard = await agree(make, length + len(layers), self.repack_every, state, turn, x.device)
-        plan, ks = Plan.read(heard[:length], n), heard[length:]
-        return Plan([[i for i in bin if ks[i] > 0] for bin in plan.bins], plan.common, []), ks
+        told = length if own else length + len(layers)
+        heard = await agree(make, fits, told, self.repack_every, state, turn, x.device)
+        plan, ks = Plan.read(heard[:length], n), budgets or heard[length:]
+        # Whoever searches a layer may have a budget for it where the delegate has none, if budgets are everybody's own.
+        return (plan, ks) if own else (Plan([[i for i in bin if ks[i] > 0] for bin in plan.bins], plan.common, []), ks)
 
     def _budgets(self, x: Tensor, layers: Sequence[Span]) -> list[int]:
         """k_x of every layer by the norms of f[d]."""

@@ -41,6 +41,18 @@ class Plan:
             at += length
         return Plan(bins, list(message[at:]), [])
 
+    @staticmethod
+    def fits(message: Sequence[int], n: int, sizes: Sequence[int]) -> bool:
+        """Tell whether a message holds every layer once, and, where budgets follow, budgets that layers can have."""
+        lengths, layers, ks = message[:n], message[n : n + len(sizes)], message[n + len(sizes) :]
+        return (
+            min(lengths) >= 0
+            and sum(lengths) <= len(sizes)
+            and sorted(layers) == list(range(len(sizes)))
+            and all(0 <= k <= size for k, size in zip(ks, sizes, strict=False))
+            and all(ks[x] == sizes[x] for x in layers[sum(lengths) :] if ks)
+        )
+
 
 def partition(sizes: Sequence[int], n: int, merge: int = 0) -> list[tuple[int, int]]:
     """Cut the flat vector into layers (start, end): one per tensor, n pieces of a tensor larger than n_g / n (Alg. 2).
