@@ -145,6 +145,36 @@ def test_the_figures_show_what_is_read_in_them() -> None:
         assert facts["plateau"] > 0.1 or facts["plateau"] < 1e-5
 
 
+def test_the_studies_show_what_is_read_in_them() -> None:
+    """The sentences under the figures of docs/deft.md, and its table."""
+    scaling = {(fact["method"], fact["workers"]): fact for fact in _study("deft-scaling")}
+    deft, exact, union, micro = (scaling[name, 16] for name in ("DEFT", "DEFT, exact", "Top-k, union", "MiCRO"))
+    assert 0.9 < deft["density_least"] < deft["density_most"] < 1.1
+    assert exact["density_least"] == pytest.approx(exact["density_most"], rel=1e-12)
+    assert exact["density"] == pytest.approx(1.0, abs=1e-3)  # k is rounded down
+    assert union["density"] > 7
+    assert 0.95 < micro["late_density"] < 1.05
+    assert not 0.909 < micro["late_least"] < micro["late_most"] < 1.1
+    assert max(1 / micro["late_least"], micro["late_most"]) < 1.5
+    assert union["residual"] < 0.55 * deft["residual"]
+    for method in ("DEFT", "DEFT, exact", "CLT-k"):
+        assert scaling[method, 16]["kilobytes"] < scaling[method, 1]["kilobytes"] < union["kilobytes"] / 6
+    quality = {(fact["task"], fact["target"], fact["method"]): fact for fact in _study("deft-tasks")}
+    assert quality["language", 0.1, "DEFT"]["mean"] < quality["language", 0.1, "Top-k, union"]["mean"]
+    for task, behind in (("vision", 0.022), ("recommendation", 0.023)):
+        ours, theirs = (quality[task, 0.1, method]["mean"] for method in ("DEFT", "Top-k, union"))
+        assert 1 - ours / theirs == pytest.approx(behind, abs=0.001)
+    assert quality["vision", 0.01, "DEFT"]["loss_to_dense"] == pytest.approx(0.125, abs=0.001)
+    assert quality["vision", 0.01, "Top-k, union"]["loss_to_dense"] == pytest.approx(0.053, abs=0.001)
+    losses = [fact["loss"] for fact in _study("deft-density")]
+    assert losses == sorted(losses)
+    page = (ROOT / "docs" / "deft.md").read_text()
+    rows = [row for row in page.splitlines() if re.match(r"\| (vision|language|recommendation), ", row)]
+    assert len(rows) == len(quality)
+    for row, fact in zip(rows, quality.values(), strict=True):
+        assert f"{fact['mean']:.3f} [{fact['least']:.3f}-{fact['most']:.3f}]" in row
+
+
 def test_the_site_builds(tmp_path: Path) -> None:
     """Strictly: a dead link or a page outside the navigation is an error."""
     pytest.importorskip("material")
@@ -171,3 +201,8 @@ def _rows(head: str) -> list[list[str]]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
+
+
+def _study(name: str) -> list[dict[str, float]]:
+    """Facts of a study that is drawn in the docs."""
+    return json.loads((ROOT / "docs" / "figures" / f"{name}.json").read_text())["facts"]

@@ -32,7 +32,8 @@ def draw(chart: Chart, path: Path) -> None:
     for axes in grid[len(chart.panels) :]:
         axes.set_visible(False)
     marks = dict(mark for axes in grid for mark in zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    picture.legend(marks.values(), marks, loc="outside lower center", ncols=6, fontsize=9, frameon=False)
+    ncols = 3 if sum(map(len, marks)) > 80 else 6
+    picture.legend(marks.values(), marks, loc="outside lower center", ncols=ncols, fontsize=9, frameon=False)
     picture.suptitle(chart.title, fontsize=12)
     picture.savefig(path, dpi=110)
 
