@@ -200,7 +200,7 @@ def test_one_round_of_a_distance(case: Case, record_property: Callable[[str, obj
                 chosen = case.plan(problem.constants, omega.tolist(), conservative)
                 after, bound = one_round(case, chosen, problem, omega.double())
                 worst = max(worst, (after / bound).max().item())
-    record_property("worst ratio", worst)
+    record_property("worst ratio", float(worst))
     print(f"{case}: worst ratio {worst:.6f}")
     assert 0.5 < worst <= 1 + ROUNDING
 
@@ -301,7 +301,7 @@ def test_one_round_of_a_value(name: str, record_property: Callable[[str, object]
         for seed in range(3):
             problem, setting = quadratics(n, d, seed), settings(d, k, n)[name]
             worst = max(worst, setting.ratio(problem, 0.0), setting.ratio(problem, problem.constants.mu))
-    record_property("worst ratio", worst)
+    record_property("worst ratio", float(worst))
     print(f"{name}: worst ratio {worst:.6f}")
     assert 0.5 < worst <= 1 + ROUNDING
 
