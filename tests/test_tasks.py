@@ -520,7 +520,7 @@ def test_bad_input_is_one_sentence_and_code_2(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    more = ["--output", "out"] if arguments else []
+    more = ["--output", "out"] if arguments and "--output" not in arguments else []
     assert command(*arguments, *more, monkeypatch=monkeypatch, folder=tmp_path) == 2
     told = capsys.readouterr().err
     assert message in " ".join(told.split()), told  # the console breaks lines
