@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradwire.lab import descent, figures, link, theory
+from gradwire.lab import compare, descent, figures, link, theory
 from gradwire.lab.descent import DIVERGED, Mark, Trace
 from gradwire.lab.methods import METHODS, Method, compose
 from gradwire.lab.problems import Problem, make
@@ -221,7 +221,7 @@ def test_four_processes_go_where_the_laboratory_goes(method: str, compressor: st
 @pytest.mark.story
 def test_workers_refuse_a_bad_errand_in_one_sentence() -> None:
     errand = Errand("quadratic", "diana", "topk(density=0.1)", workers=2, rounds=1, options={"d": 20})
-    with pytest.raises(link.Failed, match="needs an unbiased operator") as refused:
+    with pytest.raises(compare.Failed, match="needs an unbiased operator") as refused:
         link.execute(errand, rate=None)
     assert refused.value.code == 2
 
