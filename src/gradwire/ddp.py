@@ -33,7 +33,7 @@ from torch.distributed import GradBucket  # pyright: ignore[reportPrivateImportU
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
-from gradwire import checkpoint
+from gradwire import checkpoint, kernels
 from gradwire.exchange import Exchange
 from gradwire.layout import Layout, Turn
 from gradwire.memory import Guard
@@ -149,6 +149,8 @@ class Hook:
         self._failure: Exception | None = None
         device = self._units[0].buffer.device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        if device.type == "cpu" and max(unit.layout.d for unit in self._units) >= kernels.LONG:
+            kernels.warm_up()  # here, or the first step would wait for it
         self.ledger = Ledger()
         self.process = Process(own_group(cast(dist.ProcessGroup, ddp.process_group), device), self.ledger)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gradwire")

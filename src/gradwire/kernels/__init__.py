@@ -1,9 +1,9 @@
 """The few loops that touch every element. `reference` defines each one; a faster twin must give the same result."""
 
 from gradwire.kernels.candidates import top
-from gradwire.kernels.compiled import warm_up
+from gradwire.kernels.compiled import LONG, warm_up
 from gradwire.kernels.norms import norms
 from gradwire.kernels.segments import tops
 from gradwire.kernels.support import support
 
-__all__ = ["norms", "support", "top", "tops", "warm_up"]
+__all__ = ["LONG", "norms", "support", "top", "tops", "warm_up"]
