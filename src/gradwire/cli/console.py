@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 import sys
 
+from gradwire import net
+
 try:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -28,3 +30,14 @@ def bars() -> Progress:
 def command() -> str:
     """The command line that this process was started with."""
     return shlex.join(["gradwire", *sys.argv[1:]])
+
+
+def link_of(rate: str | None) -> tuple[str | None, str]:
+    """The rate that can be had, and how to name the link. Says so where the kernel refuses."""
+    if rate is None:
+        return None, "loopback"
+    bits = net.parse_rate(rate)
+    if (reason := net.refusal()) is not None:
+        err.print(f"gradwire: going on over loopback: {reason}", style="yellow", markup=False)
+        return None, f"loopback ({reason})"
+    return rate, f"{bits / 1e6:g} Mbit/s between network namespaces"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,8 +11,7 @@ import torch
 import typer
 from rich.table import Table
 
-from gradwire import net
-from gradwire.cli.console import bars, err, out
+from gradwire.cli.console import bars, command, err, link_of, out
 from gradwire.lab.tasks import TASKS
 from gradwire.lab.training import Event, History, Step, Training, train, train_on_ranks
 from gradwire.lab.training.record import MISSING, scalars, write
@@ -68,19 +65,16 @@ def task_command(
         history = _run(training, ranks, place[0], listeners, output, stack, resume, save)
     _summarise(history)
     if output is not None:
-        written = write(history, output, shlex.join(["gradwire", *sys.argv[1:]]))
+        written = write(history, output, command())
         out.print(f"Written: {', '.join(str(path) for path in written)}", soft_wrap=True)
 
 
 def _place(ranks: int | None, rate: str | None) -> tuple[str | None, str]:
     """The rate that can be had, and where the workers are. Says so where the kernel refuses."""
-    if rate is None:
-        return None, "in one process" if ranks is None else "on ranks, loopback"
-    bits = net.parse_rate(rate)
-    if (reason := net.refusal()) is not None:
-        err.print(f"gradwire: going on over loopback: {reason}", style="yellow", markup=False)
-        return None, "on ranks, loopback"
-    return rate, f"on ranks, {bits / 1e6:g} Mbit/s between network namespaces"
+    if ranks is None:
+        return None, "in one process"
+    had, link = link_of(rate)
+    return had, f"on ranks, {link if had else 'loopback'}"
 
 
 Listener = Callable[[Event], None]

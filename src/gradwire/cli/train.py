@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +9,8 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from gradwire import net, report
-from gradwire.cli.console import bars, err, out
+from gradwire import report
+from gradwire.cli.console import bars, command, link_of, out
 from gradwire.lab import compare, demo
 from gradwire.lab.job import Job
 from gradwire.lab.results import Comparison, Run
@@ -33,7 +31,7 @@ def demo_command(
 ) -> None:
     """Train a small GPT over a slow link, dense against compressed, and write a report."""
     jobs = demo.jobs(seconds, seed)
-    rate, link = _link(rate)
+    rate, link = link_of(rate)
     if not output.parent.is_dir():
         raise ValueError(f"there is no folder {output.parent} to write the report to")
     sizes: list[int] = []
@@ -49,7 +47,7 @@ def demo_command(
         link=link,
         ranks=ranks,
         budget_seconds=seconds,
-        command=shlex.join(["gradwire", *sys.argv[1:]]),
+        command=command(),
         versions=compare.versions(),
         note=demo.NOTE,
         runs=tuple(runs),
@@ -85,22 +83,11 @@ def train_command(
         save=str(save.resolve()) if save else None,
         resume=str(resume.resolve()) if resume else None,
     )
-    rate, link = _link(rate)
+    rate, link = link_of(rate)
     out.print(f"{exchange} on {ranks} ranks, {link}", markup=False)
     with bars() as progress:
         run = _follow(progress, exchange, job, ranks, rate, [])
     out.print(_table([run]))
-
-
-def _link(rate: str | None) -> tuple[str | None, str]:
-    """The rate that can be had, and how to name the link. Says so where the kernel refuses."""
-    if rate is None:
-        return None, "loopback"
-    bits = net.parse_rate(rate)
-    if (reason := net.refusal()) is not None:
-        err.print(f"gradwire: going on over loopback: {reason}", style="yellow", markup=False)
-        return None, f"loopback ({reason})"
-    return rate, f"{bits / 1e6:g} Mbit/s between network namespaces"
 
 
 def _follow(progress: Progress, name: str, job: Job, ranks: int, rate: str | None, sizes: list[int]) -> Run:

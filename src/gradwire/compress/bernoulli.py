@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradwire.checks import is_number
 from gradwire.compress.protocol import from_omega
 from gradwire.layout import Turn
 from gradwire.vector import Dense
@@ -26,7 +27,7 @@ class Bernoulli:
     unbiased: bool = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.p, bool) or not isinstance(self.p, int | float) or not 0 < self.p <= 1:
+        if not is_number(self.p) or not 0 < self.p <= 1:
             raise ValueError(f"p must lie in (0, 1], got {self.p!r}")
         if self.unbiased not in (True, False):
             raise ValueError(f"unbiased must be true or false, got {self.unbiased!r}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradwire.checks import is_whole
 from gradwire.compress.protocol import Compressor, check_length, operate
 from gradwire.compress.scaled import check_part
 from gradwire.layout import Turn
@@ -36,7 +37,7 @@ class Blockwise:
 
     def __post_init__(self) -> None:
         check_part(self.compressor, "blockwise")
-        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
+        if not is_whole(self.size) or self.size < 1:
             raise ValueError(f"size must be a whole number of elements, at least 1, got {self.size!r}")
 
     def encode(self, x: Tensor, turn: Turn) -> Tensor:

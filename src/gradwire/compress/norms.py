@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias, cast
 import torch
 from torch import Tensor
 
+from gradwire.checks import is_number, is_whole
 from gradwire.layout import Turn
 
 Norm: TypeAlias = float | Literal["inf"]
@@ -22,14 +23,14 @@ def check_norm(p: object) -> Norm:
     """Return p as a plain float or "inf", whose repr is a spec; refuse what is not a norm."""
     if p in ("inf", math.inf):
         return "inf"
-    if isinstance(p, bool) or not isinstance(p, int | float) or not p >= 1:
+    if not is_number(p) or not p >= 1:
         raise ValueError(f"p must be a number of at least 1 or 'inf', got {p!r}")
     return float(p)
 
 
 def check_levels(s: object, most: int) -> None:
     """Refuse a number of levels that is not a whole number in [1, most]."""
-    if isinstance(s, bool) or not isinstance(s, int) or not 1 <= s <= most:
+    if not is_whole(s) or not 1 <= s <= most:
         raise ValueError(f"s must be a whole number from 1 to {most}, got {s!r}")
 
 

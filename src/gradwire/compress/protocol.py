@@ -7,6 +7,7 @@ from typing import Protocol, cast, runtime_checkable
 
 from torch import Tensor
 
+from gradwire.checks import is_number
 from gradwire.layout import Turn
 from gradwire.vector import Message
 from gradwire.wire.values import Format
@@ -132,7 +133,7 @@ def _is_direct(kind: type) -> bool:
 
 def check_density(density: float) -> float:
     """Return a density as a plain float, whose repr is a spec; refuse what is not a number in (0, 1]."""
-    if isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density <= 1:
+    if not is_number(density) or not 0 < density <= 1:
         raise ValueError(f"density must lie in (0, 1], got {density}")
     return float(density)
 

@@ -15,6 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from gradwire.checks import is_number
 from gradwire.layout import Turn
 from gradwire.vector import Dense, Sparse
 from gradwire.wire import index
@@ -28,7 +29,7 @@ class HardThreshold:
     level: float
 
     def __post_init__(self) -> None:
-        if isinstance(self.level, bool) or not isinstance(self.level, int | float) or not 0 < self.level < math.inf:
+        if not is_number(self.level) or not 0 < self.level < math.inf:
             raise ValueError(f"level must be a positive finite number, got {self.level!r}")
         object.__setattr__(self, "level", float(self.level))
 

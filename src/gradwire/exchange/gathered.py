@@ -10,8 +10,8 @@ from torch import Tensor
 
 from gradwire.ask import Gather
 from gradwire.compress.protocol import Compressor, Ragged, operate
-from gradwire.exchange.protocol import State
-from gradwire.layout import Layout, Turn
+from gradwire.exchange.protocol import State, stateless
+from gradwire.layout import Turn
 from gradwire.vector import Message, Sent, widen
 
 
@@ -24,15 +24,7 @@ class Gathered:
 
     compressor: Compressor
 
-    def init(
-        self,
-        layout: Layout,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-        lead: tuple[int, ...] = (),
-    ) -> State:
-        """Nothing to remember."""
-        return {}
+    init = stateless
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """One Gather of u8[nbytes(d)]; two if the messages are ragged."""

@@ -22,8 +22,8 @@ from gradwire import kernels
 from gradwire.ask import Gather
 from gradwire.compress.protocol import check_density, kept
 from gradwire.compress.topk import TopK
-from gradwire.exchange.protocol import State
-from gradwire.layout import Layout, Turn
+from gradwire.exchange.protocol import State, stateless
+from gradwire.layout import Turn
 from gradwire.vector import Sent, Sparse, widen
 
 
@@ -36,15 +36,7 @@ class GlobalTopK:
     def __post_init__(self) -> None:
         object.__setattr__(self, "density", check_density(self.density))
 
-    def init(
-        self,
-        layout: Layout,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-        lead: tuple[int, ...] = (),
-    ) -> State:
-        """Nothing to remember."""
-        return {}
+    init = stateless
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """One Gather of u8[TopK(density).nbytes(d)]; `own` is x where it was selected and is kept, else 0."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from gradwire.ask import Sum
-from gradwire.exchange.protocol import State
-from gradwire.layout import Layout, Turn
+from gradwire.exchange.protocol import State, stateless
+from gradwire.layout import Turn
 from gradwire.vector import Dense, Sent
 
 
@@ -17,15 +16,7 @@ from gradwire.vector import Dense, Sent
 class Mean:
     """Average every value, in the gradient's own dtype."""
 
-    def init(
-        self,
-        layout: Layout,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-        lead: tuple[int, ...] = (),
-    ) -> State:
-        """Nothing to remember."""
-        return {}
+    init = stateless
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """One Sum of f[d], divided beforehand: the sum of two halves of float16 may be inf where their mean is not."""

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from gradwire.ask import Gather
+from gradwire.checks import check_whole
 from gradwire.compress.protocol import from_omega
-from gradwire.exchange.protocol import State
+from gradwire.exchange.protocol import State, stateless
 from gradwire.kernels.permutation import permutation
-from gradwire.layout import Layout, Turn
+from gradwire.layout import Turn
 from gradwire.vector import Dense, Sent, Sparse, widen
 from gradwire.wire import values as formats
 
@@ -34,18 +35,9 @@ class PermK:
     workers: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.workers, bool) or not isinstance(self.workers, int) or self.workers < 1:
-            raise ValueError(f"workers must be a whole number and at least 1, got {self.workers!r}")
+        check_whole("workers", self.workers)
 
-    def init(
-        self,
-        layout: Layout,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-        lead: tuple[int, ...] = (),
-    ) -> State:
-        """Nothing to remember."""
-        return {}
+    init = stateless
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """One Gather of u8[4 ceil(d / n)]. Raises ValueError, on all workers alike, where they are not `workers`."""

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from gradwire.ask import Sum
+from gradwire.checks import check_whole
 from gradwire.exchange.protocol import State, tensor
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Dense, Sent, widen
@@ -32,8 +33,7 @@ class PowerSGD:
     rank: int = 1
 
     def __post_init__(self) -> None:
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise ValueError(f"rank must be a whole number and at least 1, got {self.rank!r}")
+        check_whole("rank", self.rank)
 
     def init(
         self,

@@ -58,6 +58,17 @@ class Exchange(Protocol):
         ...
 
 
+def stateless(
+    self: object,
+    layout: Layout,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    lead: tuple[int, ...] = (),
+) -> State:
+    """Nothing to remember: the `init` of an exchange whose every step is a step of its own."""
+    return {}
+
+
 def check_exchange(exchange: Exchange, who: str) -> None:
     """Refuse what is not an exchange, a bare compressor above all."""
     if not isinstance(exchange, Exchange):

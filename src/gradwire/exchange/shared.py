@@ -13,8 +13,8 @@ from torch import Tensor
 from gradwire import kernels
 from gradwire.ask import Sum
 from gradwire.compress.protocol import check_density, from_omega, kept
-from gradwire.exchange.protocol import State
-from gradwire.layout import Layout, Turn
+from gradwire.exchange.protocol import State, stateless
+from gradwire.layout import Turn
 from gradwire.vector import Sent, Sparse, widen
 
 
@@ -30,15 +30,7 @@ class SharedRandK:
         if self.unbiased not in (True, False):
             raise ValueError(f"unbiased must be true or false, got {self.unbiased!r}")
 
-    def init(
-        self,
-        layout: Layout,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-        lead: tuple[int, ...] = (),
-    ) -> State:
-        """Nothing to remember."""
-        return {}
+    init = stateless
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """One Sum of f[k]."""

@@ -23,6 +23,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from gradwire.checks import check_whole
 from gradwire.compress.protocol import check_density, kept
 from gradwire.compress.threshold import HardThreshold
 from gradwire.exchange.gathered import Gathered
@@ -49,8 +50,7 @@ class SIDCo:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "density", check_density(self.density))
-        if isinstance(self.stages, bool) or not isinstance(self.stages, int) or self.stages < 1:
-            raise ValueError(f"stages must be a whole number and at least 1, got {self.stages!r}")
+        check_whole("stages", self.stages)
 
     def init(
         self,

@@ -16,14 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-import torch
 from torch import Tensor
 
 from gradwire import kernels
 from gradwire.ask import Gather, Sum
 from gradwire.compress.protocol import check_density, kept
-from gradwire.exchange.protocol import State
-from gradwire.layout import Layout, Turn
+from gradwire.exchange.protocol import State, stateless
+from gradwire.layout import Turn
 from gradwire.vector import Sent, Sparse, widen
 from gradwire.wire import index
 
@@ -37,15 +36,7 @@ class UnionTopK:
     def __post_init__(self) -> None:
         object.__setattr__(self, "density", check_density(self.density))
 
-    def init(
-        self,
-        layout: Layout,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-        lead: tuple[int, ...] = (),
-    ) -> State:
-        """Nothing to remember."""
-        return {}
+    init = stateless
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """One Gather of u8[index.nbytes(d, k)], one Sum of f[|union|]; `own` is x at the union."""

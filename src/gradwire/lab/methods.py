@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -13,6 +12,7 @@ from torch import Tensor
 from gradwire.compress import Compressor, Induced
 from gradwire.exchange import Exchange, Gathered, Mean
 from gradwire.lab import theory
+from gradwire.lab.names import check_name
 from gradwire.lab.problems import Problem
 from gradwire.memory import (
     DASHA,
@@ -120,10 +120,7 @@ def compose(
     Raises:
         ValueError: an unknown name, an operator that the method or its theory does not take, a C too many or missing.
     """
-    if name not in _MAKE:
-        close = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(METHODS)}"
-        raise ValueError(f"unknown method {name!r}; {hint}")
+    check_name("method", name, METHODS)
     if biased is not None and name not in ("star", "generalised_diana"):
         raise ValueError(f"{name} takes one operator; only star and generalised_diana take a biased one beside it")
     if biased is None and name == "generalised_diana":

@@ -18,6 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from gradwire.checks import is_number
 from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest, tensor
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Sent, Sparse, Vector
@@ -40,9 +41,9 @@ class DGC:
 
     def __post_init__(self) -> None:
         check_exchange(self.exchange, "dgc")
-        if not _is_number(self.momentum) or not 0 <= self.momentum < 1:
+        if not is_number(self.momentum) or not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must lie in [0, 1), got {self.momentum!r}")
-        if self.clip is not None and not (_is_number(self.clip) and 0 < self.clip < math.inf):
+        if self.clip is not None and not (is_number(self.clip) and 0 < self.clip < math.inf):
             raise ValueError(f"clip must be none or a positive number, got {self.clip!r}")
         object.__setattr__(self, "momentum", float(self.momentum))
         object.__setattr__(self, "clip", None if self.clip is None else float(self.clip))
@@ -102,7 +103,3 @@ def _clip(x: Tensor, most: float) -> Tensor:
     """Scale each f[d] of f[..., d] to an L2 norm of `most` if it is longer; the norm is taken in float64."""
     norm = cast(Tensor, torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64))
     return x * (most / norm.clamp(min=most)).to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradwire.checks import is_number
 from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest, tensor
 from gradwire.layout import Layout, Turn
 from gradwire.reprs import quiet
@@ -42,7 +43,7 @@ class EF:
 
     def __post_init__(self) -> None:
         check_exchange(self.exchange, "ef")
-        if isinstance(self.beta, bool) or not isinstance(self.beta, int | float) or not 0 < self.beta <= 1:
+        if not is_number(self.beta) or not 0 < self.beta <= 1:
             raise ValueError(f"beta must lie in (0, 1], got {self.beta!r}")
         if self.lr_in_memory not in (True, False):
             raise ValueError(f"lr_in_memory must be true or false, got {self.lr_in_memory!r}")

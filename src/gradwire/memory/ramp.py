@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradwire.checks import check_whole, is_number
 from gradwire.exchange.protocol import Exchange, State, check_exchange
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Sent
@@ -40,11 +41,10 @@ class Ramp:
 
     def __post_init__(self) -> None:
         check_exchange(self.exchange, "ramp")
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"steps must be a whole number and at least 1, got {self.steps!r}")
-        if not _is_number(self.start) or not 0 < self.start <= 1:
+        check_whole("steps", self.steps)
+        if not is_number(self.start) or not 0 < self.start <= 1:
             raise ValueError(f"start must lie in (0, 1], got {self.start!r}")
-        if not _is_number(self.factor) or not 1 < self.factor < math.inf:
+        if not is_number(self.factor) or not 1 < self.factor < math.inf:
             raise ValueError(f"factor must be a number greater than 1, got {self.factor!r}")
         object.__setattr__(self, "start", float(self.start))
         object.__setattr__(self, "factor", float(self.factor))
@@ -111,7 +111,3 @@ def _at(part: Any, density: float) -> Any:
 def _worst(which: Callable[[list[float]], float], constants: list[float | None]) -> float | None:
     known = [constant for constant in constants if constant is not None]
     return which(known) if len(known) == len(constants) else None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

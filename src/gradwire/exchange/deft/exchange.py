@@ -23,6 +23,7 @@ from torch import Tensor
 
 from gradwire import kernels
 from gradwire.ask import Sum
+from gradwire.checks import check_whole
 from gradwire.compress.protocol import check_density, kept
 from gradwire.exchange.deft.agreement import agree, nothing
 from gradwire.exchange.deft.indices import Span, globalise, length
@@ -75,10 +76,8 @@ class Deft:
             raise ValueError(f"pack_by must be 'cost' or 'elements', got {self.pack_by!r}")
         if not isinstance(self.exact_k, bool):
             raise ValueError(f"exact_k must be true or false, got {self.exact_k!r}")
-        for name, least in (("repack_every", 1), ("merge", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be a whole number and at least {least}, got {value!r}")
+        check_whole("repack_every", self.repack_every)
+        check_whole("merge", self.merge, least=0)
 
     def init(
         self,

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from gradwire import kernels
 from gradwire.ask import AllToAll
+from gradwire.checks import check_whole
 from gradwire.compress.protocol import check_density, kept
 from gradwire.exchange.oktopk.pieces import Pieces, hear
 from gradwire.exchange.oktopk.plan import Plan, propose
@@ -52,9 +53,7 @@ class OkTopk:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "density", check_density(self.density))
-        every = self.recompute_every
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"recompute_every must be a whole number and at least 1, got {every!r}")
+        check_whole("recompute_every", self.recompute_every)
 
     def init(
         self,

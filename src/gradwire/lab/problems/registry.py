@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from functools import partial
 
+from gradwire.lab.names import check_name
 from gradwire.lab.problems.adult import a9a
 from gradwire.lab.problems.logistic import LibSVM, Logistic
 from gradwire.lab.problems.problem import Problem
@@ -31,10 +31,7 @@ def make(name: str, *, workers: int | None = None, seed: int = 0, **options: obj
         ValueError: the name or an option is unknown, an option is missing or has a value it cannot have.
         ModuleNotFoundError, FileNotFoundError: what the problem is made of is not there.
     """
-    if name not in PROBLEMS:
-        close = difflib.get_close_matches(name, PROBLEMS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(PROBLEMS)}"
-        raise ValueError(f"unknown problem {name!r}; {hint}")
+    check_name("problem", name, PROBLEMS)
     parameters = inspect.signature(PROBLEMS[name]).parameters.values()
     known = {p.name: p.default is p.empty for p in parameters if p.name not in ("n", "seed")}
     if unknown := [option for option in options if option not in known]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import mean
-
 from gradwire.lab.studies.chart import Chart, Line, Panel, Tell
 from gradwire.lab.studies.runs import run_all
 from gradwire.lab.training import DENSE, Training
@@ -18,10 +16,9 @@ def density(seed: int, tell: Tell) -> Chart:
     epochs, sent = "held-out loss over epochs", "held-out loss over bytes"
     lines: list[Line] = []
     for label, run in zip(specs, runs, strict=True):
-        kilobytes = mean(step.bytes for step in run.steps) / 1e3
         losses = tuple(evaluation.metrics["loss"] for evaluation in run.evaluations)
         lines.append(Line(epochs, label, tuple(evaluation.epoch for evaluation in run.evaluations), losses))
-        after = tuple(evaluation.step * kilobytes / 1e3 for evaluation in run.evaluations)
+        after = tuple(evaluation.step * run.kilobytes / 1e3 for evaluation in run.evaluations)
         lines.append(Line(sent, label, after[1:], losses[1:]))
     return Chart(
         name="deft-density",
@@ -36,8 +33,8 @@ def density(seed: int, tell: Tell) -> Chart:
             {
                 "method": label,
                 "exchange": run.training.exchange,
-                "density": mean(step.density for step in run.steps),
-                "kilobytes": mean(step.bytes for step in run.steps) / 1e3,
+                "density": run.density,
+                "kilobytes": run.kilobytes,
                 "loss": run.final["loss"],
             }
             for label, run in zip(specs, runs, strict=True)

@@ -82,7 +82,7 @@ def _facts(method: str, n: int, run: History) -> dict[str, Any]:
         "late_density": mean(late),
         "late_least": min(late),
         "late_most": max(late),
-        "kilobytes": mean(step.bytes for step in run.steps) / 1e3,
+        "kilobytes": run.kilobytes,
         "residual": run.steps[-1].residual,
         "loss": run.final["loss"],
     }

@@ -105,6 +105,6 @@ def _facts(task: str, method: str, metric: str, dense: float, runs: Sequence[His
         "least": min(finals),
         "most": max(finals),
         "loss_to_dense": better * (dense - mean(finals)) / dense,
-        "density": mean(step.density for run in runs for step in run.steps),
-        "kilobytes": mean(step.bytes for run in runs for step in run.steps) / 1e3,
+        "density": mean(run.density for run in runs),
+        "kilobytes": mean(run.kilobytes for run in runs),
     }

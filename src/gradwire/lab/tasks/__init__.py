@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from gradwire.lab.names import check_name
 from gradwire.lab.tasks.language import Language
-from gradwire.lab.tasks.protocol import Settings, Task, check_name
+from gradwire.lab.tasks.protocol import Settings, Task
 from gradwire.lab.tasks.recommendation import Recommendation
 from gradwire.lab.tasks.vision import Vision
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from gradwire.lab.corpus import Corpus, standard_library
 from gradwire.lab.gpt import GPT
+from gradwire.lab.names import check_name
 from gradwire.lab.tasks.lstm import LSTM
-from gradwire.lab.tasks.protocol import Settings, check_file, check_name, rng, share
+from gradwire.lab.tasks.protocol import Settings, check_file, rng, share
 
 CONTEXT = 64
 SEQUENCES = 256

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -93,13 +91,6 @@ def rng(*what: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
 
 
-def check_name(kind: str, name: str, known: Collection[str]) -> None:
-    """Refuse an unknown name, with the nearest known one."""
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        raise ValueError(f"unknown {kind} {name!r}; " + (f"did you mean {close[0]!r}?" if close else _known(known)))
-
-
 def share(samples: int, what: str, workers: int, batch: int) -> int:
     """Steps in an epoch of so many samples. ValueError if not even one step can be filled."""
     if samples < workers * batch:
@@ -124,7 +115,3 @@ def check_file(path: Path) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path} to read data from")
     return path
-
-
-def _known(known: Collection[str]) -> str:
-    return f"known are {', '.join(known)}"

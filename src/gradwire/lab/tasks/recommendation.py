@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gradwire.lab.names import check_name
 from gradwire.lab.tasks.neumf import NeuMF
-from gradwire.lab.tasks.protocol import Settings, check_name, part, rng, share
+from gradwire.lab.tasks.protocol import Settings, part, rng, share
 from gradwire.lab.tasks.ratings import Ratings, load
 
 NEGATIVES = 4

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gradwire.lab.names import check_name
 from gradwire.lab.tasks.images import Images, load
-from gradwire.lab.tasks.protocol import Settings, check_name, part, share
+from gradwire.lab.tasks.protocol import Settings, part, share
 from gradwire.lab.tasks.resnet import resnet8, resnet18
 
 MODELS = {"resnet8": resnet8, "resnet18": resnet18}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from gradwire.lab.names import check_name
 from gradwire.lab.theory.constants import Constants, PerWorker
 from gradwire.lab.theory.contractive import ef21, ef21_sgdm, ef_bv
 from gradwire.lab.theory.differences import dasha, marina
@@ -68,10 +68,7 @@ def plan(
     """
     if method in WITHOUT:
         raise ValueError(WITHOUT[method])
-    if method not in METHODS:
-        close = difflib.get_close_matches(method, METHODS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(METHODS)}"
-        raise ValueError(f"unknown method {method!r}; {hint}")
+    check_name("method", method, METHODS)
     takes = list(inspect.signature(METHODS[method]).parameters)[1:]
     if unknown := [name for name in options if name not in takes]:
         raise ValueError(f"{method} takes {', '.join(takes)}, got {', '.join(unknown)}")

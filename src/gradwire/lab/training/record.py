@@ -8,11 +8,10 @@ import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gradwire.lab import compare
+from gradwire.lab.figures.record import versions
 from gradwire.lab.training.settings import Event, History, Step
 
 MISSING = "no scalars for TensorBoard, for it is not installed: pip install 'gradwire[tensorboard]'"
@@ -28,7 +27,7 @@ def write(history: History, folder: Path, command: str) -> list[Path]:
     metric, settings = history.training.make().metric, history.training.settings
     about: dict[str, Any] = {
         "command": command,
-        "versions": {"gradwire": version("gradwire")} | compare.versions(),
+        "versions": versions(),
         "training": asdict(history.training),
         "optimizer": settings.optimizer if settings.optimizer == "sgd" else f"adam, betas {settings.betas}",
         "data": history.source,

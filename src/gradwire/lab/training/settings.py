@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from statistics import mean
 from typing import Any, TypeAlias
 
+from gradwire.lab.names import check_name
 from gradwire.lab.problems.checks import check_count, check_number
 from gradwire.lab.tasks import TASKS, Settings, Task, make
-from gradwire.lab.tasks.protocol import check_name
 from gradwire.spec import SpecError, parse
 
 DENSE = "dense"
@@ -140,6 +141,16 @@ class History:
     evaluations: tuple[Evaluation, ...]
     parameters: int
     source: str
+
+    @property
+    def density(self) -> float:
+        """Realised density, the mean over the steps."""
+        return mean(step.density for step in self.steps)
+
+    @property
+    def kilobytes(self) -> float:
+        """What a worker brought in a step, the mean over the steps."""
+        return mean(step.bytes for step in self.steps) / 1e3
 
     @property
     def final(self) -> dict[str, float]:
