@@ -140,7 +140,7 @@ class Hook:
         self.step, self.skipped, self.seconds = 0, 0, 0.0
         self._guarded = Guard(exchange)
         self._units = make_units(ddp, self._guarded, unit_bytes, widened=scaler is not None)
-        self._home = {param: unit for unit in self._units for param in unit.views}
+        self._home = {param: unit for unit in self._units for param in unit.names}
         self._find_unused = bool(ddp.find_unused_parameters)
         self._parameters = [(param, self._home[id(param)]) for param in ddp.parameters() if id(param) in self._home]
         self._waiting: list[Arrival] = []
@@ -232,7 +232,7 @@ class Hook:
         self._finite = True
         self._scale = self.scaler.get_scale() if self.scaler is not None else 1.0
         for unit in self._units:
-            unit.missing = set(unit.views)
+            unit.begin()
 
     def _roll_back(self) -> None:
         """Undo a step of which only some units are done."""
@@ -254,9 +254,7 @@ class Hook:
         for param, gradient in arrival.gradients:
             if param not in self._home:
                 raise RuntimeError("a parameter was frozen when gradwire was attached, not when DDP wrapped the model")
-            unit = self._home[param]
-            unit.views[param].copy_(gradient)
-            unit.missing.discard(param)
+            self._home[param].fill(param, gradient)
 
     def _exchange(self) -> None:
         """Run all units that are full and not done, in their own order, which is every rank's."""
@@ -276,11 +274,15 @@ class Hook:
         if self._scale != 1.0:
             unit.buffer.div_(self._scale)
         lr = None if self.lr is None else self.lr()
-        turn = Turn(self.process.rank, self.process.size, self.step, unit.layout, self.seed, point=unit.point, lr=lr)
+        given = unit.takes is not None
+        rank, size, layout = self.process.rank, self.process.size, unit.layout
+        turn = Turn(rank, size, self.step, layout, self.seed, point=unit.point, lr=lr, given=given)
         sent = self.process.run(self._guarded(unit.buffer, unit.state, turn))
         self._finite &= unit.write(sent.mean) and sent.finite
+        unit.release()
         if self._scale != 1.0:
-            unit.buffer.mul_(self._scale)
+            unit.mean.mul_(self._scale)
+        unit.hand_out()
 
     def _end(self) -> None:
         """All units are done: a step that was not finite anywhere leaves no trace in any memory."""
@@ -291,14 +293,9 @@ class Hook:
         self.step += 1
 
     def _served(self, arrival: Arrival) -> bool:
-        """Copy the means back if all units of a bucket are done."""
+        """Tell whether all units of a bucket are done, so that it holds its means."""
         units = {id(self._home[param]): self._home[param] for param, _ in arrival.gradients}
-        numbers = {number for number, unit in enumerate(self._units) if id(unit) in units}
-        if not numbers <= self._done:
-            return False
-        for param, gradient in arrival.gradients:
-            gradient.copy_(self._home[param].views[param])
-        return True
+        return {number for number, unit in enumerate(self._units) if id(unit) in units} <= self._done
 
     def _deliver(self) -> None:
         """Give every parameter its mean, also those that nobody used in this step, which DDP leaves alone.
@@ -307,7 +304,7 @@ class Hook:
         """
         for param, unit in self._parameters:
             # A bucket holds a gradient in the order in which its parameter lies in memory (channels last, for one).
-            laid = unit.views[id(param)]
+            laid = unit.views(unit.mean)[id(param)]
             mean = laid.as_strided(param.shape, param.stride(), laid.storage_offset())
             if param.grad is not None:
                 param.grad.copy_(mean)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwire import checkpoint
-from gradwire.exchange import Exchange, State
+from gradwire.exchange import Exchange, State, Taker, tensor
 from gradwire.layout import Layout
 from gradwire.vector import Vector
 
@@ -24,23 +24,54 @@ from gradwire.vector import Vector
 class Unit:
     """Parameters that are exchanged together, as one flat vector.
 
-    parameters: in the layout's order. buffer: f[d], the gradients, then their mean. views: the buffer by id of
-    parameter, each in its parameter's shape. state: the exchange's. spare: room for a copy of it, if there are other
-    units. missing: ids of parameters whose gradients have not come yet in this step.
+    parameters: in the layout's order. buffer: f[d], where the gradients come together. mean: f[d], their mean; the
+    buffer itself, or room that units share, if the buffer is given away. state: the exchange's. spare: room for a copy
+    of it, if there are other units. takes: the name of the state's tensor, if there is one, whose place the buffer
+    takes; then nothing of it is ever copied, for what it was before is the next step's buffer. missing: ids of
+    parameters whose gradients have not come yet in this step. gradients: those that have, where DDP holds them.
     """
 
     layout: Layout
     parameters: tuple[Tensor, ...]
     buffer: Tensor
-    views: dict[int, Tensor]
+    mean: Tensor
     state: State
     spare: State | None
+    takes: str | None = None
     missing: set[int] = field(default_factory=set[int])
+    gradients: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    _before: Tensor | None = None
+    _views: dict[int, dict[int, Tensor]] = field(default_factory=dict[int, dict[int, Tensor]])
 
     @property
     def names(self) -> dict[int, str]:
-        """Names of the parameters by id."""
-        return dict(zip(self.views, self.layout.names, strict=True))
+        """Names of the parameters by id, in the layout's order."""
+        return {id(param): name for param, name in zip(self.parameters, self.layout.names, strict=True)}
+
+    def views(self, flat: Tensor) -> dict[int, Tensor]:
+        """Cut one of the unit's vectors f[d] by id of parameter, each in its parameter's shape."""
+        if id(flat) not in self._views:
+            cuts = self.layout.cut(flat)
+            self._views[id(flat)] = {param: cuts[name] for param, name in self.names.items()}
+        return self._views[id(flat)]
+
+    def begin(self) -> None:
+        """Wait for the gradients of another step."""
+        self._before = None
+        self.missing = set(map(id, self.parameters))
+        self.gradients.clear()
+
+    def fill(self, param: int, gradient: Tensor) -> None:
+        """Copy a gradient in."""
+        self.views(self.buffer)[param].copy_(gradient)
+        self.gradients[param] = gradient
+        self.missing.discard(param)
+
+    def hand_out(self) -> None:
+        """Overwrite the gradients, where DDP holds them, by their mean."""
+        means = self.views(self.mean)
+        for param, gradient in self.gradients.items():
+            gradient.copy_(means[param])
 
     def point(self) -> Tensor:
         """Copy the parameters to f[d], at least float32, each as it lies in memory, like its gradient."""
@@ -49,21 +80,42 @@ class Unit:
 
     def keep(self) -> None:
         """Copy the state, for the case that the step turns out not to be finite."""
+        if self.takes is not None:
+            self._before = tensor(self.state, self.takes)
         if self.spare is not None:
-            checkpoint.copy_(self.spare, self.state)
+            checkpoint.copy_(self.spare, self._rest())
+
+    def release(self) -> None:
+        """If the exchange has taken the buffer, what was in its place before is the buffer from now on.
+
+        Its content is the state before the step, until another step begins.
+        """
+        if self.takes is not None and self._before is not None and self.state[self.takes] is self.buffer:
+            self.buffer = self._before
+        else:
+            self._before = None
 
     def restore(self) -> None:
         """Put the kept state back."""
+        if self.takes is not None and self._before is not None:
+            self.buffer, self.state[self.takes] = tensor(self.state, self.takes), self._before
+            self._before = None
         if self.spare is not None:
-            checkpoint.copy_(self.state, self.spare)
+            rest = self._rest()
+            checkpoint.copy_(rest, self.spare)
+            self.state.update(rest)
+
+    def _rest(self) -> State:
+        """All of the state that is kept by copying."""
+        return {name: part for name, part in self.state.items() if name != self.takes}
 
     def write(self, mean: Vector) -> bool:
-        """Overwrite the buffer, and tell whether it is finite; half precision is rounded once, not at each addition."""
-        if self.buffer.dtype.itemsize >= 4:
-            mean.write_to_(self.buffer)
+        """Overwrite the mean, and tell whether it is finite; half precision is rounded once, not at each addition."""
+        if self.mean.dtype.itemsize >= 4:
+            mean.write_to_(self.mean)
             return True
-        self.buffer.copy_(mean.dense())
-        return bool(self.buffer.isfinite().all())
+        self.mean.copy_(mean.dense())
+        return bool(self.mean.isfinite().all())
 
 
 def make_units(ddp: DistributedDataParallel, exchange: Exchange, unit_bytes: float, *, widened: bool) -> list[Unit]:
@@ -75,7 +127,12 @@ def make_units(ddp: DistributedDataParallel, exchange: Exchange, unit_bytes: flo
     kinds = dict.fromkeys((param.dtype, param.device) for _, param in named)
     alike = ([(name, param) for name, param in named if (param.dtype, param.device) == kind] for kind in kinds)
     parts = [part for group in alike for part in _cut(group, unit_bytes)]
-    return [_unit(part, exchange, alone=len(parts) == 1, widened=widened) for part in parts]
+    units = [_unit(part, exchange, alone=len(parts) == 1, widened=widened) for part in parts]
+    # Where parameters may be unused the means are read once more after the last unit, so none can share its room.
+    takes = exchange.takes if isinstance(exchange, Taker) and not ddp.find_unused_parameters else None
+    if takes is not None and len(units) > 1:
+        _give(units, takes)
+    return units
 
 
 def _unit(part: list[tuple[str, Tensor]], exchange: Exchange, *, alone: bool, widened: bool) -> Unit:
@@ -85,12 +142,21 @@ def _unit(part: list[tuple[str, Tensor]], exchange: Exchange, *, alone: bool, wi
     wide = torch.promote_types(dtype, torch.float32)
     layout = Layout([name for name, _ in part], [tuple(param.shape) for _, param in part])
     buffer = torch.zeros(layout.d, dtype=wide if widened else dtype, device=device)
-    cuts = layout.cut(buffer)
-    views = {id(param): cuts[name] for name, param in part}
     # Alone in float32 a unit needs no spare: the guard decides before it changes. Half precision may overflow after.
     spare = None if alone and buffer.dtype.itemsize >= 4 else exchange.init(layout, wide, device)
     parameters = tuple(param for _, param in part)
-    return Unit(layout, parameters, buffer, views, exchange.init(layout, wide, device), spare)
+    return Unit(layout, parameters, buffer, buffer, exchange.init(layout, wide, device), spare)
+
+
+def _give(units: list[Unit], takes: str) -> None:
+    """Let the exchange take the buffers of units in full precision, which share the room for their means instead."""
+    rooms: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+    full = [unit for unit in units if unit.buffer.dtype == tensor(unit.state, takes).dtype]
+    for unit in sorted(full, key=lambda unit: unit.layout.d, reverse=True):
+        room = rooms.setdefault((unit.buffer.dtype, unit.buffer.device), torch.empty_like(unit.buffer))
+        unit.mean, unit.takes = room[: unit.layout.d], takes
+        if unit.spare is not None:
+            del unit.spare[takes]
 
 
 def _trainable(ddp: DistributedDataParallel) -> list[tuple[str, Tensor]]:

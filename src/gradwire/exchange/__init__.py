@@ -10,7 +10,7 @@ from gradwire.exchange.micro import Micro
 from gradwire.exchange.oktopk import OkTopk
 from gradwire.exchange.permk import PermK
 from gradwire.exchange.powersgd import PowerSGD
-from gradwire.exchange.protocol import Exchange, State
+from gradwire.exchange.protocol import Exchange, State, Taker, tensor
 from gradwire.exchange.shared import SharedRandK
 from gradwire.exchange.sidco import SIDCo
 from gradwire.exchange.union import UnionTopK
@@ -30,5 +30,7 @@ __all__ = [
     "SIDCo",
     "SharedRandK",
     "State",
+    "Taker",
     "UnionTopK",
+    "tensor",
 ]

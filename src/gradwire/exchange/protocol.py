@@ -58,6 +58,20 @@ class Exchange(Protocol):
         ...
 
 
+@runtime_checkable
+class Taker(Protocol):
+    """An exchange that makes use of an x that it is given for good, on turns that say so (`Turn.given`).
+
+    Then x, written over, lies in the state under the name `takes`; the tensor that was there is the caller's, with what
+    it held before the step. So a caller that may have to go back need not copy it, and nobody needs a third vector.
+    """
+
+    @property
+    def takes(self) -> str | None:
+        """The name in its state; None if it only reads x after all."""
+        ...
+
+
 def stateless(
     self: object,
     layout: Layout,

@@ -79,7 +79,10 @@ class EF:
         error, lr = tensor(state, "error"), self._unit(turn)
         if lr != 1.0:
             error.div_(lr)
-        error.add_(x)
+        if turn.given and self.takes is not None:
+            error = state[self.takes] = x.add_(error)
+        else:
+            error.add_(x)
         sent = await self.exchange(error, nest(state, "inner"), turn)
         # With error = m + g by now, (1 - beta) m + beta (m + g - own) is this much less.
         sent.own.add_to_(error, alpha=-self.beta)
@@ -88,6 +91,11 @@ class EF:
         if lr != 1.0:
             error.mul_(lr)
         return sent
+
+    @property
+    def takes(self) -> str | None:
+        """An x that is given becomes the error; not with options, which work on the old error or need x once more."""
+        return "error" if self.beta == 1.0 and not self.lr_in_memory else None
 
     def _unit(self, turn: Turn) -> float:
         """By what g is multiplied in the memory."""
