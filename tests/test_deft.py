@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import gradwire as gw
 from gradwire import checkpoint, kernels
-from gradwire.exchange import deft
+from gradwire.exchange import deft, share_out
 from gradwire.kernels import reference
 from gradwire.wire import index
 
@@ -669,3 +669,86 @@ def test_options_at_their_defaults_go_unsaid() -> None:
     """The repr of the plain exchange is that of checkpoints that are older than the options."""
     assert repr(gw.Deft(0.01)) == "Deft(density=0.01)"
     assert repr(gw.Deft(0.01, merge=64)) == "Deft(density=0.01, merge=64)"
+
+
+def units_of(widths: list[int]) -> list[gw.Layout]:
+    return [gw.Layout([f"unit{i}"], [(width,)]) for i, width in enumerate(widths)]
+
+
+def descend(spec: str, layouts: list[gw.Layout], scales: list[float], rounds: int) -> tuple[float, list[int]]:
+    """Gradient descent on (1/2) sum over units of scale * |x - target|^2, four workers with noise of their own.
+
+    Returns the share of the loss that is left, and the values sent in every round.
+    """
+    rng = torch.Generator().manual_seed(3)
+    targets = [torch.randn(layout.d, generator=rng) for layout in layouts]
+    points = [torch.zeros(layout.d) for layout in layouts]
+    sims = [gw.Simulator(spec, layout, 4) for layout in layouts]
+    sent: list[int] = []
+    for _ in range(rounds):
+        shares = share_out({sim.layout: sim.state[0] if sim.state else {} for sim in sims})
+        sent.append(0)
+        for sim, x, target, scale in zip(sims, points, targets, scales, strict=True):
+            noise = 0.01 * torch.randn(4, layout_d := sim.layout.d, generator=rng)
+            mean = sim.step(scale * (x - target) + scale * noise, share=shares[sim.layout]).mean
+            x -= 0.2 / max(scales) * mean
+            sent[-1] += int((mean != 0).sum())
+            assert len(mean) == layout_d
+    loss = [
+        scale * (x - target).square().sum().item() for x, target, scale in zip(points, targets, scales, strict=True)
+    ]
+    start = [scale * target.square().sum().item() for target, scale in zip(targets, scales, strict=True)]
+    return sum(loss) / sum(start), sent
+
+
+def test_overlapping_units_share_k_by_the_norms_of_the_step_before() -> None:
+    """Of ten layers one has ten times the gradient: by size it waits, by norms it gets what it needs, as in a whole."""
+    scales = [10.0] + [1.0] * 9
+    units = units_of([1000] * 10)
+    by_size, _ = descend("ef(deft(density=0.02))", units, scales, 120)
+    by_norm, sent = descend("ef(deft(density=0.02, overlap=true))", units, scales, 120)
+    assert by_norm < 0.7 * by_size
+    # Norms of one step ago, budgets rounded unit by unit: k to within a tenth, and a value a layer and worker at least.
+    assert all(abs(count - 200) <= 0.1 * 200 + 10 * 4 for count in sent[1:])
+
+
+def test_overlapping_units_converge_like_the_whole_model() -> None:
+    scales = [10.0, 1.0, 1.0, 3.0]
+    widths = [1000, 2000, 500, 1500]
+    units, whole = units_of(widths), gw.Layout([f"unit{i}" for i in range(4)], [(width,) for width in widths])
+    left, _ = descend("ef(deft(density=0.05, overlap=true))", units, scales, 120)
+    rng = torch.Generator().manual_seed(3)
+    target = torch.cat([torch.randn(width, generator=rng) for width in widths])
+    scale = torch.cat([torch.full((width,), s) for width, s in zip(widths, scales, strict=True)])
+    sim, x = gw.Simulator("ef(deft(density=0.05))", whole, 4), torch.zeros(whole.d)
+    for _ in range(120):
+        x -= 0.02 * sim.step(scale * (x - target) + 0.01 * scale * torch.randn(4, whole.d, generator=rng)).mean
+    wanted = (scale * (x - target).square()).sum() / (scale * target.square()).sum()
+    assert left < 1.1 * wanted + 1e-4
+
+
+def test_shares_are_by_size_before_anything_is_known_and_add_up_to_the_whole() -> None:
+    units = units_of([10, 30, 0, 60])
+    exchange = gw.parse("ef(deft(density=0.1, overlap=true))")
+    states = {layout: exchange.init(layout) for layout in units}
+    assert set(share_out(states).values()) == {1.0}
+    for state, weight in zip(states.values(), (5.0, 0.0, 3.0, 2.0), strict=True):
+        state["inner"]["weight"].fill_(weight)
+    shares = share_out(states)
+    assert sum(share * layout.d for layout, share in shares.items()) == pytest.approx(0.7 * 100)  # an empty one: lost
+    assert shares[units[1]] == 0.0
+    assert share_out({units[0]: states[units[0]]}) == {units[0]: 1.0}
+
+
+def test_a_whole_model_knows_no_overlap() -> None:
+    """One layout: the same values with the option and without, and a weight of four bytes more."""
+    layout = gw.Layout(["a", "b"], [(300,), (700,)])
+    xs = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0))
+    plain, apart = (
+        gw.Simulator("deft(density=0.05)", layout, 3),
+        gw.Simulator("deft(density=0.05, overlap=true)", layout, 3),
+    )
+    assert torch.equal(plain.step(xs).mean, apart.step(xs).mean)
+    assert apart.ledger.entries["Share"].bytes == plain.ledger.entries["Share"].bytes + 4
+    norms = sum(torch.linalg.vector_norm(part.double()).item() for part in xs[0].tensor_split([300, 534, 767]))
+    assert apart.state[2]["weight"].item() == pytest.approx(norms, rel=1e-6)

@@ -38,6 +38,7 @@ SPECS = [
     "deft(density=0.05, repack_every=2)",
     "deft(density=0.05, merge=64)",
     "deft(density=0.05, pack_by='elements')",
+    "ef(deft(density=0.05, overlap=true))",
     "guard(deft(density=0.05))",
     "uniontopk(density=0.05)",
     "uniontopk(density=1.0)",

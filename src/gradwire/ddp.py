@@ -34,7 +34,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwire import checkpoint, kernels
-from gradwire.exchange import Exchange
+from gradwire.exchange import Exchange, share_out
 from gradwire.layout import Layout, Turn
 from gradwire.memory import Guard
 from gradwire.spec import parse
@@ -122,7 +122,7 @@ class Hook:
     Attributes:
         exchange: what averages the gradients, without the guard around it.
         ledger: bytes this rank has sent, per kind of ask, and the seconds it waited for the network.
-        seconds: time spent exchanging so far, the network included.
+        seconds: time spent on gradients so far, the network included, while backward went on or waited.
         step: gradient synchronisations so far; backward passes under `no_sync` do not count.
         skipped: of those, how many held a value that was not finite and left the memory untouched.
     """
@@ -146,6 +146,7 @@ class Hook:
         self._waiting: list[Arrival] = []
         self._done: set[int] = set()
         self._finite, self._scale = True, 1.0
+        self._shares: dict[Layout, float] = {}
         self._failure: Exception | None = None
         device = self._units[0].buffer.device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -196,6 +197,7 @@ class Hook:
         if self._failure is not None:
             arrival.future.set_result(self._failure)
             return
+        started = time.perf_counter()
         self._waiting.append(arrival)
         with self._lane(arrival):
             try:
@@ -205,6 +207,7 @@ class Hook:
                 self._exchange()
                 if arrival.last:
                     self._check_complete()
+                self.seconds += time.perf_counter() - started
                 for served in [waiting for waiting in self._waiting if self._served(waiting)]:
                     self._waiting.remove(served)
                     served.future.set_result(served.buffer)
@@ -231,6 +234,7 @@ class Hook:
         self._done.clear()
         self._finite = True
         self._scale = self.scaler.get_scale() if self.scaler is not None else 1.0
+        self._shares = share_out({unit.layout: unit.state for unit in self._units})
         for unit in self._units:
             unit.begin()
 
@@ -261,10 +265,8 @@ class Hook:
         for number, unit in enumerate(self._units):
             if unit.missing or number in self._done:
                 continue
-            started = time.perf_counter()
             self._average(unit)
             self._done.add(number)
-            self.seconds += time.perf_counter() - started
         if len(self._done) == len(self._units):
             self._end()
 
@@ -276,7 +278,8 @@ class Hook:
         lr = None if self.lr is None else self.lr()
         given = unit.takes is not None
         rank, size, layout = self.process.rank, self.process.size, unit.layout
-        turn = Turn(rank, size, self.step, layout, self.seed, point=unit.point, lr=lr, given=given)
+        share = self._shares[unit.layout]
+        turn = Turn(rank, size, self.step, layout, self.seed, point=unit.point, lr=lr, share=share, given=given)
         sent = self.process.run(self._guarded(unit.buffer, unit.state, turn))
         self._finite &= unit.write(sent.mean) and sent.finite
         unit.release()

@@ -48,10 +48,11 @@ class Simulator:
         self.state: list[State] = []
         self.ledger = Ledger(workers)
 
-    def step(self, xs: Tensor, point: Tensor | None = None, lr: float | None = None) -> Round:
+    def step(self, xs: Tensor, point: Tensor | None = None, lr: float | None = None, share: float = 1.0) -> Round:
         """Average f[n, d], one row a worker; rows must be finite.
 
-        `point` f[d] is the model and `lr` the learning rate of this step, for methods that ask.
+        `point` f[d] is the model, `lr` the learning rate of this step, `share` its part of a budget (`Turn.share`), for
+        methods that ask.
 
         Raises:
             ValueError: another shape, or a value that is not finite, naming the worker.
@@ -66,21 +67,21 @@ class Simulator:
             raise ValueError(
                 f"worker {worker}'s vector holds a value that is not finite; wrap the exchange in guard(...)"
             )
-        sent = self.send(xs, point, lr)
+        sent = self.send(xs, point, lr, share)
         own = [worker.own.dense() for worker in sent]
         return Round(own[0].clone() if self.batched else torch.stack(own), sent[0].mean.dense().clone())
 
-    def send(self, xs: Tensor, point: Tensor | None = None, lr: float | None = None) -> list[Sent]:
+    def send(self, xs: Tensor, point: Tensor | None = None, lr: float | None = None, share: float = 1.0) -> list[Sent]:
         """Do what `step` does, unchecked: what every worker knows, or the batch, until the next step."""
         if not self.state:
             self.start(xs)
         known = None if point is None else lambda: point
         if self.batched:
-            turn = Turn(EVERYBODY, self.workers, self.steps, self.layout, self.seed, point=known, lr=lr)
+            turn = Turn(EVERYBODY, self.workers, self.steps, self.layout, self.seed, point=known, lr=lr, share=share)
             sent = [batched(self.exchange(xs, self.state[0], turn), self.workers, self.ledger)]
         else:
             turns = [
-                Turn(rank, self.workers, self.steps, self.layout, self.seed, point=known, lr=lr)
+                Turn(rank, self.workers, self.steps, self.layout, self.seed, point=known, lr=lr, share=share)
                 for rank in range(self.workers)
             ]
             talks = [self.exchange(x, state, turn) for x, state, turn in zip(xs, self.state, turns, strict=True)]

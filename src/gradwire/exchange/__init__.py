@@ -10,7 +10,7 @@ from gradwire.exchange.micro import Micro
 from gradwire.exchange.oktopk import OkTopk
 from gradwire.exchange.permk import PermK
 from gradwire.exchange.powersgd import PowerSGD
-from gradwire.exchange.protocol import Exchange, State, Taker, tensor
+from gradwire.exchange.protocol import Exchange, State, Taker, share_out, tensor
 from gradwire.exchange.shared import SharedRandK
 from gradwire.exchange.sidco import SIDCo
 from gradwire.exchange.union import UnionTopK
@@ -32,5 +32,6 @@ __all__ = [
     "State",
     "Taker",
     "UnionTopK",
+    "share_out",
     "tensor",
 ]

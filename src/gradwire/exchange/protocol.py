@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Protocol, TypeAlias, Union, runtime_checkable
 
 import torch
@@ -16,6 +18,9 @@ State: TypeAlias = dict[str, Union[Tensor, "State"]]
 A tensor [d] holds one value per coordinate. A tensor of any other shape is a fact that all workers know alike, such as
 a threshold; it may be replaced by one of another shape.
 """
+
+WEIGHT = "weight"
+"""A fact of this name says how much an exchange asks of a budget that it shares with others (`Turn.share`)."""
 
 NOMINAL = 1 << 20
 """The dimension at which a pairing is judged before the real one is known; being biased does not depend on it."""
@@ -106,6 +111,33 @@ def fact(state: State, name: str, shape: tuple[int, ...]) -> Tensor:
     if found.shape != shape:
         found = state[name] = found.new_zeros(shape)
     return found
+
+
+def no_weight() -> State:
+    """Nobody has asked for anything yet: f64[1, 1], on the CPU, where budgets are shared out."""
+    return {WEIGHT: torch.zeros((1, 1), dtype=torch.float64)}
+
+
+def share_out(states: Mapping[Layout, State]) -> dict[Layout, float]:
+    """What part of a common budget each of several units gets, relative to its size: `Turn.share` of the next step.
+
+    In proportion to the weights that they know from the step before; by size where none is known. Weights are facts, so
+    that all workers share out alike.
+    """
+    weights = [_weight(state) or 0.0 for state in states.values()]
+    total, d = math.fsum(weights), sum(layout.d for layout in states)
+    if len(states) == 1 or not 0 < total < math.inf:
+        return dict.fromkeys(states, 1.0)
+    return {layout: part / total * d / max(layout.d, 1) for layout, part in zip(states, weights, strict=True)}
+
+
+def _weight(state: State) -> float | None:
+    """Read the weight that lies anywhere in a state; None if there is none."""
+    for name, part in state.items():
+        found = _weight(part) if isinstance(part, dict) else float(part) if name == WEIGHT else None
+        if found is not None:
+            return found
+    return None
 
 
 def nest(state: State, name: str) -> State:

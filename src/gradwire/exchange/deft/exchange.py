@@ -14,6 +14,7 @@ With k_source="delegate" the plan brings L budgets along, 4 (n + 2 L) bytes, and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,16 +28,16 @@ from gradwire.checks import check_whole
 from gradwire.compress.protocol import check_density, kept
 from gradwire.exchange.deft.agreement import agree, nothing
 from gradwire.exchange.deft.indices import Span, globalise, length
-from gradwire.exchange.deft.norms import relative_norms
+from gradwire.exchange.deft.norms import as_whole, from_whole, relative_norms
 from gradwire.exchange.deft.plan import Plan, apportion_k, assign_k, pack, partition
 from gradwire.exchange.disjoint import gather, hear_counts
-from gradwire.exchange.protocol import State
+from gradwire.exchange.protocol import WEIGHT, State, no_weight, tensor
 from gradwire.layout import Layout, Turn
 from gradwire.reprs import quiet
 from gradwire.vector import Sent, Sparse, widen
 
 
-@quiet("k_source", "exact_k", "repack_every", "merge", "pack_by")
+@quiet("k_source", "exact_k", "repack_every", "merge", "pack_by", "overlap")
 @dataclass(frozen=True)
 class Deft:
     """Every worker searches its own part of the model; layers with larger norms get more of k = density * d.
@@ -59,6 +60,10 @@ class Deft:
             for models of many small ones. 0, the paper's: a tensor is a layer, or n where it is larger than d / n.
         pack_by: what the bins are even in. "cost", the paper's: n_x log2 k_x, the time of a selection by a heap.
             "elements": n_x + 20 k_x, that of a selection in linear time, as it is done here.
+        overlap: what a unit gets of the whole model's k where a model is exchanged in several units, each as soon as
+            its gradients are there, when nobody knows the others' norms yet. False: its share by size, the same density
+            everywhere. True: its share of the sum of all layers' norms one step ago, as told by that step's delegates
+            along with their plans, 4 bytes more; by size in the first step. Without units, the paper's, no difference.
     """
 
     density: float
@@ -67,6 +72,7 @@ class Deft:
     repack_every: int = 1
     merge: int = 0
     pack_by: str = "cost"
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "density", check_density(self.density))
@@ -74,8 +80,9 @@ class Deft:
             raise ValueError(f"k_source must be 'local' or 'delegate', got {self.k_source!r}")
         if self.pack_by not in ("cost", "elements"):
             raise ValueError(f"pack_by must be 'cost' or 'elements', got {self.pack_by!r}")
-        if not isinstance(self.exact_k, bool):
-            raise ValueError(f"exact_k must be true or false, got {self.exact_k!r}")
+        for name, value in (("exact_k", self.exact_k), ("overlap", self.overlap)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be true or false, got {value!r}")
         check_whole("repack_every", self.repack_every)
         check_whole("merge", self.merge, least=0)
 
@@ -86,8 +93,8 @@ class Deft:
         device: torch.device | str = "cpu",
         lead: tuple[int, ...] = (),
     ) -> State:
-        """Nothing to remember; or no plan yet, a fact, where plans serve for several steps."""
-        return {} if self.repack_every == 1 else nothing()
+        """Nothing to remember; or no plan yet, a fact, where plans serve for several steps, and no weight (overlap)."""
+        return ({} if self.repack_every == 1 else nothing()) | (no_weight() if self.overlap else {})
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """Four asks a step at most, whatever the number of layers; one read of all norms from the device."""
@@ -119,28 +126,34 @@ class Deft:
     async def _agree(self, x: Tensor, layers: Sequence[Span], state: State, turn: Turn) -> tuple[Plan, list[int]]:
         """Return the plan that all follow, and the budgets by which this worker searches, one per layer."""
         sizes, n, own = [end - start for start, end in layers], turn.size, self.k_source == "local"
-        budgets = self._budgets(x, layers) if own else []
+        norms = relative_norms(x, layers) if own else []
+        budgets = self._budgets(sizes, norms, turn) if own else []
 
         def make() -> list[int]:
-            ks = budgets if own else self._budgets(x, layers)
-            return pack(sizes, ks, n, self.pack_by).message() + ([] if own else ks)
+            mine = norms if own else relative_norms(x, layers)
+            ks = budgets if own else self._budgets(sizes, mine, turn)
+            plan = pack(sizes, ks, n, self.pack_by).message() + ([] if own else ks)
+            return plan + ([as_whole(math.fsum(mine))] if self.overlap else [])
 
         def fits(message: list[int]) -> bool:
-            return Plan.fits(message, n, sizes)
+            return Plan.fits(message[:told], n, sizes) and all(from_whole(number) >= 0 for number in message[told:])
 
         length = n + len(layers)
         told = length if own else length + len(layers)
-        heard = await agree(make, fits, told, self.repack_every, state, turn, x.device)
-        plan, ks = Plan.read(heard[:length], n), budgets or heard[length:]
+        heard = await agree(make, fits, told + self.overlap, self.repack_every, state, turn, x.device)
+        if self.overlap:
+            tensor(state, WEIGHT).fill_(from_whole(heard[told]))
+        plan, ks = Plan.read(heard[:length], n), budgets or heard[length:told]
         # Whoever searches a layer may have a budget for it where the delegate has none, if budgets are everybody's own.
         return (plan, ks) if own else (Plan([[i for i in bin if ks[i] > 0] for bin in plan.bins], plan.common, []), ks)
 
-    def _budgets(self, x: Tensor, layers: Sequence[Span]) -> list[int]:
-        """k_x of every layer by the norms of f[d]."""
-        sizes, norms = [end - start for start, end in layers], relative_norms(x, layers)
+    def _budgets(self, sizes: Sequence[int], norms: Sequence[float], turn: Turn) -> list[int]:
+        """k_x of every layer."""
+        d, share = sum(sizes), turn.share if self.overlap else 1.0
         if self.exact_k:
-            return apportion_k(sizes, norms, kept(self.density, len(x)))
-        return assign_k(sizes, norms, int(self.density * len(x)))
+            k = kept(self.density, d) if share == 1.0 else min(d, round(self.density * share * d))
+            return apportion_k(sizes, norms, k)
+        return assign_k(sizes, norms, min(d, int(self.density * share * d)))
 
 
 _layers = lru_cache(maxsize=256)(partition)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from gradwire import kernels
 from gradwire.exchange.deft.indices import Span
+
+FLOAT32_MAX = 3.4028234663852886e38
 
 
 def relative_norms(x: Tensor, layers: Sequence[Span]) -> list[float]:
@@ -25,3 +28,14 @@ def relative_norms(x: Tensor, layers: Sequence[Span]) -> list[float]:
         return kernels.norms(x, layers)
     half = -exponent // 2  # the whole factor may itself lie beyond the range
     return kernels.norms(x * 2.0**half * 2.0 ** (-exponent - half), layers)
+
+
+def as_whole(value: float) -> int:
+    """The 32 bits of a float32, 0 or more and finite after clamping, as a whole number that travels among others."""
+    return int(struct.unpack("<i", struct.pack("<f", min(value, FLOAT32_MAX)))[0])
+
+
+def from_whole(bits: int) -> float:
+    """What `as_whole` was made of; -1 for the bits of anything else."""
+    value = float(struct.unpack("<f", struct.pack("<I", bits & 0xFFFFFFFF))[0])
+    return value if 0 <= value < math.inf else -1.0

@@ -1,0 +1,91 @@
+"""The whole hook without the wire: what EF(Top-k) costs beside the network, 10 million gradients, one thread.
+
+    python benchmarks/hook.py [--quick]
+
+Medians of the hook's own seconds a step, network excluded, in copies of the vector (copy_ into one that exists). One process whose
+gathers are answered at once with its own message twice, as if there were two ranks: everything is encoded, decoded and added up. The
+bar: at most 8 copies. --quick takes a million gradients and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import gradwire
+from gradwire.ask import Ask, Gather
+
+SPECS = {
+    "ef(topk(density=0.01))": (4.0, float("inf")),
+    "ef(topk(density=0.01, values='natural'))": (4.0,),
+    "ef(topk(density=0.001))": (4.0,),
+    "ef(sharedrandk(density=0.01, unbiased=false))": (4.0,),
+}
+"""And megabytes exchanged together."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    side, steps = (316, 5) if quick else (1000, 15)
+    rows: list[dict[str, object]] = []
+    for spec, sizes in SPECS.items():
+        for size in sizes:
+            seconds, copy = measure(spec, size, side, steps)
+            value = seconds / copy
+            together = "the whole model at once" if size == float("inf") else f"units of {size:g} MB"
+            rows.append({"name": f"{spec}, {together}, in copies", "value": value, "bar": "<= 8", "holds": value <= 8})
+            print(f"{rows[-1]['name']:<80}{1e3 * seconds:>8.2f} ms{value:>8.2f} copies")
+    if not quick:
+        file = Path(__file__).parent / "results" / "hook.json"
+        file.write_text(json.dumps({"d": 10 * side * side, "rows": rows}, indent=1) + "\n")
+    dist.destroy_process_group()
+
+
+def measure(spec: str, size: float, side: int, steps: int) -> tuple[float, float]:
+    """Seconds of a step in the hook, and of a copy of all gradients, both medians of the same run."""
+    model = nn.Sequential(*(nn.Linear(side, side, bias=False) for _ in range(10)))
+    ddp = DistributedDataParallel(model, bucket_cap_mb=4 if size < float("inf") else 1000, gradient_as_bucket_view=True)
+    hook = gradwire.attach(ddp, spec, bucket_mb=size)
+    asked, hook.process._answer = hook.process._answer, None
+
+    def answer(ask: Ask) -> Tensor:
+        return torch.stack([ask.wire, ask.wire]) if isinstance(ask, Gather) else asked(ask)
+
+    hook.process._answer, hook.process.size = answer, 2
+    source, target = torch.randn(10 * side * side), torch.empty(10 * side * side)
+    x = torch.randn(8, side)
+    taken: list[float] = []
+    copies: list[float] = []
+    for _ in range(steps + 3):
+        before = spent(hook)
+        ddp(x).square().sum().backward()
+        taken.append(spent(hook) - before)
+        started = time.perf_counter()
+        target.copy_(source)
+        copies.append(time.perf_counter() - started)
+        ddp.zero_grad(set_to_none=False)
+    hook.close()
+    return statistics.median(taken[3:]), statistics.median(copies[3:])
+
+
+def spent(hook: gradwire.Hook) -> float:
+    """Seconds in the hook's thread so far, the network excluded."""
+    return hook.seconds - hook.ledger.seconds
+
+
+if __name__ == "__main__":
+    main()
