@@ -10,14 +10,13 @@ bar: at most 8 copies. --quick takes a million gradients and writes nothing.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import statistics
 import time
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from rows import Row, row, show, write
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -41,18 +40,22 @@ def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     side, steps = (316, 5) if quick else (1000, 15)
-    rows: list[dict[str, object]] = []
+    rows = judge(side, steps)
+    show(rows)
+    if not quick:
+        write("hook.json", {"d": 10 * side * side, "rows": rows})
+    dist.destroy_process_group()
+
+
+def judge(side: int, steps: int) -> list[Row]:
+    """Every spec, in copies of all gradients."""
+    rows: list[Row] = []
     for spec, sizes in SPECS.items():
         for size in sizes:
             seconds, copy = measure(spec, size, side, steps)
-            value = seconds / copy
             together = "the whole model at once" if size == float("inf") else f"units of {size:g} MB"
-            rows.append({"name": f"{spec}, {together}, in copies", "value": value, "bar": "<= 8", "holds": value <= 8})
-            print(f"{rows[-1]['name']:<80}{1e3 * seconds:>8.2f} ms{value:>8.2f} copies")
-    if not quick:
-        file = Path(__file__).parent / "results" / "hook.json"
-        file.write_text(json.dumps({"d": 10 * side * side, "rows": rows}, indent=1) + "\n")
-    dist.destroy_process_group()
+            rows.append(row(f"hook without the wire, {spec}, {together}, in copies", seconds / copy, most=8))
+    return rows
 
 
 def measure(spec: str, size: float, side: int, steps: int) -> tuple[float, float]:

@@ -10,20 +10,17 @@ a million elements, few times, and writes nothing.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from rows import Row, row, show, write
 
 from gradwire import kernels
 
 SMALL = 10_000
 """Layers of 64 elements, their spans and budgets in lists as DEFT has them."""
-
-Row = dict[str, "str | float | bool | None"]
 
 
 def main() -> None:
@@ -37,12 +34,9 @@ def main() -> None:
     print(f"d = {d:,}, with{'' if compiled else 'out'} Numba")
     for name, value in seconds.items():
         print(f"{name:<28}{value * 1e3:>10.3f} ms")
-    for row in rows:
-        bar = "" if row["bar"] is None else f"bar {row['bar']:<8}{'holds' if row['holds'] else 'MISSED'}"
-        print(f"{row['name']:<44}{row['value']:>8.1f}  {bar}")
+    show(rows)
     if not quick:
-        file = Path(__file__).parent / "results" / "kernels.json"
-        file.write_text(json.dumps({"d": d, "numba": compiled, "seconds": seconds, "rows": rows}, indent=1) + "\n")
+        write("kernels.json", {"d": d, "numba": compiled, "seconds": seconds, "rows": rows})
 
 
 def measure(d: int, repeats: int) -> dict[str, float]:
@@ -89,12 +83,6 @@ def judge(seconds: dict[str, float]) -> list[Row]:
         row("norms, in copies", seconds["norms"] / seconds["copy"]),
         row("support 1 %, times as fast as randperm", seconds["torch.randperm"] / seconds["support 1 %"], least=50),
     ]
-
-
-def row(name: str, value: float, least: float | None = None, most: float | None = None) -> Row:
-    bar = f">= {least:g}" if least is not None else f"<= {most:g}" if most is not None else None
-    holds = None if bar is None else (least is None or value >= least) and (most is None or value <= most)
-    return {"name": name, "value": value, "bar": bar, "holds": holds}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,70 @@
+"""What a step costs on a slow link, in steps without communication: gradwire beside torch's own ways, in one run.
+
+    python benchmarks/steps.py [--model mlp] [--rate 100mbit] [--torch]
+
+Two ranks, one thread each, on links between network namespaces. --torch measures torch's ways as well, of which dense takes minutes at
+100 Mbit/s; without it only gradwire's are run. Writes results/steps.json if all models and rates are measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+from rows import Row, row, show, write
+
+from gradwire.lab import bench
+
+OURS = (
+    "ef(topk(density=0.01, values='bits4'))",
+    "ef(topk(density=0.01, values='natural'))",
+    "ef(topk(density=0.01))",
+    "ef(deft(density=0.01, overlap=true))",
+)
+TORCH = ("dense", "fp16", "powersgd1", "powersgd2", "powersgd4")
+BARS = {
+    ("mlp", "100mbit"): 1.6,
+    ("gpt", "100mbit"): 1.06,
+    ("resnet18", "100mbit"): 1.10,
+    ("mlp", "1gbit"): 1.5,
+    ("gpt", "1gbit"): 1.04,
+    ("resnet18", "1gbit"): 1.06,
+}
+"""The most that the best of gradwire may take, in steps without communication."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", action="append", choices=["mlp", "gpt", "resnet18"])
+    parser.add_argument("--rate", action="append", choices=["100mbit", "1gbit"])
+    parser.add_argument("--torch", action="store_true")
+    chosen = parser.parse_args()
+    methods = OURS + (TORCH if chosen.torch else ())
+    rows: list[Row] = []
+    cells: list[dict[str, object]] = []
+    for model in chosen.model or ("mlp", "gpt", "resnet18"):
+        for rate in chosen.rate or ("100mbit", "1gbit"):
+            found, sheet = measure(model, rate, methods)
+            show(found)
+            rows += found
+            cells += [dataclasses.asdict(each) for each in sheet.measured]
+    if not chosen.model and not chosen.rate:
+        write("steps.json", {"rows": rows, "cells": cells})
+
+
+def measure(
+    model: str, rate: str, methods: tuple[str, ...] = OURS, seconds: float = 40
+) -> tuple[list[Row], bench.Sheet]:
+    """Race the methods on one link; a row each, and one for the best of gradwire, which has the bar."""
+    sheet = bench.run(
+        bench.Plan(model=model, methods=methods, rates=(rate,), steps=25, seconds=seconds), lambda event: None
+    )
+    ratios = {each.method: sheet.ratio(each, "none") for each in sheet.measured}
+    best = min((method for method in ratios if method in OURS), key=ratios.__getitem__)
+    where = f"{model} at {rate}"
+    rows = [row(f"step of {method}, {where}", ratio) for method, ratio in ratios.items() if method != "none"]
+    return [*rows, row(f"step of the best of gradwire, {where}", ratios[best], most=BARS[model, rate])], sheet
+
+
+if __name__ == "__main__":
+    main()
