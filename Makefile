@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check format figures docs clean
+.PHONY: setup demo test check format bench map figures docs clean
 
 setup: $(VENV)/.installed
 
@@ -29,6 +29,12 @@ check: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python benchmarks/latest.py
+
+map: setup
+	$(BIN)/python benchmarks/map.py
 
 figures: setup
 	$(BIN)/gradwire lab figure all --output docs/figures

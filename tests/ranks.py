@@ -6,12 +6,14 @@ Each function is one rank's life; it asserts as it goes, and prints what the tes
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -497,6 +499,78 @@ def save_for_merging(folder: str) -> None:
             loss(ddp, step, rank).backward()
         torch.save(hook.state_dict(), Path(folder, f"{name}{rank}.pt"))
         hook.close()
+
+
+def auto_stays_dense() -> dict[str, object]:
+    """A model so small that nothing beats dense DDP; the choice is made once, and said once."""
+    rank, said = dist.get_rank(), logged()
+    net = model()
+    ddp = DistributedDataParallel(net, bucket_cap_mb=0.004)
+    auto = gw.attach(ddp, "auto", candidates=["ef(topk(density=0.1))", "identity"])
+    assert auto.state_dict()["exchange"] == "auto"
+    for step in range(12):
+        net.zero_grad()
+        with ddp.no_sync():
+            loss(ddp, 100 + step, rank).backward()
+        loss(ddp, step, rank).backward()
+        assert (auto.choice is None) == (step < 6)
+    assert auto.hook is None
+    assert auto.step == auto.ledger.bytes == 0
+    assert not ddp._comm_hooks
+    assert not any(parameter._post_accumulate_grad_hooks for parameter in net.parameters())
+    again = gw.attach(DistributedDataParallel(model()), "auto")
+    again.load_state_dict(roundtrip(auto.state_dict(), rank))
+    assert again.choice == "dense"
+    auto.close()
+    again.close()
+    decided = [line for line in said if "chose dense" in line]
+    names = sorted(method.name for method in auto.verdict.methods)
+    return {"choice": auto.choice, "logged": len(decided), "methods": names}
+
+
+def logged() -> list[str]:
+    """What is said from now on."""
+    said: list[str] = []
+    handler = logging.Handler(logging.INFO)
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger("gradwire").addHandler(handler)
+    logging.getLogger("gradwire").setLevel(logging.INFO)
+    return said
+
+
+def auto_compresses() -> dict[str, object]:
+    """As if a dense step took ten seconds: from the decision on it is the hook that a run by name has."""
+    rank, spec = dist.get_rank(), "ef(topk(density=0.1))"
+    judge = gw.Auto._judge
+    gw.Auto._judge = lambda self, pace: judge(self, replace(pace, period=10.0))
+    nets = [model(), model()]
+    ddps = [DistributedDataParallel(net, bucket_cap_mb=0.004, find_unused_parameters=True) for net in nets]
+    auto = gw.attach(ddps[0], "auto", candidates=["identity", spec], seed=5)
+    undecided = roundtrip(auto.state_dict(), rank)
+    for step in range(7):
+        assert auto.choice is None
+        loss(ddps[0], step, rank).backward()
+    named = gw.attach(ddps[1], auto.choice, seed=5)
+    for step in range(4):
+        for net, ddp in zip(nets, ddps, strict=True):
+            net.zero_grad()
+            loss(ddp, step, rank).backward()
+        assert all(torch.equal(a.grad, b.grad) for a, b in zip(*(net.parameters() for net in nets), strict=True))
+    assert auto.step == named.step == 4
+    assert auto.ledger.bytes == named.ledger.bytes > 0
+    resumed = gw.attach(DistributedDataParallel(model(), bucket_cap_mb=0.004), "auto")
+    resumed.load_state_dict(roundtrip(named.state_dict(), rank))
+    assert resumed.choice == repr(named.exchange)
+    assert resumed.step == 4
+    fresh = gw.attach(DistributedDataParallel(model(), bucket_cap_mb=0.004), "auto")
+    fresh.load_state_dict(undecided)
+    assert fresh.choice is None
+    for other in (undecided, {**named.state_dict(), "exchange": "dense"}):
+        with pytest.raises(ValueError, match="this run has chosen"):
+            auto.load_state_dict(other)
+    for one in (auto, named, resumed, fresh):
+        one.close()
+    return {"choice": auto.choice}
 
 
 def main(name: str, *arguments: str) -> None:

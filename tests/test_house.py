@@ -35,8 +35,11 @@ def test_only_the_hook_the_transport_and_the_lab_speak_torch_distributed() -> No
         for file in SOURCE.rglob("*.py")
         if any(name.startswith("torch.distributed") for name in imports(file))
     }
-    laboratory = {"lab/rank.py", "lab/comm.py", "lab/life.py", "lab/worker.py", "lab/training/rank.py"}
-    assert speakers == {"transport/process.py", "transport/group.py", "ddp.py", *laboratory}
+    laboratory = {"lab/rank.py", "lab/life.py", "lab/worker.py", "lab/training/rank.py"}
+    laboratory |= {"lab/plain.py", "lab/bench/here.py", "lab/bench/race.py", "lab/bench/racer.py"}
+    laboratory |= {"lab/advised.py", "lab/advising.py", "lab/silent.py"}
+    advisers = {"advice/link.py", "advice/survey.py", "auto.py"}
+    assert speakers == {"transport/process.py", "transport/group.py", "ddp.py", *advisers, *laboratory}
 
 
 def test_nothing_is_unpickled() -> None:

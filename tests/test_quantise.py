@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gradwire as gw
+from gradwire import kernels
 from gradwire.compress import (
     Bernoulli,
     Compressor,
@@ -22,6 +23,7 @@ from gradwire.compress import (
 )
 from gradwire.compress.protocol import Direct, Ragged
 from gradwire.exchange import Gathered
+from gradwire.kernels import rounding
 from gradwire.memory import EF
 from gradwire.wire import levels, trits
 
@@ -147,14 +149,14 @@ def test_the_scale_is_the_norm_rounded_up(p: norms.Norm) -> None:
     # Float64's own rounding of norms is 2^-50 at most here, float32's a unit in its last place: 2^-23, or 2^-149.
     assert bool((scale >= exact * (1 - 2**-50)).all())
     assert bool((scale <= exact * (1 + 2**-22) + 2.0**-149).all())
-    assert bool((norms.shares(x, scale.float()) <= 1).all())
+    assert bool((rounding.shares(x, scale.float()) <= 1).all())
 
 
 def test_norms_neither_overflow_nor_vanish() -> None:
     for p in (1.0, 2.0, 40.0, 1e6, "inf"):
         assert norms.scale(torch.full((3,), 1e-42), p).item() > 0
         assert math.isfinite(norms.scale(torch.full((3,), 3e38), p).item())
-        assert norms.shares(torch.zeros(3), norms.scale(torch.zeros(3), p)).tolist() == [0.0, 0.0, 0.0]
+        assert rounding.shares(torch.zeros(3), norms.scale(torch.zeros(3), p)).tolist() == [0.0, 0.0, 0.0]
 
 
 # Unbiased, and by how much
@@ -166,7 +168,7 @@ def test_coins_are_fair_at_every_magnitude(share: float, p: norms.Norm) -> None:
     """Of a million equal small values beside one large one, as many are sent as their share of the sent scale says."""
     x = torch.full((1_000_000,), share, dtype=torch.float64)
     x[0] = 1.0
-    wanted = norms.shares(x, norms.scale(x, p))[1].item()
+    wanted = rounding.shares(x, norms.scale(x, p))[1].item()
     spoken = Ternary(p).apply(x, turn()).dense()[1:].count_nonzero().item() / (len(x) - 1)
     # Five sigma, and 30 of a million for what is so rare that no normal law holds.
     assert abs(spoken - wanted) <= 5 * math.sqrt(wanted * (1 - wanted) / len(x)) + 30 / len(x)
@@ -174,7 +176,7 @@ def test_coins_are_fair_at_every_magnitude(share: float, p: norms.Norm) -> None:
 
 def test_coins_fall_more_finely_than_float32s() -> None:
     """Of 10^8 equal values each is 10^-4 of their 2-norm: a coin in steps of 2^-24 would be unfair by up to 0.06 %."""
-    coins = norms.coins(normal(1000).float(), turn())
+    coins = kernels.coins(turn().key(shared=False), (1000,), torch.float64)
     assert bool((coins * 2**24 % 1 > 0).any())
     assert bool(((coins >= 0) & (coins < 1)).all())
 

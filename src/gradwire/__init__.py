@@ -6,6 +6,7 @@ sim = gw.Simulator("diana(randk(density=0.1))", layout, 10)  # the same methods 
 """
 
 from gradwire.ask import AllToAll, Gather, Share, Sum
+from gradwire.auto import Auto, attach
 from gradwire.checkpoint import merge
 from gradwire.compress import (
     Bernoulli,
@@ -24,7 +25,7 @@ from gradwire.compress import (
     Ternary,
     TopK,
 )
-from gradwire.ddp import Hook, attach
+from gradwire.ddp import Hook
 from gradwire.exchange import (
     CLTK,
     Deft,
@@ -82,6 +83,7 @@ __all__ = [
     "MARINA",
     "VRGDCI",
     "AllToAll",
+    "Auto",
     "Bernoulli",
     "Blockwise",
     "Chain",

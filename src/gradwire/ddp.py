@@ -281,11 +281,8 @@ class Hook:
         share = self._shares[unit.layout]
         turn = Turn(rank, size, self.step, layout, self.seed, point=unit.point, lr=lr, share=share, given=given)
         sent = self.process.run(self._guarded(unit.buffer, unit.state, turn))
-        self._finite &= unit.write(sent.mean) and sent.finite
+        self._finite &= unit.hand_out(sent.mean, self._scale) and sent.finite
         unit.release()
-        if self._scale != 1.0:
-            unit.mean.mul_(self._scale)
-        unit.hand_out()
 
     def _end(self) -> None:
         """All units are done: a step that was not finite anywhere leaves no trace in any memory."""

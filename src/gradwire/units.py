@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gradwire import checkpoint
 from gradwire.exchange import Exchange, State, Taker, tensor
 from gradwire.layout import Layout
-from gradwire.vector import Vector
+from gradwire.vector import Sparse, Vector
 
 
 @dataclass
@@ -67,11 +67,44 @@ class Unit:
         self.gradients[param] = gradient
         self.missing.discard(param)
 
-    def hand_out(self) -> None:
-        """Overwrite the gradients, where DDP holds them, by their mean."""
+    def hand_out(self, mean: Vector, factor: float) -> bool:
+        """Overwrite the gradients, where DDP holds them, by their mean times a factor; tell whether it is finite.
+
+        Half precision is rounded once, not at each addition.
+        """
+        if isinstance(mean, Sparse) and self.mean is not self.buffer and (bucket := self._bucket()) is not None:
+            self._scatter(mean if factor == 1.0 else mean.times(factor), bucket)
+            return True
+        if self.mean.dtype.itemsize >= 4:
+            mean.write_to_(self.mean)
+        else:
+            self.mean.copy_(mean.dense())
+        finite = self.mean.dtype.itemsize >= 4 or bool(self.mean.isfinite().all())
+        if factor != 1.0:
+            self.mean.mul_(factor)
         means = self.views(self.mean)
         for param, gradient in self.gradients.items():
             gradient.copy_(means[param])
+        return finite
+
+    def _bucket(self) -> Tensor | None:
+        """The flat memory f[m] in which all of the unit's gradients lie, if there is one such."""
+        first = next(iter(self.gradients.values()))
+        room = first.untyped_storage()
+        if any(gradient.untyped_storage().data_ptr() != room.data_ptr() for gradient in self.gradients.values()):
+            return None
+        return first.new_empty(0).set_(room)  # pyright: ignore[reportArgumentType]
+
+    def _scatter(self, mean: Sparse, bucket: Tensor) -> None:
+        """Write k values where DDP holds the gradients, without a dense vector between."""
+        starts, offsets = [0], list[int]()
+        for param, size in zip(self.names, self.layout.sizes, strict=True):
+            self.gradients[param].zero_()
+            starts.append(starts[-1] + size)
+            offsets.append(int(self.gradients[param].storage_offset()) - starts[-2])
+        edges, shifts = (torch.tensor(part, device=bucket.device) for part in (starts[1:], offsets))
+        places = mean.indices + shifts[torch.bucketize(mean.indices, edges, right=True)]
+        Sparse(places, mean.values, len(bucket)).add_to_(bucket)
 
     def point(self) -> Tensor:
         """Copy the parameters to f[d], at least float32, each as it lies in memory, like its gradient."""
@@ -108,14 +141,6 @@ class Unit:
     def _rest(self) -> State:
         """All of the state that is kept by copying."""
         return {name: part for name, part in self.state.items() if name != self.takes}
-
-    def write(self, mean: Vector) -> bool:
-        """Overwrite the mean, and tell whether it is finite; half precision is rounded once, not at each addition."""
-        if self.mean.dtype.itemsize >= 4:
-            mean.write_to_(self.mean)
-            return True
-        self.mean.copy_(mean.dense())
-        return bool(self.mean.isfinite().all())
 
 
 def make_units(ddp: DistributedDataParallel, exchange: Exchange, unit_bytes: float, *, widened: bool) -> list[Unit]:

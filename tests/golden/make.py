@@ -32,7 +32,20 @@ SPECS = [
     "induced(topk(density=0.25), randk(density=0.25))",
     "blockwise(ternary, size=6)",
     "blockwise(topk(density=0.2), size=5)",
+    "topk(density=0.5, values='bits4')",
+    "identity(values='bits4')",
+    "identity(values='bits2')",
 ]
+SEEDED = [
+    "natural",
+    "topk(density=0.5, values='natural')",
+    "dithering(s=7)",
+    "dithering(s=300, p='inf')",
+    "naturaldithering(s=3)",
+    "ternary",
+    "ternary(p=2.0)",
+]
+"""Random operators whose draw of seed 0 is a promise too: rounding takes its coins from the turn's key alone."""
 
 entries = json.loads(FILE.read_text())
 known = {entry["name"] for entry in entries}
@@ -47,5 +60,14 @@ for spec in SPECS:
         {"name": spec, "spec": spec, "d": len(X)}
         | ({} if random else {"x": X})
         | {"wire": bytes(wires[0].tolist()).hex(), "dense": compressor.decode(wires[0], len(X)).dense().tolist()}
+    )
+for spec in SEEDED:
+    if f"{spec}, seed 0" in known:
+        continue
+    compressor, x, layout = build(spec), torch.tensor(X), gw.Layout(["x"], [(len(X),)])
+    wire = compressor.encode(x, gw.Turn(0, 1, 0, layout))
+    entries.append(
+        {"name": f"{spec}, seed 0", "spec": spec, "d": len(X), "x": X}
+        | {"wire": bytes(wire.tolist()).hex(), "dense": compressor.decode(wire, len(X)).dense().tolist()}
     )
 FILE.write_text(json.dumps(entries, indent=1) + "\n")

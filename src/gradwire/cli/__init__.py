@@ -1,4 +1,4 @@
-"""The command line: `gradwire demo`, `train`, `list` and `lab`."""
+"""The command line: `gradwire bench`, `demo`, `train`, `list` and `lab`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(f"the command line needs {missing.name}: pip install 'gradwire[cli]'")
 
+from gradwire.cli.advise import advise_command
+from gradwire.cli.bench import bench_command
 from gradwire.cli.lab import lab
 from gradwire.cli.parts import list_command
 from gradwire.cli.train import demo_command, train_command
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app.command("advise")(advise_command)
+app.command("bench")(bench_command)
 app.command("demo")(demo_command)
 app.command("train")(train_command)
 app.command("list")(list_command)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gradwire.compress import norms
 from gradwire.compress.protocol import from_omega
+from gradwire.kernels import rounding
 from gradwire.layout import Turn
 from gradwire.vector import Dense
 from gradwire.wire import levels
@@ -34,15 +35,18 @@ class Dithering:
 
     def encode(self, x: Tensor, turn: Turn) -> Tensor:
         """Finite f[..., d] -> u8[..., nbytes(d)]."""
-        return levels.encode(*self._draw(x, turn), self.s)
+        return levels.draw(x, norms.scale(x, self.p), self.s, turn.key(shared=False))
 
     def decode(self, wire: Tensor, d: int) -> Dense:
         """u8[..., nbytes(d)] -> Dense f32[..., d]."""
-        return self._values(*levels.decode(wire, self.s, d))
+        return Dense(levels.read(wire, self.s, d, self._values))
 
     def apply(self, x: Tensor, turn: Turn) -> Dense:
         """Finite f[..., d] -> what is decoded, in x's dtype."""
-        return self._values(*self._draw(x, turn)).to(x.dtype)
+        if rounding.serves(x):
+            return self.decode(self.encode(x, turn), x.shape[-1])
+        scale = norms.scale(x, self.p)
+        return Dense(self._values(scale, rounding.linear(x, scale, self.s, turn.key(shared=False))).to(x.dtype))
 
     def nbytes(self, d: int) -> int:
         """Bytes on the wire."""
@@ -56,14 +60,6 @@ class Dithering:
         """1 - omega where that is positive, else None: wrap it in `scaled` to make it contractive."""
         return from_omega(self.omega(d))
 
-    def _draw(self, x: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
-        """The scale f32[..., 1] and signed levels int64[..., d]."""
-        scale = norms.scale(x, self.p)
-        share = norms.shares(x, scale).mul_(self.s)
-        low = share.floor()
-        level = low + (norms.coins(x, turn) < share - low)
-        return scale, level.copysign_(x).long()
-
-    def _values(self, scale: Tensor, signed: Tensor) -> Dense:
+    def _values(self, scale: Tensor, signed: Tensor) -> Tensor:
         # The division first: the largest scale times s is beyond float32.
-        return Dense(signed.float().div_(self.s).mul_(scale))
+        return signed.float().div_(self.s).mul_(scale)

@@ -22,7 +22,7 @@ class Identity:
 
     def encode(self, x: Tensor, turn: Turn) -> Tensor:
         """f[..., d] -> u8[..., nbytes(d)]."""
-        return formats.encode(x, self.values, turn.rng(shared=False, device=x.device))
+        return formats.encode(x, self.values, turn.key(shared=False))
 
     def decode(self, wire: Tensor, d: int) -> Dense:
         """u8[..., nbytes(d)] -> Dense f[..., d]."""
@@ -42,4 +42,4 @@ class Identity:
 
     def delta(self, d: int) -> float | None:
         """1, or the format's own."""
-        return formats.DELTA[self.values]
+        return formats.delta(self.values, d)

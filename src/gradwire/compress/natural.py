@@ -21,7 +21,7 @@ class Natural:
 
     def encode(self, x: Tensor, turn: Turn) -> Tensor:
         """f[..., d] -> u8[..., d + ceil(d / 8)]."""
-        return formats.encode(x, "natural", turn.rng(shared=False, device=x.device))
+        return formats.encode(x, "natural", turn.key(shared=False))
 
     def decode(self, wire: Tensor, d: int) -> Dense:
         """u8[..., d + ceil(d / 8)] -> Dense f32[..., d]."""
@@ -41,4 +41,4 @@ class Natural:
 
     def delta(self, d: int) -> float | None:
         """7/8: an unbiased operator with omega < 1 contracts."""
-        return formats.DELTA["natural"]
+        return formats.delta("natural", d)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gradwire.compress import norms
 from gradwire.compress.protocol import from_omega
+from gradwire.kernels import rounding
 from gradwire.layout import Turn
 from gradwire.vector import Dense
 from gradwire.wire import levels
@@ -35,15 +36,18 @@ class NaturalDithering:
 
     def encode(self, x: Tensor, turn: Turn) -> Tensor:
         """Finite f[..., d] -> u8[..., nbytes(d)]; code k > 0 is the level 2^(k - s)."""
-        return levels.encode(*self._draw(x, turn), self.s)
+        return levels.draw(x, norms.scale(x, self.p), self.s, turn.key(shared=False), binary=True)
 
     def decode(self, wire: Tensor, d: int) -> Dense:
         """u8[..., nbytes(d)] -> Dense f32[..., d]."""
-        return self._values(*levels.decode(wire, self.s, d))
+        return Dense(levels.read(wire, self.s, d, self._values))
 
     def apply(self, x: Tensor, turn: Turn) -> Dense:
         """Finite f[..., d] -> what is decoded, in x's dtype."""
-        return self._values(*self._draw(x, turn)).to(x.dtype)
+        if rounding.serves(x):
+            return self.decode(self.encode(x, turn), x.shape[-1])
+        scale = norms.scale(x, self.p)
+        return Dense(self._values(scale, rounding.geometric(x, scale, self.s, turn.key(shared=False))).to(x.dtype))
 
     def nbytes(self, d: int) -> int:
         """Bytes on the wire."""
@@ -59,17 +63,7 @@ class NaturalDithering:
         """1 - omega where that is positive, else None: wrap it in `scaled` to make it contractive."""
         return from_omega(self.omega(d))
 
-    def _draw(self, x: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
-        """The scale f32[..., 1] and signed codes int64[..., d]."""
-        scale = norms.scale(x, self.p)
-        share, coin = norms.shares(x, scale), norms.coins(x, turn)
-        mantissa, exponent = torch.frexp(share)  # share = mantissa * 2^exponent with mantissa in [1/2, 1)
-        code = exponent + (self.s - 1) + (coin < 2 * mantissa - 1)
-        lowest = 2.0 ** (1 - self.s)
-        code = torch.where(share < lowest, coin < share / lowest, code)
-        return scale, code.copysign(x).long()
-
-    def _values(self, scale: Tensor, codes: Tensor) -> Dense:
+    def _values(self, scale: Tensor, codes: Tensor) -> Tensor:
         # An exponent in the float's own field and an empty mantissa is the power of two.
         power = ((codes.abs().int() + (127 - self.s)) << 23).view(torch.float32)
-        return Dense(power.mul_(codes.sign()).mul_(scale))
+        return power.mul_(codes.sign()).mul_(scale)

@@ -1,7 +1,7 @@
-"""What the quantisers share: a p-norm as the scale, magnitudes as shares of it, fair coins, and the constants of p.
+"""What the quantisers share: a p-norm as the scale, and the constants of p.
 
-The scale travels as a float32 that is rounded up, and shares are taken of the scale that is sent. So no share is above
-1, and rounding at random between levels of the sent scale is unbiased whatever the scale has lost.
+The scale travels as a float32 that is rounded up, and shares are taken of the scale that is sent (kernels/rounding.py).
+So no share is above 1, and rounding at random between levels of the sent scale is unbiased whatever the scale has lost.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Literal, TypeAlias, cast
 import torch
 from torch import Tensor
 
+from gradwire import kernels
 from gradwire.checks import is_number, is_whole
-from gradwire.layout import Turn
+from gradwire.kernels import rounding
 
 Norm: TypeAlias = float | Literal["inf"]
 """p of a p-norm. Infinity is a string because a spec knows no other word for it."""
@@ -38,26 +39,25 @@ def scale(x: Tensor, p: Norm) -> Tensor:
     """f[..., d] -> f32[..., 1]: |x|_p, computed in float64, rounded up and at most the largest float32."""
     if x.shape[-1] == 0:
         return torch.zeros((*x.shape[:-1], 1), device=x.device)
-    size = x.abs().double()
-    peak = size.amax(-1, keepdim=True)
-    # Powers of shares of the peak neither overflow nor all underflow, whatever p is; the clamp keeps 0 / 0 away.
-    unit = peak.clamp(min=torch.finfo(torch.float64).tiny)
-    norm = cast(Tensor, torch.linalg.vector_norm(size / unit, float(p), -1, keepdim=True))
-    sent = norm.mul_(unit).clamp_(max=torch.finfo(torch.float32).max)
+    sent = _norm(x, p).clamp_(max=torch.finfo(torch.float32).max)
     nearest = sent.float()
     return torch.where(nearest.double() < sent, nearest.nextafter(torch.full_like(nearest, math.inf)), nearest)
 
 
-def shares(x: Tensor, scale: Tensor) -> Tensor:
-    """f[..., d], f32[..., 1] -> f64[..., d]: |x| / scale in [0, 1], and 0 where the scale is 0."""
-    # No positive float32 is below 2^-149. Only float64 beyond the largest float32 needs the second clamp.
-    return (x.abs().double() / scale.double().clamp(min=2.0**-149)).clamp_(max=1.0)
-
-
-def coins(x: Tensor, turn: Turn) -> Tensor:
-    """f64[..., d] uniform in [0, 1). float32's coins fall in steps of 2^-24, no small ones in high dimension."""
-    rng = turn.rng(shared=False, device=x.device)
-    return torch.rand(x.shape, generator=rng, device=x.device, dtype=torch.float64)
+def _norm(x: Tensor, p: Norm) -> Tensor:
+    """f[..., d] -> f64[..., 1], d > 0."""
+    if p == 2.0 and rounding.serves(x):  # float64 holds the squares of all float32
+        d = x.shape[-1]
+        lengths = kernels.norms(x.reshape(-1), [(start, start + d) for start in range(0, x.numel(), d)])
+        return torch.tensor(lengths, dtype=torch.float64).view(*x.shape[:-1], 1)
+    if p == "inf":
+        # Without a tensor of magnitudes; the last step makes a zero's sign plus.
+        return x.amax(-1, keepdim=True).maximum(-x.amin(-1, keepdim=True)).double().abs_()
+    size = x.abs().double()
+    peak = size.amax(-1, keepdim=True)
+    # Powers of shares of the peak neither overflow nor all underflow, whatever p is; the clamp keeps 0 / 0 away.
+    unit = peak.clamp(min=torch.finfo(torch.float64).tiny)
+    return cast(Tensor, torch.linalg.vector_norm(size / unit, p, -1, keepdim=True)).mul_(unit)
 
 
 def root(p: Norm, d: int) -> float:

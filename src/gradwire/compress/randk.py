@@ -49,7 +49,7 @@ class RandK:
     def encode(self, x: Tensor, turn: Turn) -> Tensor:
         """f[..., d] -> u8[..., nbytes(d)]; with leading axes every row draws a support of its own."""
         places, values = pick(self, x, turn)
-        block = formats.encode(values, self.values, turn.fork("values").rng(shared=False, device=x.device))
+        block = formats.encode(values, self.values, turn.fork("values").key(shared=False))
         return torch.cat([self.head(places, x.shape[-1], turn), block], -1)
 
     def decode(self, wire: Tensor, d: int) -> Sparse:
@@ -118,7 +118,7 @@ class RandK:
         omega = self.omega(d)
         if omega is not None:
             return from_omega(omega)
-        return formats.DELTA[self.values] * (self.count(d) / d if d else 1.0)
+        return formats.delta(self.values, self.count(d)) * (self.count(d) / d if d else 1.0)
 
 
 def _rows(lead: torch.Size, device: torch.device) -> Tensor:

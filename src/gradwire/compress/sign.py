@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gradwire.compress.protocol import check_length
+from gradwire.kernels import rounding
 from gradwire.layout import Turn
 from gradwire.vector import Dense
 from gradwire.wire import bits
@@ -27,16 +28,22 @@ class ScaledSign:
 
     def encode(self, x: Tensor, turn: Turn) -> Tensor:
         """Finite f[..., d] -> u8[..., nbytes(d)]."""
+        if rounding.serves(x):
+            wire, total = rounding.signs(x)
+            wire[..., :4] = formats.encode(total.div_(max(x.shape[-1], 1)), "float32")
+            return wire
         return torch.cat([formats.encode(_mean(x), "float32"), bits.pack_flags((x < 0).byte())], -1)
 
     def decode(self, wire: Tensor, d: int) -> Dense:
         """u8[..., nbytes(d)] -> Dense f32[..., d]."""
         check_length(self, wire, d)
         scale = formats.decode(wire[..., :4], "float32", 1)
-        return Dense(torch.where(bits.unpack_flags(wire[..., 4:], d).bool(), -scale, scale))
+        return Dense(rounding.signed(wire, scale, d))
 
     def apply(self, x: Tensor, turn: Turn) -> Dense:
         """Finite f[..., d] -> what is decoded, in x's dtype."""
+        if rounding.serves(x):
+            return self.decode(self.encode(x, turn), x.shape[-1])
         scale = formats.said(_mean(x), "float32", turn).to(x.dtype)
         return Dense(torch.where(x < 0, -scale, scale))
 

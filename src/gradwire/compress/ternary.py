@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gradwire.compress import norms
 from gradwire.compress.protocol import check_length, from_omega
+from gradwire.kernels import rounding
 from gradwire.layout import Turn
 from gradwire.vector import Dense
 from gradwire.wire import trits
@@ -32,19 +33,25 @@ class Ternary:
 
     def encode(self, x: Tensor, turn: Turn) -> Tensor:
         """Finite f[..., d] -> u8[..., nbytes(d)]."""
-        scale, signs = self._draw(x, turn)
+        scale, key = norms.scale(x, self.p), turn.key(shared=False)
+        if rounding.serves(x):
+            wire = rounding.packed(x, scale, 1, key, rounding.TRITS, False)
+            wire[..., :4] = formats.encode(scale, "float32")
+            return wire
+        signs = rounding.linear(x, scale, 1, key)
         return torch.cat([formats.encode(scale, "float32"), trits.pack((signs + 1).byte())], -1)
 
     def decode(self, wire: Tensor, d: int) -> Dense:
         """u8[..., nbytes(d)] -> Dense f32[..., d]."""
         check_length(self, wire, d)
-        signs = trits.unpack(wire[..., 4:], d).float() - 1
-        return Dense(signs.mul_(formats.decode(wire[..., :4], "float32", 1)))
+        return Dense(trits.read(wire, d))
 
     def apply(self, x: Tensor, turn: Turn) -> Dense:
         """Finite f[..., d] -> what is decoded, in x's dtype."""
-        scale, signs = self._draw(x, turn)
-        return Dense((signs * scale).to(x.dtype))
+        if rounding.serves(x):
+            return self.decode(self.encode(x, turn), x.shape[-1])
+        scale = norms.scale(x, self.p)
+        return Dense(rounding.linear(x, scale, 1, turn.key(shared=False)).float().mul_(scale).to(x.dtype))
 
     def nbytes(self, d: int) -> int:
         """Bytes on the wire."""
@@ -57,9 +64,3 @@ class Ternary:
     def delta(self, d: int) -> float | None:
         """1 - omega where that is positive, else None: wrap it in `scaled` to make it contractive."""
         return from_omega(self.omega(d))
-
-    def _draw(self, x: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
-        """The scale f32[..., 1] and signs f32[..., d]."""
-        scale = norms.scale(x, self.p)
-        spoken = norms.coins(x, turn) < norms.shares(x, scale)
-        return scale, torch.where(spoken, x.sign(), 0.0).float()

@@ -15,6 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from gradwire import kernels
 from gradwire.checks import is_number
 from gradwire.layout import Turn
 from gradwire.vector import Dense, Sparse
@@ -35,7 +36,12 @@ class HardThreshold:
 
     def encode(self, x: Tensor, turn: Turn) -> Tensor:
         """Finite f[..., d] -> u8[..., m], m <= nbytes(d): as long as the row that keeps most makes it."""
-        d, kept = x.shape[-1], x.abs() >= self.level
+        d = x.shape[-1]
+        if x.ndim == 1:
+            indices = kernels.passing(x, self.level)
+            header = torch.tensor([len(indices)], dtype=torch.int64, device=x.device).view(torch.uint8)[:4]
+            return torch.cat([header, index.encode(indices, d), formats.encode(x[indices], "float32")])
+        kept = x.abs() >= self.level
         counts = kept.sum(-1, keepdim=True)
         k = max(_distinct(counts), default=0)
         large = x.where(kept, 0.0)

@@ -33,7 +33,7 @@ class TopK:
     def encode(self, x: Tensor, turn: Turn) -> Tensor:
         """f[..., d] -> u8[..., nbytes(d)]."""
         places, values = pick(self, x, turn)
-        block = formats.encode(values, self.values, turn.rng(shared=False, device=x.device))
+        block = formats.encode(values, self.values, turn.key(shared=False))
         return torch.cat([self.head(places, x.shape[-1], turn), block], -1)
 
     def decode(self, wire: Tensor, d: int) -> Sparse:
@@ -81,4 +81,4 @@ class TopK:
 
     def delta(self, d: int) -> float | None:
         """k / d, times the contraction of the value format."""
-        return formats.DELTA[self.values] * (self.count(d) / d if d else 1.0)
+        return formats.delta(self.values, self.count(d)) * (self.count(d) / d if d else 1.0)

@@ -27,6 +27,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from gradwire import kernels
 from gradwire.ask import Gather, Sum
 from gradwire.compress.protocol import check_density
 from gradwire.exchange.disjoint import gather, hear_counts
@@ -116,7 +117,7 @@ async def search(
 def _reach(part: Tensor, threshold: float, step: int) -> Tensor:
     """Places in a part that reach the threshold, or, where none does, a single one that moves on with the steps."""
     if threshold > 0:
-        found = (part.abs() >= threshold).nonzero().view(-1)
+        found = kernels.passing(part, threshold)
         if len(found):
             return found
     alone = [step % len(part)] if len(part) else []

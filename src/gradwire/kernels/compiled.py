@@ -1,4 +1,4 @@
-"""Numba's loops (cpu.py), and when they serve. Numba is imported by the first call that is worth it."""
+"""Numba's loops (cpu/), and when they serve. Numba is imported by the first call that is worth it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import import_module
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ Pairs: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.int64]]
 
 LONG = 1 << 13
 """Below this NumPy takes a fraction of a millisecond too."""
+
+SHORT = 1 << 9
+"""The same of packing a message's places or values, for which plain torch makes a dozen passes."""
 
 DESK = 1 << 18
 """Keys for which a thread keeps memory, twice: 4 MiB, of which what was never needed is never touched."""
@@ -47,6 +50,16 @@ def serve(x: Tensor) -> bool:
     """
     fits = x.ndim == 1 and x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous()
     return fits and LONG <= len(x) <= 1 << 32 and warm_up()
+
+
+def reads(x: Tensor, dtype: torch.dtype, least: int) -> bool:
+    """Whether x[..., m] is such a tensor in the host's memory, of so many elements, and Numba is there."""
+    return x.numel() >= least and x.dtype == dtype and x.device.type == "cpu" and warm_up()
+
+
+def rows(x: Tensor) -> Any:
+    """x[..., m] as an array [rows, m]: a view of the same memory if that is contiguous."""
+    return x.detach().contiguous().view(x.shape[:-1].numel(), x.shape[-1]).numpy()  # pyright: ignore
 
 
 def draws(key: Tensor, d: int, k: int) -> bool:

@@ -42,3 +42,13 @@ def norms(x: Tensor, spans: Sequence[tuple[int, int]]) -> list[float]:
         return []
     parts = [x[start:end] for start, end in spans]
     return cast(list[float], torch.stack(_foreach_norm(parts, 2, torch.float64)).tolist())
+
+
+def passing(x: Tensor, least: float) -> Tensor:
+    """Where magnitudes of f[d] are `least` or more: int64[m], increasing."""
+    return (x.abs() >= least).nonzero().view(-1)
+
+
+def scatter_add_(target: Tensor, indices: Tensor, values: Tensor, alpha: float = 1.0) -> Tensor:
+    """target f[d] += alpha * values f[m] at indices int64[m], in place; of an index that comes twice in this order."""
+    return target.scatter_add_(0, indices, values if alpha == 1.0 else values * alpha)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradwire.kernels import compiled, host, reference
+from gradwire.kernels import compiled, gpu, host, reference
 from gradwire.kernels.candidates import top_on_host
 from gradwire.kernels.host import Places, Values
 
@@ -23,6 +23,8 @@ SHORT = 512
 
 def tops(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tensor:
     """Do what `reference.tops` does."""
+    if gpu.serve(x):
+        return gpu.tops(x, spans, ks)
     if compiled.serve(x):
         return compiled.tops(x, spans, ks)
     if not host.takes(x):

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import numpy as np
 import torch
 from torch import Tensor
 
 GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, and below two more odd constants, as signed 64-bit integers
 ROUNDS = ((30, -4658895280553007687), (27, -7723592293110705685))
+
+FEW = 4096
+"""Counters that are worth remembering: a laboratory draws as many at every step."""
+
+GOLDEN_WORD, LAST = np.uint64(GOLDEN % 2**64), np.uint64(31)
+WORD_ROUNDS = [(np.uint64(shift), np.uint64(factor % 2**64)) for shift, factor in ROUNDS]
 
 
 def stream(key: Tensor, count: int, bits: int) -> Tensor:
@@ -15,6 +24,21 @@ def stream(key: Tensor, count: int, bits: int) -> Tensor:
     for shift, factor in ROUNDS:
         z.bitwise_xor_(_shift(z, shift)).mul_(factor)
     return _shift(z.bitwise_xor_(_shift(z, 31)), 64 - bits)
+
+
+def words(key: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """The first outputs whole, by NumPy, which starts sooner than torch."""
+    z = (_counters if count <= FEW else _counters.__wrapped__)(count) + np.uint64(key % 2**64)
+    for shift, factor in WORD_ROUNDS:
+        z ^= z >> shift
+        z *= factor
+    z ^= z >> LAST
+    return z
+
+
+@lru_cache(maxsize=64)
+def _counters(count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    return np.arange(1, count + 1, dtype=np.uint64) * GOLDEN_WORD
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:

@@ -1,25 +1,47 @@
-"""How a run averages gradients: gradwire's hook or one of torch's own ways, with the same counters."""
+"""A model behind DDP that averages its gradients in one of the ways of `lab/ways.py`, all with the same counters."""
 
 from __future__ import annotations
 
+import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gradwire.ddp import Hook, attach
-from gradwire.lab.job import Job
+from gradwire.auto import Auto, attach
+from gradwire.ddp import Hook
+from gradwire.lab.plain import Plain, on_a_ring, wrap
+from gradwire.lab.ways import DENSE, NONE, is_torch
 
 
 class Comm(Protocol):
-    """Counters of one rank, since the start."""
+    """A wrapped model, and counters of one rank since the start."""
 
-    def sent(self) -> int:
+    ddp: DistributedDataParallel
+
+    def averaging(self) -> AbstractContextManager[None]:
+        """Where forward and backward belong."""
+        ...
+
+    def stepped(self) -> None:
+        """Hear that a backward pass is done."""
+        ...
+
+    def sent(self) -> float:
         """Bytes put on this rank's link, counted from tensors."""
         ...
 
     def selecting(self) -> float:
         """Seconds spent on gradients outside the network."""
+        ...
+
+    def collectives(self) -> list[float]:
+        """Take the seconds of every collective since they were last taken, in order; empty for torch's own ways."""
+        ...
+
+    def choice(self) -> str | None:
+        """The way, which auto chooses after some steps; None until then."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -35,57 +57,51 @@ class Comm(Protocol):
         ...
 
 
-def communicate(ddp: DistributedDataParallel, job: Job, ranks: int) -> Comm:
-    """Set up the job's way of averaging."""
-    exchange = job.parsed
-    if exchange is not None:
-        return Compressed(attach(ddp, exchange, seed=job.seed, bucket_mb=job.bucket_mb))
-    return Plain(ddp, job.exchange, ranks)
+def average(
+    model: nn.Module, way: str, seed: int = 0, bucket_mb: float | None = None, *, rehearsed: bool = False
+) -> Comm:
+    """Wrap a model so that its gradients are averaged in a way, each behind its own arguments of DDP.
+
+    bucket_mb: of gradwire's ways, DDP's own 25 MB if left out; torch's dense and fp16 keep that, PowerSGD has one
+    bucket. rehearsed: leave out the network in the dense first steps of PowerSGD; for a benchmark, which does not time
+    them: on a slow link they take longer than all that follow.
+    """
+    if way == NONE or is_torch(way):
+        return Plain(model, way, rehearsed)
+    cap = {} if bucket_mb is None or math.isinf(bucket_mb) else {"bucket_cap_mb": bucket_mb}
+    ddp = wrap(model, **cap)
+    return Compressed(ddp, attach(ddp, way, seed=seed, bucket_mb=bucket_mb), way)
 
 
 class Compressed:
-    """gradwire's hook."""
+    """gradwire's hook, or auto's, which leaves DDP alone until it has chosen, and where it chooses dense for ever."""
 
-    def __init__(self, hook: Hook) -> None:
-        self.hook = hook
+    def __init__(self, ddp: DistributedDataParallel, hook: Hook | Auto, way: str) -> None:
+        self.ddp, self.hook, self.way, self.dense_bytes = ddp, hook, way, 0.0
         self.state_dict, self.load_state_dict, self.close = hook.state_dict, hook.load_state_dict, hook.close
 
-    def sent(self) -> int:
-        """The ledger's traffic."""
-        return self.hook.ledger.traffic
+    def averaging(self) -> AbstractContextManager[None]:
+        """Anywhere."""
+        return nullcontext()
+
+    def stepped(self) -> None:
+        """What the hook has exchanged is counted already."""
+        if self.choice() in (None, DENSE):
+            self.dense_bytes += on_a_ring(sum(int(p.nbytes) for p in self.ddp.parameters() if p.requires_grad))
+
+    def sent(self) -> float:
+        """The ledger's traffic, and what DDP has averaged alone."""
+        return self.hook.ledger.traffic + self.dense_bytes
 
     def selecting(self) -> float:
         """The hook's seconds without the ledger's."""
         return self.hook.seconds - self.hook.ledger.seconds
 
+    def collectives(self) -> list[float]:
+        """The ledger's log, which begins with the first call."""
+        taken, self.hook.ledger.log = self.hook.ledger.log or [], []
+        return taken
 
-class Plain:
-    """torch's own all-reduce, in float32 or float16. It has no memory, and hides its time in the network."""
-
-    def __init__(self, ddp: DistributedDataParallel, name: str, ranks: int) -> None:
-        self.name, self.steps = name, 0
-        share = 0.5 if name == "fp16" else 1.0
-        ring = 2 * (ranks - 1) / ranks
-        self.step_bytes = sum(int(p.nbytes) for p in ddp.parameters() if p.requires_grad) * share * ring
-        if name == "fp16":
-            ddp.register_comm_hook(None, fp16_compress_hook)
-
-    def sent(self) -> int:
-        """The gradients' bytes, times the steps, on a ring."""
-        return round(self.step_bytes * self.steps)
-
-    def selecting(self) -> float:
-        """None: what is left of a step beside compute is the network's."""
-        return 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """The name only."""
-        return {"baseline": self.name}
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Nothing to load, but refuse another method's checkpoint."""
-        if saved != self.state_dict():
-            raise ValueError(f"the checkpoint is of {saved.get('exchange', saved)}, this run is {self.name}")
-
-    def close(self) -> None:
-        """Nothing to end."""
+    def choice(self) -> str | None:
+        """The spec, or what auto has chosen."""
+        return self.hook.choice if isinstance(self.hook, Auto) else self.way

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from gradwire.exchange import Exchange
-from gradwire.spec import SpecError, parse
-
-BASELINES = {"dense": "DDP as it comes", "fp16": "torch's fp16_compress_hook"}
-"""What a job may run besides gradwire's exchanges."""
+from gradwire.lab.ways import NONE, check_way, powersgd_rank
 
 
 @dataclass(frozen=True)
 class Job:
     """A training run of the small GPT on the corpus, until `seconds` of training or `steps` are over.
 
-    exchange: "dense", "fp16", or a spec. batch: sequences per rank and step, of `context` bytes each.
+    exchange: a way of `lab/ways.py`, such as a spec. batch: sequences per rank and step, of `context` bytes each.
     evaluate_every: seconds of training between evaluations. save, resume: folders, one file a rank.
     """
 
@@ -39,20 +35,15 @@ class Job:
     resume: str | None = None
 
     def __post_init__(self) -> None:
-        if self.exchange not in BASELINES:
-            try:
-                parse(self.exchange)
-            except SpecError as error:
-                raise SpecError(f"{error} (or one of {', '.join(BASELINES)})") from None
+        check_way(self.exchange)
+        if self.exchange == NONE:
+            raise ValueError("a run on several ranks that averages nothing is no run: leave none to gradwire bench")
+        if powersgd_rank(self.exchange) and (self.save or self.resume):
+            raise ValueError(f"{self.exchange} is torch's and keeps its memory to itself: it cannot be resumed")
         if not self.seconds > 0 or self.steps < 1:
             raise ValueError(f"a run needs a budget, got {self.seconds:g} seconds and {self.steps} steps")
         if self.width % self.heads or min(self.width, self.depth, self.heads, self.context, self.batch) < 1:
             raise ValueError(f"the width must be a multiple of the heads, got {self.width} and {self.heads}")
-
-    @property
-    def parsed(self) -> Exchange | None:
-        """The exchange, or None for a baseline."""
-        return None if self.exchange in BASELINES else parse(self.exchange)
 
     def to_json(self) -> str:
         """One line."""

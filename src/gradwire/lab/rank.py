@@ -18,11 +18,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from gradwire import net
 from gradwire.lab import corpus
-from gradwire.lab.comm import Comm, Plain, communicate
+from gradwire.lab.comm import average
 from gradwire.lab.gpt import GPT
 from gradwire.lab.job import Job
 from gradwire.lab.life import live, say
@@ -66,8 +65,8 @@ class Training:
         torch.manual_seed(job.seed)
         self.model = GPT(job.width, job.depth, job.heads, job.context)
         self.corpus = corpus.standard_library()
-        self.ddp = DistributedDataParallel(self.model)
-        self.comm: Comm = communicate(self.ddp, job, self.size)
+        self.comm = average(self.model, job.exchange, job.seed, job.bucket_mb)
+        self.ddp = self.comm.ddp
         self.optimizer = torch.optim.SGD(self.model.parameters(), job.learning_rate, job.momentum, nesterov=True)
         self.step, self.link_start, self.next_pulse = 0, (0, 0), 0.0
         self.points: list[Point] = []
@@ -91,7 +90,7 @@ class Training:
             step_seconds=step,
             step_seconds_low=deciles[0],
             step_seconds_high=deciles[-1],
-            ledger_bytes=self.comm.sent(),
+            ledger_bytes=round(self.comm.sent()),
             link_bytes=self.link()[0],
             link_packets=self.link()[1],
         )
@@ -118,8 +117,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.job.learning_rate * min(1.0, (self.step + 1) / self.job.warmup)
         self.loss(self.ddp).backward()
-        if isinstance(self.comm, Plain):
-            self.comm.steps += 1
+        self.comm.stepped()
         began = time.perf_counter()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.job.clip)
         self.optimizer.step()
@@ -168,7 +166,7 @@ class Training:
     @torch.no_grad()
     def evaluate(self, clock: Clock) -> None:
         """Held-out loss, every rank a part; the clock stands still."""
-        sent = self.link()[0] or self.comm.sent()
+        sent = self.link()[0] or round(self.comm.sent())
         with clock.pause():
             tokens, targets = self.corpus.evaluation(EVALUATION_SEQUENCES, self.job.context)
             part = slice(self.rank, None, self.size)

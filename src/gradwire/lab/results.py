@@ -7,8 +7,8 @@ numbers.
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any, cast, get_args, get_origin
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 NON_FINITE = ("NaN", "Infinity", "-Infinity")
 HEADER_BYTES = 66  # of a packet on the link: Ethernet 14, IPv4 20, TCP with timestamps 32
@@ -127,7 +127,7 @@ class Comparison:
 
     def to_json(self) -> str:
         """Strict JSON; `Comparison.from_json` gives an equal record back."""
-        return json.dumps(_writable(asdict(self)), indent=1, allow_nan=False) + "\n"
+        return json.dumps(writable(asdict(self)), indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Comparison":
@@ -136,7 +136,7 @@ class Comparison:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"the comparison is not JSON: {error}") from error
-        return cast(Comparison, _read(cls, value, "the comparison"))
+        return cast(Comparison, read(cls, value, "the comparison"))
 
 
 def _between(before: Point, after: Point, loss: float) -> Point:
@@ -150,31 +150,31 @@ def _between(before: Point, after: Point, loss: float) -> Point:
     )
 
 
-def _writable(value: Any) -> Any:
+def writable(value: Any) -> Any:
     """The same nest with each number that JSON lacks as its name."""
     if isinstance(value, dict):
-        return {key: _writable(item) for key, item in cast(dict[str, Any], value).items()}
+        return {key: writable(item) for key, item in cast(dict[str, Any], value).items()}
     if isinstance(value, tuple):
-        return [_writable(item) for item in cast(tuple[Any, ...], value)]
+        return [writable(item) for item in cast(tuple[Any, ...], value)]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
 
 
-def _read(kind: Any, value: Any, where: str) -> Any:
+def read(kind: Any, value: Any, where: str) -> Any:
     """`value`, out of JSON, as a `kind`: a dataclass, a tuple of one kind, a dict of text, text or a number."""
     if is_dataclass(kind):
         _must(isinstance(value, dict), where, "an object", value)
-        wanted = {field.name: field.type for field in fields(kind)}
+        wanted = get_type_hints(kind)
         if odd := sorted(wanted.keys() ^ value.keys()):
             raise ValueError(f"{where} {'lacks' if odd[0] in wanted else 'has an unknown field'} {odd[0]!r}")
-        return cast(Any, kind)(**{name: _read(each, value[name], f"{where}: {name}") for name, each in wanted.items()})
+        return cast(Any, kind)(**{name: read(each, value[name], f"{where}: {name}") for name, each in wanted.items()})
     if get_origin(kind) is tuple:
         _must(isinstance(value, list), where, "a list", value)
-        return tuple(_read(get_args(kind)[0], item, f"{where}[{index}]") for index, item in enumerate(value))
+        return tuple(read(get_args(kind)[0], item, f"{where}[{index}]") for index, item in enumerate(value))
     if get_origin(kind) is dict:
         _must(isinstance(value, dict), where, "an object", value)
-        return {key: _read(str, item, f"{where}[{key!r}]") for key, item in value.items()}
+        return {key: read(str, item, f"{where}[{key!r}]") for key, item in value.items()}
     if kind is str:
         _must(isinstance(value, str), where, "text", value)
         return value

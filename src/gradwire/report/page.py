@@ -1,26 +1,17 @@
 """The page as a whole, and its way to disk."""
 
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from gradwire.lab.results import Comparison
 from gradwire.report import figures, sentences, style, svg, table, words
+from gradwire.report.whole import write_whole
 
 
 def write(comparison: Comparison, path: str | Path) -> None:
     """Write the page to `path` in one step: a reader finds the old file or the whole new one, never a part."""
-    path = Path(path)
-    page = render(comparison).encode("utf-8", "replace")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the report's folder must exist, got {str(path.parent)!r}")
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        fresh.write_bytes(page)
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    write_whole(render(comparison), Path(path))
 
 
 def render(comparison: Comparison) -> str:

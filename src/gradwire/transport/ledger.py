@@ -32,10 +32,14 @@ class Entry:
 
 @dataclass
 class Ledger:
-    """Counts for `workers` workers together; what it reports is per worker."""
+    """Counts for `workers` workers together; what it reports is per worker.
+
+    log: the seconds of every record in order, if somebody wants them and puts an empty list here.
+    """
 
     workers: int = 1
     entries: dict[str, Entry] = field(default_factory=lambda: {kind: Entry() for kind in KINDS})
+    log: list[float] | None = None
 
     def record(self, ask: Ask, rank: int | slice, size: int, seconds: float = 0.0) -> None:
         """Count one worker's part of an answered ask, or that of all in a batch; `seconds` it waited for the answer."""
@@ -44,6 +48,8 @@ class Ledger:
         entry.bytes += brought(ask, rank)
         entry.traffic += traffic(ask, rank, size)
         entry.seconds += seconds
+        if self.log is not None:
+            self.log.append(seconds)
 
     def clear(self) -> None:
         """Count from nothing again."""

@@ -18,6 +18,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from gradwire.kernels import gaps
 from gradwire.wire import bits
 
 
@@ -32,11 +33,7 @@ def encode(indices: Tensor, d: int) -> Tensor:
     low, _ = _plan(d, k)
     if k == 0:
         return torch.empty((*indices.shape[:-1], 0), dtype=torch.uint8, device=indices.device)
-    if low is None:
-        return _bitmap(indices, d)
-    gaps = (indices >> low) + torch.arange(k, device=indices.device)
-    upper = _bitmap(gaps, k + ((d - 1) >> low))
-    return torch.cat([bits.pack(indices & ((1 << low) - 1), low), upper], -1)
+    return gaps.encode(indices, d, low)
 
 
 def decode(wire: Tensor, d: int, k: int) -> Tensor:
@@ -50,14 +47,7 @@ def decode(wire: Tensor, d: int, k: int) -> Tensor:
         raise ValueError(f"{k} indices below {d} take {length} bytes, got {wire.shape[-1]}")
     if k == 0:
         return torch.empty((*wire.shape[:-1], 0), dtype=torch.int64, device=wire.device)
-    if low is None:
-        return _positions(wire, d, k)
-    split = bits.nbytes(k, low)
-    upper = _positions(wire[..., split:], k + ((d - 1) >> low), k) - torch.arange(k, device=wire.device)
-    indices = (upper << low) | bits.unpack(wire[..., :split], low, k)
-    if bool((indices[..., 1:] <= indices[..., :-1]).any()) or int(indices.max()) >= d:
-        raise ValueError(f"the bytes are not {k} increasing indices below {d}")
-    return indices
+    return gaps.decode(wire, d, k, low)
 
 
 @lru_cache(maxsize=4096)
@@ -70,15 +60,3 @@ def _plan(d: int, k: int) -> tuple[int | None, int]:
         (bits.nbytes(k, low) + bits.nbytes(k + ((d - 1) >> low), 1), low) for low in range(max(1, d.bit_length()))
     )
     return (low, length) if length <= bits.nbytes(d, 1) else (None, bits.nbytes(d, 1))
-
-
-def _bitmap(positions: Tensor, length: int) -> Tensor:
-    flags = torch.zeros((*positions.shape[:-1], length), dtype=torch.uint8, device=positions.device)
-    return bits.pack_flags(flags.scatter_(-1, positions, 1))
-
-
-def _positions(bitmap: Tensor, length: int, k: int) -> Tensor:
-    flags = bits.unpack_flags(bitmap, length)
-    if bool((flags.sum(-1) != k).any()):
-        raise ValueError(f"the bytes do not hold {k} indices")
-    return flags.nonzero()[:, -1].view(*bitmap.shape[:-1], k)

@@ -5,9 +5,12 @@ Wire: | scale: float32 | d codes of ceil(log2(2 s + 1)) bits: level + s (wire/bi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from gradwire.kernels import compiled, rounding
 from gradwire.wire import bits, values
 
 
@@ -34,6 +37,34 @@ def decode(wire: Tensor, s: int, d: int) -> tuple[Tensor, Tensor]:
     if bool((levels > s).any()):
         raise ValueError(f"the bytes are not {d} levels between -{s} and {s}")
     return values.decode(wire[..., :4], "float32", 1), levels
+
+
+def draw(x: Tensor, scale: Tensor, s: int, key: int, *, binary: bool = False) -> Tensor:
+    """Finite f[..., d], f32[..., 1] -> u8[..., nbytes(s, d)], rounded at random to multiples or powers of two."""
+    if s <= rounding.MOST and rounding.serves(x):
+        wire = rounding.packed(x, scale, s, key, _width(s), binary)
+        wire[..., :4] = values.encode(scale, "float32")
+        return wire
+    return encode(scale, (rounding.geometric if binary else rounding.linear)(x, scale, s, key), s)
+
+
+def read(wire: Tensor, s: int, d: int, meaning: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """u8[..., nbytes(s, d)] -> f32[..., d]: meaning(scale f32[..., 1], levels int64[..., d]), element by element.
+
+    Raises:
+        ValueError: the bytes are not d levels between -s and s.
+    """
+    if s > rounding.MOST or d < compiled.LONG or not compiled.reads(wire, torch.uint8, nbytes(s, d)):
+        return meaning(*decode(wire, s, d))
+    if wire.shape[-1] != nbytes(s, d):
+        raise ValueError(f"{d} levels between -{s} and {s} take {nbytes(s, d)} bytes, got {wire.shape[-1]}")
+    every = torch.arange(-s, s + 1).expand(*wire.shape[:-1], -1)
+    floats, largest = rounding.look_up(
+        wire, 4, _width(s), meaning(values.decode(wire[..., :4], "float32", 1), every), d
+    )
+    if largest > 2 * s:
+        raise ValueError(f"the bytes are not {d} levels between -{s} and {s}")
+    return floats
 
 
 def _width(s: int) -> int:

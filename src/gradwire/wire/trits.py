@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gradwire.kernels import compiled, rounding
+from gradwire.wire import values
+
 
 def nbytes(count: int) -> int:
     """Bytes that `count` trits take."""
@@ -23,9 +26,26 @@ def pack(trits: Tensor) -> Tensor:
 
 def unpack(wire: Tensor, count: int) -> Tensor:
     """u8[..., nbytes(m)] -> u8[..., m]. Raises ValueError for bytes that no five trits make."""
+    check(wire)
+    return (wire.unsqueeze(-1) // _weights(wire.device) % 3).flatten(-2)[..., :count]
+
+
+def read(wire: Tensor, d: int) -> Tensor:
+    """A scale and d trits, | float32 | nbytes(d) | -> f32[..., d]: trit - 1 times the scale."""
+    scale = values.decode(wire[..., :4], "float32", 1)
+    if d < compiled.LONG or not compiled.reads(wire, torch.uint8, 4 + nbytes(d)):
+        return (unpack(wire[..., 4:], d).float() - 1).mul_(scale)
+    signs = torch.arange(-1.0, 2.0).expand(*wire.shape[:-1], -1)
+    floats, largest = rounding.look_up(wire, 4, rounding.TRITS, signs * scale, d)
+    if largest > 2:
+        check(wire[..., 4:])
+    return floats
+
+
+def check(wire: Tensor) -> None:
+    """Refuse bytes that no five trits make."""
     if bool((wire >= 243).any()):
         raise ValueError(f"bytes of five trits are below 243, got {int(wire.max())}")
-    return (wire.unsqueeze(-1) // _weights(wire.device) % 3).flatten(-2)[..., :count]
 
 
 def _weights(device: torch.device) -> Tensor:

@@ -1,13 +1,19 @@
-"""Values on the wire, in one of four formats. All numbers are little-endian.
+"""Values on the wire, in one of six formats. All numbers are little-endian.
 
 float64   | k x 8 bytes |
 float32   | k x 4 bytes |
 bfloat16  | k x 2 bytes |    rounded to nearest even; what is beyond the largest bfloat16 is clamped to it
 natural   | k bytes: exponent e | ceil(k / 8) bytes: signs, least bit first |   value: 0 if e = 0, else 2^(e - 127)
+bits4     | 8 x float32: levels | k codes of 4 bits (wire/bits.py) |   value: level of code % 8, negative from 8 on
+bits2     | 2 x float32: levels | k codes of 2 bits (wire/bits.py) |   value: level of code % 2, negative from 2 on
 
 Natural rounds |t| at random to one of the two powers of two around it, so that the mean is |t| and the variance at most
 t^2 / 8 (Horváth et al. 2019, arXiv:1905.10988, Theorem 3). Outside the normal float32 range: |t| < 2^-126 becomes 0 or
 2^-126, unbiased still, and |t| > 2^127 becomes 2^127.
+
+bits4 and bits2 draw nothing: every level is the mean magnitude of its class, and the classes lie in equal ratios
+between the least and the largest magnitude of a message (kernels/classes.py). They are for error feedback, which takes
+what they round away up again. Equal magnitudes are exact, zeros among them too.
 """
 
 from __future__ import annotations
@@ -18,17 +24,26 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from gradwire.kernels import classes, compiled, rounding
 from gradwire.layout import Turn
 from gradwire.wire import bits
 
-Format: TypeAlias = Literal["bfloat16", "float32", "float64", "natural"]
+Format: TypeAlias = Literal["bfloat16", "bits2", "bits4", "float32", "float64", "natural"]
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+_WIDTHS = {"bits2": 2, "bits4": 4}
 
-OMEGA: dict[str, float | None] = {"float64": 0.0, "float32": 0.0, "bfloat16": None, "natural": 1 / 8}
+OMEGA: dict[str, float | None] = {
+    "float64": 0.0,
+    "float32": 0.0,
+    "bfloat16": None,
+    "natural": 1 / 8,
+    "bits4": None,
+    "bits2": None,
+}
 """Relative variance, for the unbiased formats; float32 and float64 count as exact."""
 
-DELTA: dict[str, float] = {"float64": 1.0, "float32": 1.0, "bfloat16": 1 - 2.0**-18, "natural": 7 / 8}
+_DELTA: dict[str, float] = {"float64": 1.0, "float32": 1.0, "bfloat16": 1 - 2.0**-18, "natural": 7 / 8}
 """Contraction: half a unit in the last of bfloat16's 8 bits is 2^-9 of the value."""
 
 
@@ -38,15 +53,24 @@ def check(name: str) -> None:
         raise ValueError(f"values must be one of {', '.join(get_args(Format))}, got {name!r}")
 
 
+def delta(name: Format, k: int) -> float:
+    """Contraction of k values in a format; of bits4 and bits2 the worst case over all messages of k values."""
+    return classes.delta(_WIDTHS[name], k) if name in _WIDTHS else _DELTA[name]
+
+
 def nbytes(name: Format, k: int) -> int:
     """Bytes that k values take."""
+    if name in _WIDTHS:
+        return 4 * classes.count(_WIDTHS[name]) + bits.nbytes(k, _WIDTHS[name])
     return k + bits.nbytes(k, 1) if name == "natural" else k * _DTYPES[name].itemsize
 
 
-def encode(x: Tensor, name: Format, rng: torch.Generator | None = None) -> Tensor:
-    """f[..., k], finite -> u8[..., nbytes(name, k)]; only `natural` draws from `rng`, which it needs."""
+def encode(x: Tensor, name: Format, key: int = 0) -> Tensor:
+    """f[..., k], finite -> u8[..., nbytes(name, k)]; only `natural` rounds at random, by the coins of `key`."""
     if name == "natural":
-        return torch.cat([_exponents(x, rng), bits.pack_flags(torch.signbit(x).byte())], -1)
+        return rounding.natural(x, key)
+    if name in _WIDTHS:
+        return _classes(x, _WIDTHS[name])
     dtype, limit = _range(name, x.dtype)
     return x.clamp(-limit, limit).to(dtype).contiguous().view(torch.uint8)
 
@@ -56,8 +80,9 @@ def decode(wire: Tensor, name: Format, k: int) -> Tensor:
     if wire.shape[-1] != nbytes(name, k):
         raise ValueError(f"{k} values as {name} take {nbytes(name, k)} bytes, got {wire.shape[-1]}")
     if name == "natural":
-        negative = bits.unpack_flags(wire[..., k:], k)
-        return _powers(wire[..., :k]).mul(1.0 - 2.0 * negative)
+        return rounding.powers(wire, k)
+    if name in _WIDTHS:
+        return _means(wire, _WIDTHS[name], k)
     # Into a new tensor, because a slice of a larger message need not be aligned for the wider dtype.
     values = torch.empty((*wire.shape[:-1], k), dtype=_DTYPES[name], device=wire.device)
     values.view(torch.uint8).copy_(wire)
@@ -65,9 +90,14 @@ def decode(wire: Tensor, name: Format, k: int) -> Tensor:
 
 
 def said(x: Tensor, name: Format, turn: Turn) -> Tensor:
-    """f[..., k] -> the same dtype, newly made: what a peer decodes of values in a format, without the bytes between."""
+    """f[..., k] -> the same dtype, newly made: what a peer decodes of values in a format."""
+    if name in _WIDTHS:
+        return decode(encode(x, name), name, x.shape[-1]).to(x.dtype)
     if name == "natural":
-        return _powers(_exponents(x, turn.rng(shared=False, device=x.device))).copysign_(x).to(x.dtype)
+        key = turn.key(shared=False)
+        if rounding.serves(x):
+            return rounding.powers(rounding.natural(x, key), x.shape[-1])
+        return rounding.power(rounding.exponents(x, key)).copysign_(x).to(x.dtype)
     dtype, limit = _range(name, x.dtype)
     values = x.clamp(-limit, limit)
     return values if dtype == x.dtype else values.to(dtype).to(x.dtype)
@@ -80,15 +110,19 @@ def _range(name: Format, source: torch.dtype) -> tuple[torch.dtype, float]:
     return dtype, min(torch.finfo(dtype).max, torch.finfo(source).max)
 
 
-def _powers(exponents: Tensor) -> Tensor:
-    """u8[..., k] -> f32[..., k]: an exponent in the float's own field, an empty mantissa, is the power; 0 for 0."""
-    return (exponents.int() << 23).view(torch.float32)
+def _classes(x: Tensor, width: int) -> Tensor:
+    """f[..., k] -> u8[..., 4 C + nbytes(k, width)]: the classes' means, and every value's class and sign."""
+    wire = classes.encode(x, width)
+    if wire is not None:
+        return wire
+    levels, codes = classes.classify(x, width)
+    return torch.cat([levels.view(torch.uint8), bits.pack(codes, width)], -1)
 
 
-def _exponents(x: Tensor, rng: torch.Generator | None) -> Tensor:
-    size = x.abs()
-    mantissa, exponent = torch.frexp(size)  # size = mantissa * 2^exponent with mantissa in [1/2, 1)
-    noise = torch.rand(x.shape, generator=rng, device=x.device, dtype=x.dtype)
-    code = exponent + 126 + (noise < 2 * mantissa - 1)
-    code = torch.where(size < 2.0**-126, (noise < size * 2.0**126).int(), code)
-    return code.clamp(max=254).to(torch.uint8)
+def _means(wire: Tensor, width: int, k: int) -> Tensor:
+    head = 4 * classes.count(width)
+    levels = decode(wire[..., :head], "float32", classes.count(width))
+    table = torch.cat([levels, -levels], -1)
+    if k >= compiled.SHORT and compiled.reads(wire, torch.uint8, 0):
+        return rounding.look_up(wire, head, width, table, k)[0]
+    return table.gather(-1, bits.unpack(wire[..., head:], width, k))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gradwire import kernels
 from gradwire.ask import Sum
 
 
 def reach(x: Tensor, level: float) -> Tensor:
     """Places of the magnitudes of f[d] from `level` on, zeros never: increasing int64[m]."""
-    return (x.abs() >= level if level > 0 else x).nonzero().view(-1)
+    return kernels.passing(x, level) if level > 0 else x.nonzero().view(-1)
 
 
 def is_near(count: int, k: int, level: float) -> bool:

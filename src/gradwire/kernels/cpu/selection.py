@@ -1,37 +1,24 @@
-"""Numba's loops for float32 in the host's memory: one read of the vector, no copy of it, the interpreter not held.
+"""Selection by Numba, of float32 in the host's memory: one read of the vector, no copy, the interpreter not held.
 
 A float32 magnitude's bits order as it does. With the place below them they make a key, magnitude << 32 | last - place,
 that no other element has and that is larger where of equals the first wins: selection is the k-th largest of integers.
 Places are counted within a span, so that a span has at most 2^32 elements.
-
-Importing this compiles everything for these types and no others, or loads what was compiled before from Numba's cache:
-beside this file where that can be written to, else in the user's cache directory, or in NUMBA_CACHE_DIR.
 """
 
 # What is in the loops is Numba's language: the signatures above them are its types, checked when it compiles.
-# pyright: basic
+# pyright: basic, reportCallIssue=false
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
-import numpy.typing as npt
-from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
 
-Ints: TypeAlias = npt.NDArray[np.int64]
-Bits: TypeAlias = npt.NDArray[np.int32]
-Words: TypeAlias = npt.NDArray[np.uint64]
-F = TypeVar("F", bound=Callable[..., Any])
+from gradwire.kernels.cpu import compiler
+from gradwire.kernels.cpu.compiler import SIZE, Bits, Ints, Words, compile_for, lowest, reaching
 
 LAST = 0xFFFFFFFF
-SIZE = np.int32(0x7FFFFFFF)
-"""All bits of a float32 but its sign."""
 
 BLOCK = 1024
 """Elements between two looks at the room that is left, a multiple of 64."""
@@ -42,58 +29,11 @@ BINS = 2048
 SAMPLED = 512
 """From here on a guess costs less than it saves."""
 
-GOLDEN, FIRST, SECOND = map(np.uint64, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-"""Of SplitMix64, as in splitmix.py."""
-
+GOLDEN, FIRST, SECOND = map(np.uint64, (compiler.GOLDEN, compiler.FIRST, compiler.SECOND))
 ONE = np.uint64(1)
 
 
-def _compile(signature: str, **options: Any) -> Callable[[F], F]:
-    """Compile for one signature now, or load it; without a place to keep it, compile it in every process."""
-
-    def decorate(function: F) -> F:
-        njit: Any = numba.njit
-        settings = {"nogil": True, "error_model": "numpy", **options}
-        try:
-            return njit(signature, cache=True, **settings)(function)
-        except RuntimeError:
-            return njit(signature, **settings)(function)
-
-    return decorate
-
-
-@intrinsic
-def _lowest(typing: Any, word: Any) -> Any:
-    """The place of the lowest bit that is set in a uint64 other than 0."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.uint64(types.uint64), generate
-
-
-@intrinsic
-def _reaching(typing: Any, bits: Any, at: Any, least: Any) -> Any:
-    """Which of the 64 magnitudes in i32 bits[at : at + 64] are `least` or more, as the bits of a uint64, first lowest.
-
-    A comparison of vectors whose result is read as a number: four instructions where vectors have 512 bits, which
-    LLVM does not find in a loop over single elements.
-    """
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array, start, border = arguments
-        memory = context.make_array(signature.args[0])(context, builder, array).data
-        lanes = ir.VectorType(ir.IntType(32), 64)
-        block = builder.load(builder.bitcast(builder.gep(memory, [start]), lanes.as_pointer()), align=4)
-        first = builder.insert_element(ir.Constant(lanes, ir.Undefined), border, ir.IntType(32)(0))
-        borders = builder.shuffle_vector(first, first, ir.Constant(lanes, [0] * 64))
-        sizes = builder.and_(block, ir.Constant(lanes, [int(SIZE)] * 64))
-        return builder.bitcast(builder.icmp_signed(">=", sizes, borders), ir.IntType(64))
-
-    return types.uint64(bits, types.int64, types.int32), generate
-
-
-@_compile("int64(int64[::1], int64, int64, int64[::1], int64[::1])")
+@compile_for("int64(int64[::1], int64, int64, int64[::1], int64[::1])")
 def _least(keys: Ints, m: int, k: int, rest: Ints, counts: Ints) -> int:
     """The k-th largest of keys[:m], k > 0, equals counted one by one. Overwrites rest, as long as keys, and counts.
 
@@ -133,7 +73,7 @@ def room(d: int, k: int) -> int:
     return 2 * k + max(8, int((float(d) * k) ** (1 / 3))) + 2 * BLOCK
 
 
-@_compile("int64(int64, int64)")
+@compile_for("int64(int64, int64)")
 def _sample(d: int, k: int) -> int:
     """Elements that vote on the border of a span, a multiple of 8.
 
@@ -142,7 +82,7 @@ def _sample(d: int, k: int) -> int:
     return max(8, int((float(d) * k) ** (1 / 3)) // 8) * 8
 
 
-@_compile("int64(int32[::1], int64, int64[::1], int64[::1], int64[::1])")
+@compile_for("int64(int32[::1], int64, int64[::1], int64[::1], int64[::1])")
 def _guess(bits: Bits, k: int, keys: Ints, rest: Ints, counts: Ints) -> int:
     """The bits of a magnitude that k elements or a few more reach, most likely."""
     sample, share = _sample(len(bits), k), k / len(bits)
@@ -161,15 +101,15 @@ def _guess(bits: Bits, k: int, keys: Ints, rest: Ints, counts: Ints) -> int:
     return _least(keys, sample, wanted, rest, counts)
 
 
-@_compile("int64(int32[::1], int64, int64, int64, int64[::1], int64)")
+@compile_for("int64(int32[::1], int64, int64, int64, int64[::1], int64)")
 def _append(bits: Bits, start: int, end: int, border: int, keys: Ints, m: int) -> int:
     """Append the keys of bits[start:end] that reach the border to keys[:m]; return how many there are then."""
     least = np.int32(border)
     whole = start + (end - start) // 64 * 64
     for at in range(start, whole, 64):
-        reach = np.uint64(_reaching(bits, at, least))  # pyright: ignore[reportCallIssue]
+        reach = np.uint64(reaching(bits, at, least))  # pyright: ignore[reportCallIssue]
         while reach:
-            i = at + np.int64(_lowest(reach))  # pyright: ignore[reportCallIssue]
+            i = at + np.int64(lowest(reach))  # pyright: ignore[reportCallIssue]
             reach &= reach - ONE
             keys[m] = np.int64(bits[i] & SIZE) << 32 | LAST - i
             m += 1
@@ -179,7 +119,7 @@ def _append(bits: Bits, start: int, end: int, border: int, keys: Ints, m: int) -
     return m
 
 
-@_compile("int64(int32[::1], int64, int64, int64[::1], int64[::1], int64[::1])")
+@compile_for("int64(int32[::1], int64, int64, int64[::1], int64[::1], int64[::1])")
 def _passing(bits: Bits, k: int, border: int, keys: Ints, rest: Ints, counts: Ints) -> int:
     """Collect the keys that reach the border; return how many. The k largest are among them if there are k.
 
@@ -200,7 +140,7 @@ def _passing(bits: Bits, k: int, border: int, keys: Ints, rest: Ints, counts: In
     return m
 
 
-@_compile("void(int32[::1], int64, int64, int64[::1], int64[::1], int64[::1], int64[::1])")
+@compile_for("void(int32[::1], int64, int64, int64[::1], int64[::1], int64[::1], int64[::1])")
 def _select(bits: Bits, k: int, base: int, out: Ints, keys: Ints, rest: Ints, counts: Ints) -> None:
     """Write the places of the k largest magnitudes, plus base, to out i64[k]."""
     if k == len(bits):
@@ -222,7 +162,7 @@ def _select(bits: Bits, k: int, base: int, out: Ints, keys: Ints, rest: Ints, co
         i += 1
 
 
-@_compile("void(int32[::1], int64[:,::1], int64[::1], int64[::1], int64[:,::1])")
+@compile_for("void(int32[::1], int64[:,::1], int64[::1], int64[::1], int64[:,::1])")
 def tops(bits: Bits, spans: Ints, ks: Ints, out: Ints, scratch: Ints) -> None:
     """Write what `reference.tops` finds in float32 bits[d], spans[L, 2], ks[L], to out[sum of ks].
 
@@ -249,28 +189,7 @@ def tops(bits: Bits, spans: Ints, ks: Ints, out: Ints, scratch: Ints) -> None:
         base += end - start
 
 
-# The sum in lanes of the machine's width: one order of summation on one machine.
-@_compile("float64[::1](float32[::1], int64[:,::1])", fastmath={"reassoc", "contract", "nsz"})
-def norms(x: npt.NDArray[np.float32], spans: Ints) -> npt.NDArray[np.float64]:
-    """L2 norms of the spans[L, 2] of f32[d], summed in float64, where no float32's square overflows.
-
-    Raises:
-        ValueError: a span that does not fit.
-    """
-    out = np.empty(len(spans))
-    for i in range(len(spans)):
-        start, end = spans[i]
-        if not 0 <= start <= end <= len(x):
-            raise ValueError("a span does not fit the vector")
-        piece, total = x[start:end], 0.0
-        for j in range(len(piece)):
-            value = np.float64(piece[j])
-            total += value * value
-        out[i] = math.sqrt(total)
-    return out
-
-
-@_compile("void(uint64, uint64, int64, uint64[::1])")
+@compile_for("void(uint64, uint64, int64, uint64[::1])")
 def _draw(key: Any, d: Any, count: int, drawn: Words) -> None:
     """Set `count` bits of the first d of drawn: the first distinct values of the stream, modulo d."""
     drawn[:] = 0
@@ -285,7 +204,7 @@ def _draw(key: Any, d: Any, count: int, drawn: Words) -> None:
         drawn[word] |= bit
 
 
-@_compile("int64[:,::1](uint64[::1], int64, int64)")
+@compile_for("int64[:,::1](uint64[::1], int64, int64)")
 def support(keys: Words, d: int, k: int) -> Ints:
     """Do what `support.support` does of keys[m], 0 < k <= d, in d bits of memory: [m, k]."""
     out = np.empty((len(keys), k), np.int64)
@@ -297,7 +216,7 @@ def support(keys: Words, d: int, k: int) -> Ints:
         while at < k:
             bits = drawn[word] ^ rest
             while bits and at < k:  # behind d the last word has bits that count for nothing
-                out[row, at] = word * 64 + np.int64(_lowest(bits))  # pyright: ignore[reportCallIssue]
+                out[row, at] = word * 64 + np.int64(lowest(bits))  # pyright: ignore[reportCallIssue]
                 bits &= bits - ONE
                 at += 1
             word += 1

@@ -1,0 +1,130 @@
+"""The GPU's loops against torch and against a copy, on 100 million float32; without a GPU it says so and writes nothing.
+
+    python benchmarks/gpu.py [--quick]
+
+Medians of 20 runs by the device's clock, after three that warm up and a check that what is selected is what torch.topk selects. A copy is
+copy_ of the vector into another one that exists. Bars: top at least 4 times as fast as torch.topk of magnitudes that are given, and at
+least 35 % of a copy's bandwidth, counted as a copy's time over its own; a step of EF(Top-k 1 %) with its message packed at most 6 copies.
+--quick takes ten million elements and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gradwire import kernels
+from gradwire.kernels import gpu
+from gradwire.wire import index, values
+
+Row = dict[str, "str | float | bool | None"]
+
+REPEATS, WARM = 20, 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    if not torch.cuda.is_available():
+        print("This machine has no GPU that torch can use: nothing was measured and nothing written.")
+        return
+    if not gpu.ready(torch.device("cuda", torch.cuda.current_device())):
+        print("Triton does not work on this GPU (the warning says why): nothing was measured and nothing written.")
+        return
+    d = 10_000_000 if quick else 100_000_000
+    seconds = measure(d)
+    rows, device = judge(seconds), torch.cuda.get_device_name()
+    print(f"d = {d:,} on {device}; a copy moves {8 * d / seconds['copy'] / 1e12:.2f} TB/s")
+    for name, value in seconds.items():
+        print(f"{name:<36}{value * 1e3:>10.3f} ms {value / seconds['copy']:>8.2f} copies")
+    for row in rows:
+        bar = "" if row["bar"] is None else f"bar {row['bar']:<8}{'holds' if row['holds'] else 'MISSED'}"
+        print(f"{row['name']:<52}{row['value']:>8.2f}  {bar}")
+    if not quick:
+        file = Path(__file__).parent / "results" / "gpu.json"
+        found = {"d": d, "device": device, "torch": torch.__version__, "seconds": seconds, "rows": rows}
+        file.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def measure(d: int) -> dict[str, float]:
+    """Medians by name."""
+    x = torch.randn(d, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
+    target, sizes, error = torch.empty_like(x), x.abs(), torch.zeros_like(x)
+    layers = [(d * i // 300, d * (i + 1) // 300) for i in range(300)]
+    ks = [(end - start) // 100 for start, end in layers]
+    for k in (d // 100, d // 1000):
+        check(x, sizes, k)
+    works: dict[str, Callable[[], object]] = {
+        "copy": lambda: target.copy_(x),
+        "top 1 %": lambda: kernels.top(x, d // 100),
+        "top 0.1 %": lambda: kernels.top(x, d // 1000),
+        "tops 1 %, 300 layers": lambda: kernels.tops(x, layers, ks),
+        "passing 2.6 deviations": lambda: kernels.passing(x, 2.6),
+        "norms, 300 layers": lambda: kernels.norms(x, layers),
+        "EF(top 1 %) + pack": lambda: step(x, error, d // 100),
+        "torch.topk 1 %": lambda: sizes.topk(d // 100, sorted=False),
+        "torch.topk 0.1 %": lambda: sizes.topk(d // 1000, sorted=False),
+    }
+    return {name: clock(work) for name, work in works.items()}
+
+
+def check(x: Tensor, sizes: Tensor, k: int) -> None:
+    """Refuse to measure what selects something else."""
+    found = kernels.top(x, k)
+    if not bool((found[1:] > found[:-1]).all()) or float(sizes[found].amin()) != float(sizes.topk(k).values.amin()):
+        raise RuntimeError(f"the {k} places found are not those of the {k} largest magnitudes")
+
+
+def step(g: Tensor, error: Tensor, k: int) -> Tensor:
+    """One worker's step: remember, select, pack, and forget what was said."""
+    error.add_(g)
+    places = kernels.top(error, k)
+    message = values.encode(error[places], "natural", key=1)
+    gpu.add_(error, [(places, values.decode(message, "natural", k))], alpha=-1.0)
+    return torch.cat([index.encode(places, len(g)), message])
+
+
+def clock(work: Callable[[], object]) -> float:
+    """Seconds from before the first launch to the end of the last one, waits for the host included."""
+    found = list[float]()
+    for _ in range(WARM + REPEATS):
+        begun, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        begun.record()
+        work()
+        ended.record()
+        ended.synchronize()
+        found.append(begun.elapsed_time(ended) / 1e3)
+    return statistics.median(found[WARM:])
+
+
+def judge(seconds: dict[str, float]) -> list[Row]:
+    """Ratios, and what they must be at least or at most."""
+    copy = seconds["copy"]
+    return [
+        row("top 1 %, times as fast as torch.topk", seconds["torch.topk 1 %"] / seconds["top 1 %"], least=4),
+        row("top 0.1 %, times as fast as torch.topk", seconds["torch.topk 0.1 %"] / seconds["top 0.1 %"], least=4),
+        row("top 1 %, share of a copy's bandwidth", copy / seconds["top 1 %"], least=0.35),
+        row("top 0.1 %, share of a copy's bandwidth", copy / seconds["top 0.1 %"], least=0.35),
+        row("EF(top 1 %) + pack, in copies", seconds["EF(top 1 %) + pack"] / copy, most=6),
+        row("tops 1 % of 300 layers, in copies", seconds["tops 1 %, 300 layers"] / copy),
+        row("passing, in copies", seconds["passing 2.6 deviations"] / copy),
+        row("norms, in copies", seconds["norms, 300 layers"] / copy),
+    ]
+
+
+def row(name: str, value: float, least: float | None = None, most: float | None = None) -> Row:
+    bar = f">= {least:g}" if least is not None else f"<= {most:g}" if most is not None else None
+    holds = None if bar is None else (least is None or value >= least) and (most is None or value <= most)
+    return {"name": name, "value": value, "bar": bar, "holds": holds}
+
+
+if __name__ == "__main__":
+    main()

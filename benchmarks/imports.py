@@ -1,0 +1,29 @@
+"""What `import gradwire` costs beyond `import torch` and NumPy's: seconds, medians of fresh processes in turn.
+
+python benchmarks/imports.py
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+
+from rows import Row, row, show
+
+SCRIPT = "import time, torch; began = time.perf_counter(); import {}; print(time.perf_counter() - began)"
+
+
+def main() -> None:
+    show(judge())
+
+
+def judge(repeats: int = 7) -> list[Row]:
+    """One row: the bar is 0.2 s."""
+    script = SCRIPT.format("gradwire")
+    found = [float(subprocess.check_output([sys.executable, "-c", script], text=True)) for _ in range(repeats)]
+    return [row("import gradwire beyond import torch, seconds", statistics.median(found), most=0.2)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""What attach(ddp, "auto") costs on loopback, where compression does not pay: its step in steps of plain DDP, in one run.
+
+python benchmarks/loopback.py
+"""
+
+from __future__ import annotations
+
+from rows import Row, row, show
+
+from gradwire.lab import bench
+
+
+def main() -> None:
+    show([each for model in ("mlp", "gpt", "resnet18") for each in judge(model)])
+
+
+def judge(model: str) -> list[Row]:
+    """One row: at most 3 % slower."""
+    plan = bench.Plan(model=model, methods=("dense", "auto"), rates=(None,), steps=60, seconds=20)
+    sheet = bench.run(plan, lambda event: None)
+    auto = next(each for each in sheet.measured if each.method == "auto")
+    return [row(f"auto on loopback, {model}, in steps of dense", sheet.ratio(auto, "dense"), most=1.03)]
+
+
+if __name__ == "__main__":
+    main()

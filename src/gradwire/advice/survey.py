@@ -1,0 +1,74 @@
+"""The survey: rehearse every candidate on this rank, predict with the link, and agree with the other ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from gradwire.advice.pace import Pace
+from gradwire.advice.verdict import Method
+from gradwire.advice.work import Errand, errands
+from gradwire.spec import parse
+from gradwire.transport.process import Process
+
+
+def survey(
+    ddp: DistributedDataParallel,
+    specs: Sequence[str],
+    gradients: Sequence[Tensor],
+    pace: Pace,
+    size: int,
+    unit_bytes: float,
+    seed: int = 0,
+) -> dict[str, Sequence[Errand] | str]:
+    """Errands by spec, or the words that say why there are none. No network."""
+    made: dict[str, Sequence[Errand] | str] = {}
+    for spec in specs:
+        try:
+            made[spec] = errands(ddp, parse(spec), gradients, pace, size, unit_bytes, seed)
+        except (ValueError, RuntimeError, IndexError, TypeError) as refusal:
+            made[spec] = str(refusal).splitlines()[0]
+    return made
+
+
+def agreed(process: Process, device: torch.device, methods: Sequence[Method]) -> list[Method]:
+    """The same methods with the mean of all ranks' figures; what one rank cannot predict, none can."""
+    figures = [[m.seconds, m.traffic, math.nan if m.crossover is None else m.crossover] for m in methods]
+    total = torch.tensor(figures, dtype=torch.float64, device=device)
+    dist.all_reduce(total, group=process.group)
+    means = cast(list[list[float]], total.div_(process.size).tolist())
+    return [
+        replace(
+            method,
+            seconds=seconds,
+            traffic=traffic,
+            crossover=None if math.isnan(crossover) else crossover,
+            refusal=method.refusal or ("" if math.isfinite(seconds) else "another rank cannot rehearse it"),
+        )
+        for method, (seconds, traffic, crossover) in zip(methods, means, strict=True)
+    ]
+
+
+def mean(process: Process, seconds: float) -> float:
+    """The average over the ranks, who all call it."""
+    total = torch.tensor(seconds, dtype=torch.float64)
+    dist.all_reduce(total, group=process.group)
+    return total.item() / process.size
+
+
+def sound(gradients: Mapping[int, Tensor | None], params: Sequence[Tensor]) -> list[Tensor]:
+    """A gradient for every parameter, for rehearsals: zeros where there is none, finite and dense."""
+    return [_sound(gradients.get(number), param) for number, param in enumerate(params)]
+
+
+def _sound(gradient: Tensor | None, param: Tensor) -> Tensor:
+    if gradient is None or gradient.layout != torch.strided:
+        return torch.zeros_like(param)
+    return torch.nan_to_num(gradient, 0.0, 0.0, 0.0)

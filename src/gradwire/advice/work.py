@@ -1,0 +1,176 @@
+"""What a method brings to the network's lane of a step: errands, found by rehearsal on this machine.
+
+torch's own ways reduce DDP's buckets; gradwire's exchanges work on units, which begin when the buckets that hold them
+are ready.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from gradwire.advice.crowd import clock
+from gradwire.advice.link import HALF, Link
+from gradwire.advice.pace import Pace, buckets, trained
+from gradwire.advice.timeline import Job, Part
+from gradwire.ask import Sum
+from gradwire.exchange import Exchange
+from gradwire.layout import Turn
+from gradwire.memory import Guard
+from gradwire.transport.rehearsal import Asked, Course, busiest, rehearse
+from gradwire.units import Unit, make_units
+
+TOGETHER = 4
+"""The largest group of which every worker is rehearsed; of a larger one, one worker."""
+
+LATE = 2_882_880
+"""The step at which rehearsals begin: late, when what warms up has done so, and a multiple of most numbers."""
+
+STEPS, RATE = 5, 0.1
+"""Steps of a rehearsal, of which the first only warms up; the learning rate, for memories that want to be told one."""
+
+
+@dataclass(frozen=True)
+class Errand:
+    """Parameters that are averaged together, by DDP's numbers, and the courses of several rehearsed steps."""
+
+    parameters: tuple[int, ...]
+    courses: tuple[Course, ...]
+
+    def job(self, step: int, pace: Pace, link: Link) -> Job:
+        """What one of the steps takes on a link."""
+        course = self.courses[step % len(self.courses)]
+        parts = [part for ask in course.asks for part in (Part(ask.seconds, 0.0), link.part(ask.kind, ask.traffic))]
+        return Job(pace.when(self.parameters), (*parts, Part(course.rest, 0.0)))
+
+    @property
+    def traffic(self) -> float:
+        """Bytes on the busiest rank's link in a step, the median over the rehearsed."""
+        return statistics.median(course.traffic for course in self.courses)
+
+
+def dense(ddp: DistributedDataParallel, pace: Pace, size: int, cap: float | None = None) -> list[Errand]:
+    """DDP as it comes: a Sum a bucket, of at most `cap` bytes (DDP's own) but for the parameter that fills it."""
+    sizes = [param.nbytes for param in trained(ddp)]
+    return [
+        Errand(tuple(bucket), (Course((Asked("Sum", _ring(sum(sizes[i] for i in bucket), size), 0.0),), 0.0),))
+        for bucket in buckets(sizes, pace.order, cap or ddp.bucket_bytes_cap)
+    ]
+
+
+def fp16(ddp: DistributedDataParallel, pace: Pace, size: int, cap: float | None = None) -> list[Errand]:
+    """torch's fp16 hook: each bucket rounded to half the bytes, and back, which is done here for the time it takes."""
+    params = trained(ddp)
+    made: list[Errand] = []
+    for bucket in buckets([param.nbytes for param in params], pace.order, cap or ddp.bucket_bytes_cap):
+        full = torch.ones(sum(params[i].numel() for i in bucket), device=params[0].device)
+        to, back = zip(*(_rounding(full, size) for _ in range(STEPS)), strict=True)
+        ask = Asked(HALF, _ring(2 * full.numel(), size), statistics.median(to))
+        made.append(Errand(tuple(bucket), (Course((ask,), statistics.median(back)),)))
+    return made
+
+
+def errands(
+    ddp: DistributedDataParallel,
+    exchange: Exchange,
+    gradients: Sequence[Tensor],
+    pace: Pace,
+    size: int,
+    unit_bytes: float | None = None,
+    seed: int = 0,
+) -> list[Errand]:
+    """Rehearse an exchange on these gradients, one for each parameter that DDP reduces: an errand a unit.
+
+    Raises:
+        ValueError: it cannot be rehearsed, or does not fit the model.
+    """
+    params = trained(ddp)
+    cap = unit_bytes or ddp.bucket_bytes_cap
+    number = {id(param): i for i, param in enumerate(params)}
+    filled = buckets([param.nbytes for param in params], pace.order, cap)
+    bucket_of = {parameter: bucket for bucket in filled for parameter in bucket}
+    workers = size if size <= TOGETHER else 1
+    guarded = Guard(exchange)
+    every = [make_units(ddp, guarded, cap, widened=False) for _ in range(workers)]
+    made: list[Errand] = []
+    for alike in zip(*every, strict=True):
+        own = [number[id(param)] for param in alike[0].parameters]
+        # A unit is full when all buckets are ready that hold a part of it.
+        held = list({id(bucket_of[i]): bucket_of[i] for i in own}.values())
+        rooms = [_lay([params[i] for bucket in held for i in bucket if i in own], len(held) == 1) for _ in alike]
+        brought = {id(params[i]): gradients[i] for i in own}
+        courses = [_unit_step(guarded, alike, brought, rooms, LATE + step, seed, size) for step in range(STEPS)]
+        made.append(Errand(tuple(i for bucket in held for i in bucket), tuple(courses[1:])))
+    return made
+
+
+def _lay(params: Sequence[Tensor], together: bool) -> dict[int, Tensor]:
+    """Room for gradients by id of parameter, as DDP has it: in one flat vector if they lie in one bucket."""
+    if not together:
+        return {id(param): torch.empty_like(param) for param in params}
+    flat = params[0].new_empty(sum(param.numel() for param in params))
+    cuts: Sequence[Tensor] = torch.split(flat, [param.numel() for param in params])
+    return {id(param): cut.view(param.shape) for param, cut in zip(params, cuts, strict=True)}
+
+
+def _unit_step(
+    guarded: Guard,
+    units: Sequence[Unit],
+    gradients: dict[int, Tensor],
+    rooms: Sequence[dict[int, Tensor]],
+    step: int,
+    seed: int,
+    size: int,
+) -> Course:
+    """One step of a unit, all workers with the same gradients: out of the bucket, the exchange, and back into it."""
+    now = clock(units[0].buffer.device)
+    for room in rooms:
+        for param, gradient in gradients.items():
+            room[param].copy_(gradient)
+    started = now()
+    for unit, room in zip(units, rooms, strict=True):
+        unit.begin()
+        for param, gradient in room.items():
+            unit.fill(param, gradient)
+        unit.keep()
+    before = now() - started
+    turns = [
+        Turn(rank, size, step, unit.layout, seed, point=unit.point, lr=RATE, given=unit.takes is not None)
+        for rank, unit in enumerate(units)
+    ]
+    talks = [guarded(unit.buffer, unit.state, turn) for unit, turn in zip(units, turns, strict=True)]
+    sent, course = rehearse(talks, size, now)
+    started = now()
+    for unit, said in zip(units, sent, strict=True):
+        unit.hand_out(said.mean, 1.0)
+        unit.release()
+    after = now() - started
+    return _around(course, before / len(units), after / len(units))
+
+
+def _around(course: Course, before: float, after: float) -> Course:
+    """A course with seconds before its first ask and after its last."""
+    if not course.asks:
+        return Course((), before + course.rest + after)
+    first, *others = course.asks
+    return Course((Asked(first.kind, first.traffic, before + first.seconds), *others), course.rest + after)
+
+
+def _ring(nbytes: float, size: int) -> float:
+    """Traffic of an all-reduce."""
+    return busiest(Sum(torch.empty(1, dtype=torch.uint8)), size) * nbytes
+
+
+def _rounding(full: Tensor, size: int) -> tuple[float, float]:
+    """Seconds to half precision, divided, and back into the buffer."""
+    now = clock(full.device)
+    started = now()
+    half = full.to(torch.float16).div_(size)
+    between = now()
+    full.copy_(half)
+    return between - started, now() - between

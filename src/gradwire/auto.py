@@ -1,0 +1,249 @@
+"""`attach(ddp, "auto")`: average densely, measure, and compress from then on only if that is predicted to pay.
+
+For the first steps DDP averages as it always does, no hook being registered, while `advice.Watch` notes the pace. At
+the end of one backward pass all ranks time the link, rehearse the candidates on this step's gradients, and decide
+alike, once. Either DDP is left alone for ever, at its own speed, or the chosen exchange's hook is registered from the
+next step on.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast, overload
+
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from gradwire import ddp as hooks
+from gradwire.advice.crowd import neighbour
+from gradwire.advice.link import KINDS, probe
+from gradwire.advice.pace import Pace, Watch, trained
+from gradwire.advice.survey import agreed, mean, sound, survey
+from gradwire.advice.verdict import CANDIDATES, DENSE, Method, Verdict, judge, predict
+from gradwire.advice.work import dense
+from gradwire.checkpoint import pack
+from gradwire.ddp import Hook, Scaler
+from gradwire.exchange import Exchange
+from gradwire.spec import parse
+from gradwire.transport.group import agree, compare, own_group
+from gradwire.transport.ledger import Ledger
+from gradwire.transport.process import Process
+
+log = logging.getLogger("gradwire")
+
+AUTO = "auto"
+SHORT = CANDIDATES[:3]
+"""What is considered where nobody says what; few, for the first steps wait for the rehearsals."""
+
+
+@overload
+def attach(  # pyright: ignore[reportOverlappingOverload] - "auto" is a str, and no other str is
+    ddp: DistributedDataParallel,
+    exchange: Literal["auto"],
+    seed: int = 0,
+    bucket_mb: float | None = None,
+    scaler: Scaler | None = None,
+    lr: Callable[[], float] | None = None,
+    candidates: Sequence[str] | None = None,
+) -> Auto: ...
+@overload
+def attach(
+    ddp: DistributedDataParallel,
+    exchange: Exchange | str,
+    seed: int = 0,
+    bucket_mb: float | None = None,
+    scaler: Scaler | None = None,
+    lr: Callable[[], float] | None = None,
+    candidates: Sequence[str] | None = None,
+) -> Hook: ...
+def attach(
+    ddp: DistributedDataParallel,
+    exchange: Exchange | str,
+    seed: int = 0,
+    bucket_mb: float | None = None,
+    scaler: Scaler | None = None,
+    lr: Callable[[], float] | None = None,
+    candidates: Sequence[str] | None = None,
+) -> Hook | Auto:
+    """Let a DDP model average its gradients through an exchange. Every rank calls it, with the same arguments.
+
+    Args:
+        ddp: the wrapped model, before its first backward pass.
+        exchange: an exchange or its spec, such as "ef(deft(density=0.01))"; or "auto", which measures the first steps
+            and then decides whether to compress at all.
+        seed: of all randomness in the exchange.
+        bucket_mb: megabytes (2^20 bytes) of gradients that are exchanged together; DDP's own bucket_cap_mb if left out.
+            Smaller units overlap more of the wire with backward; `float("inf")` exchanges the whole model at once,
+            which is what the DEFT paper does.
+        scaler: a GradScaler, if one is used: memories are kept in the gradients' true scale.
+        lr: tells the learning rate of the step that is under way, for memories that keep it, such as
+            `lambda: optimizer.param_groups[0]["lr"]`.
+        candidates: the specs among which "auto" chooses.
+
+    Raises:
+        TypeError: the model is not wrapped in DistributedDataParallel.
+        ValueError: a bad spec; no trainable parameter; the model has a communication hook already; the ranks do not
+            agree about spec, parameters or seed.
+    """
+    if isinstance(exchange, str) and exchange.strip().lower() == AUTO:
+        return Auto(ddp, SHORT if candidates is None else candidates, seed, bucket_mb, scaler, lr)
+    if candidates is not None:
+        raise ValueError(f"candidates are for 'auto', got them with {exchange}")
+    return hooks.attach(ddp, exchange, seed, bucket_mb, scaler, lr)
+
+
+class Auto:
+    """What `attach(ddp, "auto")` returns.
+
+    Attributes:
+        choice: None while it measures; then "dense", or the spec that was chosen. The same on all ranks.
+        verdict: the predictions, once made; None after a checkpoint has decided.
+        hook: what compresses; None where DDP is left alone.
+    """
+
+    def __init__(
+        self,
+        ddp: DistributedDataParallel,
+        candidates: Sequence[str],
+        seed: int,
+        bucket_mb: float | None,
+        scaler: Scaler | None,
+        lr: Callable[[], float] | None,
+    ) -> None:
+        if not isinstance(ddp, DistributedDataParallel):
+            raise TypeError(f"attach takes a model wrapped in DistributedDataParallel, got {type(ddp).__name__}")
+        self.candidates = tuple(candidates)
+        named = [repr(parse(spec)) for spec in self.candidates]
+        params = trained(ddp)
+        if not params:
+            raise ValueError("the model has no parameter that requires a gradient")
+        self._device = params[0].device
+        if self._device.type != "cpu":
+            raise ValueError(
+                f"auto measures gradients on the CPU, these are on {self._device}; name an exchange instead"
+            )
+        if ddp._comm_hooks:  # pyright: ignore[reportPrivateUsage] - there is no public way to ask
+            raise ValueError("this model has a communication hook already")
+        self.ddp, self.seed = ddp, seed
+        self._arguments = (seed, bucket_mb, scaler, lr)
+        self._unit_bytes = ddp.bucket_bytes_cap if bucket_mb is None else bucket_mb * 2**20
+        self.choice: str | None = None
+        self.verdict: Verdict | None = None
+        self.hook: Hook | None = None
+        self._idle = Ledger()
+        self._process = Process(own_group(cast(dist.ProcessGroup, ddp.process_group), self._device))
+        agree(self._process, self._device, {"exchange": f"auto among {named}", "seed": repr(seed)})
+        atexit.register(_close, weakref.ref(self))
+        self._watch = Watch(ddp, self._decide, lambda seconds: mean(self._process, seconds))
+        if self._process.size == 1 or not self.candidates:
+            self._settle(DENSE)
+
+    # ---- what a hook tells
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """What averages the gradients; None where DDP does."""
+        return self.hook.exchange if self.hook else None
+
+    @property
+    def ledger(self) -> Ledger:
+        """Bytes that the chosen exchange has sent. What DDP averages by itself is not counted."""
+        return self.hook.ledger if self.hook else self._idle
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the chosen exchange has taken."""
+        return self.hook.seconds if self.hook else 0.0
+
+    @property
+    def step(self) -> int:
+        """Steps of the chosen exchange."""
+        return self.hook.step if self.hook else 0
+
+    @property
+    def skipped(self) -> int:
+        """Of those, how many held a value that was not finite."""
+        return self.hook.skipped if self.hook else 0
+
+    # ---- the decision
+
+    def _decide(self, pace: Pace) -> None:
+        """At the end of a backward pass, on all ranks: measure what is missing, and choose."""
+        started = time.perf_counter()
+        self.verdict = verdict = self._judge(pace)
+        self._settle(verdict.choice)
+        if self._process.rank == 0:
+            took = time.perf_counter() - started
+            log.info("gradwire auto: chose %s (%s), decided in %.1f s", self.choice, verdict.sentence, took)
+
+    def _judge(self, pace: Pace) -> Verdict:
+        """Every candidate's predicted step against dense's measured one."""
+        params, size = trained(self.ddp), self._process.size
+        link = probe(self._process, self._device, KINDS)
+        gradients = sound({number: param.grad for number, param in enumerate(params)}, params)
+        with neighbour(link.share < 1):
+            work = survey(self.ddp, self.candidates, gradients, pace, size, self._unit_bytes, self.seed)
+        traffic = sum(errand.traffic for errand in dense(self.ddp, pace, size))
+        methods = [Method(DENSE, pace.period, traffic)]
+        for spec, found in work.items():
+            if isinstance(found, str):
+                methods.append(Method(spec, float("inf"), refusal=found))
+            else:
+                methods.append(Method(spec, predict(pace, found, link), sum(errand.traffic for errand in found)))
+        return judge(agreed(self._process, self._device, methods))
+
+    def _settle(self, choice: str) -> None:
+        """From the next step on."""
+        self._watch.close()
+        if choice != DENSE:
+            self.hook = hooks.attach(self.ddp, choice, *self._arguments)
+        self.choice = choice
+        self._process.close()
+
+    # ---- checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """The chosen hook's state, which a run that names the exchange loads as well; else that nothing is kept."""
+        if self.hook:
+            return self.hook.state_dict()
+        return pack({}, self.choice or AUTO, self.seed, 0, self._process.rank, self._process.size)
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken: a choice that was made then is made at once, without measuring.
+
+        Every rank calls it, with its own checkpoint or with a merged one.
+
+        Raises:
+            ValueError: the checkpoint does not fit, chose otherwise than this run has, or differs among the ranks.
+        """
+        chosen = saved.get("exchange")
+        if not isinstance(chosen, str):
+            raise ValueError("this is not a checkpoint of a gradwire hook")
+        fitting = (self.choice, repr(self.exchange) if self.hook else AUTO)
+        if self.choice is not None and chosen not in fitting:
+            raise ValueError(f"the checkpoint is of {chosen}, this run has chosen {self.choice}")
+        if self.choice is None:
+            if compare(self._process, self._device, chosen) is not None:
+                raise ValueError(f"this rank's checkpoint chose {chosen}, another rank's did not")
+            if chosen == AUTO:
+                return
+            self._settle(chosen)
+        if self.hook:
+            self.hook.load_state_dict(saved)
+
+    def close(self) -> None:
+        """End what the hook has begun; DDP stays as it is where nothing was chosen, or dense."""
+        self._watch.close()
+        self._process.close()
+        if self.hook:
+            self.hook.close()
+
+
+def _close(auto: weakref.ref[Auto]) -> None:
+    """Let go of what is still open when the program ends; the hook sees to itself."""
+    if (still_there := auto()) is not None:
+        still_there._process.close(final=True)  # pyright: ignore[reportPrivateUsage]

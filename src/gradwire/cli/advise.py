@@ -1,0 +1,130 @@
+"""`gradwire advise`: would compression pay, with this model on this link? Predicted, not run."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from gradwire import advice
+from gradwire.cli.console import bars, err, link_of, out
+from gradwire.lab import bench
+from gradwire.lab.advised import Advised, ask, ask_here
+from gradwire.lab.advising import Question
+
+NOTE = "Fewer bytes a step may take more steps: below a density of 1 % many models learn more slowly."
+"""What a step's seconds do not say."""
+
+
+def advise_command(
+    model: Annotated[
+        str, typer.Option(help=f"{', '.join(bench.BUILT_IN)}, or your own factory module:name, giving (model, loss).")
+    ] = "mlp",
+    candidate: Annotated[
+        list[str] | None, typer.Option(help="A spec to consider. Repeat it. Left out: a handful.")
+    ] = None,
+    rate: Annotated[str | None, typer.Option(help="Of every link, such as 100mbit. Left out: loopback.")] = None,
+    ranks: Annotated[int, typer.Option(min=2, max=64, help="Processes, each on a link of its own.")] = 2,
+    bucket_mb: Annotated[float, typer.Option(help="Megabytes that candidates exchange together.")] = Question.bucket_mb,
+    check: Annotated[bool, typer.Option("--check", help="Measure every method too, and compare.")] = False,
+    seconds: Annotated[float, typer.Option(help="Of measuring a method, with --check.")] = Question.seconds,
+    output: Annotated[Path | None, typer.Option(help="Write everything as JSON.")] = None,
+) -> None:
+    """Predict a step's time with every method on this machine, and say whether to compress.
+
+    Under torchrun (torchrun --no-python gradwire advise ...) the network is taken as it is.
+    """
+    given = tuple(candidate) if candidate else advice.CANDIDATES
+    question = Question(model, given, bucket_mb, check, seconds=seconds)
+    if output is not None and not output.resolve().parent.is_dir():
+        raise ValueError(f"there is no folder {output.parent} to write the answer to")
+    if "WORLD_SIZE" in os.environ:
+        if rate is not None:
+            raise ValueError(f"the network as it is has no other rate: leave out --rate {rate}")
+        bench.live_here(lambda first: _here(question, output, first), _complain)
+    found, _ = link_of(rate)
+    with bars() as progress:
+        task = progress.add_task("asking", total=None, facts="a few steps without a network")
+        _finish(ask(question, ranks, found, lambda event: progress.update(task, facts=_facts(event))), output)
+
+
+def table(advised: Advised) -> Table:
+    """A row for every method, the fastest first."""
+    place = f"{advised.model}, {advised.ranks} ranks, {advised.link}"
+    found = Table(title=f"{place}: {1e3 * advised.compute:.1f} ms of compute", caption=NOTE, box=box.SIMPLE_HEAD)
+    found.add_column("method", overflow="fold", min_width=14)
+    columns = (
+        "predicted ms",
+        "x dense",
+        "MB a step",
+        "pays below",
+        *(("measured ms", "error") * bool(advised.measured)),
+    )
+    for column in columns:
+        found.add_column(column, justify="right", no_wrap=True)
+    for method in advised.verdict.methods:
+        found.add_row(*_row(advised, method))
+    return found
+
+
+def _row(advised: Advised, method: advice.Method) -> list[str]:
+    if method.refusal:
+        return [f"{escape(method.name)}: {escape(method.refusal)}", "-"]
+    dense = advised.verdict.of("dense").seconds
+    cells = [
+        escape(method.name),
+        f"{1e3 * method.seconds:.1f}",
+        f"{method.seconds / dense:.3f}",
+        f"{method.traffic / 1e6:.3f}",
+        rate_of(method.crossover),
+    ]
+    error = advised.error(method)
+    return cells if error is None else [*cells, f"{1e3 * advised.measured[method.name]:.1f}", f"{100 * error:+.1f} %"]
+
+
+def rate_of(crossover: float | None) -> str:
+    """A bandwidth in bytes a second, as links are named; a word where there is none."""
+    if crossover is None:
+        return "-"
+    if crossover == 0.0:
+        return "never"
+    if math.isinf(crossover):
+        return "any rate"
+    megabits = 8 * crossover / 1e6
+    return f"{megabits / 1e3:.3g} Gbit/s" if megabits >= 1e3 else f"{megabits:.3g} Mbit/s"
+
+
+def _facts(event: dict[str, Any]) -> str:
+    """What goes on."""
+    match event["event"]:
+        case "link":
+            return f"{1e3 * event['compute']:.1f} ms of compute; rehearsing"
+        case "step":
+            return f"measuring {event['method']}"
+        case _:
+            return "done"
+
+
+def _here(question: Question, output: Path | None, first: bool) -> None:
+    advised = ask_here(question)
+    if first:
+        _finish(advised, output)
+
+
+def _complain(sentence: str) -> None:
+    err.print(f"gradwire: {sentence}", style="red", markup=False, highlight=False)
+
+
+def _finish(advised: Advised, output: Path | None) -> None:
+    """Print what was found, and write it."""
+    out.print(table(advised))
+    out.print(advised.verdict.sentence, markup=False)
+    if output is not None:
+        output.write_text(advised.to_json())
+        out.print(f"The figures: {output.resolve()}", soft_wrap=True)

@@ -1,0 +1,136 @@
+"""`gradwire bench`: what a step costs with every method, and where its time goes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import Progress, TaskID
+
+from gradwire import net
+from gradwire.cli.bench_table import table
+from gradwire.cli.console import bars, command, err, link_of, out
+from gradwire.lab import bench
+from gradwire.report import bench as page
+from gradwire.report import bench_words, words
+from gradwire.report.whole import write_whole
+
+LOOPBACK = "loopback"
+
+
+def bench_command(
+    model: Annotated[
+        str, typer.Option(help=f"{', '.join(bench.BUILT_IN)}, or your own factory module:name, giving (model, loss).")
+    ] = "mlp",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="A spec, or dense, fp16, powersgd4, auto. Repeat it. Left out: one of each kind."),
+    ] = None,
+    rate: Annotated[
+        list[str] | None, typer.Option(help="Of every link, such as 100mbit, or loopback. Repeat it.")
+    ] = None,
+    ranks: Annotated[list[int] | None, typer.Option(min=1, max=64, help="Processes: 2. Repeat it.")] = None,
+    steps: Annotated[int, typer.Option(help="Timed steps of every method.")] = bench.Plan.steps,
+    seconds: Annotated[
+        float, typer.Option(help="Of every method on every link, if they are over before the steps.")
+    ] = bench.Plan.seconds,
+    bucket_mb: Annotated[
+        float, typer.Option(help="Megabytes that gradwire's methods exchange together.")
+    ] = bench.Plan.bucket_mb,
+    here: Annotated[
+        bool, typer.Option("--here", help="The network as it is, under torchrun ... -m gradwire.cli bench --here.")
+    ] = False,
+    output: Annotated[Path, typer.Option(help="The page; its data goes beside it as .json and .csv.")] = Path(
+        "gradwire-bench.html"
+    ),
+) -> None:
+    """Measure a step of training: compute, selection, wire, wait and bytes, per method, link and number of ranks."""
+    here = here or "WORLD_SIZE" in os.environ
+    if here and (rate or ranks):
+        raise ValueError("on the network as it is, rates and ranks are what they are: leave out --rate and --ranks")
+    rates, note = _rates(rate or [LOOPBACK])
+    methods = tuple(method) if method else bench.METHODS
+    plan = bench.Plan(model, methods, rates, tuple(ranks or [2]), steps, seconds, bucket_mb)
+    _check_output(output)
+    if here:
+        bench.live_here(lambda first: _measure_here(plan, output, first), _complain)
+    with bars() as progress:
+        sheet = bench.run(plan, Listening(progress).hear, command(), note)
+    _finish(sheet, output)
+
+
+class Listening:
+    """A bar for every method on every link."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.tasks: dict[tuple[str, str, int], TaskID] = {}
+
+    def hear(self, event: dict[str, Any]) -> None:
+        """Move a bar on."""
+        if event["event"] != "step":
+            return
+        key = event["method"], event["link"], event["ranks"]
+        if key not in self.tasks:
+            name = f"{words.short(event['method'], 28)}, {event['link']} x {event['ranks']}"
+            self.tasks[key] = self.progress.add_task(name, total=1.0, facts="")
+        facts = f"{words.number(1e3 * event['seconds'])} ms"
+        self.progress.update(self.tasks[key], completed=event["done"], facts=facts)
+
+
+def _rates(asked: list[str]) -> tuple[tuple[str | None, ...], str]:
+    """The rates that can be had, and a note where the kernel gives none."""
+    wanted = [None if rate == LOOPBACK else rate for rate in asked]
+    shaped = [rate for rate in wanted if rate is not None]
+    for rate in shaped:
+        net.parse_rate(rate)
+    if shaped and link_of(shaped[0])[0] is None:
+        return (None,), f"Measured over loopback: {net.refusal()}."
+    return tuple(wanted), ""
+
+
+def _check_output(output: Path) -> None:
+    """Refuse, before anything is measured, a page that could not be written (ValueError)."""
+    if output.suffix != ".html":
+        raise ValueError(f"the page's name ends in .html, got {str(output)!r}; its data goes beside it")
+    if not output.parent.is_dir():
+        raise ValueError(f"there is no folder {output.parent} to write the page to")
+    for file in _files(output):
+        if file.is_dir():
+            raise ValueError(f"{file} is a folder; the page and its data are files")
+    try:
+        with tempfile.TemporaryFile(dir=output.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"nothing can be written to {output.parent}: {error.strerror}") from None
+
+
+def _files(output: Path) -> tuple[Path, Path, Path]:
+    return output, output.with_suffix(".json"), output.with_suffix(".csv")
+
+
+def _measure_here(plan: bench.Plan, output: Path, first: bool) -> None:
+    """As one rank; the first speaks and writes."""
+    if not first:
+        bench.run_here(plan)
+        return
+    with bars() as progress:
+        sheet = bench.run_here(plan, Listening(progress).hear, command())
+    _finish(sheet, output)
+
+
+def _complain(sentence: str) -> None:
+    err.print(f"gradwire: {sentence}", style="red", markup=False, highlight=False)
+
+
+def _finish(sheet: bench.Sheet, output: Path) -> None:
+    """Write and print what was found."""
+    for text, file in zip((page.render(sheet), sheet.to_json(), sheet.to_csv()), _files(output), strict=True):
+        write_whole(text, file)
+    for cell in sheet.cells().values():
+        out.print(table(sheet, cell))
+    out.print(bench_words.headline(sheet), markup=False)
+    out.print(f"The page: {output.resolve()}", soft_wrap=True)

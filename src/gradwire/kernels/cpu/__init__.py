@@ -1,0 +1,31 @@
+"""Numba's loops for the host's memory. Importing this compiles all of them, or loads them from the cache."""
+
+from gradwire.kernels.cpu.indices import decode, encode
+from gradwire.kernels.cpu.packing import look_up, pack, pack_flags, unpack, unpack_flags
+from gradwire.kernels.cpu.rounding import classes, coins, levels, natural, powers, signed, signs, wide_coins
+from gradwire.kernels.cpu.selection import room, support, tops
+from gradwire.kernels.cpu.sums import norms, passing, scatter_add
+
+__all__ = [
+    "classes",
+    "coins",
+    "decode",
+    "encode",
+    "levels",
+    "look_up",
+    "natural",
+    "norms",
+    "pack",
+    "pack_flags",
+    "passing",
+    "powers",
+    "room",
+    "scatter_add",
+    "signed",
+    "signs",
+    "support",
+    "tops",
+    "unpack",
+    "unpack_flags",
+    "wide_coins",
+]

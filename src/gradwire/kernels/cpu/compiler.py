@@ -1,0 +1,149 @@
+"""Numba's compiler, and the few words that its language lacks: 64 comparisons as one number, bytes read as a number.
+
+Importing what is decorated here compiles it for its types and no others, or loads what was compiled before from Numba's
+cache: beside the files where that can be written to, else in the user's cache directory, or in NUMBA_CACHE_DIR.
+"""
+
+# pyright: basic, reportCallIssue=false
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+Ints: TypeAlias = npt.NDArray[np.int64]
+Bits: TypeAlias = npt.NDArray[np.int32]
+Words: TypeAlias = npt.NDArray[np.uint64]
+Octets: TypeAlias = npt.NDArray[np.uint8]
+Floats: TypeAlias = npt.NDArray[np.float32]
+Wide: TypeAlias = npt.NDArray[np.float64]
+F = TypeVar("F", bound=Callable[..., Any])
+
+SIZE = np.int32(0x7FFFFFFF)
+"""All bits of a float32 but its sign."""
+
+GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+"""Of SplitMix64, as in splitmix.py."""
+
+I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+
+
+def compile_for(signature: str, **options: Any) -> Callable[[F], F]:
+    """Compile for one signature now, or load it; without a place to keep it, compile it in every process."""
+
+    def decorate(function: F) -> F:
+        njit: Any = numba.njit
+        settings = {"nogil": True, "error_model": "numpy", **options}
+        try:
+            return njit(signature, cache=True, **settings)(function)
+        except RuntimeError:
+            return njit(signature, **settings)(function)
+
+    return decorate
+
+
+@intrinsic
+def lowest(typing: Any, word: Any) -> Any:
+    """The place of the lowest bit that is set in a uint64 other than 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(I1, 1))
+
+    return types.int64(types.uint64), generate
+
+
+@intrinsic
+def hashed(typing: Any, key: Any, place: Any) -> Any:
+    """SplitMix64's output number `place`, from 0 on: a uint64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def mixed(z: Any, shift: int, factor: int) -> Any:
+            return builder.mul(builder.xor(z, builder.lshr(z, I64(shift))), I64(factor))
+
+        count = builder.add(arguments[1], I64(1))
+        z = builder.add(arguments[0], builder.mul(count, I64(GOLDEN)))
+        z = mixed(mixed(z, 30, FIRST), 27, SECOND)
+        return builder.xor(z, builder.lshr(z, I64(31)))
+
+    return types.uint64(types.uint64, types.int64), generate
+
+
+def _sixty_four(context: Any, builder: Any, signature: Any, arguments: Any, lane: Any) -> tuple[Any, Any]:
+    """Lanes [at : at + 64] of an array, and a number in all of them."""
+    array, start, border = arguments
+    memory = context.make_array(signature.args[0])(context, builder, array).data
+    lanes = ir.VectorType(lane, 64)
+    block = builder.load(builder.bitcast(builder.gep(memory, [start]), lanes.as_pointer()), align=1)
+    first = builder.insert_element(ir.Constant(lanes, ir.Undefined), border, I32(0))
+    return block, builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(I32, 64), [0] * 64))
+
+
+@intrinsic
+def reaching(typing: Any, bits: Any, at: Any, least: Any) -> Any:
+    """Which of the 64 magnitudes in i32 bits[at : at + 64] are `least` or more, as the bits of a uint64, first lowest.
+
+    A comparison of vectors whose result is read as a number: four instructions where vectors have 512 bits, which
+    LLVM does not find in a loop over single elements.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        block, borders = _sixty_four(context, builder, signature, arguments, I32)
+        sizes = builder.and_(block, ir.Constant(ir.VectorType(I32, 64), [int(SIZE)] * 64))
+        return builder.bitcast(builder.icmp_signed(">=", sizes, borders), I64)
+
+    return types.uint64(bits, types.int64, types.int32), generate
+
+
+@intrinsic
+def beyond(typing: Any, lanes: Any, at: Any, border: Any) -> Any:
+    """Which of the 64 numbers in i32 or u8 lanes[at : at + 64] are above the border, read without a sign."""
+    lane, kind = (I8, types.uint8) if lanes.dtype == types.uint8 else (I32, types.int32)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        block, borders = _sixty_four(context, builder, signature, arguments, lane)
+        return builder.bitcast(builder.icmp_unsigned(">", block, borders), I64)
+
+    return types.uint64(lanes, types.int64, kind), generate
+
+
+def _eight(context: Any, builder: Any, signature: Any, array: Any, at: Any) -> Any:
+    memory = context.make_array(signature.args[0])(context, builder, array).data
+    return builder.bitcast(builder.gep(memory, [at]), I64.as_pointer())
+
+
+@intrinsic
+def load(typing: Any, octets: Any, at: Any) -> Any:
+    """u8[at : at + 8] as a uint64, least byte first."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(_eight(context, builder, signature, *arguments), align=1)
+
+    return types.uint64(octets, types.int64), generate
+
+
+@intrinsic
+def store(typing: Any, octets: Any, at: Any, word: Any) -> Any:
+    """Write a uint64 to u8[at : at + 8], least byte first."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.store(arguments[2], _eight(context, builder, signature, *arguments[:2]), align=1)
+        return context.get_dummy_value()
+
+    return types.void(octets, types.int64, types.uint64), generate
+
+
+@intrinsic
+def as_integer(typing: Any, number: Any) -> Any:
+    """The bits of a float64 as an int64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], I64)
+
+    return types.int64(types.float64), generate

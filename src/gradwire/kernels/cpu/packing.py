@@ -1,0 +1,203 @@
+"""Whole numbers of a few bits each, to bytes and back: Numba's loops. Every row is a whole number of bytes.
+
+Eight numbers of `width` bits are `width` bytes, which up to a width of 8 one 64-bit word holds.
+"""
+
+# pyright: basic, reportCallIssue=false
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gradwire.kernels.cpu.compiler import Bits, Floats, Ints, Octets, Words, beyond, compile_for, load, store
+
+BLOCK = 1280
+"""Codes at a time, in the first cache: a multiple of 64 and of 5."""
+
+TRITS = 0
+"""The width that stands for five numbers of three values in a byte."""
+
+
+@compile_for("void(uint8[::1], int64, int64, uint64)")
+def put(out: Octets, at: int, end: int, word: Any) -> None:
+    """Write a word to out[at : at + 8], or as much of it as lies before the end."""
+    if at + 8 <= end:
+        store(out, at, word)
+    else:
+        for i in range(at, end):
+            out[i] = np.uint8(word & np.uint64(255))
+            word >>= np.uint64(8)
+
+
+@compile_for("uint64(uint8[::1], int64, int64)")
+def get(wire: Octets, at: int, end: int) -> Any:
+    """wire[at : at + 8] as a word; zeros for what does not lie before the end."""
+    if at + 8 <= end:
+        return load(wire, at)
+    word = np.uint64(0)
+    for i in range(at, end):
+        word |= np.uint64(wire[i]) << np.uint64(8 * (i - at))
+    return word
+
+
+@compile_for("void(int64[::1], int64, uint8[::1], int64)")
+def pack_row(values: Ints, width: int, out: Octets, start: int) -> None:
+    """The low bits of values i64[m], 0 <= width <= 62, to out u8 from start on, to a whole byte."""
+    mask = (np.uint64(1) << np.uint64(width)) - np.uint64(1)
+    end = start + (len(values) * width + 7) // 8
+    word, filled, at = np.uint64(0), 0, start
+    for i in range(len(values)):
+        value = np.uint64(values[i]) & mask
+        word |= value << np.uint64(filled)
+        filled += width
+        if filled >= 64:
+            put(out, at, end, word)
+            at += 8
+            filled -= 64
+            # The bits that did not fit; a width that fits leaves 0 of them, which no shift by 64 need find.
+            word = value >> np.uint64(width - filled) if filled else np.uint64(0)
+    put(out, at, end, word)
+
+
+@compile_for("void(int64[:,::1], int64, uint8[:,::1])")
+def pack(values: Ints, width: int, out: Octets) -> None:
+    """i64[rows, m] of `width` bits -> out u8[rows, nbytes]."""
+    for row in range(len(values)):
+        pack_row(values[row], width, out[row], 0)
+
+
+@compile_for("void(uint8[:,::1], int64, int64[:,::1])")
+def unpack(wire: Octets, width: int, out: Ints) -> None:
+    """u8[rows, nbytes] -> out i64[rows, m] of `width` bits."""
+    mask, end = (np.uint64(1) << np.uint64(width)) - np.uint64(1), wire.shape[1]
+    for row in range(len(wire)):
+        octets = wire[row]
+        for i in range(out.shape[1]):
+            at, shift = i * width >> 3, i * width & 7
+            value = get(octets, at, end) >> np.uint64(shift)
+            if shift + width > 64:
+                value |= get(octets, at + 8, end) << np.uint64(64 - shift)
+            out[row, i] = np.int64(value & mask)
+
+
+@compile_for("void(uint8[::1], uint8[::1])")
+def _flags_row(flags: Octets, out: Octets) -> None:
+    whole = len(flags) // 64 * 64
+    for at in range(0, whole, 64):
+        store(out, at >> 3, beyond(flags, at, np.uint8(0)))
+    out[whole >> 3 :] = 0
+    for i in range(whole, len(flags)):
+        out[i >> 3] |= np.uint8((flags[i] != 0) << (i & 7))
+
+
+@compile_for("void(uint8[:,::1], uint8[:,::1])")
+def pack_flags(flags: Octets, out: Octets) -> None:
+    """u8[rows, m] of zeros and ones -> out u8[rows, nbytes]."""
+    for row in range(len(flags)):
+        _flags_row(flags[row], out[row])
+
+
+@compile_for("void(uint8[:,::1], uint8[:,::1])")
+def unpack_flags(wire: Octets, out: Octets) -> None:
+    """u8[rows, nbytes] -> out u8[rows, m] of zeros and ones."""
+    for row in range(len(wire)):
+        octets, flags = wire[row], out[row]
+        whole = len(flags) // 8
+        for i in range(whole):
+            for j in range(8):
+                flags[8 * i + j] = octets[i] >> j & 1
+        for i in range(8 * whole, len(flags)):
+            flags[i] = octets[i >> 3] >> (i & 7) & 1
+
+
+@compile_for("void(int32[::1], int32, uint8[::1], int64)")
+def flag_signs(bits: Bits, border: Any, out: Octets, start: int) -> None:
+    """Which of float32 bits[m] are above the border, read without a sign: to out u8 from start on, a bit each."""
+    whole = len(bits) // 64 * 64
+    for at in range(0, whole, 64):
+        store(out, start + (at >> 3), beyond(bits, at, border))
+    for at in range(whole, len(bits), 8):
+        octet = 0
+        for i in range(at, min(at + 8, len(bits))):
+            octet |= (np.uint32(bits[i]) > np.uint32(border)) << (i - at)
+        out[start + (at >> 3)] = octet
+
+
+@compile_for("void(uint8[::1], int64, int64, uint8[::1], int64, int64)")
+def pack_codes(codes: Octets, m: int, width: int, out: Octets, at: int, end: int) -> None:
+    """codes u8[:m] of `width` <= 8 bits, or TRITS, to out u8[at:end]. Reads on to a multiple of 8, or of 5."""
+    if width == TRITS:
+        for i in range((m + 4) // 5):
+            j = 5 * i
+            out[at + i] = codes[j] + 3 * codes[j + 1] + 9 * codes[j + 2] + 27 * codes[j + 3] + 81 * codes[j + 4]
+        return
+    if width == 8:
+        out[at : at + m] = codes[:m]
+        return
+    # By halves: to four numbers of twice the width, two of four times, one of eight times.
+    one = np.uint64(width)
+    first, second, third = np.uint64(8) - one, np.uint64(16) - np.uint64(2) * one, np.uint64(32) - np.uint64(4) * one
+    low = np.uint64(0x00FF00FF00FF00FF)
+    middle, half = np.uint64(0x0000FFFF0000FFFF), np.uint64(0xFFFFFFFF)
+    for i in range((m + 7) // 8):
+        word = np.uint64(load(codes, 8 * i))
+        word = (word & low) | (word & ~low) >> first
+        word = (word & middle) | (word & ~middle) >> second
+        put(out, at + i * width, end, (word & half) | (word & ~half) >> third)
+
+
+@compile_for("void(uint8[::1], int64, int64, int64, int64, uint64[::1], uint8[::1])")
+def _unpack_codes(wire: Octets, at: int, end: int, m: int, width: int, fives: Words, codes: Octets) -> None:
+    """What `pack_codes` undoes: codes u8[:m] out of wire from `at` on; writes on to the next multiple of 8."""
+    if width == TRITS:
+        for i in range((m + 4) // 5):
+            store(codes, 5 * i, fives[wire[at + i]])
+        return
+    if width == 8:
+        codes[:m] = wire[at : at + m]
+        return
+    one = np.uint64(width)
+    first, second, third = np.uint64(8) - one, np.uint64(16) - np.uint64(2) * one, np.uint64(32) - np.uint64(4) * one
+    half = (np.uint64(1) << np.uint64(4) * one) - np.uint64(1)
+    middle = ((np.uint64(1) << np.uint64(2) * one) - np.uint64(1)) * np.uint64(0x0000000100000001)
+    low = ((np.uint64(1) << one) - np.uint64(1)) * np.uint64(0x0001000100010001)
+    for i in range((m + 7) // 8):
+        word = np.uint64(get(wire, at + i * width, end)) & ((np.uint64(1) << np.uint64(8) * one) - np.uint64(1))
+        word = (word & half) | (word & ~half) << third
+        word = (word & middle) | (word & ~middle) << second
+        store(codes, 8 * i, (word & low) | (word & ~low) << first)
+
+
+@compile_for("int64(uint8[::1], float32[::1], float32[::1])")
+def _choose(codes: Octets, table: Floats, out: Floats) -> int:
+    largest = np.uint8(0)
+    for i in range(len(out)):
+        code = codes[i]
+        largest = code if code > largest else largest
+        out[i] = table[code]
+    return int(largest)
+
+
+@compile_for("int64(uint8[:,::1], int64, int64, float32[:,::1], float32[:,::1])")
+def look_up(wire: Octets, head: int, width: int, table: Floats, out: Floats) -> int:
+    """Codes in u8[rows, head + nbytes] of `width` <= 8 bits, or TRITS -> out f32[rows, m] = table f32[rows, 256].
+
+    Returns the largest code, of TRITS 255 for bytes that no five of them make.
+    """
+    fives, largest, d = np.empty(256, np.uint64), 0, out.shape[1]
+    for octet in range(256):
+        word, rest = 0, octet
+        for j in range(5):
+            word |= (rest % 3) << 8 * j
+            rest //= 3
+        fives[octet] = np.uint64(word) if octet < 243 else np.uint64(0xFFFFFFFFFF)
+    codes = np.empty(BLOCK + 8, np.uint8)
+    for row in range(len(wire)):
+        for start in range(0, d, BLOCK):
+            m = min(BLOCK, d - start)
+            at = head + (start * width // 8 if width else start // 5)
+            _unpack_codes(wire[row], at, wire.shape[1], m, width, fives, codes)
+            largest = max(largest, _choose(codes, table[row], out[row, start : start + m]))
+    return int(largest)

@@ -1,0 +1,206 @@
+"""Rounding to few bits, at random or to the mean of a class, straight to bytes: Numba's loops."""
+
+# pyright: basic, reportCallIssue=false
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gradwire.kernels.cpu.compiler import (
+    SIZE,
+    Bits,
+    Floats,
+    Ints,
+    Octets,
+    Wide,
+    as_integer,
+    compile_for,
+    hashed,
+)
+from gradwire.kernels.cpu.packing import BLOCK, flag_signs, pack_codes
+
+MANTISSA = np.int32(0x7FFFFF)
+SIGNED, NEGATIVE = np.int32(0x7FFFFFFF), np.int32(-(2**31))
+"""Above the first, read without a sign, lies what has a sign, above the second what is below zero."""
+
+COIN = 2.0**-53
+
+
+@compile_for("void(uint64, float32[::1])")
+def coins(key: Any, out: Floats) -> None:
+    """Fill f32[m]."""
+    for i in range(len(out)):
+        out[i] = np.float32(np.int64(hashed(key, i) >> np.uint64(40))) * np.float32(2.0**-24)
+
+
+@compile_for("void(uint64, int64, float64[::1])")
+def wide_coins(key: Any, base: int, out: Wide) -> None:
+    """Fill f64[m] with those from number `base` on."""
+    for i in range(len(out)):
+        out[i] = np.float64(np.int64(hashed(key, base + i) >> np.uint64(11))) * COIN
+
+
+@compile_for("void(int32[::1], uint64, int64, uint8[::1])")
+def _exponents(bits: Bits, key: Any, base: int, out: Octets) -> None:
+    for i in range(len(bits)):
+        # The coin is below the mantissa if both, the coin counted from above, carry into the exponent.
+        coin = np.int32(np.int64(hashed(key, base + i) >> np.uint64(41)))
+        code = np.int32((bits[i] & SIZE) + (MANTISSA - coin)) >> np.int32(23)
+        out[i] = np.uint8(min(code, np.int32(254)))
+
+
+@compile_for("void(int32[:,::1], uint64, uint8[:,::1])")
+def natural(bits: Bits, key: Any, out: Octets) -> None:
+    """float32 bits[rows, d] -> out u8[rows, d + ceil(d / 8)]: exponents, rounded at random, and signs."""
+    d = bits.shape[1]
+    for row in range(len(bits)):
+        _exponents(bits[row], key, row * d, out[row, :d])
+        flag_signs(bits[row], SIGNED, out[row], d)
+
+
+@compile_for("void(uint8[:,::1], int32[:,::1])")
+def powers(wire: Octets, out: Bits) -> None:
+    """u8[rows, d + ceil(d / 8)] -> float32 bits out[rows, d]."""
+    d = out.shape[1]
+    whole = d // 8 * 8
+    for row in range(len(wire)):
+        codes, signs, bits = wire[row, :d], wire[row, d:], out[row]
+        for i in range(0, whole, 8):
+            octet = np.uint32(signs[i >> 3])
+            for j in range(8):
+                sign = (octet >> np.uint32(j)) << np.uint32(31)
+                bits[i + j] = np.int32(sign | np.uint32(codes[i + j]) << np.uint32(23))
+        for i in range(whole, d):
+            sign = (np.uint32(signs[i >> 3]) >> np.uint32(i & 7)) << np.uint32(31)
+            bits[i] = np.int32(sign | np.uint32(codes[i]) << np.uint32(23))
+
+
+@compile_for("float64(float32[::1])", fastmath={"reassoc", "contract", "nsz"})
+def _total(x: Floats) -> Any:
+    total = 0.0
+    for i in range(len(x)):
+        total += np.float64(abs(x[i]))
+    return total
+
+
+@compile_for("void(float32[:,::1], int32[:,::1], int64, uint8[:,::1], float64[::1])")
+def signs(x: Floats, bits: Bits, head: int, out: Octets, sums: Wide) -> None:
+    """f32[rows, d] and its bits -> what is negative, in bits of out u8[rows, head + ceil(d / 8)], and sums of |x|."""
+    d = x.shape[1]
+    for row in range(len(x)):
+        sums[row] = 0.0
+        for start in range(0, d, 4096):
+            end = min(start + 4096, d)
+            sums[row] += _total(x[row, start:end])
+            flag_signs(bits[row, start:end], NEGATIVE, out[row], head + (start >> 3))
+
+
+@compile_for("void(uint8[:,::1], int64, int32[::1], int32[:,::1])")
+def signed(wire: Octets, head: int, scales: Bits, out: Bits) -> None:
+    """u8[rows, head + ceil(d / 8)], scales f32[rows] -> out f32[rows, d]: a scale, negative where a bit says so."""
+    d = out.shape[1]
+    whole = d // 8 * 8
+    for row in range(len(wire)):
+        octets, bits, scale = wire[row, head:], out[row], np.uint32(scales[row])
+        for i in range(0, whole, 8):
+            octet = np.uint32(octets[i >> 3])
+            for j in range(8):
+                bits[i + j] = np.int32(scale ^ (octet >> np.uint32(j)) << np.uint32(31))
+        for i in range(whole, d):
+            bits[i] = np.int32(scale ^ (np.uint32(octets[i >> 3]) >> np.uint32(i & 7)) << np.uint32(31))
+
+
+# Without the coins' own arithmetic in it, which is that of integers, the next loop is one for vectors of the machine.
+@compile_for("void(float32[::1], float64, float64, float64[::1], uint8[::1])")
+def _linear(x: Floats, step: float, s: float, coins: Wide, codes: Octets) -> None:
+    middle = np.int32(s)
+    for i in range(len(x)):
+        size = abs(np.float64(x[i])) * step
+        sum = (size if size < s else s) + coins[i]
+        level = np.int32(sum if sum < s else s)
+        codes[i] = np.uint8(middle + (-level if x[i] < np.float32(0) else level))
+
+
+@compile_for("void(float32[::1], float64, float64, float64[::1], uint8[::1])")
+def _geometric(x: Floats, step: float, s: float, coins: Wide, codes: Octets) -> None:
+    lowest, raised, middle = 2.0 ** (1 - s), 2.0 ** (s - 1), np.int32(s)
+    for i in range(len(x)):
+        size = abs(np.float64(x[i])) * step
+        share = size if size < 1.0 else 1.0
+        bits = as_integer(share)
+        mantissa = np.float64(bits & 0xFFFFFFFFFFFFF) * 2.0**-52
+        above = np.int32((bits >> 52) - 1023) + middle + np.int32(coins[i] < mantissa)
+        level = np.int32(coins[i] < share * raised) if share < lowest else above
+        codes[i] = np.uint8(middle + (-level if x[i] < np.float32(0) else level))
+
+
+@compile_for("void(float32[::1], float64, int64, boolean, uint64, int64, int64, int64, uint8[::1])")
+def _level_row(
+    x: Floats, step: float, s: int, binary: bool, key: Any, base: int, width: int, at: int, out: Octets
+) -> None:
+    codes, tossed, end, count = np.zeros(BLOCK + 8, np.uint8), np.empty(BLOCK), len(out), float(s)
+    for start in range(0, len(x), BLOCK):
+        part = x[start : start + BLOCK]
+        m = len(part)
+        wide_coins(key, base + start, tossed)
+        if binary:
+            _geometric(part, step, count, tossed, codes)
+        else:
+            _linear(part, step, count, tossed, codes)
+        codes[m : m + 8] = 0
+        pack_codes(codes, m, width, out, at, end)
+        at += BLOCK * width // 8 if width else BLOCK // 5
+
+
+@compile_for("void(float32[:,::1], float64[::1], int64, boolean, uint64, int64, int64, uint8[:,::1])")
+def levels(x: Floats, steps: Wide, s: int, binary: bool, key: Any, width: int, head: int, out: Octets) -> None:
+    """f32[rows, d] times steps[rows], at most s (of powers of two: 1), to signed levels, at random: code level + s.
+
+    They go to out u8[rows, head + nbytes], `width` <= 8 bits each or TRITS.
+    """
+    d = x.shape[1]
+    for row in range(len(x)):
+        _level_row(x[row], steps[row], s, binary, key, row * d, width, head, out[row])
+
+
+@compile_for("void(int32[::1], int32[::1], int32, uint8[::1])")
+def _classify(bits: Bits, borders: Bits, negative: Any, codes: Octets) -> None:
+    """Codes of float32 bits[m]: how many of 7 borders a magnitude reaches, plus `negative` below zero."""
+    a, b, c, d, e, f, g = borders[0], borders[1], borders[2], borders[3], borders[4], borders[5], borders[6]
+    for i in range(len(bits)):
+        size = bits[i] & SIZE
+        reached = np.int32(size >= a) + np.int32(size >= b) + np.int32(size >= c) + np.int32(size >= d)
+        reached += np.int32(size >= e) + np.int32(size >= f) + np.int32(size >= g)
+        codes[i] = np.uint8(reached + (negative if bits[i] < 0 and size > 0 else np.int32(0)))
+
+
+@compile_for(
+    "void(float32[:,::1], int32[:,::1], int32[:,::1], float64[::1], int64, int64, uint8[:,::1],"
+    " float64[:,::1], int64[:,::1])"
+)
+def classes(
+    x: Floats, bits: Bits, borders: Bits, grains: Wide, width: int, head: int, out: Octets, sums: Wide, counts: Ints
+) -> None:
+    """f32[rows, k] and its bits -> codes in out u8[rows, head + nbytes], sums and counts [rows, classes].
+
+    A magnitude's class is how many of borders[rows, 7] it reaches; the highest of a code's `width` bits is set below
+    zero. Magnitudes
+    are rounded, as grains[rows] says, so that their sums are exact.
+    """
+    rows, k = x.shape
+    codes = np.zeros(BLOCK + 8, np.uint8)
+    last = (1 << (width - 1)) - 1
+    sums[:] = 0.0
+    counts[:] = 0
+    for row in range(rows):
+        for start in range(0, k, BLOCK):
+            m = min(BLOCK, k - start)
+            _classify(bits[row, start : start + m], borders[row], np.int32(last + 1), codes)
+            for i in range(m):
+                size, place = np.float64(abs(x[row, start + i])), np.int64(codes[i]) & last
+                sums[row, place] += (size + grains[row]) - grains[row]
+                counts[row, place] += 1
+            codes[m : m + 8] = 0
+            pack_codes(codes, m, width, out[row], head + start * width // 8, out.shape[1])

@@ -1,0 +1,66 @@
+"""Sums over a vector in float64, places that reach a threshold, and values added at places: Numba's loops."""
+
+# pyright: basic, reportCallIssue=false
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from gradwire.kernels.cpu.compiler import SIZE, Bits, Floats, Ints, Wide, compile_for, lowest, reaching
+
+ONE = np.uint64(1)
+
+
+# The sum in lanes of the machine's width: one order of summation on one machine.
+@compile_for("float64[::1](float32[::1], int64[:,::1])", fastmath={"reassoc", "contract", "nsz"})
+def norms(x: Floats, spans: Ints) -> Wide:
+    """L2 norms of the spans[L, 2] of f32[d], summed in float64, where no float32's square overflows.
+
+    Raises:
+        ValueError: a span that does not fit.
+    """
+    out = np.empty(len(spans))
+    for i in range(len(spans)):
+        start, end = spans[i]
+        if not 0 <= start <= end <= len(x):
+            raise ValueError("a span does not fit the vector")
+        piece, total = x[start:end], 0.0
+        for j in range(len(piece)):
+            value = np.float64(piece[j])
+            total += value * value
+        out[i] = math.sqrt(total)
+    return out
+
+
+@compile_for("int64(int32[::1], int32, int64[::1])")
+def passing(bits: Bits, least: Any, out: Ints) -> int:
+    """Write the places of float32 bits[d] whose magnitude's bits reach `least` to out i64[d]; return how many."""
+    m, whole = 0, len(bits) // 64 * 64
+    for at in range(0, whole, 64):
+        reach = np.uint64(reaching(bits, at, least))
+        while reach:
+            out[m] = at + lowest(reach)
+            reach &= reach - ONE
+            m += 1
+    for i in range(whole, len(bits)):
+        if bits[i] & SIZE >= least:
+            out[m] = i
+            m += 1
+    return m
+
+
+@compile_for("void(float32[::1], int64[::1], float32[::1], float32)")
+def scatter_add(target: Floats, indices: Ints, values: Floats, alpha: Any) -> None:
+    """target f32[d] += alpha * values f32[m] at indices i64[m], one after the other.
+
+    Raises:
+        ValueError: an index that is not below d; what comes before it has been added.
+    """
+    for i in range(len(indices)):
+        place = indices[i]
+        if not 0 <= place < len(target):
+            raise ValueError("an index lies outside the vector")
+        target[place] += alpha * values[i]

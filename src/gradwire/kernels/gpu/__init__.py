@@ -1,0 +1,165 @@
+"""Triton's loops for vectors on a GPU (loops.py, words.py), and when they serve. Triton comes with torch for CUDA.
+
+Each function does what its namesake in `reference`, wire/ or vector.py does, with the same result to the last bit
+(norms within 1e-12), in every run: no sum is made by atomics, and places are written in their order. Nothing here
+imports Triton before the first vector on a GPU.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "add_",
+    "bitmap",
+    "norms",
+    "on_gpu",
+    "pack",
+    "pack_flags",
+    "passing",
+    "read_natural",
+    "ready",
+    "round_natural",
+    "scatter_add_",
+    "serve",
+    "tops",
+    "unpack",
+    "unpack_flags",
+]
+
+logger = logging.getLogger("gradwire")
+
+
+def on_gpu(x: Tensor) -> bool:
+    """Whether x lies where Triton's loops run."""
+    return x.is_cuda
+
+
+@lru_cache(maxsize=64)
+def ready(device: torch.device) -> bool:
+    """Try the loops on a device, the first time it is asked for; warn if there are none."""
+    try:
+        if torch.version.hip is not None:
+            raise ImportError("gradwire's loops are written for CUDA")
+        # Triton compiles at the first launch, for which it needs a C compiler beside a GPU that it knows.
+        works = norms(torch.ones(3, device=device), [(0, 3)])[0] > 1
+    except Exception as error:  # a compiler, a driver and a GPU of any age: whatever they say, there is another way
+        logger.warning("%s: on %s selecting takes several times as long as with Triton", error, device)
+        return False
+    return works
+
+
+def serve(x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether x [d] of a dtype lies on a GPU as the loops read it, and Triton works there."""
+    return on_gpu(x) and x.ndim == 1 and x.dtype == dtype and x.is_contiguous() and ready(x.device)
+
+
+def tops(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tensor:
+    """`reference.tops` of an x that `serve` takes."""
+    from gradwire.kernels.gpu import selection
+
+    with torch.cuda.device_of(x):
+        return selection.tops(x, spans, ks)
+
+
+def passing(x: Tensor, least: float) -> Tensor:
+    """`reference.passing` of an x that `serve` takes, for a border above 0."""
+    from gradwire.kernels.gpu import selection
+
+    with torch.cuda.device_of(x):
+        return selection.passing(x, least)
+
+
+def norms(x: Tensor, spans: Sequence[tuple[int, int]]) -> list[float]:
+    """`reference.norms` of an x that `serve` takes, within 1e-12."""
+    from gradwire.kernels.gpu import sums
+
+    with torch.cuda.device_of(x):
+        return sums.norms(x, spans)
+
+
+def pack(values: Tensor, width: int) -> Tensor:
+    """`wire.bits.pack` of the lowest `width` bits of int64[m], whatever is above: u8[ceil(m width / 8)]."""
+    from gradwire.kernels.gpu import messages
+
+    with torch.cuda.device_of(values):
+        return messages.pack(values, width)
+
+
+def unpack(wire: Tensor, width: int, count: int) -> Tensor:
+    """`wire.bits.unpack` of u8[ceil(count width / 8)]: int64[count]."""
+    from gradwire.kernels.gpu import messages
+
+    with torch.cuda.device_of(wire):
+        return messages.unpack(wire, width, count)
+
+
+def pack_flags(flags: Tensor) -> Tensor:
+    """`wire.bits.pack_flags` of u8[m] of zeros and ones, or of what is below zero in f32[m]."""
+    from gradwire.kernels.gpu import messages
+
+    with torch.cuda.device_of(flags):
+        return messages.pack_flags(flags)
+
+
+def unpack_flags(wire: Tensor, count: int) -> Tensor:
+    """`wire.bits.unpack_flags` of u8[ceil(count / 8)]: u8[count]."""
+    from gradwire.kernels.gpu import messages
+
+    with torch.cuda.device_of(wire):
+        return messages.unpack_flags(wire, count)
+
+
+def bitmap(indices: Tensor, length: int, low: int | None = None) -> Tensor:
+    """u8[ceil(length / 8)] with the bits indices[i] set, or with Elias-Fano's `low` the bits (indices[i] >> low) + i.
+
+    The indices are int64[k] and increase; the bits lie below `length`.
+    """
+    from gradwire.kernels.gpu import messages
+
+    with torch.cuda.device_of(indices):
+        return messages.bitmap(indices, length, low)
+
+
+def round_natural(x: Tensor, key: int) -> Tensor:
+    """`rounding.natural` of f32[k], by the coins of a key: u8[k + ceil(k / 8)]."""
+    from gradwire.kernels.gpu import messages
+
+    with torch.cuda.device_of(x):
+        return messages.round_natural(x, key)
+
+
+def read_natural(wire: Tensor, k: int) -> Tensor:
+    """`rounding.powers` of u8[k + ceil(k / 8)]: f32[k]."""
+    from gradwire.kernels.gpu import messages
+
+    with torch.cuda.device_of(wire):
+        return messages.read_natural(wire, k)
+
+
+def add_(target: Tensor, messages: Iterable[tuple[Tensor, Tensor]], alpha: float = 1.0) -> None:
+    """Add alpha times sparse messages, indices int64[k] and values f32[k], to target f32[d], in place and in order.
+
+    One launch a message, in which no index may come twice: every sum then has one order, that of the messages. All
+    indices lie in the target, which is not checked.
+    """
+    from gradwire.kernels.gpu import messages as loops
+
+    with torch.cuda.device_of(target):
+        loops.add_(target, messages, alpha)
+
+
+def scatter_add_(target: Tensor, indices: Tensor, values: Tensor, alpha: float = 1.0) -> Tensor:
+    """`reference.scatter_add_`, of f32[d], int64[m] and f32[m], in its order, by sorting: indices may come again.
+
+    They lie in the target, which is not checked. Where it is known that none comes twice, `add_` is faster.
+    """
+    from gradwire.kernels.gpu import messages
+
+    with torch.cuda.device_of(target):
+        return messages.scatter_add_(target, indices, values, alpha)

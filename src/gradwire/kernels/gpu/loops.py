@@ -1,0 +1,208 @@
+"""Triton's loops for selection and norms: what one program does with one chunk of a span, or with one span.
+
+A float32 magnitude's bits order as it does, so that all selection is of int32. Offsets are int64 throughout. The spans
+lie in `table` i64[5, spans]: where they start and end in the vector, their first chunk and the one behind their last,
+and where they would start if they were laid end to end. `owner` i64[chunks] tells the span of each chunk.
+
+Every result is the same in every run: what is added by atomics is integers. Branches on data are selections or leave
+the program, and shapes are constants: what compiles is what the interpreter runs.
+"""
+
+# What is in the loops is Triton's language, of which Python's types know nothing.
+# pyright: basic
+# pyright: reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+SIZE = tl.constexpr(0x7FFFFFFF)
+"""All bits of a float32 but its sign."""
+
+OUTSIDE = tl.constexpr(-2)
+"""Instead of a magnitude, where there is none: below every border, also below -1, which all magnitudes pass."""
+
+BINS = tl.constexpr(256)
+"""Of a histogram: Triton's costs bins / 32 operations an element."""
+
+
+@triton.jit
+def _chunk(owner, table, spans, BLOCK: tl.constexpr):
+    """This program's chunk, its span, where in the span it starts, where in the vector, and how many elements it has.
+
+    Within a chunk int32 is enough, and 64 bits would cost as many registers again.
+    """
+    chunk = tl.program_id(0).to(tl.int64)
+    span = tl.load(owner + chunk)
+    inner = (chunk - tl.load(table + 2 * spans + span)) * BLOCK
+    start = tl.load(table + span) + inner
+    rest = tl.minimum(tl.load(table + spans + span) - start, BLOCK).to(tl.int32)
+    return chunk, span, inner, start, rest
+
+
+@triton.jit
+def _sizes(bits, lane, inside):
+    """Bits of the magnitudes at some places."""
+    return tl.where(inside, tl.load(bits + lane, mask=inside, other=0) & SIZE, OUTSIDE)
+
+
+@triton.jit
+def guess(bits, table, spans, wanted, border, SAMPLE: tl.constexpr):
+    """One program a span: the bits below those of the wanted-th largest of a sample, which is the whole of a short one.
+
+    One element of each of SAMPLE equal stretches, shifted by the stretch's number, so that the sample does not walk
+    down one column of a matrix. 31 comparisons of the sample, which stays in registers, find the bits one by one.
+    """
+    span = tl.program_id(0)
+    start = tl.load(table + span)
+    size = tl.load(table + spans + span) - start
+    want = tl.load(wanted + span)
+    lane = tl.arange(0, SAMPLE)
+    stretch = tl.maximum(size // SAMPLE, 1).to(tl.int32)
+    place = tl.where(size > SAMPLE, lane.to(tl.int64) * size // SAMPLE + lane * 7919 % stretch, lane)
+    sizes = _sizes(bits + start, place, place < size)
+    least = tl.full((), 0, tl.int32)
+    bit = tl.full((), 1 << 30, tl.int32)
+    for _ in range(31):
+        trial = least | bit
+        found = tl.sum((sizes >= trial).to(tl.int32), 0)
+        least = tl.where(found >= want, trial, least)
+        bit = bit >> 1
+    tl.store(border + span, least - 1)
+
+
+@triton.jit
+def count(bits, owner, table, spans, border, counts, TIES: tl.constexpr, BLOCK: tl.constexpr):
+    """Of each chunk, how many magnitudes lie above their span's border and how many on it: i32[chunks, 2]."""
+    chunk, span, _, start, rest = _chunk(owner, table, spans, BLOCK)
+    lane = tl.arange(0, BLOCK)
+    sizes = _sizes(bits + start, lane, lane < rest)
+    least = tl.load(border + span)
+    tl.store(counts + 2 * chunk, tl.sum((sizes > least).to(tl.int32), 0))
+    if TIES:
+        tl.store(counts + 2 * chunk + 1, tl.sum((sizes == least).to(tl.int32), 0))
+
+
+@triton.jit
+def scan(counts, table, spans, room, offsets, totals, TIES: tl.constexpr, STEP: tl.constexpr):
+    """One program a span: where, counted from the span's first, each chunk's selection goes, i64[chunks, 2].
+
+    Beside it, how many elements lie on the border before the chunk; the first `room` of them in the span are selected.
+    """
+    span = tl.program_id(0)
+    first = tl.load(table + 2 * spans + span)
+    last = tl.load(table + 3 * spans + span)
+    free = tl.full((), 0, tl.int64)
+    if TIES:
+        free = tl.load(room + span)
+    kept = tl.full((), 0, tl.int64)
+    equals = tl.full((), 0, tl.int64)
+    for start in range(first, last, STEP):
+        chunk = start + tl.arange(0, STEP)
+        inside = chunk < last
+        mine = tl.load(counts + 2 * chunk, mask=inside, other=0).to(tl.int64)
+        if TIES:
+            equal = tl.load(counts + 2 * chunk + 1, mask=inside, other=0).to(tl.int64)
+            before = equals + tl.cumsum(equal, 0) - equal
+            tl.store(offsets + 2 * chunk + 1, before, mask=inside)
+            mine += tl.minimum(tl.maximum(free - before, 0), equal)
+            equals += tl.sum(equal, 0)
+        tl.store(offsets + 2 * chunk, kept + tl.cumsum(mine, 0) - mine, mask=inside)
+        kept += tl.sum(mine, 0)
+    tl.store(totals + span, kept)
+
+
+@triton.jit
+def write(
+    bits,
+    owner,
+    table,
+    spans,
+    border,
+    room,
+    counts,
+    offsets,
+    bases,
+    places,
+    magnitudes,
+    TIES: tl.constexpr,
+    MAGNITUDES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Write the places of each chunk's selection, and the bits of the magnitudes there, in their order."""
+    chunk, span, inner, start, rest = _chunk(owner, table, spans, BLOCK)
+    found = tl.load(counts + 2 * chunk)
+    if TIES:
+        found += tl.load(counts + 2 * chunk + 1)
+    if found == 0:  # where few layers hold all that is large, most chunks are read once only
+        return
+    lane = tl.arange(0, BLOCK)
+    sizes = _sizes(bits + start, lane, lane < rest)
+    least = tl.load(border + span)
+    kept = sizes > least
+    if TIES:
+        equal = sizes == least
+        free = tl.load(room + span) - tl.load(offsets + 2 * chunk + 1)
+        free = tl.minimum(tl.maximum(free, 0), BLOCK).to(tl.int32)
+        kept = kept | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= free))
+    to = tl.load(bases + span) + tl.load(offsets + 2 * chunk)
+    rank = tl.cumsum(kept.to(tl.int32), 0) - 1
+    place = tl.load(table + 4 * spans + span) + inner
+    tl.store(places + to + rank, place + lane, mask=kept)
+    if MAGNITUDES:
+        tl.store(magnitudes + to + rank, sizes, mask=kept)
+
+
+@triton.jit
+def histogram(bits, owner, table, spans, prefix, counts, shift, width, BLOCK: tl.constexpr):
+    """Add to counts i64[spans, BINS] how often each digit follows the prefix; a digit has `width` bits, at most 8."""
+    _, span, _, start, rest = _chunk(owner, table, spans, BLOCK)
+    lane = tl.arange(0, BLOCK)
+    sizes = _sizes(bits + start, lane, lane < rest)
+    counted = (sizes >> (shift + width)) == tl.load(prefix + span)
+    digits = tl.where(counted, (sizes >> shift) & ((1 << width) - 1), 0)
+    bins = tl.arange(0, BINS)
+    # What does not count was counted as 0: the histogram's own mask is younger than torch 2.6's Triton.
+    surplus = BLOCK - tl.sum(counted.to(tl.int32), 0)
+    found = tl.histogram(digits, BINS) - tl.where(bins == 0, surplus, 0)
+    tl.atomic_add(counts + span * BINS + bins, found.to(tl.int64), mask=found > 0, sem="relaxed")
+
+
+@triton.jit
+def pick(counts, prefix, need, width):
+    """One program a span: append the digit of the need-th largest to the prefix, and keep what is needed of its equals.
+
+    Leaves zeros in the counts. A need of 0 makes a prefix of ones, which no finite magnitude has.
+    """
+    span = tl.program_id(0)
+    place = span.to(tl.int64) * BINS + (BINS - 1) - tl.arange(0, BINS)
+    found = tl.load(counts + place)
+    tl.store(counts + place, tl.zeros_like(found))
+    want = tl.load(need + span)
+    above = tl.cumsum(found, 0) < want
+    digit = BINS - 1 - tl.sum(above.to(tl.int32), 0)
+    tl.store(prefix + span, (tl.load(prefix + span) << width) | digit)
+    tl.store(need + span, want - tl.sum(tl.where(above, found, 0), 0))
+
+
+@triton.jit
+def squares(values, owner, table, spans, sums, BLOCK: tl.constexpr):
+    """The sum of each chunk's squares, in float64: f64[chunks]."""
+    chunk, _, _, start, rest = _chunk(owner, table, spans, BLOCK)
+    lane = tl.arange(0, BLOCK)
+    value = tl.load(values + start + lane, mask=lane < rest, other=0.0).to(tl.float64)
+    tl.store(sums + chunk, tl.sum(value * value, 0))
+
+
+@triton.jit
+def gather(sums, table, spans, totals, STEP: tl.constexpr):
+    """One program a span: the sum of its chunks' sums, in one order: f64[spans]."""
+    span = tl.program_id(0)
+    first = tl.load(table + 2 * spans + span)
+    last = tl.load(table + 3 * spans + span)
+    total = tl.full((), 0.0, tl.float64)
+    for start in range(first, last, STEP):
+        chunk = start + tl.arange(0, STEP)
+        total += tl.sum(tl.load(sums + chunk, mask=chunk < last, other=0.0), 0)
+    tl.store(totals + span, total)

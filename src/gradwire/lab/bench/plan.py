@@ -1,0 +1,94 @@
+"""What is to be measured: a Plan of links and numbers of ranks, and each of its cells, as text on a command line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gradwire import net
+from gradwire.lab.bench.workloads import check_model
+from gradwire.lab.ways import NONE, check_way
+
+METHODS = (
+    NONE,
+    "dense",
+    "fp16",
+    "powersgd1",
+    "powersgd2",
+    "powersgd4",
+    "ef(topk(density=0.01, values='natural'))",
+    "ef(deft(density=0.01))",
+)
+"""What is measured where nobody says what."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model, one link, one number of ranks: what one start of processes measures."""
+
+    model: str
+    methods: tuple[str, ...]
+    ranks: int
+    rate: str | None
+    link: str  # its name in the tables
+    steps: int
+    seconds: float
+    bucket_mb: float
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Cell:
+        """Read what `to_json` wrote."""
+        fields: dict[str, Any] = json.loads(text)
+        return cls(methods=tuple(fields.pop("methods")), **fields)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All methods on a model, for every link and number of ranks.
+
+    model: built in, or a factory `module:name`. methods: names of `lab/ways.py`; "none" comes first and by itself, for
+    the others are held against it. rates: such as "100mbit"; None is loopback. steps: timed ones of every method, as
+    many as fit into its `seconds` in a cell, two at least. bucket_mb: of gradwire's ways.
+    """
+
+    model: str = "mlp"
+    methods: tuple[str, ...] = METHODS
+    rates: tuple[str | None, ...] = (None,)
+    ranks: tuple[int, ...] = (2,)
+    steps: int = 20
+    seconds: float = 60.0
+    bucket_mb: float = 4.0
+
+    def __post_init__(self) -> None:
+        check_model(self.model)
+        object.__setattr__(self, "methods", (NONE, *(name for name in self.methods if name != NONE)))
+        for method in self.methods:
+            check_way(method)
+        for rate in self.rates:
+            if rate is not None:
+                net.parse_rate(rate)
+        for kind, every in (("method", self.methods), ("rate", self.rates), ("number of ranks", self.ranks)):
+            if not every or len(set(every)) < len(every):
+                raise ValueError(f"a plan names every {kind} once, got {', '.join(map(str, every)) or 'none'}")
+        if min(self.ranks) < 1 or self.steps < 2 or not self.seconds > 0:
+            least = f"{min(self.ranks)} ranks, {self.steps} steps and {self.seconds:g} seconds"
+            raise ValueError(f"a plan needs a rank, two steps and some seconds at least, got {least}")
+        if not 0 < self.bucket_mb < math.inf:
+            raise ValueError(f"bucket_mb must be positive and finite, got {self.bucket_mb}")
+
+    def cells(self) -> Iterator[Cell]:
+        """Every link with every number of ranks."""
+        for ranks in self.ranks:
+            for rate in self.rates:
+                yield self.cell(ranks, rate, rate or "loopback")
+
+    def cell(self, ranks: int, rate: str | None, link: str) -> Cell:
+        """One of them."""
+        return Cell(self.model, self.methods, ranks, rate, link, self.steps, self.seconds, self.bucket_mb)

@@ -1,0 +1,111 @@
+"""One method in the race: its own copy of the model behind DDP, its optimizer, and what its timed steps took."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from gradwire import net
+from gradwire.advice.pace import STEPS
+from gradwire.lab.bench.workloads import Workload
+from gradwire.lab.comm import Comm, average
+from gradwire.lab.plain import DENSE_STEPS
+from gradwire.lab.ways import AUTO, NONE, powersgd_rank
+
+LEARNING_RATE, MOMENTUM = 1e-3, 0.9
+
+
+@dataclass
+class Timed:
+    """What this rank saw of the timed steps: seconds of each, on gradients, and in each of its collectives."""
+
+    steps: list[float] = field(default_factory=list[float])
+    selecting: list[float] = field(default_factory=list[float])
+    collectives: list[list[float]] = field(default_factory=list[list[float]])
+    sent: float = 0.0
+    tx: int = 0
+
+
+class Racer:
+    """A method on this rank. Every rank makes all of them, in the same order."""
+
+    def __init__(self, method: str, workload: Workload, bucket_mb: float) -> None:
+        self.method, self.loss = method, workload.loss
+        self.model = copy.deepcopy(workload.model)
+        self.comm: Comm = average(self.model, method, bucket_mb=bucket_mb, rehearsed=True)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), LEARNING_RATE, MOMENTUM)
+        self.timed, self.last, self.spent = Timed(), 0.0, 0.0
+
+    @property
+    def warm_steps(self) -> tuple[int, int]:
+        """Untimed steps before the first timed one: at least, and where they are quick.
+
+        DDP lays out its buckets anew after the first. What comes before PowerSGD's own beginning is quick;
+        what comes before auto's decision is dense.
+        """
+        before = DENSE_STEPS if powersgd_rank(self.method) else STEPS if self.method == AUTO else 0
+        return before + 1, before + (2 if self.method == NONE else 3)
+
+    @property
+    def label(self) -> str:
+        """The method's name in the tables: auto's tells its choice."""
+        choice = self.comm.choice()
+        return self.method if choice == self.method else f"{self.method} ({choice})"
+
+    def step(self) -> float:
+        """One step of training from a common start; its seconds on this rank."""
+        dist.barrier()
+        began = time.perf_counter()
+        self.optimizer.zero_grad(set_to_none=False)
+        with self.comm.averaging():
+            self.loss(self.comm.ddp).backward()
+        self.optimizer.step()
+        self.last = time.perf_counter() - began
+        self.comm.stepped()
+        self.spent += self.last
+        return self.last
+
+    def warm(self) -> None:
+        """A step of which nothing is noted."""
+        self.step()
+        self.comm.collectives()
+
+    def time(self, steps: int) -> None:
+        """Note so many steps."""
+        dist.barrier()
+        sent, tx = self.comm.sent(), link_bytes()
+        for _ in range(steps):
+            selecting = self.comm.selecting()
+            self.timed.steps.append(self.step())
+            self.timed.selecting.append(self.comm.selecting() - selecting)
+            self.timed.collectives.append(self.comm.collectives())
+        dist.barrier()  # what the socket still held is on the link by now
+        self.timed.sent += self.comm.sent() - sent
+        self.timed.tx += link_bytes() - tx
+
+    def check(self) -> None:
+        """Refuse, after a step, a loss that has not gone through all of the model (ValueError)."""
+        named = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        without = [name for name, parameter in named.items() if parameter.grad is None]
+        if len(without) == len(named):
+            raise ValueError("the loss gives no gradient to the model: it must be computed by the model it is handed")
+        if without:
+            raise ValueError(f"the loss gives no gradient to {', '.join(without[:3])}: freeze what is not trained")
+
+
+def link_bytes() -> int:
+    """Bytes the kernel has sent on the link so far; 0 on loopback, which all ranks share."""
+    interface = os.environ.get("GRADWIRE_INTERFACE", "lo")
+    return 0 if interface == "lo" else net.tx_bytes(interface)
+
+
+def size(model: nn.Module) -> tuple[int, int, int]:
+    """Elements, tensors and bytes that are averaged."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return sum(p.numel() for p in trained), len(trained), sum(int(p.nbytes) for p in trained)

@@ -1,0 +1,100 @@
+"""torch's own ways of averaging behind the counters of `lab/comm.py`, and none at all.
+
+DDP reads the annotations of a hook as objects: this file does not postpone them.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed import GradBucket  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
+
+from gradwire.lab.ways import NONE, powersgd_rank
+
+DENSE_STEPS = 2
+"""Steps that torch's PowerSGD averages densely before it begins; it takes no fewer with error feedback."""
+
+
+def wrap(model: nn.Module, **cap: Any) -> DistributedDataParallel:
+    """Only gradients travel: buffers, such as the statistics of a batch normalisation, stay each rank's own."""
+    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True, **cap)
+
+
+def on_a_ring(nbytes: float) -> float:
+    """Bytes that a rank sends so that all ranks have the sum of what each brings."""
+    ranks = dist.get_world_size()
+    return 2 * (ranks - 1) / ranks * nbytes
+
+
+class Plain:
+    """One of torch's own ways. What it spends beside compute cannot be taken apart: all of it is the network's."""
+
+    def __init__(self, model: nn.Module, name: str, rehearsed: bool) -> None:
+        self.name, self.steps, self.rehearsed = name, 0, rehearsed
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.nbytes, self.numel = sum(int(p.nbytes) for p in trained), sum(p.numel() for p in trained)
+        self.low_rank: PowerSGDState | None = None
+        if rank := powersgd_rank(name):
+            self.ddp = wrap(model, bucket_cap_mb=self.nbytes / 2**20 + 1)
+            self.low_rank = PowerSGDState(None, rank, start_powerSGD_iter=DENSE_STEPS)
+            self.ddp.register_comm_hook(self.low_rank, _rehearsed if rehearsed else powerSGD_hook)
+        else:
+            self.ddp = wrap(model)
+        if name == "fp16":
+            self.ddp.register_comm_hook(None, fp16_compress_hook)
+
+    def averaging(self) -> AbstractContextManager[None]:
+        """Without averaging, if that is the way."""
+        return self.ddp.no_sync() if self.name == NONE else nullcontext()
+
+    def stepped(self) -> None:
+        """One more."""
+        self.steps += 1
+
+    def sent(self) -> float:
+        """The bytes of what was reduced so far, on a ring."""
+        dense = {NONE: 0.0, "fp16": 0.5}.get(self.name, 1.0) * self.nbytes * self.steps
+        if self.low_rank is not None:  # its own count of elements: the P, the Q and what it does not compress
+            reduced = int(self.low_rank.total_numel_after_compression)
+            first = 0 if self.rehearsed else self.numel * min(self.steps, DENSE_STEPS)
+            dense = (reduced + first) * self.nbytes / self.numel
+        return on_a_ring(dense)
+
+    def selecting(self) -> float:
+        """None: what is left of a step beside compute is the network's."""
+        return 0.0
+
+    def collectives(self) -> list[float]:
+        """DDP does not tell."""
+        return []
+
+    def choice(self) -> str:
+        """The name."""
+        return self.name
+
+    def state_dict(self) -> dict[str, Any]:
+        """The name only."""
+        return {"baseline": self.name}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Nothing to load, but refuse another method's checkpoint."""
+        if saved != self.state_dict():
+            raise ValueError(f"the checkpoint is of {saved.get('exchange', saved)}, this run is {self.name}")
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def _rehearsed(state: PowerSGDState, bucket: GradBucket) -> Future[Tensor]:
+    """torch's hook, but the steps before it begins cost no time on the network."""
+    if state.iter >= DENSE_STEPS:
+        return powerSGD_hook(state, bucket)
+    state.maybe_increase_iter(bucket)
+    done: Future[Tensor] = Future()
+    done.set_result(bucket.buffer())
+    return done

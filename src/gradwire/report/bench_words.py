@@ -1,0 +1,109 @@
+"""What a benchmark has found, in sentences: also where it is that compression does not pay."""
+
+from __future__ import annotations
+
+from gradwire.lab.bench import HERE, Measured, Sheet
+from gradwire.lab.ways import NONE
+from gradwire.report import words
+
+Cell = tuple[Measured, ...]
+
+SOONER = 1.05
+"""What is not faster than dense by a twentieth is not faster: steps of one method differ by that much."""
+
+
+def winner(cell: Cell) -> Measured | None:
+    """The way with the shortest step that averages at all; None if there is none."""
+    return min((one for one in cell if one.method != NONE), key=lambda one: one.step, default=None)
+
+
+def pays(sheet: Sheet, cell: Cell) -> bool | None:
+    """Whether some way is faster than dense DDP; None if dense was not measured, or nothing else was."""
+    dense, best = sheet.of(cell[0], "dense"), winner(cell)
+    others = [one for one in cell if one.method not in (NONE, "dense")]
+    return dense.step >= SOONER * best.step if dense and best and others else None
+
+
+def finding(sheet: Sheet, cell: Cell) -> str:
+    """The finding of one link, in one sentence."""
+    where, dense, best = f"{_on(cell[0].link)}, {cell[0].ranks} ranks", sheet.of(cell[0], "dense"), winner(cell)
+    if not best:
+        return f"{where}: only steps without a network were measured"
+    told = f"{words.number(best.step * 1e3)} ms a step"
+    if not dense or (best is dense and len(cell) <= 2):
+        return f"{where}: {best.method} takes {told}"
+    if not pays(sheet, cell):
+        rivals = [one for one in cell if one.method not in (NONE, "dense")]
+        rival = min(rivals, key=lambda one: one.step)
+        ratio, step = words.factor(rival.step / dense.step), words.number(rival.step * 1e3)
+        own = words.number(dense.step * 1e3)
+        return f"{where}: do not compress; dense DDP takes {own} ms a step, {rival.method} {step} ms ({ratio} of that)"
+    close = [one.method for one in cell if one not in (best, dense) and one.method != NONE and _close(one, best)]
+    others = f"; {', '.join(close)} within a tenth of that" if close else ""
+    factor = words.factor(dense.step / best.step)
+    return f"{where}: {best.method} takes {told}{others}; {factor} times faster than dense DDP"
+
+
+def headline(sheet: Sheet) -> str:
+    """The finding of all links, in one sentence."""
+    cells = list(sheet.cells().values())
+    if len(cells) == 1:
+        return finding(sheet, cells[0])
+    verdicts = {verdict: [cell[0] for cell in cells if pays(sheet, cell) is verdict] for verdict in (True, False)}
+    yes, no = (_places(verdicts[verdict]) for verdict in (True, False))
+    if yes and no:
+        return f"Compression pays {yes}; {no} do not compress"
+    if yes:
+        return f"Compression pays {yes}"
+    return f"Do not compress: no way is faster than dense DDP {no}" if no else "What a step costs, method by method"
+
+
+def remarks(sheet: Sheet) -> list[str]:
+    """What a careful reader must know about these numbers; empty when all went well."""
+    found = [sheet.note] if sheet.note else []
+    for one in sheet.measured:
+        if one.steps < 5:
+            found.append(f"{one.method} at {place(one)}: only {one.steps} steps were timed.")
+        if one.step_high > 2 * one.step_low:
+            low, high = words.number(one.step_low * 1e3), words.number(one.step_high * 1e3)
+            found.append(f"{one.method} at {place(one)}: steps between {low} and {high} ms; the machine was busy.")
+    return found
+
+
+def reading(sheet: Sheet) -> list[str]:
+    """How to read the page."""
+    return [
+        "A step is zeroed gradients, forward, backward and one step of SGD. It begins on all ranks at once and ends "
+        "with the last of them; the figure is the median, and in brackets are the 10th and the 90th percentile.",
+        "All methods of a link were measured in one start of processes, in turns of a few steps, each on its own copy "
+        f"of the model. Compute is the step of {NONE!r}, which averages nothing, in that same run.",
+        "Selection is what a rank spends on gradients outside the network; wire is the time in which all ranks are in "
+        "a collective; wait is what a rank spends in one beyond that, for a slower peer. The bars show what is left of "
+        "them beside backward: what is hidden under it is taken off the wire first, then off the wait. "
+        "Other is what no part explains: copies, and what two threads of one core take from each other.",
+        "Of torch's own ways only the whole step is known: all that is not compute is shown as one part.",
+        "MB are 1,000,000 bytes a rank and step. Sent is counted from tensors, on a ring; link is the kernel's count "
+        "of the interface, with headers and acknowledgements.",
+        f"gradwire's ways exchange {sheet.bucket_mb:g} MiB together; torch's have DDP's own buckets, PowerSGD one.",
+        "The time of a step says nothing of how much a step learns: for that see gradwire demo.",
+    ]
+
+
+def place(one: Measured) -> str:
+    """Link and ranks of a measurement: "100mbit, 2 ranks"."""
+    return f"{one.link}, {one.ranks} ranks"
+
+
+def _close(one: Measured, best: Measured) -> bool:
+    return one.step <= 1.1 * best.step
+
+
+def _on(link: str) -> str:
+    return {"loopback": "On loopback", HERE: "On this network"}.get(link, f"At {link}")
+
+
+def _places(cells: list[Measured]) -> str:
+    """Links, and the numbers of ranks where they are not all the same: "at 10mbit, at 100mbit with 2 ranks"."""
+    alike = len({one.ranks for one in cells}) == 1
+    links = (_on(one.link) if alike else f"{_on(one.link)} with {one.ranks} ranks" for one in cells)
+    return ", ".join(link[0].lower() + link[1:] for link in links)

@@ -1,0 +1,120 @@
+"""Rehearsal: run an algorithm without a network, to learn what it would ask for and how long it computes in between.
+
+An algorithm is a coroutine, and whoever runs it answers. A rehearsal answers at once, notes the kind and the bytes of
+every ask, and the seconds before it. All workers of a small group are rehearsed, one after the other as in `lockstep`,
+and of each stretch the slowest worker's seconds count, for whom the others would wait. Of a large group one worker is,
+and hears answers as if all others were like it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from gradwire.ask import AllToAll, Ask, Gather, Share, Sum, Talk, payload, rows
+from gradwire.transport.ledger import traffic
+from gradwire.transport.lockstep import _agree, _answer  # pyright: ignore[reportPrivateUsage] - a way of lockstep
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One ask: its kind, the bytes it puts on the busiest rank's link, and the seconds of computing before it."""
+
+    kind: str
+    traffic: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a step of an algorithm consists of: its asks in order, and the seconds of computing after the last."""
+
+    asks: tuple[Asked, ...]
+    rest: float
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of computing in all."""
+        return self.rest + sum(ask.seconds for ask in self.asks)
+
+    @property
+    def traffic(self) -> float:
+        """Bytes on the busiest rank's link in all."""
+        return sum(ask.traffic for ask in self.asks)
+
+
+def rehearse(
+    workers: Sequence[Talk[T]], size: int, clock: Callable[[], float] = time.perf_counter
+) -> tuple[list[T], Course]:
+    """Run the coroutines of all `size` workers, or of one that stands for all, to their end: results and the course.
+
+    `clock` tells seconds.
+
+    Raises:
+        Disagreement: two workers ask for different things.
+        Exception: whatever a worker raises, which may be no more than that it cannot do with the answers of a
+            rehearsal where it stands for all.
+    """
+    if len(workers) not in (1, size):
+        raise ValueError(f"a rehearsal takes one worker or all {size}, got {len(workers)}")
+    try:
+        return _run(workers, size, clock)
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def _run(workers: Sequence[Talk[T]], size: int, clock: Callable[[], float]) -> tuple[list[T], Course]:
+    heard: Sequence[Tensor | None] = [None] * len(workers)
+    noted: list[Asked] = []
+    while True:
+        asks: list[Ask | None] = []
+        results: list[T] = []
+        slowest = 0.0
+        for worker, answer in zip(workers, heard, strict=True):
+            started = clock()
+            try:
+                asks.append(worker.send(answer))  # type: ignore[arg-type]  # a fresh coroutine takes None
+            except StopIteration as end:
+                asks.append(None)
+                results.append(end.value)
+            slowest = max(slowest, clock() - started)
+        if len(results) == len(workers):
+            return results, Course(tuple(noted), slowest)
+        said = _agree(asks)
+        noted.append(Asked(type(said[0]).__name__, busiest(said[0], size), slowest + _copying(said[0], clock)))
+        heard = _answer(said) if len(said) == size else [_alone(said[0], size)]
+
+
+def busiest(ask: Ask, size: int) -> float:
+    """Bytes that an ask puts on the link of the rank that has most of them."""
+    return traffic(ask, ask.root if isinstance(ask, Share) else 0, size)
+
+
+def _copying(ask: Ask, clock: Callable[[], float]) -> float:
+    """Seconds that a process takes to copy what it must not change."""
+    if isinstance(ask, (Gather, AllToAll)):
+        return 0.0
+    started = clock()
+    payload(ask).clone(memory_format=torch.contiguous_format)
+    return clock() - started
+
+
+def _alone(ask: Ask, size: int) -> Tensor:
+    """What one worker of `size` hears if all others bring what it brings."""
+    match ask:
+        case Sum(values):
+            return values * size
+        case Gather(wire):
+            return wire.expand(size, *wire.shape).clone()
+        case Share(values):
+            return values.clone()
+        case AllToAll():
+            return rows(ask, size).clone()

@@ -1,0 +1,285 @@
+"""Advice: what overlaps what, what a link costs, what a method asks for; and `auto`, which acts on it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import zoo
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from story import play
+
+import gradwire as gw
+from gradwire.advice import Cost, Errand, Job, Link, Method, Pace, Part, buckets, crossover, fit, judge, predict
+from gradwire.advice import step_seconds as step
+from gradwire.cli.advise import rate_of, table
+from gradwire.lab.advised import Advised, ask
+from gradwire.lab.advising import Question
+from gradwire.memory import Guard
+from gradwire.transport.rehearsal import Asked, Course, rehearse
+
+SECONDS = st.floats(0, 10)
+PARTS = st.lists(st.builds(Part, SECONDS, SECONDS), max_size=4).map(tuple)
+SHARES = st.sampled_from([0.25, 0.5, 1.0])
+
+
+def jobs(compute: float) -> st.SearchStrategy[list[Job]]:
+    return st.lists(st.builds(lambda at, parts: Job(at * compute, parts), st.floats(0, 1), PARTS), max_size=4)
+
+
+# ---- the timeline
+
+
+@given(SECONDS, SHARES)
+def test_without_a_network_a_step_is_its_compute(compute: float, share: float) -> None:
+    assert step(compute, [], share) == compute
+    assert step(compute, [Job(compute / 2, (Part(0.0, 0.0),))], share, tail=1.0) == pytest.approx(compute + 1.0)
+
+
+@given(st.data(), SECONDS, SHARES)
+def test_a_step_lies_between_what_each_lane_needs_and_one_after_the_other(
+    data: st.DataObject, compute: float, share: float
+) -> None:
+    work = data.draw(jobs(compute))
+    cpu, wait = (sum(getattr(part, kind) for job in work for part in job.parts) for kind in ("cpu", "wait"))
+    least = max(compute + cpu if share <= 0.5 else compute, cpu + wait)
+    # A share below a half leaves a core idle for a part of the time: then both lanes take longer than their sum.
+    most = compute + wait + cpu / min(1.0, 2 * share) + (compute / share if share < 0.5 else 0.0)
+    assert least - 1e-6 <= step(compute, work, share) <= most + 1e-6
+
+
+@given(st.data(), SECONDS)
+def test_more_work_and_fewer_cores_never_make_a_step_shorter(data: st.DataObject, compute: float) -> None:
+    work = sorted(data.draw(jobs(compute)), key=lambda job: job.ready)
+    more = [Job(job.ready, (*job.parts, Part(0.0, 1.0))) for job in work]
+    assert step(compute, work, 0.5) <= step(compute, more, 0.5) + 1e-9
+    assert step(compute, work, 1.0) <= step(compute, work, 0.5) + 1e-9
+
+
+def test_steps_by_hand() -> None:
+    wire = Job(2.0, (Part(0.0, 3.0),))
+    assert step(10.0, [wire]) == 10.0  # hidden under backward
+    assert step(4.0, [wire]) == 5.0  # 2 until it is ready, 3 on the wire
+    assert step(4.0, [wire, wire], tail=0.5) == 8.5  # one after the other
+    select = Job(2.0, (Part(1.0, 0.0),))
+    assert step(4.0, [select], share=1.0) == 4.0
+    assert step(4.0, [select], share=0.5) == 5.0  # what one lane takes the other lacks
+    assert step(4.0, [Job(4.0, (Part(1.0, 2.0),))], share=0.5) == 7.0  # nothing beside it: full speed
+    assert step(4.0, [Job(1.0, (Part(0.0, math.inf),))]) == math.inf
+    with pytest.raises(ValueError, match="ready after 5 s of computing, in a step of 4 s"):
+        step(4.0, [Job(5.0, ())])
+    with pytest.raises(ValueError, match="share must lie in"):
+        step(4.0, [], 0.0)
+
+
+# ---- the link
+
+
+@given(st.floats(1e-5, 1e-1), st.floats(1e-10, 1e-4))
+def test_a_fit_finds_the_costs_that_made_the_figures(alpha: float, per_byte: float) -> None:
+    found = fit([(size, alpha + per_byte * size) for size in (4, 1e4, 1e6)])
+    assert found[0] + found[1] * 1e5 == pytest.approx(alpha + per_byte * 1e5, rel=1e-4)
+
+
+def test_a_fit_has_no_negative_costs() -> None:
+    assert fit([(4, 2.0), (8, 1.0)])[1] == 0.0
+    assert fit([(10, 1.0), (20, 3.0)])[0] == 0.0
+    assert fit([(10, 1.0)]) == (1.0, 0.0)
+
+
+def link(per_byte: float, alpha: float = 1e-3, size: int = 2) -> Link:
+    costs = {kind: Cost(alpha, per_byte) for kind in ("Sum", "Gather", "Share", "AllToAll")}
+    return Link(size, 0.5, costs)
+
+
+def test_a_core_is_never_busy_for_longer_than_the_call() -> None:
+    assert Cost(1.0, 0.0, 3.0).part(5.0) == Part(1.0, 0.0)
+    assert Cost(1.0, 1.0, 0.5).part(1.0) == Part(0.5, 1.5)
+    assert link(1.0).part("Sum", 0.0) == Part(0.0, 0.0)
+
+
+# ---- rehearsals
+
+
+@pytest.mark.parametrize("spec", zoo.TRAINED)
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_rehearsal_asks_for_what_a_run_asks_for(spec: str, n: int) -> None:
+    """Every worker rehearsed: kinds, calls and bytes on the busiest link are those of lockstep's ledger."""
+    x = torch.randn(zoo.LAYOUT.d, generator=torch.Generator().manual_seed(1))
+    guarded = Guard(gw.parse(spec))
+    ledger = gw.Ledger(n)
+    turns = [gw.Turn(rank, n, 0, zoo.LAYOUT, point=lambda: torch.zeros(zoo.LAYOUT.d), lr=0.1) for rank in range(n)]
+
+    def talks() -> list:
+        return [guarded(x.clone(), guarded.init(zoo.LAYOUT), turn) for turn in turns]
+
+    sent, course = rehearse(talks(), n)
+    run = gw.lockstep(talks(), ledger)
+    assert torch.equal(sent[0].mean.dense(), run[0].mean.dense())
+    for kind, entry in ledger.entries.items():
+        asked = [ask for ask in course.asks if ask.kind == kind]
+        assert len(asked) * n == entry.calls
+        if kind != "Share":  # of which the root sends most
+            assert sum(ask.traffic for ask in asked) == pytest.approx(entry.traffic / n)
+
+
+ALONE = ("cltk", "deft", "exdyna", "globaltopk", "micro", "oktopk")
+"""What hears from others where they have searched: there one worker cannot stand for all."""
+
+
+@pytest.mark.parametrize("spec", [spec for spec in zoo.TRAINED if not any(name in spec for name in ALONE)])
+def test_one_worker_stands_for_many(spec: str) -> None:
+    x = torch.randn(zoo.LAYOUT.d, generator=torch.Generator().manual_seed(1))
+    guarded = Guard(gw.parse(spec))
+    n = 4
+
+    def talks(workers: int) -> list:
+        turns = [gw.Turn(r, n, 0, zoo.LAYOUT, point=lambda: torch.zeros(zoo.LAYOUT.d)) for r in range(workers)]
+        return [guarded(x.clone(), guarded.init(zoo.LAYOUT), turn) for turn in turns]
+
+    (_, alone), (_, all_of_them) = rehearse(talks(1), n), rehearse(talks(n), n)
+    assert [ask.kind for ask in alone.asks] == [ask.kind for ask in all_of_them.asks]
+    assert alone.traffic == pytest.approx(all_of_them.traffic, rel=0.3)  # of what is drawn at random, another draw
+
+
+def test_a_rehearsal_takes_one_or_all() -> None:
+    with pytest.raises(ValueError, match="one worker or all 3, got 0"):
+        rehearse([], 3)
+
+
+# ---- the pace, and the verdict
+
+
+def test_ddps_buckets() -> None:
+    kib = 1024
+    sizes = [600 * kib, 600 * kib, 3000 * kib, 10 * kib]
+    assert buckets(sizes, [3, 2, 1, 0], 25 * 2**20) == [[3, 2], [1, 0]]
+    assert buckets(sizes, [0, 1, 2, 3], 2**20) == [[0, 1], [2], [3]]
+    assert buckets(sizes, [0, 1, 2, 3], 1) == [[0], [1], [2], [3]]
+
+
+def errand(nbytes: float, cpu: float = 0.0, parameter: int = 0) -> Errand:
+    return Errand((parameter,), (Course((Asked("Sum", nbytes, cpu),), 0.0),))
+
+
+PACE = Pace(compute=0.1, tail=0.0, ready=(0.1, 0.05), period=0.2)
+
+
+def test_predictions_by_hand() -> None:
+    assert predict(PACE, [], link(1e-6)) == pytest.approx(0.1)
+    assert predict(PACE, [errand(1e6)], link(1e-6)) == pytest.approx(0.1 + 0.001 + 1.0)
+    assert predict(PACE, [errand(1e4, parameter=1)], link(1e-6)) == pytest.approx(0.1)  # under backward
+    assert predict(PACE, [errand(1e4, cpu=0.02)], link(1e-6)) == pytest.approx(0.1 + 0.02 + 0.011)
+
+
+@given(st.floats(0.001, 0.5), st.floats(2e4, 1e6))
+def test_at_the_crossover_steps_are_equal(cpu: float, nbytes: float) -> None:
+    dense, method = [errand(1e7)], [errand(nbytes, cpu=cpu)]
+
+    def at(errands: list[Errand], beta: float) -> float:
+        return predict(PACE, errands, link(1e-6).at(beta))
+
+    beta = crossover(lambda beta: at(method, beta), lambda beta: at(dense, beta))
+    assert at(method, beta) == pytest.approx(at(dense, beta), rel=1e-6)
+    assert beta == pytest.approx((1e7 - nbytes) / cpu, rel=1e-4)
+
+
+def test_crossovers_that_are_none() -> None:
+    assert crossover(lambda beta: 2.0, lambda beta: 1.0) == 0.0
+    assert crossover(lambda beta: 1.0, lambda beta: 2.0) == math.inf
+
+
+@pytest.mark.parametrize(("seconds", "choice"), [(0.5, "natural"), (0.94, "natural"), (0.96, "dense"), (2.0, "dense")])
+def test_a_method_must_clear_the_margin(seconds: float, choice: str) -> None:
+    verdict = judge([Method("dense", 1.0), Method("natural", seconds), Method("permk", math.inf, refusal="no")])
+    assert verdict.choice == choice
+    assert verdict.methods[-1].name == "permk"
+    assert verdict.sentence.startswith("natural: " if choice == "natural" else "do not compress: ")
+
+
+def test_nothing_to_compare_with() -> None:
+    assert "no other method could be predicted" in judge([Method("dense", 1.0)]).sentence
+
+
+def test_the_answer_is_strict_json() -> None:
+    verdict = judge([Method("dense", 1.0, 8.0), Method("natural", 0.5, 2.0, math.inf)])
+    advised = Advised("mlp", "loopback", 2, 0.4, {"Sum": 1.0}, {"Sum": None}, verdict, {"dense": 2.0})
+    read = json.loads(advised.to_json(), parse_constant=pytest.fail)
+    assert read["sentence"] == verdict.sentence
+    assert read["verdict"]["choice"] == "natural"
+    assert advised.error(verdict.of("dense")) == -0.5
+    assert advised.error(verdict.of("natural")) is None
+
+
+def test_a_question_is_refused_early() -> None:
+    with pytest.raises(ValueError, match="unknown model"):
+        Question("nope")
+    with pytest.raises(ValueError, match="every candidate once"):
+        Question("mlp", ("natural", "natural"))
+    with pytest.raises(ValueError, match="density must lie in"):
+        Question("mlp", ("topk(density=2)",))
+    question = Question("mlp", ("natural",), check=True)
+    assert Question.from_json(question.to_json()) == question
+
+
+# ---- the command
+
+
+def tiny(rank: int) -> tuple[torch.nn.Module, object]:
+    """What the story below asks about."""
+    rows = torch.randn(4, 8, generator=torch.Generator().manual_seed(rank))
+    return torch.nn.Linear(8, 2), lambda model: model(rows).square().mean()
+
+
+@pytest.mark.story
+def test_advice_on_a_factory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Predicted and measured; what does not fit the ranks is named and left out."""
+    monkeypatch.chdir(Path(__file__).parent)
+    spec, refused = "ef(topk(density=0.5))", "permk(workers=3)"
+    advised = ask(Question("test_advice:tiny", (spec, refused), check=True, steps=3), 2, None)
+    assert advised.verdict.choice == "dense"
+    assert "3" in advised.verdict.of(refused).refusal
+    assert advised.measured.keys() == {"none", "dense", "fp16", spec}
+    assert advised.verdict.of("dense").traffic == 4 * 18
+    assert advised.verdict.of(spec).crossover is not None
+    assert advised.compute > 0
+    shown = Console(width=200)
+    with shown.capture() as text:
+        shown.print(table(advised))
+    for word in ("measured ms", spec, refused, "pays below", "loopback"):
+        assert word in text.get()
+
+
+def test_bandwidths_in_words() -> None:
+    assert [rate_of(rate) for rate in (None, 0.0, math.inf)] == ["-", "never", "any rate"]
+    assert [rate_of(rate) for rate in (1.25e6, 2e8)] == ["10 Mbit/s", "1.6 Gbit/s"]
+
+
+# ---- auto
+
+
+@pytest.mark.story
+def test_auto_stays_dense_where_nothing_pays() -> None:
+    first, second = (line["result"] for line in play("auto_stays_dense", ranks=2))
+    assert first["choice"] == second["choice"] == "dense"
+    assert first["methods"] == ["dense", "ef(topk(density=0.1))", "identity"]
+    assert [first["logged"], second["logged"]] == [1, 0]
+
+
+@pytest.mark.story
+def test_auto_compresses_where_it_pays() -> None:
+    first, second = (line["result"] for line in play("auto_compresses", ranks=2))
+    assert first["choice"] == second["choice"]
+    assert first["choice"] in ("identity", "ef(topk(density=0.1))")
+
+
+def test_auto_refuses_early() -> None:
+    with pytest.raises(TypeError, match="wrapped in DistributedDataParallel, got Linear"):
+        gw.attach(torch.nn.Linear(2, 2), "auto")
+    with pytest.raises(ValueError, match="candidates are for 'auto', got them with natural"):
+        gw.attach(torch.nn.Linear(2, 2), "natural", candidates=["mean"])
