@@ -254,3 +254,27 @@ def test_one_file_imports_numba() -> None:
         if name.split(".")[0] in ("numba", "llvmlite")
     }
     assert importers == {"compiler.py"}
+
+
+@pytest.mark.parametrize("d", [0, 1, 7, 64, 70_000])
+@pytest.mark.parametrize("worst", [1.0, -0.0, 3.4e38, math.inf, -math.inf, math.nan])
+def test_a_copy_tells_whether_it_is_finite(d: int, worst: float) -> None:
+    for place in {0, d // 2, d - 1} if d else set():
+        x = vector(d, "normal")
+        x[place] = worst
+        target = torch.empty(d)
+        assert kernels.copy_(target, x) == math.isfinite(worst)
+        assert torch.equal(target.view(torch.int32), x.view(torch.int32))
+    assert kernels.copy_(torch.empty(d), torch.full((d,), 3e38))  # whose sum is not
+
+
+def test_a_copy_of_any_shape_and_dtype() -> None:
+    x = torch.randn(30, 400)
+    for source in (x, x.t(), x.bfloat16(), x[:, ::2]):
+        target = torch.empty(source.shape, dtype=source.dtype)
+        assert kernels.copy_(target, source)
+        assert torch.equal(target, source)
+    part = torch.zeros(60, 400)
+    assert kernels.copy_(part[:30], x)
+    assert torch.equal(part[:30], x)
+    assert not part[30:].any()

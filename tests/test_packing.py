@@ -325,7 +325,7 @@ def test_fine_classes_say_most_of_what_topk_keeps() -> None:
     assert shares[1] > 0.985
 
 
-# Thresholds and sums at places
+# Thresholds
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -335,15 +335,3 @@ def test_passing(d: int, kind: str) -> None:
     for least in (0.0, -1.0, 1e-45, 1e-50, 0.1, 0.5, 1.0, 2.5, 3.4e38, 1e39, math.inf, math.nan):
         found = same(lambda least=least: kernels.passing(x, least))
         assert torch.equal(found, (x.abs() >= least).nonzero().view(-1))
-
-
-@pytest.mark.parametrize("alpha", [1.0, -0.3])
-def test_scatter_add(alpha: float) -> None:
-    indices = torch.randint(500, (2000,), generator=torch.Generator().manual_seed(0))
-    x, start = vector((2000,), "normal"), vector((500,), "normal", seed=1)
-    added = same(lambda: kernels.scatter_add_(start.clone(), indices, x, alpha))
-    assert torch.equal(added, start.scatter_add(0, indices, x * alpha))
-    with pytest.raises(ValueError, match="an index lies outside the vector"):
-        kernels.scatter_add_(start.clone(), torch.tensor([500]), torch.ones(1))
-    with pytest.raises(ValueError, match="every index needs its value, got 2 indices and 1 values"):
-        kernels.scatter_add_(start.clone(), torch.tensor([1, 2]), torch.ones(1))

@@ -35,7 +35,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradwire import checkpoint, kernels
 from gradwire.exchange import Exchange, share_out
-from gradwire.layout import Layout, Turn
+from gradwire.layout import Layout
 from gradwire.memory import Guard
 from gradwire.spec import parse
 from gradwire.transport.group import agree, compare, own_group
@@ -272,17 +272,11 @@ class Hook:
 
     def _average(self, unit: Unit) -> None:
         """Replace a unit's gradients by their mean over the ranks."""
-        unit.keep()
-        if self._scale != 1.0:
-            unit.buffer.div_(self._scale)
         lr = None if self.lr is None else self.lr()
-        given = unit.takes is not None
-        rank, size, layout = self.process.rank, self.process.size, unit.layout
-        share = self._shares[unit.layout]
-        turn = Turn(rank, size, self.step, layout, self.seed, point=unit.point, lr=lr, share=share, given=given)
-        sent = self.process.run(self._guarded(unit.buffer, unit.state, turn))
-        self._finite &= unit.hand_out(sent.mean, self._scale) and sent.finite
-        unit.release()
+        process, share = self.process, self._shares[unit.layout]
+        turn = unit.turn(process.rank, process.size, self.step, self.seed, lr, share, self._scale)
+        sent = process.run(self._guarded(unit.buffer, unit.state, turn))
+        self._finite &= unit.finish(sent.mean, self._scale) and sent.finite
 
     def _end(self) -> None:
         """All units are done: a step that was not finite anywhere leaves no trace in any memory."""

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from gradwire import checkpoint
+from gradwire import checkpoint, kernels
 from gradwire.exchange import Exchange, State, Taker, tensor
-from gradwire.layout import Layout
+from gradwire.layout import Layout, Turn
 from gradwire.vector import Sparse, Vector
 
 
@@ -29,6 +29,7 @@ class Unit:
     of it, if there are other units. takes: the name of the state's tensor, if there is one, whose place the buffer
     takes; then nothing of it is ever copied, for what it was before is the next step's buffer. missing: ids of
     parameters whose gradients have not come yet in this step. gradients: those that have, where DDP holds them.
+    finite: whether these are all finite; None if nobody has looked.
     """
 
     layout: Layout
@@ -40,6 +41,7 @@ class Unit:
     takes: str | None = None
     missing: set[int] = field(default_factory=set[int])
     gradients: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    finite: bool | None = None
     _before: Tensor | None = None
     _views: dict[int, dict[int, Tensor]] = field(default_factory=dict[int, dict[int, Tensor]])
 
@@ -60,10 +62,16 @@ class Unit:
         self._before = None
         self.missing = set(map(id, self.parameters))
         self.gradients.clear()
+        # On a GPU to look would be to wait for it, once for every parameter.
+        self.finite = True if self.buffer.device.type == "cpu" else None
 
     def fill(self, param: int, gradient: Tensor) -> None:
         """Copy a gradient in."""
-        self.views(self.buffer)[param].copy_(gradient)
+        room = self.views(self.buffer)[param]
+        if self.finite is None:
+            room.copy_(gradient)
+        else:
+            self.finite &= kernels.copy_(room, gradient)
         self.gradients[param] = gradient
         self.missing.discard(param)
 
@@ -110,6 +118,23 @@ class Unit:
         """Copy the parameters to f[d], at least float32, each as it lies in memory, like its gradient."""
         flat = [param.detach().as_strided((param.numel(),), (1,)) for param in self.parameters]
         return torch.cat(flat).to(torch.promote_types(self.buffer.dtype, torch.float32))
+
+    def turn(
+        self, rank: int, size: int, step: int, seed: int, lr: float | None, share: float = 1.0, scale: float = 1.0
+    ) -> Turn:
+        """Get ready for the exchange, and say what it is told: keep the state, divide the gradients by their scale."""
+        self.keep()
+        if scale != 1.0:
+            self.buffer.div_(scale)
+        finite = self.finite if scale == 1.0 else None
+        given = self.takes is not None
+        return Turn(rank, size, step, self.layout, seed, (), self.point, lr, share, given, finite)
+
+    def finish(self, mean: Vector, scale: float = 1.0) -> bool:
+        """After the exchange: hand out the mean times the scale; tell whether it is finite."""
+        finite = self.hand_out(mean, scale)
+        self.release()
+        return finite
 
     def keep(self) -> None:
         """Copy the state, for the case that the step turns out not to be finite."""

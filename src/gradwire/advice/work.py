@@ -20,7 +20,6 @@ from gradwire.advice.pace import Pace, buckets, trained
 from gradwire.advice.timeline import Job, Part
 from gradwire.ask import Sum
 from gradwire.exchange import Exchange
-from gradwire.layout import Turn
 from gradwire.memory import Guard
 from gradwire.transport.rehearsal import Asked, Course, busiest, rehearse
 from gradwire.units import Unit, make_units
@@ -137,18 +136,13 @@ def _unit_step(
         unit.begin()
         for param, gradient in room.items():
             unit.fill(param, gradient)
-        unit.keep()
+    turns = [unit.turn(rank, size, step, seed, RATE) for rank, unit in enumerate(units)]
     before = now() - started
-    turns = [
-        Turn(rank, size, step, unit.layout, seed, point=unit.point, lr=RATE, given=unit.takes is not None)
-        for rank, unit in enumerate(units)
-    ]
     talks = [guarded(unit.buffer, unit.state, turn) for unit, turn in zip(units, turns, strict=True)]
     sent, course = rehearse(talks, size, now)
     started = now()
     for unit, said in zip(units, sent, strict=True):
-        unit.hand_out(said.mean, 1.0)
-        unit.release()
+        unit.finish(said.mean)
     after = now() - started
     return _around(course, before / len(units), after / len(units))
 

@@ -52,3 +52,14 @@ def passing(x: Tensor, least: float) -> Tensor:
 def scatter_add_(target: Tensor, indices: Tensor, values: Tensor, alpha: float = 1.0) -> Tensor:
     """target f[d] += alpha * values f[m] at indices int64[m], in place; of an index that comes twice in this order."""
     return target.scatter_add_(0, indices, values if alpha == 1.0 else values * alpha)
+
+
+def copy_(target: Tensor, source: Tensor) -> bool:
+    """Copy source f[...] to a target of its shape; return whether all of it is finite."""
+    target.copy_(source)
+    return finite(source)
+
+
+def finite(x: Tensor) -> bool:
+    """Tell whether all of f[...] is finite. A sum is, if all terms are; where it is not, it may have overflowed."""
+    return bool(x.sum().isfinite()) or bool(x.isfinite().all())

@@ -35,7 +35,7 @@ class Guard:
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """One Sum of a single number, then the exchange, or one Sum of f[d]."""
-        broken = await Sum((~_finite(x)).to(torch.float32))
+        broken = await Sum(_broken(x, turn))
         if broken.item() == 0.0:
             return await self.exchange(x, state, turn)
         total = await Sum(x)
@@ -53,6 +53,13 @@ class Guard:
     def delta(self, d: int) -> float | None:
         """The inner exchange's."""
         return self.exchange.delta(d)
+
+
+def _broken(x: Tensor, turn: Turn) -> Tensor:
+    """1 where f[..., d] holds a value that is not finite, else 0: f32[..., 1]. Looks only if nobody has yet."""
+    if turn.finite is not None:
+        return torch.full((1,), float(not turn.finite), device=x.device)
+    return (~_finite(x)).to(torch.float32)
 
 
 def _finite(x: Tensor) -> Tensor:

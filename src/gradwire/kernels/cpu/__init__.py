@@ -4,11 +4,12 @@ from gradwire.kernels.cpu.indices import decode, encode
 from gradwire.kernels.cpu.packing import look_up, pack, pack_flags, unpack, unpack_flags
 from gradwire.kernels.cpu.rounding import classes, coins, levels, natural, powers, signed, signs, wide_coins
 from gradwire.kernels.cpu.selection import room, support, tops
-from gradwire.kernels.cpu.sums import norms, passing, scatter_add
+from gradwire.kernels.cpu.sums import copy, norms, passing
 
 __all__ = [
     "classes",
     "coins",
+    "copy",
     "decode",
     "encode",
     "levels",
@@ -20,7 +21,6 @@ __all__ = [
     "passing",
     "powers",
     "room",
-    "scatter_add",
     "signed",
     "signs",
     "support",

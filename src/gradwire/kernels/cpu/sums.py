@@ -1,4 +1,4 @@
-"""Sums over a vector in float64, places that reach a threshold, and values added at places: Numba's loops."""
+"""Norms in float64, and places that reach a threshold: Numba's loops."""
 
 # pyright: basic, reportCallIssue=false
 
@@ -12,6 +12,9 @@ import numpy as np
 from gradwire.kernels.cpu.compiler import SIZE, Bits, Floats, Ints, Wide, compile_for, lowest, reaching
 
 ONE = np.uint64(1)
+
+INFINITE = np.int32(0x7F800000)
+"""Bits of the least magnitude that is not finite."""
 
 
 # The sum in lanes of the machine's width: one order of summation on one machine.
@@ -52,15 +55,17 @@ def passing(bits: Bits, least: Any, out: Ints) -> int:
     return m
 
 
-@compile_for("void(float32[::1], int64[::1], float32[::1], float32)")
-def scatter_add(target: Floats, indices: Ints, values: Floats, alpha: Any) -> None:
-    """target f32[d] += alpha * values f32[m] at indices i64[m], one after the other.
+@compile_for("boolean(int32[::1], int32[::1])")
+def copy(source: Bits, target: Bits) -> Any:
+    """Copy float32 bits[d] to bits[d]; return whether all of them are finite.
 
     Raises:
-        ValueError: an index that is not below d; what comes before it has been added.
+        ValueError: the lengths differ.
     """
-    for i in range(len(indices)):
-        place = indices[i]
-        if not 0 <= place < len(target):
-            raise ValueError("an index lies outside the vector")
-        target[place] += alpha * values[i]
+    if len(source) != len(target):
+        raise ValueError("a copy is as long as what it is of")
+    largest = np.int32(0)
+    for i in range(len(source)):
+        target[i] = source[i]
+        largest = max(largest, source[i] & SIZE)
+    return largest < INFINITE
