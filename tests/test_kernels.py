@@ -278,3 +278,42 @@ def test_a_copy_of_any_shape_and_dtype() -> None:
     assert kernels.copy_(part[:30], x)
     assert torch.equal(part[:30], x)
     assert not part[30:].any()
+
+
+@pytest.mark.parametrize("order", ["sorted", "two runs", "any"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_few_values_are_spread_over_pieces_that_lie_apart(order: str, dtype: torch.dtype) -> None:
+    sizes = [5, 0, 9000, 1, 300]
+    ends = torch.tensor(sizes).cumsum(0).tolist()
+    starts = [40_000, -1, 100, 20_000, -1]
+    rng = torch.Generator().manual_seed(1)
+    indices = torch.randint(sum(sizes), (500,), generator=rng)
+    indices = {
+        "sorted": indices.sort().values,
+        "two runs": torch.cat([indices[:250].sort().values, indices[250:].sort().values]),
+        "any": indices,
+    }[order]
+    values = torch.randn(500, generator=rng, dtype=dtype)
+    target, wanted, flat = (
+        torch.ones(50_000, dtype=dtype),
+        torch.ones(50_000, dtype=dtype),
+        torch.zeros(sum(sizes), dtype=dtype),
+    )
+    flat.index_add_(0, indices, values)
+    for piece, start in zip(flat.split(sizes), starts, strict=True):
+        if start >= 0:
+            wanted[start : start + len(piece)] += piece
+    kernels.spread_(target, indices, values, ends, starts)
+    torch.testing.assert_close(target, wanted)
+    again = torch.ones(50_000, dtype=dtype)
+    reference.spread_(again, indices, values, ends, starts)
+    assert torch.equal(target, again)
+
+
+def test_what_lies_outside_is_not_written() -> None:
+    values = torch.ones(1)
+    for index, start in ((-1, 0), (10, 0), (9, 49_995)):
+        target = torch.zeros(50_000)
+        with pytest.raises((ValueError, RuntimeError, IndexError)):
+            kernels.spread_(target, torch.tensor([index]), values, [10], [start])
+        assert not target.any()

@@ -6,6 +6,7 @@ arrive. Units are made once and never change, so a state stays where it is.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import cast
@@ -66,12 +67,12 @@ class Unit:
         self.finite = True if self.buffer.device.type == "cpu" else None
 
     def fill(self, param: int, gradient: Tensor) -> None:
-        """Copy a gradient in."""
+        """Copy a gradient in. Where a mean of few values is expected, zeros stay behind for it."""
         room = self.views(self.buffer)[param]
         if self.finite is None:
             room.copy_(gradient)
         else:
-            self.finite &= kernels.copy_(room, gradient)
+            self.finite &= kernels.copy_(room, gradient, clear=self.takes is not None)
         self.gradients[param] = gradient
         self.missing.discard(param)
 
@@ -80,8 +81,8 @@ class Unit:
 
         Half precision is rounded once, not at each addition.
         """
-        if isinstance(mean, Sparse) and self.mean is not self.buffer and (bucket := self._bucket()) is not None:
-            self._scatter(mean if factor == 1.0 else mean.times(factor), bucket)
+        if isinstance(mean, Sparse) and self.takes is not None and self.finite is not None:
+            self._scatter(mean if factor == 1.0 else mean.times(factor))
             return True
         if self.mean.dtype.itemsize >= 4:
             mean.write_to_(self.mean)
@@ -95,24 +96,15 @@ class Unit:
             gradient.copy_(means[param])
         return finite
 
-    def _bucket(self) -> Tensor | None:
-        """The flat memory f[m] in which all of the unit's gradients lie, if there is one such."""
-        first = next(iter(self.gradients.values()))
-        room = first.untyped_storage()
-        if any(gradient.untyped_storage().data_ptr() != room.data_ptr() for gradient in self.gradients.values()):
-            return None
-        return first.new_empty(0).set_(room)  # pyright: ignore[reportArgumentType]
-
-    def _scatter(self, mean: Sparse, bucket: Tensor) -> None:
-        """Write k values where DDP holds the gradients, without a dense vector between."""
-        starts, offsets = [0], list[int]()
-        for param, size in zip(self.names, self.layout.sizes, strict=True):
-            self.gradients[param].zero_()
-            starts.append(starts[-1] + size)
-            offsets.append(int(self.gradients[param].storage_offset()) - starts[-2])
-        edges, shifts = (torch.tensor(part, device=bucket.device) for part in (starts[1:], offsets))
-        places = mean.indices + shifts[torch.bucketize(mean.indices, edges, right=True)]
-        Sparse(places, mean.values, len(bucket)).add_to_(bucket)
+    def _scatter(self, mean: Sparse) -> None:
+        """Write k values among the zeros where DDP holds the gradients, without a dense vector between."""
+        ends = list(itertools.accumulate(self.layout.sizes))
+        gradients = [self.gradients[param] for param in self.names]
+        rooms = {gradient.untyped_storage().data_ptr(): gradient for gradient in gradients}
+        for pointer, one in rooms.items():
+            starts = [int(g.storage_offset()) if g.untyped_storage().data_ptr() == pointer else -1 for g in gradients]
+            bucket = one.new_empty(0).set_(one.untyped_storage())  # pyright: ignore[reportArgumentType]
+            kernels.spread_(bucket, mean.indices, mean.values, ends, starts)
 
     def point(self) -> Tensor:
         """Copy the parameters to f[d], at least float32, each as it lies in memory, like its gradient."""

@@ -3,10 +3,10 @@
 from gradwire.kernels.candidates import top
 from gradwire.kernels.coins import coins
 from gradwire.kernels.compiled import LONG, warm_up
-from gradwire.kernels.copies import copy_
+from gradwire.kernels.copies import copy_, spread_
 from gradwire.kernels.norms import norms
 from gradwire.kernels.places import passing, scatter_add_
 from gradwire.kernels.segments import tops
 from gradwire.kernels.support import support
 
-__all__ = ["LONG", "coins", "copy_", "norms", "passing", "scatter_add_", "support", "top", "tops", "warm_up"]
+__all__ = ["LONG", "coins", "copy_", "norms", "passing", "scatter_add_", "spread_", "support", "top", "tops", "warm_up"]

@@ -54,10 +54,25 @@ def scatter_add_(target: Tensor, indices: Tensor, values: Tensor, alpha: float =
     return target.scatter_add_(0, indices, values if alpha == 1.0 else values * alpha)
 
 
-def copy_(target: Tensor, source: Tensor) -> bool:
-    """Copy source f[...] to a target of its shape; return whether all of it is finite."""
+def copy_(target: Tensor, source: Tensor, *, clear: bool = False) -> bool:
+    """Copy source f[...] to a target of its shape, leave zeros behind if `clear`; tell whether all is finite."""
+    sound = finite(source)
     target.copy_(source)
-    return finite(source)
+    if clear:
+        source.zero_()
+    return sound
+
+
+def spread_(target: Tensor, indices: Tensor, values: Tensor, ends: Sequence[int], starts: Sequence[int]) -> None:
+    """Add values f[m] at indices int64[m] of a vector of which piece i lies at starts[i] of target, in place.
+
+    Piece i ends where the next begins, at ends[i]; where its start is negative it lies elsewhere, and is passed over.
+    """
+    bounds, places = (torch.tensor(numbers, device=target.device) for numbers in (ends, starts))
+    piece = torch.bucketize(indices, bounds, right=True)
+    begins = bounds - torch.diff(bounds, prepend=bounds.new_zeros(1))
+    here = places[piece] >= 0
+    target.scatter_add_(-1, (indices + (places - begins)[piece])[here], values[here].to(target.dtype))
 
 
 def finite(x: Tensor) -> bool:
