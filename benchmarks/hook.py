@@ -24,10 +24,10 @@ import gradwire
 from gradwire.ask import Ask, Gather
 
 SPECS = {
-    "ef(topk(density=0.01))": (4.0, float("inf")),
-    "ef(topk(density=0.01, values='natural'))": (4.0,),
-    "ef(topk(density=0.001))": (4.0,),
-    "ef(sharedrandk(density=0.01, unbiased=false))": (4.0,),
+    "ef(topk(density=0.01))": (4.0, 25.0, float("inf")),
+    "ef(topk(density=0.01, values='natural'))": (25.0,),
+    "ef(topk(density=0.001))": (25.0,),
+    "ef(sharedrandk(density=0.01, unbiased=false))": (25.0,),
 }
 """And megabytes exchanged together."""
 
@@ -61,7 +61,9 @@ def judge(side: int, steps: int) -> list[Row]:
 def measure(spec: str, size: float, side: int, steps: int) -> tuple[float, float]:
     """Seconds of a step in the hook, and of a copy of all gradients, both medians of the same run."""
     model = nn.Sequential(*(nn.Linear(side, side, bias=False) for _ in range(10)))
-    ddp = DistributedDataParallel(model, bucket_cap_mb=4 if size < float("inf") else 1000, gradient_as_bucket_view=True)
+    ddp = DistributedDataParallel(
+        model, bucket_cap_mb=size if size < float("inf") else 1000, gradient_as_bucket_view=True
+    )
     hook = gradwire.attach(ddp, spec, bucket_mb=size)
     asked, hook.process._answer = hook.process._answer, None
 

@@ -22,11 +22,10 @@ from gradwire.lab.results import Comparison, Run
 RATE, LEARNING_RATE = "100mbit", 0.08
 MODEL = {"width": 384, "depth": 6, "heads": 6, "context": 64, "batch": 10}
 SLOW = ("dense", "fp16")
-TORCH = (*SLOW, "powersgd1", "powersgd2", "powersgd4", "powersgd8", "powersgd16")
+TORCH = (*SLOW, "powersgd1", "powersgd2", "powersgd4", "powersgd8")
 OURS = (
-    "ef(topk(density=0.05, values='bits4'))",
+    "ef(topk(density=0.05, values='natural'))",
     "ef(topk(density=0.01, values='natural'))",
-    "ef(deft(density=0.01))",
 )
 
 
@@ -49,7 +48,7 @@ def main() -> None:
 def run(way: str, steps: int) -> Run:
     """Train; of a slow way count the steps on the link."""
     every = 12.0 if way in SLOW else 6.0
-    job = Job(way, steps=steps, seconds=1e6, learning_rate=LEARNING_RATE, evaluate_every=every, bucket_mb=4.0, **MODEL)
+    job = Job(way, steps=steps, seconds=1e6, learning_rate=LEARNING_RATE, evaluate_every=every, **MODEL)
     done = compare.execute(way, job, 2, None if way in SLOW else RATE)
     if way not in SLOW:
         return done

@@ -16,7 +16,6 @@ from rows import Row, row, show, write
 from gradwire.lab import bench
 
 OURS = (
-    "ef(topk(density=0.01, values='bits4'))",
     "ef(topk(density=0.01, values='natural'))",
     "ef(topk(density=0.01))",
     "ef(deft(density=0.01, overlap=true))",

@@ -17,7 +17,6 @@ CANDIDATES = (
     "ef(topk(density=0.01))",
     "ef(deft(density=0.01))",
     "ef(topk(density=0.05, values='natural'))",
-    "diana(natural)",
 )
 """What is considered where nobody says what. None sends below 1 %, where convergence begins to suffer in our runs."""
 

@@ -40,12 +40,16 @@ TIMEOUT_SECONDS = 1800
 
 @dataclass(frozen=True)
 class Question:
-    """Which of these specs pays on this model? `check` measures all of them too, `steps` each in `seconds` at most."""
+    """Which of these specs pays on this model?
+
+    `check` measures all of them too, `steps` each in `seconds` at most, and the ways `beside`, which nobody predicts.
+    """
 
     model: str = "mlp"
     candidates: tuple[str, ...] = CANDIDATES
-    bucket_mb: float = 4.0
+    bucket_mb: float = 25.0
     check: bool = False
+    beside: tuple[str, ...] = ()
     steps: int = 20
     seconds: float = 20.0
 
@@ -55,7 +59,7 @@ class Question:
             raise ValueError(f"advice takes every candidate once, got {', '.join(self.candidates) or 'none'}")
         for spec in self.candidates:
             parse(spec)
-        Plan(self.model, ("dense",), steps=self.steps, seconds=self.seconds, bucket_mb=self.bucket_mb)
+        Plan(self.model, ("dense", *self.beside), steps=self.steps, seconds=self.seconds, bucket_mb=self.bucket_mb)
 
     def to_json(self) -> str:
         """One line."""
@@ -65,7 +69,7 @@ class Question:
     def from_json(cls, text: str) -> Question:
         """Read what `to_json` wrote."""
         fields: dict[str, Any] = json.loads(text)
-        return cls(candidates=tuple(fields.pop("candidates")), **fields)
+        return cls(candidates=tuple(fields.pop("candidates")), beside=tuple(fields.pop("beside")), **fields)
 
 
 def main() -> None:
@@ -85,7 +89,7 @@ def answer(question: Question, tell: Tell) -> Verdict:
     process.close()
     tell("verdict", choice=verdict.choice, sentence=verdict.sentence, methods=[asdict(m) for m in verdict.methods])
     if question.check:
-        known = tuple(method.name for method in verdict.methods if not method.refusal)
+        known = tuple(method.name for method in verdict.methods if not method.refusal) + question.beside
         plan = Plan(question.model, known, steps=question.steps, seconds=question.seconds, bucket_mb=question.bucket_mb)
         _, measured = measure(plan.cell(process.size, None, "here"), tell)
         tell("measured", seconds={one.method: one.step for one in measured})

@@ -64,7 +64,7 @@ class Plan:
     ranks: tuple[int, ...] = (2,)
     steps: int = 20
     seconds: float = 60.0
-    bucket_mb: float = 4.0
+    bucket_mb: float = 25.0
 
     def __post_init__(self) -> None:
         check_model(self.model)
