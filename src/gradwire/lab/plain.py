@@ -3,9 +3,11 @@
 DDP reads the annotations of a hook as objects: this file does not postpone them.
 """
 
+import hashlib
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import GradBucket  # pyright: ignore[reportPrivateImportUsage]
@@ -15,6 +17,8 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwire.lab.ways import NONE, powersgd_rank
+from gradwire.transport.group import compare
+from gradwire.transport.process import Process
 
 DENSE_STEPS = 2
 """Steps that torch's PowerSGD averages densely before it begins; it takes no fewer with error feedback."""
@@ -22,7 +26,21 @@ DENSE_STEPS = 2
 
 def wrap(model: nn.Module, **cap: Any) -> DistributedDataParallel:
     """Only gradients travel: buffers, such as the statistics of a batch normalisation, stay each rank's own."""
-    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True, **cap)
+    start_alike(model)
+    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True, init_sync=False, **cap)
+
+
+def start_alike(model: nn.Module) -> None:
+    """Give every rank rank 0's model, by the network only if they differ: DDP would always, which slow links feel."""
+    tensors = cast(dict[str, Tensor], model.state_dict())
+    digest = hashlib.blake2b()
+    for name, tensor in tensors.items():
+        digest.update(repr((name, tensor.shape, tensor.dtype)).encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())  # pyright: ignore
+    device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
+    if compare(Process(cast(dist.ProcessGroup, dist.group.WORLD)), device, digest.hexdigest()) is not None:
+        for tensor in tensors.values():
+            dist.broadcast(tensor, 0)
 
 
 def on_a_ring(nbytes: float) -> float:

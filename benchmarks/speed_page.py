@@ -1,0 +1,69 @@
+"""Write the tables of docs/speed.md between their markers, from results/*.json: python benchmarks/speed_page.py"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from rows import RESULTS
+
+PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
+
+
+def main() -> None:
+    text = PAGE.read_text()
+    for name, table in (("map", crossover()), ("advice", rows("map")), ("latest", rows("latest")), ("race", race())):
+        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        text = marked.sub(lambda found, table=table: found[1] + table + found[2], text)
+    PAGE.write_text(text)
+
+
+def read(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def rows(name: str) -> str:
+    """A table of values and bars."""
+    found = read(name)
+    found = found if isinstance(found, list) else found["rows"]
+    lines = [
+        f"| {each['name']} | {each['value']:.3g} | {each['bar'] or ''} | {said(each['holds'])} |\n" for each in found
+    ]
+    return "| what | value | bar | holds |\n|---|---:|---:|---|\n" + "".join(lines)
+
+
+def said(holds: bool | None) -> str:
+    return "" if holds is None else "yes" if holds else "**no**"
+
+
+def race() -> str:
+    return rows("race") + "\n" + rows("equal_loss")
+
+
+def crossover() -> str:
+    """A line for every model and method, a column for every link; the fastest bold, the advised one with a star."""
+    cells = read("map")["cells"]
+    rates = list(dict.fromkeys(cell["rate"] for cell in cells))
+    lines = [
+        f"| model | method | {' | '.join(rate or 'loopback' for rate in rates)} |\n|---|---|{'---:|' * len(rates)}\n"
+    ]
+    for model in dict.fromkeys(cell["model"] for cell in cells):
+        found = {cell["rate"]: cell for cell in cells if cell["model"] == model}
+        for name in dict.fromkeys(name for cell in found.values() for name in cell["measured"]):
+            lines.append(f"| {model} | `{name}` | {' | '.join(ratio(found.get(rate), name) for rate in rates)} |\n")
+    return "".join(lines)
+
+
+def ratio(cell: dict[str, Any] | None, name: str) -> str:
+    if cell is None or name not in cell["measured"]:
+        return ""
+    seconds = cell["measured"][name]
+    text = f"{seconds / cell['compute']:.3g}"
+    text = f"**{text}**" if seconds == min(cell["measured"].values()) else text
+    return text + ("*" if name == cell["choice"] else "")
+
+
+if __name__ == "__main__":
+    main()
