@@ -20,7 +20,8 @@ from typing import Any
 from rows import RESULTS, Row, row, show, write
 
 from gradwire import net
-from gradwire.advice import CANDIDATES
+from gradwire.advice import CANDIDATES, Method
+from gradwire.advice import judge as advise
 from gradwire.lab.advised import ask
 from gradwire.lab.advising import Question
 from gradwire.lab.studies import chart
@@ -56,7 +57,7 @@ def main() -> None:
                 fresh = measure(model, rate)
                 cells = [cell for cell in cells if (cell["model"], cell["rate"]) != (model, rate)] + [fresh]
                 print(
-                    f"{model} at {rate or 'loopback'} in {time.perf_counter() - began:.0f} s: {fresh['choice']}",
+                    f"{model} at {rate or 'loopback'} in {time.perf_counter() - began:.0f} s: {choice(fresh)}",
                     flush=True,
                 )
                 print(json.dumps(fresh["measured"]), "\n", json.dumps(fresh["predicted"]), flush=True)
@@ -79,10 +80,14 @@ def measure(model: str, rate: str | None) -> Cell:
         "model": model,
         "rate": rate,
         "compute": advised.measured["none"],
-        "choice": advised.verdict.choice,
         "predicted": predicted,
         "measured": {name: seconds for name, seconds in advised.measured.items() if name != "none"},
     }
+
+
+def choice(cell: Cell) -> str:
+    """What advice recommends, which follows from its predictions."""
+    return advise([Method(name, seconds) for name, seconds in cell["predicted"].items()]).choice
 
 
 def judge(cells: list[Cell]) -> list[Row]:
@@ -94,8 +99,8 @@ def judge(cells: list[Cell]) -> list[Row]:
         errors += [abs(predicted[name] / measured[name] - 1) for name in predicted]
         known = {name: measured[name] for name in predicted}
         # Methods that cannot be told apart by a step's own spread are one winner.
-        right += measured[cell["choice"]] <= 1.03 * min(known.values())
-        worst = max(worst, measured[cell["choice"]] / measured["dense"])
+        right += measured[choice(cell)] <= 1.03 * min(known.values())
+        worst = max(worst, measured[choice(cell)] / measured["dense"])
     return [
         row("advise, median error of predicted steps", statistics.median(errors), most=0.15),
         row("advise, share of cells whose choice is within 3 % of the fastest", right / len(cells), least=0.8),
@@ -121,7 +126,7 @@ def figure(cells: list[Cell]) -> chart.Chart:
         {"model": cell["model"], "rate": cell["rate"] or "loopback", "method": name, "milliseconds": 1e3 * seconds,
          "times_compute": seconds / cell["compute"], "times_dense": seconds / cell["measured"]["dense"],
          "predicted_milliseconds": 1e3 * cell["predicted"][name] if name in cell["predicted"] else None,
-         "chosen": name == cell["choice"]}
+         "chosen": name == choice(cell)}
         for cell in cells
         for name, seconds in cell["measured"].items()
     )  # fmt: skip

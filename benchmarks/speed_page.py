@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from map import choice
 from rows import RESULTS
 
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
@@ -62,7 +63,7 @@ def ratio(cell: dict[str, Any] | None, name: str) -> str:
     seconds = cell["measured"][name]
     text = f"{seconds / cell['compute']:.3g}"
     text = f"**{text}**" if seconds == min(cell["measured"].values()) else text
-    return text + ("*" if name == cell["choice"] else "")
+    return text + ("*" if name == choice(cell) else "")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ CANDIDATES = (
 
 DENSE = "dense"
 
-MARGIN = 0.95
-"""Compression is recommended where its step is predicted below this share of dense's."""
+MARGIN = 0.85
+"""Compression is recommended below this share of dense's predicted step; predictions may be off by a tenth."""
 
 SLOWEST, FASTEST = 1e3, 1e12
 """Bandwidths between which a crossover is sought, bytes a second."""
