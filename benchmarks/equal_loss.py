@@ -19,7 +19,7 @@ from rows import RESULTS, Row, row, show, write
 from gradwire.lab import bench
 
 STEPS = 200
-TORCH = ("powersgd1", "powersgd2", "powersgd4")
+TORCH = ("powersgd1", "powersgd2")
 """dense and fp16 would take 36 and 18 seconds a step."""
 
 BUCKET_MB = 4.0

@@ -22,8 +22,8 @@ from gradwire.lab.results import Comparison, Run
 RATE, LEARNING_RATE = "100mbit", 0.08
 MODEL = {"width": 384, "depth": 6, "heads": 6, "context": 64, "batch": 4}
 SLOW = ("dense", "fp16")
-TORCH = ("dense", "powersgd1", "powersgd2", "powersgd4")
-"""fp16, at half of dense's bytes, is out of the race; it can be added with --only."""
+TORCH = ("dense", "powersgd1", "powersgd2")
+"""fp16, at half of dense's bytes, and PowerSGD of higher ranks, which takes longer, are out of the race; see --only."""
 
 OURS = (
     "ef(topk(density=0.03, values='natural'))",

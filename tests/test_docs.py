@@ -206,3 +206,18 @@ def _number(value: float | None) -> str:
 def _study(name: str) -> list[dict[str, float]]:
     """Facts of a study that is drawn in the docs."""
     return json.loads((ROOT / "docs" / "figures" / f"{name}.json").read_text())["facts"]
+
+
+def test_the_speed_page_shows_the_results_that_lie_beside_it() -> None:
+    page = (ROOT / "docs" / "speed.md").read_text()
+    results = ROOT / "benchmarks" / "results"
+    for name in ("latest", "map", "race", "equal_loss"):
+        found = json.loads((results / f"{name}.json").read_text())
+        for row in found if isinstance(found, list) else found["rows"]:
+            assert row.keys() == {"name", "value", "bar", "holds"}
+            assert f"| {row['name']} | {row['value']:.3g} |" in page, row
+
+
+def test_a_hundredth_of_the_values_in_nine_bits_is_a_180th_of_the_bytes() -> None:
+    d = 10_000_000
+    assert 180 <= 4 * d / gw.TopK(density=0.01, values="natural").nbytes(d) <= 185
