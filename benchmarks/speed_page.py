@@ -15,7 +15,12 @@ PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
 
 def main() -> None:
     text = PAGE.read_text()
-    for name, table in (("map", crossover()), ("advice", rows("map")), ("latest", rows("latest")), ("race", race())):
+    for name, table in (
+        ("map", crossover()),
+        ("advice", rows("map")),
+        ("latest", rows("latest")),
+        ("race", rows("race")),
+    ):
         marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         text = marked.sub(lambda found, table=table: found[1] + table + found[2], text)
     PAGE.write_text(text)
@@ -37,10 +42,6 @@ def rows(name: str) -> str:
 
 def said(holds: bool | None) -> str:
     return "" if holds is None else "yes" if holds else "**no**"
-
-
-def race() -> str:
-    return rows("race") + "\n" + rows("equal_loss")
 
 
 def crossover() -> str:
