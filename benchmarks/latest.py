@@ -34,6 +34,7 @@ def main() -> None:
     for rate in ("100mbit", "1gbit"):
         for model in ("mlp", "gpt", "resnet18"):
             rows += timed(model, rate)
+            write("latest.json", rows)
     rows += loopback.judge("mlp")
     print()
     show(rows)
