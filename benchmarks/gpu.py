@@ -11,19 +11,16 @@ least 35 % of a copy's bandwidth, counted as a copy's time over its own; a step 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from rows import Row, row, show, write
 from torch import Tensor
 
 from gradwire import kernels
 from gradwire.kernels import gpu
 from gradwire.wire import index, values
-
-Row = dict[str, "str | float | bool | None"]
 
 REPEATS, WARM = 20, 3
 
@@ -44,13 +41,9 @@ def main() -> None:
     print(f"d = {d:,} on {device}; a copy moves {8 * d / seconds['copy'] / 1e12:.2f} TB/s")
     for name, value in seconds.items():
         print(f"{name:<36}{value * 1e3:>10.3f} ms {value / seconds['copy']:>8.2f} copies")
-    for row in rows:
-        bar = "" if row["bar"] is None else f"bar {row['bar']:<8}{'holds' if row['holds'] else 'MISSED'}"
-        print(f"{row['name']:<52}{row['value']:>8.2f}  {bar}")
+    show(rows)
     if not quick:
-        file = Path(__file__).parent / "results" / "gpu.json"
-        found = {"d": d, "device": device, "torch": torch.__version__, "seconds": seconds, "rows": rows}
-        file.write_text(json.dumps(found, indent=1) + "\n")
+        write("gpu.json", {"d": d, "device": device, "torch": torch.__version__, "seconds": seconds, "rows": rows})
 
 
 def measure(d: int) -> dict[str, float]:
@@ -118,12 +111,6 @@ def judge(seconds: dict[str, float]) -> list[Row]:
         row("passing, in copies", seconds["passing 2.6 deviations"] / copy),
         row("norms, in copies", seconds["norms, 300 layers"] / copy),
     ]
-
-
-def row(name: str, value: float, least: float | None = None, most: float | None = None) -> Row:
-    bar = f">= {least:g}" if least is not None else f"<= {most:g}" if most is not None else None
-    holds = None if bar is None else (least is None or value >= least) and (most is None or value <= most)
-    return {"name": name, "value": value, "bar": bar, "holds": holds}
 
 
 if __name__ == "__main__":

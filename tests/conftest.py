@@ -1,5 +1,29 @@
 """One thread per test: sums are then in one order, and two workers share two cores."""
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What a command line says that ends with code 2 and writes nothing. In this process, for a start takes seconds."""
+    from gradwire import cli
+
+    def refuse(*arguments: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["gradwire", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 2
+        assert list(tmp_path.iterdir()) == []
+        return " ".join(capsys.readouterr().err.split())  # the console breaks lines
+
+    return refuse

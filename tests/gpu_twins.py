@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import test_kernels
 import torch
 from torch import Tensor
 
@@ -52,21 +53,7 @@ def sizes(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def vector(d: int, kind: str, seed: int = 0) -> Tensor:
-    """Normal; or with many ties; or with layers of very different scale; or at the ends of float32's range."""
-    x = torch.randn(d, generator=torch.Generator().manual_seed(seed))
-    if kind == "ties":
-        x = (2 * x).round()
-    if kind == "scales":
-        x *= 10 ** torch.linspace(-6, 6, d)
-    if kind == "zeros":
-        x = x.sign() * 0.0
-    if kind == "few":
-        x = torch.where(x > 2, x, 0.0 * x)
-    if kind == "tiny and huge":
-        x = x.sign() * torch.where(x.abs() > 0.5, 3.4e38, 1e-45 * (9 * x).abs().round())
-    if kind == "rising":
-        x = x.abs().sort().values
-    return x.to(DEVICE)
+    return test_kernels.vector(d, kind, seed=seed).to(DEVICE)
 
 
 def same(found: Tensor, wanted: Tensor) -> bool:

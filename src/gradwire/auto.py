@@ -23,7 +23,7 @@ from gradwire.advice.crowd import neighbour
 from gradwire.advice.link import KINDS, probe
 from gradwire.advice.pace import Pace, Watch, trained
 from gradwire.advice.survey import agreed, mean, sound, survey
-from gradwire.advice.verdict import CANDIDATES, DENSE, Method, Verdict, judge, predict
+from gradwire.advice.verdict import CANDIDATES, DENSE, Method, Verdict, judge, predicted
 from gradwire.advice.work import dense
 from gradwire.checkpoint import pack
 from gradwire.ddp import Hook, Scaler
@@ -188,13 +188,8 @@ class Auto:
         with neighbour(link.share < 1):
             work = survey(self.ddp, self.candidates, gradients, pace, size, self._unit_bytes, self.seed)
         traffic = sum(errand.traffic for errand in dense(self.ddp, pace, size))
-        methods = [Method(DENSE, pace.period, traffic)]
-        for spec, found in work.items():
-            if isinstance(found, str):
-                methods.append(Method(spec, float("inf"), refusal=found))
-            else:
-                methods.append(Method(spec, predict(pace, found, link), sum(errand.traffic for errand in found)))
-        return judge(agreed(self._process, self._device, methods))
+        others = [predicted(spec, found, pace, link) for spec, found in work.items()]
+        return judge(agreed(self._process, self._device, [Method(DENSE, pace.period, traffic), *others]))
 
     def _settle(self, choice: str) -> None:
         """From the next step on."""

@@ -62,24 +62,7 @@ def attach(
     scaler: Scaler | None = None,
     lr: Callable[[], float] | None = None,
 ) -> "Hook":
-    """Let a DDP model average its gradients through an exchange. Every rank calls it, with the same arguments.
-
-    Args:
-        ddp: the wrapped model, before its first backward pass.
-        exchange: an exchange or its spec, such as "ef(deft(density=0.01))".
-        seed: of all randomness in the exchange.
-        bucket_mb: megabytes (2^20 bytes) of gradients that are exchanged together; DDP's own bucket_cap_mb if left out.
-            Smaller units overlap more of the wire with backward; `float("inf")` exchanges the whole model at once,
-            which is what the DEFT paper does.
-        scaler: a GradScaler, if one is used: memories are kept in the gradients' true scale.
-        lr: tells the learning rate of the step that is under way, for memories that keep it, such as
-            `lambda: optimizer.param_groups[0]["lr"]`.
-
-    Raises:
-        TypeError: the model is not wrapped in DistributedDataParallel.
-        ValueError: a bad spec; no trainable parameter; the model has a communication hook already; the ranks do not
-            agree about spec, parameters or seed.
-    """
+    """Do what `gradwire.attach` (auto.py) says, but for "auto", which is not for the hook to decide."""
     if not isinstance(ddp, DistributedDataParallel):
         raise TypeError(f"attach takes a model wrapped in DistributedDataParallel, got {type(ddp).__name__}")
     exchange = parse(exchange) if isinstance(exchange, str) else exchange

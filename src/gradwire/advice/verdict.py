@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gradwire.advice.link import Link
 from gradwire.advice.pace import Pace
@@ -111,15 +111,22 @@ def weigh(pace: Pace, work: Mapping[str, Sequence[Errand] | str], link: Link) ->
     return [_weigh(name, errands, plain, pace, link) for name, errands in work.items()]
 
 
-def _weigh(name: str, errands: Sequence[Errand] | str, plain: Sequence[Errand], pace: Pace, link: Link) -> Method:
+def predicted(name: str, errands: Sequence[Errand] | str, pace: Pace, link: Link) -> Method:
+    """One method by its errands, or by the words that say why there are none; no crossover."""
     if isinstance(errands, str):
         return Method(name, math.inf, refusal=errands)
+    return Method(name, predict(pace, errands, link), sum(errand.traffic for errand in errands))
+
+
+def _weigh(name: str, errands: Sequence[Errand] | str, plain: Sequence[Errand], pace: Pace, link: Link) -> Method:
+    method = predicted(name, errands, pace, link)
+    if isinstance(errands, str) or name == DENSE:
+        return method
 
     def at(beta: float, errands: Sequence[Errand] = errands) -> float:
         return predict(pace, errands, link.at(beta))
 
-    cross = None if name == DENSE else crossover(at, lambda beta: at(beta, plain))
-    return Method(name, predict(pace, errands, link), sum(errand.traffic for errand in errands), cross)
+    return replace(method, crossover=crossover(at, lambda beta: at(beta, plain)))
 
 
 def _ms(method: Method) -> str:

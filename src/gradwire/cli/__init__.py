@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from gradwire import net
-from gradwire.cli.console import err
+from gradwire.cli.console import complain
 from gradwire.lab import compare
 
 try:
@@ -33,8 +33,8 @@ def main() -> None:
     try:
         app()
     except (ValueError, ArithmeticError, ModuleNotFoundError, FileNotFoundError, net.Refused) as error:
-        err.print(f"gradwire: {error}", style="red", markup=False, highlight=False)
+        complain(error)
         sys.exit(2)
     except compare.Failed as error:
-        err.print(f"gradwire: {error}", style="red", markup=False, highlight=False)
+        complain(error)
         sys.exit(error.code)

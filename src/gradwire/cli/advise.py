@@ -13,10 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from gradwire import advice
-from gradwire.cli.console import bars, err, link_of, out
+from gradwire.cli.console import bars, complain, link_of, out
 from gradwire.lab import bench
 from gradwire.lab.advised import Advised, ask, ask_here
 from gradwire.lab.advising import Question
+from gradwire.report.whole import write_whole
 
 NOTE = "Fewer bytes a step may take more steps: below a density of 1 % many models learn more slowly."
 """What a step's seconds do not say."""
@@ -47,7 +48,7 @@ def advise_command(
     if "WORLD_SIZE" in os.environ:
         if rate is not None:
             raise ValueError(f"the network as it is has no other rate: leave out --rate {rate}")
-        bench.live_here(lambda first: _here(question, output, first), _complain)
+        bench.live_here(lambda first: _here(question, output, first), complain)
     found, _ = link_of(rate)
     with bars() as progress:
         task = progress.add_task("asking", total=None, facts="a few steps without a network")
@@ -117,14 +118,10 @@ def _here(question: Question, output: Path | None, first: bool) -> None:
         _finish(advised, output)
 
 
-def _complain(sentence: str) -> None:
-    err.print(f"gradwire: {sentence}", style="red", markup=False, highlight=False)
-
-
 def _finish(advised: Advised, output: Path | None) -> None:
     """Print what was found, and write it."""
     out.print(table(advised))
     out.print(advised.verdict.sentence, markup=False)
     if output is not None:
-        output.write_text(advised.to_json())
+        write_whole(advised.to_json(), output)
         out.print(f"The figures: {output.resolve()}", soft_wrap=True)

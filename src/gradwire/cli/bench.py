@@ -12,7 +12,7 @@ from rich.progress import Progress, TaskID
 
 from gradwire import net
 from gradwire.cli.bench_table import table
-from gradwire.cli.console import bars, command, err, link_of, out
+from gradwire.cli.console import bars, command, complain, link_of, out
 from gradwire.lab import bench
 from gradwire.report import bench as page
 from gradwire.report import bench_words, words
@@ -56,7 +56,7 @@ def bench_command(
     plan = bench.Plan(model, methods, rates, tuple(ranks or [2]), steps, seconds, bucket_mb)
     _check_output(output)
     if here:
-        bench.live_here(lambda first: _measure_here(plan, output, first), _complain)
+        bench.live_here(lambda first: _measure_here(plan, output, first), complain)
     with bars() as progress:
         sheet = bench.run(plan, Listening(progress).hear, command(), note)
     _finish(sheet, output)
@@ -120,10 +120,6 @@ def _measure_here(plan: bench.Plan, output: Path, first: bool) -> None:
     with bars() as progress:
         sheet = bench.run_here(plan, Listening(progress).hear, command())
     _finish(sheet, output)
-
-
-def _complain(sentence: str) -> None:
-    err.print(f"gradwire: {sentence}", style="red", markup=False, highlight=False)
 
 
 def _finish(sheet: bench.Sheet, output: Path) -> None:

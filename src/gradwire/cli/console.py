@@ -27,6 +27,11 @@ def bars() -> Progress:
     return Progress(*columns, console=out)
 
 
+def complain(sentence: object) -> None:
+    """Say what is wrong."""
+    err.print(f"gradwire: {sentence}", style="red", markup=False, highlight=False)
+
+
 def command() -> str:
     """The command line that this process was started with."""
     return shlex.join(["gradwire", *sys.argv[1:]])

@@ -6,7 +6,21 @@ from gradwire.kernels.compiled import LONG, warm_up
 from gradwire.kernels.copies import copy_, spread_
 from gradwire.kernels.norms import norms
 from gradwire.kernels.places import passing, scatter_add_
+from gradwire.kernels.reference import finite
 from gradwire.kernels.segments import tops
 from gradwire.kernels.support import support
 
-__all__ = ["LONG", "coins", "copy_", "norms", "passing", "scatter_add_", "spread_", "support", "top", "tops", "warm_up"]
+__all__ = [
+    "LONG",
+    "coins",
+    "copy_",
+    "finite",
+    "norms",
+    "passing",
+    "scatter_add_",
+    "spread_",
+    "support",
+    "top",
+    "tops",
+    "warm_up",
+]

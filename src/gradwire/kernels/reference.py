@@ -56,7 +56,7 @@ def scatter_add_(target: Tensor, indices: Tensor, values: Tensor, alpha: float =
 
 def copy_(target: Tensor, source: Tensor, *, clear: bool = False) -> bool:
     """Copy source f[...] to a target of its shape, leave zeros behind if `clear`; tell whether all is finite."""
-    sound = finite(source)
+    sound = bool(finite(source.reshape(-1)))
     target.copy_(source)
     if clear:
         source.zero_()
@@ -75,6 +75,15 @@ def spread_(target: Tensor, indices: Tensor, values: Tensor, ends: Sequence[int]
     target.scatter_add_(-1, (indices + (places - begins)[piece])[here], values[here].to(target.dtype))
 
 
-def finite(x: Tensor) -> bool:
-    """Tell whether all of f[...] is finite. A sum is, if all terms are; where it is not, it may have overflowed."""
-    return bool(x.sum().isfinite()) or bool(x.isfinite().all())
+def finite(x: Tensor) -> Tensor:
+    """Tell whether all of f[..., d] is finite, in one pass and without a temporary of its size: bool[..., 1].
+
+    A sum is finite only if all terms are, and the fastest pass there is. Where it is not, it may have overflowed.
+    """
+    sound = x.sum(-1, keepdim=True).isfinite()
+    # To read the answer would be to wait for a GPU.
+    if x.shape[-1] == 0 or (x.device.type == "cpu" and bool(sound.all())):
+        return sound
+    # Over the one axis of a single worker the plain call is four times faster than the one that names the axis.
+    extremes = torch.aminmax(x) if x.ndim == 1 else torch.aminmax(x, dim=-1)
+    return torch.stack(extremes, -1).isfinite().all(-1, keepdim=True)

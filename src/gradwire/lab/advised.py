@@ -12,6 +12,7 @@ import torch.distributed as dist
 from gradwire.advice import Method, Verdict
 from gradwire.lab import compare
 from gradwire.lab.advising import Question, answer
+from gradwire.lab.bench import HERE
 from gradwire.lab.results import writable
 
 
@@ -59,9 +60,7 @@ def ask(
         events[event["event"]] = event
 
     name = f"advice on {question.model}"
-    compare.follow(name, "gradwire.lab.advising", question.to_json(), ranks, rate, note)
-    if "verdict" not in events:
-        raise compare.Failed(f"{name} has not come to its end", 1)
+    compare.follow(name, "gradwire.lab.advising", question.to_json(), ranks, rate, note, last="verdict")
     return _put_together(question, events, ranks, rate or "loopback")
 
 
@@ -78,7 +77,7 @@ def ask_here(question: Question, listen: Callable[[dict[str, Any]], None] = lamb
         listen(events[event])
 
     answer(question, tell)
-    return _put_together(question, events, dist.get_world_size(), "the network as it is")
+    return _put_together(question, events, dist.get_world_size(), HERE)
 
 
 def _put_together(question: Question, events: dict[str, dict[str, Any]], ranks: int, link: str) -> Advised:

@@ -39,9 +39,7 @@ def execute(name: str, job: Job, ranks: int, rate: str | None, listen: Listener 
         events.setdefault(event.pop("event"), []).append(event)
         listen({"parameters": 0} | event)
 
-    follow(f"the run {name!r}", "gradwire.lab.rank", job.to_json(), ranks, rate, note)
-    if "end" not in events:
-        raise Failed(f"the run {name!r} has not come to its end", 1)
+    follow(f"the run {name!r}", "gradwire.lab.rank", job.to_json(), ranks, rate, note, last="end")
     end = events["end"][0]
     return Run(
         name=name,
@@ -52,14 +50,16 @@ def execute(name: str, job: Job, ranks: int, rate: str | None, listen: Listener 
     )
 
 
-def follow(name: str, module: str, argument: str, ranks: int, rate: str | None, listen: Listener) -> None:
+def follow(
+    name: str, module: str, argument: str, ranks: int, rate: str | None, listen: Listener, last: str | None = None
+) -> None:
     """Run `python -m module argument` on every rank, and pass on every event that they print.
 
     Raises:
-        Failed: a rank refused its input or died; the message is its own.
+        Failed: a rank refused its input or died, and the message is its own; or nobody told of the event `last`.
         gradwire.net.Refused: the kernel does not give links.
     """
-    command = [sys.executable, "-m", module, argument]
+    command, told = [sys.executable, "-m", module, argument], set[str]()
     with (
         tempfile.TemporaryFile("w+") as errors,
         net.launch([command] * ranks, rate=rate, env={"OMP_NUM_THREADS": "1"}, stderr=errors) as cluster,
@@ -68,12 +68,15 @@ def follow(name: str, module: str, argument: str, ranks: int, rate: str | None, 
             event = json.loads(line)
             if event["event"] == "error":
                 raise Failed(event["message"], 2)
+            told.add(event["event"])
             listen(event)
         codes = cluster.wait()
         errors.seek(0)
         complaint = errors.read()
     if any(codes):
         raise Failed(f"{name} failed with codes {codes}: {complaint[-2000:]}", 1)
+    if last is not None and last not in told:
+        raise Failed(f"{name} has not come to its end", 1)
 
 
 def versions() -> dict[str, str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 
 from gradwire.lab.bench import Measured, Sheet
-from gradwire.report import bench_bars, bench_words, style, words
+from gradwire.report import bench_bars, bench_words, words
+from gradwire.report.whole import document, terms, titled
 
 NONE = "&ndash;"
 COLUMNS = (
@@ -28,43 +28,24 @@ def render(sheet: Sheet) -> str:
     """One self-contained HTML document; the same sheet gives the same page."""
     headline = bench_words.headline(sheet)
     cells = "".join(_cell(sheet, cell) for cell in sheet.cells().values())
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{escape(headline)}</title>
-<style>
-{style.variables()}{style.CSS}</style>
-</head>
-<body>
-<main>
-<header>
+    body = f"""<header>
 <p class="kicker">gradwire bench: what a step costs, and where its time goes</p>
 <h1>{escape(headline)}</h1>
 </header>
 {_setting(sheet)}
-{_list(bench_words.remarks(sheet), "remarks", "What to keep in mind")}{cells}
-{_list(bench_words.reading(sheet), "reading", "How to read it")}<section>
-<h2>Reproduce it</h2>
-<pre><code>{escape(sheet.command)}</code></pre>
-</section>
-</main>
-</body>
-</html>
-"""
+{titled(bench_words.remarks(sheet), "remarks", "What to keep in mind")}{cells}
+{titled(bench_words.reading(sheet), "reading", "How to read it")}"""
+    return document(headline, body, sheet.command)
 
 
 def _setting(sheet: Sheet) -> str:
     """Models, links and versions as one line of terms."""
-    terms = {
+    named = {
         "Model": ", ".join(f"{m.name} ({m.parameters:,} parameters in {m.tensors} tensors)" for m in sheet.models),
         "Links": ", ".join(dict.fromkeys(bench_words.place(one) for one in sheet.measured)),
         "Gradients": ", ".join(f"{words.number(m.nbytes / 1e6)} MB" for m in sheet.models),
-        "Versions": ", ".join(f"{name} {version}" for name, version in sheet.versions.items()) or "not recorded",
     }
-    return "<dl>" + "".join(f"<div><dt>{t}</dt><dd>{escape(d)}</dd></div>" for t, d in terms.items()) + "</dl>"
+    return terms(named, sheet.versions)
 
 
 def _cell(sheet: Sheet, cell: tuple[Measured, ...]) -> str:
@@ -110,9 +91,3 @@ def _row(sheet: Sheet, one: Measured, cell: tuple[Measured, ...]) -> str:
 def _ratio(ratio: float) -> str:
     """Two decimals, or two digits below a tenth; a dash where there is none."""
     return NONE if ratio != ratio else f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
-
-
-def _list(items: Sequence[str], kind: str, title: str) -> str:
-    """A titled list; nothing at all when there are no items."""
-    lines = "".join(f"<li>{escape(item)}</li>\n" for item in items)
-    return f'<section class="{kind}">\n<h2>{title}</h2>\n<ul>\n{lines}</ul>\n</section>\n' if items else ""

@@ -1,11 +1,57 @@
-"""The way of a file to disk: a reader finds the old one or the whole new one, never a part."""
+"""What every page has: its frame, its terms and lists; and its way to disk."""
 
 import os
+from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
+
+from gradwire.report import style
+
+
+def document(title: str, body: str, command: str) -> str:
+    """One self-contained HTML document; ends with the command that makes it again."""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(title)}</title>
+<style>
+{style.variables()}{style.CSS}</style>
+</head>
+<body>
+<main>
+{body}<section>
+<h2>Reproduce it</h2>
+<pre><code>{escape(command)}</code></pre>
+</section>
+</main>
+</body>
+</html>
+"""
+
+
+def terms(named: Mapping[str, str], versions: Mapping[str, str]) -> str:
+    """What was measured, and with which versions, as one line of terms."""
+    every = {
+        **named,
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded",
+    }
+    return "<dl>" + "".join(f"<div><dt>{t}</dt><dd>{escape(d)}</dd></div>" for t, d in every.items()) + "</dl>"
+
+
+def titled(items: Sequence[str], kind: str, title: str) -> str:
+    """A titled list; nothing at all when there are no items."""
+    lines = "".join(f"<li>{escape(item)}</li>\n" for item in items)
+    return f'<section class="{kind}">\n<h2>{title}</h2>\n<ul>\n{lines}</ul>\n</section>\n' if items else ""
 
 
 def write_whole(text: str, path: Path) -> None:
-    """Write text as UTF-8 in one step. FileNotFoundError if there is no such folder."""
+    """Write text as UTF-8 in one step: a reader finds the old file or the whole new one, never a part.
+
+    FileNotFoundError if there is no such folder.
+    """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the report's folder must exist, got {str(path.parent)!r}")
     fresh = path.with_name(f".{path.name}.{os.getpid()}")

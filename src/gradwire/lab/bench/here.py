@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
-from datetime import timedelta
 from typing import NoReturn
 
 import torch.distributed as dist
@@ -16,6 +14,7 @@ from gradwire.lab.bench.rank import TIMEOUT_SECONDS
 from gradwire.lab.bench.results import Sheet
 from gradwire.lab.bench.run import sheet_of
 from gradwire.lab.compare import Listener
+from gradwire.lab.life import live
 
 HERE = "the network as it is"
 MEETING = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -29,17 +28,7 @@ def live_here(work: Callable[[bool], None], complain: Callable[[str], None]) -> 
     """
     if lacking := [name for name in MEETING if name not in os.environ]:
         raise ValueError(f"ranks of a network find each other by {', '.join(lacking)}: start them by torchrun")
-    dist.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT_SECONDS))
-    code = 0
-    try:
-        work(dist.get_rank() == 0)
-    except ValueError as error:
-        complain(str(error))
-        code = 2
-    dist.destroy_process_group()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # for the reason that lab/life.py gives
+    live(lambda: work(dist.get_rank() == 0), TIMEOUT_SECONDS, (ValueError,), complain, threads=None)
 
 
 def run_here(plan: Plan, listen: Listener = lambda event: None, command: str = "", note: str = "") -> Sheet:

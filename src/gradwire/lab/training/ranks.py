@@ -46,7 +46,5 @@ def train_on_ranks(
     places = {name: str(path.resolve()) if path else None for name, path in (("save", save), ("resume", resume))}
     order = json.dumps({"training": asdict(training), **places})
     name = f"the training of {training.task}"
-    compare.follow(name, "gradwire.lab.training.rank", order, training.workers, rate, note)
-    if not ends:
-        raise compare.Failed(f"{name} has not come to its end", 1)
+    compare.follow(name, "gradwire.lab.training.rank", order, training.workers, rate, note, last="end")
     return History(training.filled(), tuple(steps), tuple(evaluations), **ends[0])
