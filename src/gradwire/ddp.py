@@ -237,7 +237,7 @@ class Hook:
             )
 
     def _fill(self, arrival: Arrival) -> None:
-        """Copy a bucket's gradients into their units."""
+        """Tell units of their gradients."""
         for param, gradient in arrival.gradients:
             if param not in self._home:
                 raise RuntimeError("a parameter was frozen when gradwire was attached, not when DDP wrapped the model")

@@ -11,6 +11,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from gradwire.kernels import Seen
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -79,8 +81,8 @@ class Turn:
     `point` gives the model's parameters f[d] at which the gradients were taken, for methods that compress iterates; it
     is None where nobody knows them. `lr` is the learning rate by which the optimizer will multiply this step's mean,
     for memories that keep it; None where nobody says. `share` tells what part this layout has of a budget for several:
-    in proportion to its size, and that times this. `given` says that x is the exchange's for good; `finite` whether all
-    of it is finite, None where nobody has looked.
+    in proportion to its size, and that times this. `given` says that x is the exchange's for good, with what
+    it remembers added (see `Taker`); `seen` what was noticed while x was put together, None where nobody has looked.
     """
 
     rank: int | slice
@@ -93,7 +95,7 @@ class Turn:
     lr: float | None = field(default=None, compare=False)
     share: float = field(default=1.0, compare=False)
     given: bool = field(default=False, compare=False)
-    finite: bool | None = field(default=None, compare=False)
+    seen: Seen | None = field(default=None, compare=False)
 
     def fork(self, name: str) -> Turn:
         """Give a part of a method its own stream of randomness."""

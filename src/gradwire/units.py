@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradwire import checkpoint, kernels
 from gradwire.exchange import Exchange, State, Taker, tensor
+from gradwire.kernels import Seen
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Sparse, Vector
 
@@ -27,10 +28,10 @@ class Unit:
 
     parameters: in the layout's order. buffer: f[d], where the gradients come together. mean: f[d], their mean; the
     buffer itself, or room that units share, if the buffer is given away. state: the exchange's. spare: room for a copy
-    of it, if there are other units. takes: the name of the state's tensor, if there is one, whose place the buffer
-    takes; then nothing of it is ever copied, for what it was before is the next step's buffer. missing: ids of
-    parameters whose gradients have not come yet in this step. gradients: those that have, where DDP holds them.
-    finite: whether these are all finite; None if nobody has looked.
+    of it, if it must be copied. takes: the name of the state's tensor, if there is one, that is added to the gradients
+    as they come, and whose place the buffer takes; then nothing of it is ever copied, for what it was before is the
+    next step's buffer. missing: ids of parameters whose gradients have not come yet in this step. gradients: those that
+    have, where DDP holds them. seen: what was noticed when they were put together.
     """
 
     layout: Layout
@@ -42,7 +43,7 @@ class Unit:
     takes: str | None = None
     missing: set[int] = field(default_factory=set[int])
     gradients: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
-    finite: bool | None = None
+    seen: Seen | None = None
     _before: Tensor | None = None
     _views: dict[int, dict[int, Tensor]] = field(default_factory=dict[int, dict[int, Tensor]])
 
@@ -63,25 +64,26 @@ class Unit:
         self._before = None
         self.missing = set(map(id, self.parameters))
         self.gradients.clear()
-        # On a GPU to look would be to wait for it, once for every parameter.
-        self.finite = True if self.buffer.device.type == "cpu" else None
 
     def fill(self, param: int, gradient: Tensor) -> None:
-        """Copy a gradient in. Where a mean of few values is expected, zeros stay behind for it."""
-        room = self.views(self.buffer)[param]
-        if self.finite is None:
-            room.copy_(gradient)
-        else:
-            self.finite &= kernels.copy_(room, gradient, clear=self.takes is not None)
+        """Take a gradient."""
         self.gradients[param] = gradient
         self.missing.discard(param)
+
+    def join(self, scale: float = 1.0) -> Seen:
+        """Put the gradients together, divided by scale. Where a mean of few values is expected, zeros stay behind."""
+        pieces = [self.gradients[param] for param in self.names]
+        memory = None if self.takes is None else tensor(self.state, self.takes)
+        wanted = 0 if self.seen is None else self.seen.wanted
+        self.seen = kernels.join(self.buffer, memory, pieces, scale, wanted)
+        return self.seen
 
     def hand_out(self, mean: Vector, factor: float) -> bool:
         """Overwrite the gradients, where DDP holds them, by their mean times a factor; tell whether it is finite.
 
         Half precision is rounded once, not at each addition.
         """
-        if isinstance(mean, Sparse) and self.takes is not None and self.finite is not None:
+        if isinstance(mean, Sparse) and self.seen is not None and self.seen.cleared:
             self._scatter(mean if factor == 1.0 else mean.times(factor))
             return True
         if self.mean.dtype.itemsize >= 4:
@@ -114,13 +116,10 @@ class Unit:
     def turn(
         self, rank: int, size: int, step: int, seed: int, lr: float | None, share: float = 1.0, scale: float = 1.0
     ) -> Turn:
-        """Get ready for the exchange, and say what it is told: keep the state, divide the gradients by their scale."""
+        """Get ready for the exchange, and say what it is told: keep the state, put the gradients together."""
         self.keep()
-        if scale != 1.0:
-            self.buffer.div_(scale)
-        finite = self.finite if scale == 1.0 else None
         given = self.takes is not None
-        return Turn(rank, size, step, self.layout, seed, (), self.point, lr, share, given, finite)
+        return Turn(rank, size, step, self.layout, seed, (), self.point, lr, share, given, self.join(scale))
 
     def finish(self, mean: Vector, scale: float = 1.0) -> bool:
         """After the exchange: hand out the mean times the scale; tell whether it is finite."""
@@ -172,7 +171,7 @@ def make_units(ddp: DistributedDataParallel, exchange: Exchange, unit_bytes: flo
     units = [_unit(part, exchange, alone=len(parts) == 1, widened=widened) for part in parts]
     # Where parameters may be unused the means are read once more after the last unit, so none can share its room.
     takes = exchange.takes if isinstance(exchange, Taker) and not ddp.find_unused_parameters else None
-    if takes is not None and len(units) > 1:
+    if takes is not None:
         _give(units, takes)
     return units
 

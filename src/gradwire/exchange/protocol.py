@@ -65,9 +65,10 @@ class Exchange(Protocol):
 
 @runtime_checkable
 class Taker(Protocol):
-    """An exchange that makes use of an x that it is given for good, on turns that say so (`Turn.given`).
+    """An exchange that begins by adding a tensor of its state to x, and lets the caller do so (`Turn.given`).
 
-    Then x, written over, lies in the state under the name `takes`; the tensor that was there is the caller's, with what
+    On such a turn x is the sum already, put together in the one pass in which gradients arrive, and the exchange's for
+    good: afterwards it lies in the state under the name `takes`; the tensor that was there is the caller's, with what
     it held before the step. So a caller that may have to go back need not copy it, and nobody needs a third vector.
     """
 

@@ -42,7 +42,7 @@ class UnionTopK:
         """One Gather of u8[index.nbytes(d, k)], one Sum of f[|union|]; `own` is x at the union."""
         d, x = x.shape[-1], widen(x)
         k = kept(self.density, d)
-        wires = await Gather(index.encode(kernels.top(x, k), d))
+        wires = await Gather(index.encode(kernels.top(x, k, turn.seen), d))
         union = cast(Tensor, index.decode(wires, d, k).unique())
         values = x[..., union]
         total = await Sum(values)

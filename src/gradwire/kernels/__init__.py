@@ -7,14 +7,17 @@ from gradwire.kernels.copies import copy_, spread_
 from gradwire.kernels.norms import norms
 from gradwire.kernels.places import passing, scatter_add_
 from gradwire.kernels.reference import finite
+from gradwire.kernels.seen import Seen, join
 from gradwire.kernels.segments import tops
 from gradwire.kernels.support import support
 
 __all__ = [
     "LONG",
+    "Seen",
     "coins",
     "copy_",
     "finite",
+    "join",
     "norms",
     "passing",
     "scatter_add_",

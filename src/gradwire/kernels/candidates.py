@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradwire.kernels import compiled, gpu, host, reference
 from gradwire.kernels.host import Places, Values
+from gradwire.kernels.seen import Seen
 
 SAMPLE = 4096
 """Elements of a long vector that vote on the threshold; of a shorter one, one in 64."""
@@ -18,8 +19,16 @@ LONG = 1 << 16
 """From here on sampling costs less than it saves."""
 
 
-def top(x: Tensor, k: int) -> Tensor:
-    """Do what `reference.top` does. On a long vector most elements are compared once and never sorted."""
+def top(x: Tensor, k: int, seen: Seen | None = None) -> Tensor:
+    """Do what `reference.top` does. On a long vector most elements are compared once and never sorted.
+
+    Where x was `seen` while it was put together, not even that: the largest were noted.
+    """
+    places = None if seen is None else seen.top(x, k)
+    return _top(x, k) if places is None else places
+
+
+def _top(x: Tensor, k: int) -> Tensor:
     if gpu.serve(x):
         return gpu.tops(x, [(0, len(x))], [k])
     if compiled.serve(x):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 Pairs: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.int64]]
+Numbers: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 LONG = 1 << 13
 """Below this NumPy takes a fraction of a millisecond too."""
@@ -77,6 +79,37 @@ def tops(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tens
     # By NumPy, whose long arrays lie in large pages: to touch fresh ones costs a third of what it does elsewhere.
     out, scratch = np.empty(sum(ks), np.int64), _desk.scratch(cpu.room(len(x), max(ks, default=0)))
     cpu.tops(x.detach().numpy().view(np.int32), pairs, wanted, out, scratch)  # pyright: ignore
+    return torch.from_numpy(out)
+
+
+def join(x: Tensor, memory: Tensor, pieces: Sequence[Tensor], wanted: int) -> tuple[bool, Numbers]:
+    """What `seen.join` does of an x that `serve` takes, by pieces f32[m] that lie as x does; what it notes."""
+    from gradwire.kernels import cpu
+
+    target, held = x.numpy(), memory.numpy()  # pyright: ignore
+    parts: list[Any] = [piece.detach().numpy() for piece in pieces]  # pyright: ignore
+    ends = list(itertools.accumulate(map(len, parts)))
+    if ends[-1] != len(x):
+        raise ValueError(f"pieces of {ends[-1]} elements do not make a vector of {len(x)}")
+    border, sample = cpu.NOTHING, _desk.scratch(cpu.room(len(x), wanted))
+    if 0 < 4 * wanted <= len(x):
+        votes = 0
+        for part, end in zip(parts, ends, strict=True):
+            votes = cpu.poll(part, held, end - len(part), wanted, sample[0], votes)
+        border = cpu.vote(len(x), wanted, sample[0], sample[1])
+    keys, found, sound = np.empty(cpu.room(len(x), wanted) if wanted else 0, np.int64), 0, True
+    for part, end in zip(parts, ends, strict=True):
+        found, clean = cpu.move(part, held, target, end - len(part), np.int32(border), keys, found)
+        sound &= bool(clean)
+    return sound, keys[: max(0, found)]
+
+
+def among(keys: Numbers, k: int) -> Tensor:
+    """Places int64[k] of the k largest of i64 keys[m], 0 < k <= m, in their order."""
+    from gradwire.kernels import cpu
+
+    out = np.empty(k, np.int64)
+    cpu.among(keys, out, _desk.scratch(len(keys))[0])
     return torch.from_numpy(out)
 
 

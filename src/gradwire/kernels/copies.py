@@ -11,16 +11,16 @@ from torch import Tensor
 from gradwire.kernels import compiled, reference
 
 
-def copy_(target: Tensor, source: Tensor, *, clear: bool = False) -> bool:
+def copy_(target: Tensor, source: Tensor) -> bool:
     """Do what `reference.copy_` does, in one pass."""
     flat = source.view(-1) if source.is_contiguous() else source
     fits = flat.ndim == 1 and compiled.reads(flat, torch.float32, compiled.SHORT)
     if not fits or target.dtype != torch.float32 or not target.is_contiguous():
-        return reference.copy_(target, source, clear=clear)
+        return reference.copy_(target, source)
     from gradwire.kernels import cpu
 
     source_bits, target_bits = (x.detach().numpy().view(np.int32) for x in (flat, target.view(-1)))  # pyright: ignore
-    return bool(cpu.copy(source_bits, target_bits, clear))
+    return bool(cpu.copy(source_bits, target_bits))
 
 
 def spread_(target: Tensor, indices: Tensor, values: Tensor, ends: Sequence[int], starts: Sequence[int]) -> None:

@@ -54,13 +54,10 @@ def scatter_add_(target: Tensor, indices: Tensor, values: Tensor, alpha: float =
     return target.scatter_add_(0, indices, values if alpha == 1.0 else values * alpha)
 
 
-def copy_(target: Tensor, source: Tensor, *, clear: bool = False) -> bool:
-    """Copy source f[...] to a target of its shape, leave zeros behind if `clear`; tell whether all is finite."""
-    sound = bool(finite(source.reshape(-1)))
+def copy_(target: Tensor, source: Tensor) -> bool:
+    """Copy source f[...] to a target of its shape; tell whether all is finite."""
     target.copy_(source)
-    if clear:
-        source.zero_()
-    return sound
+    return bool(finite(source.reshape(-1)))
 
 
 def spread_(target: Tensor, indices: Tensor, values: Tensor, ends: Sequence[int], starts: Sequence[int]) -> None:

@@ -71,7 +71,7 @@ class EF:
         return {"error": error, "inner": self.exchange.init(layout, dtype, device, lead)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Exchange x + error; one pass to accumulate and k writes to forget, no dense temporary.
+        """Exchange x + error; one pass to accumulate, if that is not done, and k writes to forget, no dense temporary.
 
         Each option costs a pass or two more. Raises ValueError, on all workers alike, where `lr_in_memory` is given no
         learning rate above 0.
@@ -80,7 +80,7 @@ class EF:
         if lr != 1.0:
             error.div_(lr)
         if turn.given and self.takes is not None:
-            error = state[self.takes] = x.add_(error)
+            error = state[self.takes] = x
         else:
             error.add_(x)
         sent = await self.exchange(error, nest(state, "inner"), turn)
@@ -94,7 +94,7 @@ class EF:
 
     @property
     def takes(self) -> str | None:
-        """An x that is given becomes the error; not with options, which work on the old error or need x once more."""
+        """An x that is given becomes the error; not with options, which scale the old error or need x by itself."""
         return "error" if self.beta == 1.0 and not self.lr_in_memory else None
 
     def _unit(self, turn: Turn) -> float:

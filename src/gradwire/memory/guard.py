@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradwire import kernels
 from gradwire.ask import Sum
-from gradwire.exchange.protocol import Exchange, State, Taker
+from gradwire.exchange.protocol import Exchange, State, Taker, tensor
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Dense, Sent
 
@@ -35,10 +35,15 @@ class Guard:
         return self.exchange.init(layout, dtype, device, lead)
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """One Sum of a single number, then the exchange, or one Sum of f[d]."""
+        """One Sum of a single number, then the exchange, or one Sum of f[d].
+
+        Of an x that was given with the memory in it the mean is the gradients' but for rounding.
+        """
         broken = await Sum(_broken(x, turn))
         if broken.item() == 0.0:
             return await self.exchange(x, state, turn)
+        if turn.given and self.takes is not None:
+            x.sub_(tensor(state, self.takes))
         total = await Sum(x)
         return Sent(own=Dense(x.clone()), mean=Dense(total.div_(turn.size)), finite=False)
 
@@ -58,6 +63,6 @@ class Guard:
 
 def _broken(x: Tensor, turn: Turn) -> Tensor:
     """1 where f[..., d] holds a value that is not finite, else 0: f32[..., 1]. Looks only if nobody has yet."""
-    if turn.finite is not None:
-        return torch.full((1,), float(not turn.finite), device=x.device)
+    if turn.seen is not None and turn.seen.finite is not None:
+        return torch.full((1,), float(not turn.seen.finite), device=x.device)
     return (~kernels.finite(x)).to(torch.float32)

@@ -3,10 +3,13 @@
 from gradwire.kernels.cpu.indices import decode, encode
 from gradwire.kernels.cpu.packing import look_up, pack, pack_flags, unpack, unpack_flags
 from gradwire.kernels.cpu.rounding import classes, coins, levels, natural, powers, signed, signs, wide_coins
+from gradwire.kernels.cpu.seen import NOTHING, among, move, poll, vote
 from gradwire.kernels.cpu.selection import room, support, tops
 from gradwire.kernels.cpu.sums import copy, norms, passing, spread
 
 __all__ = [
+    "NOTHING",
+    "among",
     "classes",
     "coins",
     "copy",
@@ -14,11 +17,13 @@ __all__ = [
     "encode",
     "levels",
     "look_up",
+    "move",
     "natural",
     "norms",
     "pack",
     "pack_flags",
     "passing",
+    "poll",
     "powers",
     "room",
     "signed",
@@ -28,5 +33,6 @@ __all__ = [
     "tops",
     "unpack",
     "unpack_flags",
+    "vote",
     "wide_coins",
 ]

@@ -32,7 +32,7 @@ SIZE = np.int32(0x7FFFFFFF)
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 """Of SplitMix64, as in splitmix.py."""
 
-I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+I1, I8, I32, I64, F32 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
 
 
 def compile_for(signature: str, **options: Any) -> Callable[[F], F]:
@@ -75,14 +75,22 @@ def hashed(typing: Any, key: Any, place: Any) -> Any:
     return types.uint64(types.uint64, types.int64), generate
 
 
-def _sixty_four(context: Any, builder: Any, signature: Any, arguments: Any, lane: Any) -> tuple[Any, Any]:
-    """Lanes [at : at + 64] of an array, and a number in all of them."""
-    array, start, border = arguments
-    memory = context.make_array(signature.args[0])(context, builder, array).data
-    lanes = ir.VectorType(lane, 64)
-    block = builder.load(builder.bitcast(builder.gep(memory, [start]), lanes.as_pointer()), align=1)
-    first = builder.insert_element(ir.Constant(lanes, ir.Undefined), border, I32(0))
-    return block, builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(I32, 64), [0] * 64))
+def _lanes(context: Any, builder: Any, kind: Any, array: Any, start: Any, lane: Any) -> Any:
+    """Where an array's lanes [start : start + 64] lie."""
+    memory = context.make_array(kind)(context, builder, array).data
+    return builder.bitcast(builder.gep(memory, [start]), ir.VectorType(lane, 64).as_pointer())
+
+
+def _in_all(builder: Any, number: Any, lane: Any) -> Any:
+    """A number in 64 lanes."""
+    first = builder.insert_element(ir.Constant(ir.VectorType(lane, 64), ir.Undefined), number, I32(0))
+    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(I32, 64), [0] * 64))
+
+
+def _reaching(builder: Any, bits: Any, least: Any) -> Any:
+    """Which of 64 magnitudes are `least` or more, as a number."""
+    sizes = builder.and_(bits, ir.Constant(ir.VectorType(I32, 64), [int(SIZE)] * 64))
+    return builder.bitcast(builder.icmp_signed(">=", sizes, _in_all(builder, least, I32)), I64)
 
 
 @intrinsic
@@ -94,11 +102,32 @@ def reaching(typing: Any, bits: Any, at: Any, least: Any) -> Any:
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        block, borders = _sixty_four(context, builder, signature, arguments, I32)
-        sizes = builder.and_(block, ir.Constant(ir.VectorType(I32, 64), [int(SIZE)] * 64))
-        return builder.bitcast(builder.icmp_signed(">=", sizes, borders), I64)
+        array, start, border = arguments
+        block = builder.load(_lanes(context, builder, signature.args[0], array, start, I32), align=1)
+        return _reaching(builder, block, border)
 
     return types.uint64(bits, types.int64, types.int32), generate
+
+
+@intrinsic
+def accumulate(typing: Any, source: Any, at: Any, memory: Any, target: Any, to: Any, least: Any) -> Any:
+    """Move source[at : at + 64] to target[to : to + 64], with memory[to : to + 64] added: f32, zeros stay behind.
+
+    Tells which of the 64 sums' magnitudes are `least` or more, as `reaching` does.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        lanes = ir.VectorType(F32, 64)
+        given, held, sums = (
+            _lanes(context, builder, signature.args[array], arguments[array], arguments[start], F32)
+            for array, start in ((0, 1), (2, 4), (3, 4))
+        )
+        total = builder.fadd(builder.load(given, align=4), builder.load(held, align=4))
+        builder.store(total, sums, align=4)
+        builder.store(ir.Constant(lanes, [0.0] * 64), given, align=4)
+        return _reaching(builder, builder.bitcast(total, ir.VectorType(I32, 64)), arguments[5])
+
+    return types.uint64(source, types.int64, memory, target, types.int64, types.int32), generate
 
 
 @intrinsic
@@ -107,8 +136,9 @@ def beyond(typing: Any, lanes: Any, at: Any, border: Any) -> Any:
     lane, kind = (I8, types.uint8) if lanes.dtype == types.uint8 else (I32, types.int32)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        block, borders = _sixty_four(context, builder, signature, arguments, lane)
-        return builder.bitcast(builder.icmp_unsigned(">", block, borders), I64)
+        array, start, border = arguments
+        block = builder.load(_lanes(context, builder, signature.args[0], array, start, lane), align=1)
+        return builder.bitcast(builder.icmp_unsigned(">", block, _in_all(builder, border, lane)), I64)
 
     return types.uint64(lanes, types.int64, kind), generate
 

@@ -34,7 +34,7 @@ ONE = np.uint64(1)
 
 
 @compile_for("int64(int64[::1], int64, int64, int64[::1], int64[::1])")
-def _least(keys: Ints, m: int, k: int, rest: Ints, counts: Ints) -> int:
+def least_of(keys: Ints, m: int, k: int, rest: Ints, counts: Ints) -> int:
     """The k-th largest of keys[:m], k > 0, equals counted one by one. Overwrites rest, as long as keys, and counts.
 
     A histogram between the smallest and the largest tells the bin where it lies, and the search goes on in there: a
@@ -74,7 +74,7 @@ def room(d: int, k: int) -> int:
 
 
 @compile_for("int64(int64, int64)")
-def _sample(d: int, k: int) -> int:
+def sample_of(d: int, k: int) -> int:
     """Elements that vote on the border of a span, a multiple of 8.
 
     s of them leave a surplus of some k / sqrt(s k / d). What both cost together is least near s = (d k)^(1/3).
@@ -82,23 +82,32 @@ def _sample(d: int, k: int) -> int:
     return max(8, int((float(d) * k) ** (1 / 3)) // 8) * 8
 
 
-@compile_for("int64(int32[::1], int64, int64[::1], int64[::1], int64[::1])")
-def _guess(bits: Bits, k: int, keys: Ints, rest: Ints, counts: Ints) -> int:
-    """The bits of a magnitude that k elements or a few more reach, most likely."""
-    sample, share = _sample(len(bits), k), k / len(bits)
+@compile_for("int64(int64, int64, int64)")
+def run_of(d: int, k: int, number: int) -> int:
+    """Where in d elements run `number` of the sample begins, of eight neighbours: one by one each would cost a cache
+    line of its own. Shifted by its number, so that the sample does not walk down one column of a matrix."""
+    step = d // (sample_of(d, k) // 8)
+    return number * step + number * 7 % (step - 7)
+
+
+@compile_for("int64(int64, int64, int64[::1], int64[::1], int64[::1])")
+def vote_of(d: int, k: int, votes: Ints, rest: Ints, counts: Ints) -> int:
+    """The bits of a magnitude that k of d elements or a few more reach, most likely, by those of a sample."""
+    sample, share = sample_of(d, k), k / d
     expected = share * sample
     # Three standard deviations more than expected: too few cost a second pass, for which all workers wait.
     wanted = int(expected + 3 * math.sqrt(expected * (1 - share))) + 3
-    if wanted >= sample:
-        return 0
-    # Eight neighbours at a time: one by one each would cost a cache line of its own.
-    step = len(bits) // (sample // 8)
-    for run in range(sample // 8):
-        # Shifted by its number, so that the sample does not walk down one column of a matrix.
-        start = run * step + run * 7 % (step - 7)
+    return least_of(votes, sample, wanted, rest, counts) if wanted < sample else 0
+
+
+@compile_for("int64(int32[::1], int64, int64[::1], int64[::1], int64[::1])")
+def _guess(bits: Bits, k: int, keys: Ints, rest: Ints, counts: Ints) -> int:
+    """The same of a vector."""
+    for number in range(sample_of(len(bits), k) // 8):
+        start = run_of(len(bits), k, number)
         for j in range(8):
-            keys[run * 8 + j] = bits[start + j] & SIZE
-    return _least(keys, sample, wanted, rest, counts)
+            keys[number * 8 + j] = bits[start + j] & SIZE
+    return vote_of(len(bits), k, keys, rest, counts)
 
 
 @compile_for("int64(int32[::1], int64, int64, int64, int64[::1], int64)")
@@ -129,7 +138,7 @@ def _passing(bits: Bits, k: int, border: int, keys: Ints, rest: Ints, counts: In
     m = 0
     for start in range(0, len(bits), BLOCK):
         if m + BLOCK > len(keys):
-            least = _least(keys, m, k, rest, counts)
+            least = least_of(keys, m, k, rest, counts)
             kept = 0
             for i in range(m):
                 key = keys[i]
@@ -149,12 +158,12 @@ def _select(bits: Bits, k: int, base: int, out: Ints, keys: Ints, rest: Ints, co
     if k in (0, len(bits)):
         return
     # No more than is needed: without a border the whole room fills up before there is one.
-    keys = keys[: 2 * k + _sample(len(bits), k) + 2 * BLOCK]
+    keys = keys[: 2 * k + sample_of(len(bits), k) + 2 * BLOCK]
     border = _guess(bits, k, keys, rest, counts) if len(bits) >= SAMPLED else 0
     m = _passing(bits, k, border, keys, rest, counts)
     if m < k:
         m = _passing(bits, k, 0, keys, rest, counts)
-    least = _least(keys, m, k, rest, counts)
+    least = least_of(keys, m, k, rest, counts)
     at = i = 0
     while at < k:
         out[at] = base + LAST - (keys[i] & LAST)

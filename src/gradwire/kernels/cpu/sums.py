@@ -55,9 +55,9 @@ def passing(bits: Bits, least: Any, out: Ints) -> int:
     return m
 
 
-@compile_for("boolean(int32[::1], int32[::1], boolean)")
-def copy(source: Bits, target: Bits, clear: Any) -> Any:
-    """Copy float32 bits[d] to bits[d], leave zeros behind if `clear`; return whether all of them are finite.
+@compile_for("boolean(int32[::1], int32[::1])")
+def copy(source: Bits, target: Bits) -> Any:
+    """Copy float32 bits[d] to bits[d]; return whether all of them are finite.
 
     Raises:
         ValueError: the lengths differ.
@@ -65,38 +65,32 @@ def copy(source: Bits, target: Bits, clear: Any) -> Any:
     if len(source) != len(target):
         raise ValueError("a copy is as long as what it is of")
     largest = np.int32(0)
-    if clear:
-        for i in range(len(source)):
-            bits = source[i]
-            target[i] = bits
-            source[i] = 0
-            largest = max(largest, bits & SIZE)
-    else:
-        for i in range(len(source)):
-            bits = source[i]
-            target[i] = bits
-            largest = max(largest, bits & SIZE)
+    for i in range(len(source)):
+        bits = source[i]
+        target[i] = bits
+        largest = max(largest, bits & SIZE)
     return largest < INFINITE
 
 
 @compile_for("void(float32[::1], int64[::1], float32[::1], int64[::1], int64[::1])")
 def spread(target: Floats, indices: Ints, values: Floats, ends: Ints, starts: Ints) -> None:
-    """Do what `reference.spread_` does. Sorted indices find their piece in one step, others by going through all.
+    """Do what `reference.spread_` does. A piece is looked up where one ends, which of sorted indices is seldom.
 
     Raises:
         ValueError: an index or its place lies outside; what comes before it has been added.
     """
-    piece = 0
-    for i in range(len(indices)):
-        index = indices[i]
-        if not 0 <= index < ends[-1]:
+    at = 0
+    while at < len(indices):
+        if not 0 <= indices[at] < ends[-1]:
             raise ValueError("an index lies outside the vector")
-        if piece > 0 and index < ends[piece - 1]:
-            piece = 0
-        while index >= ends[piece]:
-            piece += 1
-        if starts[piece] >= 0:
-            place = starts[piece] + index - (ends[piece - 1] if piece > 0 else 0)
-            if place >= len(target):
-                raise ValueError("a place lies outside the target")
-            target[place] += values[i]
+        piece = np.searchsorted(ends, indices[at], side="right")
+        low, high, start = (ends[piece - 1] if piece > 0 else 0), ends[piece], starts[piece]
+        end = at + 1
+        while end < len(indices) and low <= indices[end] < high:
+            end += 1
+        if start >= 0:
+            if start + high - low > len(target):
+                raise ValueError("a piece lies outside the target")
+            for i in range(at, end):
+                target[np.uint64(indices[i] - low + start)] += values[i]  # unsigned: no place is counted from the end
+        at = end

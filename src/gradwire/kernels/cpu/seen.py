@@ -1,0 +1,99 @@
+"""A vector put together in one pass that also notes what is large: Numba's loops."""
+
+# pyright: basic, reportCallIssue=false
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gradwire.kernels.cpu.compiler import SIZE, Floats, Ints, accumulate, compile_for, lowest
+from gradwire.kernels.cpu.selection import BINS, LAST, least_of, run_of, sample_of, vote_of
+
+NOTHING = np.int32(0x7F800000)
+"""A border that nothing finite reaches: the bits of the least magnitude that is not."""
+
+ONE = np.uint64(1)
+
+
+@compile_for("int64(float32[::1], float32[::1], int64, int64, int64[::1], int64)")
+def poll(source: Floats, memory: Floats, at: int, k: int, votes: Ints, cast: int) -> int:
+    """Write the magnitudes' bits of those of source f32[m] + memory[at : at + m] that are in the sample of memory[d].
+
+    They come behind the first `cast` of the votes; returns how many there are then.
+    """
+    d = len(memory)
+    for number in range(max(0, at // (d // (sample_of(d, k) // 8)) - 1), sample_of(d, k) // 8):
+        start = run_of(d, k, number) - at
+        if start >= len(source):
+            break
+        for i in range(max(start, 0), min(start + 8, len(source))):
+            votes[cast] = np.float32(source[i] + memory[at + i]).view(np.int32) & SIZE
+            cast += 1
+    return cast
+
+
+@compile_for("int64(int64, int64, int64[::1], int64[::1])")
+def vote(d: int, k: int, votes: Ints, rest: Ints) -> int:
+    """The bits of a magnitude that k of d elements or a few more reach, most likely: by the whole sample's votes."""
+    return vote_of(d, k, votes, rest, np.empty(BINS, np.int64))
+
+
+@compile_for("UniTuple(int64, 2)(float32[::1], float32[::1], float32[::1], int64, int32, int64[::1], int64)")
+def move(source: Floats, memory: Floats, target: Floats, at: int, border: Any, keys: Ints, found: int) -> Any:
+    """target[at : at + m] = source f32[m] + memory[at : at + m], and zeros stay behind in source.
+
+    Args:
+        border: bits of a magnitude, at most NOTHING. The keys (see selection.py) of the sums that reach it are noted.
+        keys: where, behind the first `found`.
+        found: keys there are; below zero: note no more.
+
+    Returns:
+        The keys there are now, -1 if they did not all fit; and whether (1 or 0) all sums are finite.
+
+    Raises:
+        ValueError: target or memory is too short.
+    """
+    if not 0 <= at <= min(len(target), len(memory)) - len(source):
+        raise ValueError("a piece does not fit into the vector")
+    bits = target.view(np.int32)
+    sound, whole = 1, len(source) // 64 * 64
+    for start in range(0, whole, 64):
+        reach = np.uint64(accumulate(source, start, memory, target, at + start, border))
+        if reach and not 0 <= found <= len(keys) - 64:
+            found = -1
+        while reach:
+            i = at + start + np.int64(lowest(reach))
+            reach &= reach - ONE
+            size = bits[i] & SIZE
+            if size >= NOTHING:
+                sound = 0
+            if found >= 0:
+                keys[found] = np.int64(size) << 32 | LAST - i
+                found += 1
+    for start in range(whole, len(source)):
+        i = at + start
+        target[i] = source[start] + memory[i]
+        source[start] = 0.0
+        size = bits[i] & SIZE
+        if size >= NOTHING:
+            sound = 0
+        if size >= border:
+            if 0 <= found < len(keys):
+                keys[found] = np.int64(size) << 32 | LAST - i
+                found += 1
+            else:
+                found = -1
+    return found, sound
+
+
+@compile_for("void(int64[::1], int64[::1], int64[::1])")
+def among(keys: Ints, out: Ints, rest: Ints) -> None:
+    """Write the places of the k largest of keys[m] to out[k], 0 < k <= m, in their order; rest[m] is written over."""
+    least = least_of(keys, len(keys), len(out), rest, np.empty(BINS, np.int64))
+    at = i = 0
+    while at < len(out):
+        out[at] = LAST - (keys[i] & LAST)
+        at += keys[i] >= least
+        i += 1
