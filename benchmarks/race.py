@@ -19,13 +19,14 @@ from rows import RESULTS, Row, row, show, write
 from gradwire.lab import compare
 from gradwire.lab.job import Job
 from gradwire.lab.results import Comparison, Point, Run, Split
+from gradwire.lab.ways import is_torch
 
 RATE, LEARNING_RATE = "100mbit", 0.08
 MODEL = {"width": 384, "depth": 6, "heads": 6, "context": 64, "batch": 4}
 DENSE_STEPS = 200
 SLOW = ("dense", "fp16")
 TORCH = ("dense", "powersgd1", "powersgd2")
-"""fp16, at half of dense's bytes, and PowerSGD of higher ranks, which takes longer, are out of the race; see --only."""
+"""fp16, at half of dense's bytes, and PowerSGD of higher ranks take longer: they join by --only."""
 
 OURS = (
     "ef(topk(density=0.03, values='natural'))",
@@ -75,7 +76,8 @@ def judge(runs: list[Run]) -> list[Row]:
     """How much sooner each is where dense is at its end, and the best of gradwire against dense and the best of torch's."""
     comparison = Comparison("", "", "", RATE, 2, 0.0, "", {}, "", tuple(runs))
     seconds = {each.spec: comparison.seconds_to_baseline(each) or float("inf") for each in runs}
-    ours, torchs = (min(seconds[way] for way in ways) for ways in (OURS, TORCH))
+    torchs = min(each for way, each in seconds.items() if is_torch(way))
+    ours = min(each for way, each in seconds.items() if not is_torch(way))
     rows = [row(f"seconds to dense's loss, {way}", value) for way, value in seconds.items()]
     rows = [each for each in rows if each["value"] != float("inf")]  # who has not come there in its steps has no time
     return [

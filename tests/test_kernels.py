@@ -280,6 +280,94 @@ def test_a_copy_of_any_shape_and_dtype() -> None:
     assert not part[30:].any()
 
 
+@pytest.mark.parametrize("sizes", [[1], [63, 0, 1], [64, 64], [5, 9000, 1, 300], [70_001, 2, 40_000]])
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+def test_a_vector_is_joined_from_pieces(sizes: list[int], scale: float, dtype: torch.dtype) -> None:
+    pieces = [vector(size, "normal", dtype, seed) for seed, size in enumerate(sizes)]
+    pieces[0] = pieces[0].repeat(2)[::2]  # lies with gaps
+    given = torch.cat(pieces).float() / scale
+    for memory in (None, vector(sum(sizes), "scales", seed=99)):
+        brought = [piece.clone() for piece in pieces]
+        x = torch.empty(sum(sizes))
+        seen = kernels.join(x, memory, brought, scale)
+        assert torch.equal(x, given if memory is None else given + memory)
+        assert seen.finite
+        assert seen.cleared == (memory is not None)
+        for piece, before in zip(brought, pieces, strict=True):
+            assert torch.equal(piece, 0 * before if seen.cleared else before)
+
+
+@pytest.mark.parametrize("worst", [math.inf, -math.inf, math.nan, 3e38])
+@pytest.mark.parametrize("wanted", [0, 90])
+def test_a_join_tells_whether_the_sum_is_finite(worst: float, wanted: int) -> None:
+    d = 9001
+    for place in (0, 63, 8999, d - 1):
+        for into_memory in (True, False):
+            memory, pieces = vector(d, "normal"), [vector(1000, "ties"), vector(d - 1000, "ties")]
+            flat = torch.cat(pieces)
+            (memory if into_memory else flat)[place] = worst
+            pieces = list(flat.split([1000, d - 1000]))
+            x = torch.empty(d)
+            assert kernels.join(x, memory, pieces, wanted=wanted).finite == math.isfinite(worst)
+            assert x[place].isfinite() == math.isfinite(worst)
+    huge = torch.full((d,), 3e38)
+    assert not kernels.join(torch.empty(d), huge.clone(), [huge]).finite  # each is, the sum is not
+
+
+def test_a_join_by_other_lengths_is_refused() -> None:
+    with pytest.raises((ValueError, RuntimeError), match=r"9000|size"):
+        kernels.join(torch.empty(9000), torch.zeros(9000), [torch.ones(8999)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("wanted", [0, 1, 100, 900, 2000, 9000])
+def test_what_was_seen_is_no_other_selection(kind: str, wanted: int) -> None:
+    """Whatever was expected, and whatever is asked for in the end, the largest are the largest."""
+    sizes = [3000, 1, 0, 70, 5929]
+    for scale in (0.0, 1.0):
+        x, memory = torch.empty(sum(sizes)), vector(sum(sizes), kind)
+        pieces = list((scale * vector(sum(sizes), "few", seed=1)).split(sizes))
+        seen = kernels.join(x, memory, pieces, wanted=wanted)
+        for k in (0, 1, 90, 100, 900, 3000, 9000):
+            assert torch.equal(kernels.top(x, k, seen), reference.top(x, k)), k
+            assert seen.wanted == k
+
+
+def test_the_largest_are_known_without_a_search(loops: str) -> None:
+    d, k = 200_000, 2000
+    x = torch.empty(d)
+    seen = kernels.join(x, vector(d, "normal"), [vector(d, "normal", seed=1)], wanted=k)
+    places = seen.top(x, k)
+    if loops == "numba":
+        assert k <= len(seen.keys) < 2 * k
+        assert places is not None
+        assert torch.equal(places, reference.top(x, k))
+    else:
+        assert places is None
+    assert seen.top(x.clone(), k) is None  # of another vector nothing is known
+    assert seen.top(x, 3 * k) is None
+
+
+def test_a_sample_that_sees_nothing_of_what_is_large(loops: str) -> None:
+    """Then too many elements reach the border to be noted, and all of the vector is searched."""
+    if loops == "numpy":
+        pytest.skip("only the compiled loop samples")
+    from gradwire.kernels import cpu
+
+    d, k = 1 << 18, 100
+    votes = torch.zeros(cpu.room(d, k), dtype=torch.int64).numpy()
+    cast = cpu.poll(torch.zeros(d).numpy(), torch.arange(d, dtype=torch.float32).numpy(), 0, k, votes, 0)
+    sampled = torch.from_numpy(votes[:cast]).int().view(torch.float32).long()
+    assert len(sampled.unique()) == cast > 100
+    memory = vector(d, "rising")
+    memory[sampled] = 0.0
+    x = torch.empty(d)
+    seen = kernels.join(x, memory, [torch.zeros(d)], wanted=k)
+    assert len(seen.keys) == 0
+    assert torch.equal(kernels.top(x, k, seen), reference.top(x, k))
+
+
 @pytest.mark.parametrize("order", ["sorted", "two runs", "any"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_few_values_are_spread_over_pieces_that_lie_apart(order: str, dtype: torch.dtype) -> None:

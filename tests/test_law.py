@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import zoo
 
 import gradwire as gw
+from gradwire import kernels
+from gradwire.exchange import tensor
+from gradwire.kernels import compiled
 from gradwire.memory import Guard
 from gradwire.vector import widen
 
@@ -125,3 +130,51 @@ def test_a_broken_step_passes_through_and_leaves_no_trace(spec: str) -> None:
         want = gw.lockstep([exchange(x, s, t) for x, s, t in zip(xs, clean, turns, strict=True)])
         assert all(worker.finite for worker in got)
         assert torch.equal(got[0].mean.dense(), want[0].mean.dense())
+
+
+TAKERS = [spec for spec in zoo.SPECS if not spec.startswith("guard") and Guard(gw.parse(spec)).takes is not None]
+
+
+@pytest.mark.parametrize("long", [0, compiled.LONG])
+@pytest.mark.parametrize("spec", TAKERS)
+def test_what_is_given_with_the_memory_in_it_is_exchanged_alike(
+    spec: str, long: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller adds the memory as it puts x together: same means and memories, and what was there stays as it was."""
+    monkeypatch.setattr(compiled, "LONG", long)
+    n, layout = 3, zoo.LAYOUT
+    exchange = Guard(gw.parse(spec))
+    name = exchange.takes
+    assert name is not None
+    states, plain = ([exchange.init(layout) for _ in range(n)] for _ in range(2))
+    rooms = [torch.empty(layout.d) for _ in range(n)]
+    wanted = 0
+    for step in range(5):
+        xs = gradients(n, step)
+        turns = [gw.Turn(rank, n, step, layout, point=point) for rank in range(n)]
+        want = gw.lockstep([exchange(x.clone(), s, t) for x, s, t in zip(xs, plain, turns, strict=True)])
+        for broken in (True, False):
+            given = xs.clone()
+            if broken:
+                given[1, 5] = float("nan")
+            seen = [
+                kernels.join(room, tensor(state, name), x.split([7, layout.d - 7]), wanted=wanted)
+                for room, state, x in zip(rooms, states, given, strict=True)
+            ]
+            told = [replace(t, given=True, seen=one) for t, one in zip(turns, seen, strict=True)]
+            before = [tensor(state, name) for state in states]
+            kept = [old.clone() for old in before]
+            got = gw.lockstep([exchange(x, s, t) for x, s, t in zip(rooms, states, told, strict=True)])
+            assert all(torch.equal(old, copy) for old, copy in zip(before, kept, strict=True))
+            assert all(worker.finite != broken for worker in got)
+            if broken:
+                assert all(tensor(state, name) is old for state, old in zip(states, before, strict=True))
+                assert got[0].mean.dense()[5].isnan()
+                torch.testing.assert_close(got[2].mean.dense()[6:], xs.mean(0)[6:])
+        wanted = seen[0].wanted
+        assert all(tensor(state, name) is room for state, room in zip(states, rooms, strict=True))
+        rooms = before
+        for mine, theirs, state, other in zip(got, want, states, plain, strict=True):
+            assert torch.equal(mine.mean.dense(), theirs.mean.dense())
+            assert torch.equal(mine.own.dense(), theirs.own.dense())
+            assert torch.equal(tensor(state, name), tensor(other, name))

@@ -12,6 +12,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from gradwire import kernels
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -60,7 +62,10 @@ class Sparse:
     def add_to_(self, target: Tensor, alpha: float = 1.0) -> None:
         """Add alpha times this vector to target f[..., d], in place: k writes."""
         values = self.values.to(target.dtype)
-        target.scatter_add_(-1, self.indices, values if alpha == 1.0 else values * alpha)
+        if target.ndim == 1:
+            kernels.scatter_add_(target, self.indices, values, alpha)
+        else:
+            target.scatter_add_(-1, self.indices, values if alpha == 1.0 else values * alpha)
 
     def write_to_(self, target: Tensor) -> None:
         """Overwrite target f[..., d] with this vector."""

@@ -92,7 +92,7 @@ def join(x: Tensor, memory: Tensor, pieces: Sequence[Tensor], wanted: int) -> tu
     if ends[-1] != len(x):
         raise ValueError(f"pieces of {ends[-1]} elements do not make a vector of {len(x)}")
     border, sample = cpu.NOTHING, _desk.scratch(cpu.room(len(x), wanted))
-    if 0 < 4 * wanted <= len(x):
+    if 0 < 4 * wanted <= len(x) and len(x) >= cpu.SAMPLED:
         votes = 0
         for part, end in zip(parts, ends, strict=True):
             votes = cpu.poll(part, held, end - len(part), wanted, sample[0], votes)

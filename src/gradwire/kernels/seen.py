@@ -70,6 +70,6 @@ def _copied(x: Tensor, flat: Sequence[Tensor]) -> Seen:
     if x.device.type != "cpu":
         torch.cat(list(flat), out=x)
         return Seen(x)
-    rooms = x.split([*map(len, flat)])
+    rooms: Sequence[Tensor] = torch.split(x, [len(piece) for piece in flat])
     sound = [copy_(room, piece) for room, piece in zip(rooms, flat, strict=True)]
     return Seen(x, all(sound))

@@ -24,7 +24,8 @@ def poll(source: Floats, memory: Floats, at: int, k: int, votes: Ints, cast: int
     They come behind the first `cast` of the votes; returns how many there are then.
     """
     d = len(memory)
-    for number in range(max(0, at // (d // (sample_of(d, k) // 8)) - 1), sample_of(d, k) // 8):
+    runs = sample_of(d, k) // 8
+    for number in range(at // (d // runs), runs):
         start = run_of(d, k, number) - at
         if start >= len(source):
             break
