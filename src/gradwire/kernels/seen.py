@@ -57,7 +57,7 @@ def join(x: Tensor, memory: Tensor | None, pieces: Sequence[Tensor], scale: floa
     if in_place:
         seen = Seen(x, *compiled.join(x, memory, flat, wanted), cleared=True)
     else:
-        torch.add(torch.cat(flat), memory, out=x)
+        torch.cat(flat, out=x).add_(memory)
         seen = Seen(x, bool(reference.finite(x)) if on_host else None, cleared=on_host)
     for piece, taken in zip(pieces, flat, strict=True):
         if on_host and not (in_place and taken.data_ptr() == piece.data_ptr()):
@@ -65,10 +65,10 @@ def join(x: Tensor, memory: Tensor | None, pieces: Sequence[Tensor], scale: floa
     return seen
 
 
-def _copied(x: Tensor, flat: Sequence[Tensor]) -> Seen:
+def _copied(x: Tensor, flat: list[Tensor]) -> Seen:
     """The pieces and nothing else."""
     if x.device.type != "cpu":
-        torch.cat(list(flat), out=x)
+        torch.cat(flat, out=x)
         return Seen(x)
     rooms: Sequence[Tensor] = torch.split(x, [len(piece) for piece in flat])
     sound = [copy_(room, piece) for room, piece in zip(rooms, flat, strict=True)]
