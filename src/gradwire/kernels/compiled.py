@@ -89,8 +89,6 @@ def join(x: Tensor, memory: Tensor, pieces: Sequence[Tensor], wanted: int) -> tu
     target, held = x.numpy(), memory.numpy()  # pyright: ignore
     parts: list[Any] = [piece.detach().numpy() for piece in pieces]  # pyright: ignore
     ends = list(itertools.accumulate(map(len, parts)))
-    if ends[-1] != len(x):
-        raise ValueError(f"pieces of {ends[-1]} elements do not make a vector of {len(x)}")
     border, sample = cpu.NOTHING, _desk.scratch(cpu.room(len(x), wanted))
     if 0 < 4 * wanted <= len(x) and len(x) >= cpu.SAMPLED:
         votes = 0

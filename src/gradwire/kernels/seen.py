@@ -46,7 +46,12 @@ def join(x: Tensor, memory: Tensor | None, pieces: Sequence[Tensor], scale: floa
 
     With a memory it is one pass, in the host's memory, and leaves zeros where the pieces were. If so many of the
     largest elements are `wanted`, a sample of x sets a border that they reach, most likely, and what does is noted.
+
+    Raises:
+        ValueError: the pieces do not make up x; nothing has been written.
     """
+    if (total := sum(piece.numel() for piece in pieces)) != len(x):
+        raise ValueError(f"pieces of {total} elements do not make a vector of {len(x)}")
     flat = [piece.reshape(-1).to(x.dtype) for piece in pieces]
     if scale != 1.0:
         flat = [piece / scale for piece in flat]
