@@ -168,9 +168,10 @@ def make_units(ddp: DistributedDataParallel, exchange: Exchange, unit_bytes: flo
     kinds = dict.fromkeys((param.dtype, param.device) for _, param in named)
     alike = ([(name, param) for name, param in named if (param.dtype, param.device) == kind] for kind in kinds)
     parts = [part for group in alike for part in _cut(group, unit_bytes)]
-    units = [_unit(part, exchange, alone=len(parts) == 1, widened=widened) for part in parts]
     # Where parameters may be unused the means are read once more after the last unit, so none can share its room.
     takes = exchange.takes if isinstance(exchange, Taker) and not ddp.find_unused_parameters else None
+    alone = len(parts) == 1 and takes is None
+    units = [_unit(part, exchange, alone=alone, widened=widened) for part in parts]
     if takes is not None:
         _give(units, takes)
     return units

@@ -70,6 +70,8 @@ class Taker(Protocol):
     On such a turn x is the sum already, put together in the one pass in which gradients arrive, and the exchange's for
     good: afterwards it lies in the state under the name `takes`; the tensor that was there is the caller's, with what
     it held before the step. So a caller that may have to go back need not copy it, and nobody needs a third vector.
+    After a step whose `Sent` is not finite it must go back: that tensor, and a copy of the rest, are the state again.
+    Until its first answer the exchange does not change x.
     """
 
     @property

@@ -1,7 +1,9 @@
 """Guard: a value that is not finite never enters a memory.
 
 The workers agree by one number whether anybody's vector holds an inf or a NaN. If so, the plain mean goes through, so
-that whoever checks gradients (a GradScaler, clipping by norm) sees it, and the state inside stays as it was.
+that whoever checks gradients (a GradScaler, clipping by norm) sees it, and the state inside stays as it was. A caller
+that can put the state back spares the collective: the number goes along with the first message, and the exchange is
+given up if it says so.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gradwire import kernels
-from gradwire.ask import Sum
+from gradwire.ask import AllToAll, Ask, Gather, Sum
 from gradwire.exchange.protocol import Exchange, State, Taker, tensor
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Dense, Sent
@@ -37,15 +39,33 @@ class Guard:
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """One Sum of a single number, then the exchange, or one Sum of f[d].
 
-        Of an x that was given with the memory in it the mean is the gradients' but for rounding.
+        Where the caller can put the state back (`Turn.given`), the number goes along with the exchange's first ask.
         """
+        if turn.given and self.takes is not None and turn.seen is not None and turn.seen.finite is not None:
+            return await self._go_along(x, state, turn, tensor(state, self.takes), broken=not turn.seen.finite)
         broken = await Sum(_broken(x, turn))
         if broken.item() == 0.0:
             return await self.exchange(x, state, turn)
-        if turn.given and self.takes is not None:
-            x.sub_(tensor(state, self.takes))
-        total = await Sum(x)
-        return Sent(own=Dense(x.clone()), mean=Dense(total.div_(turn.size)), finite=False)
+        return await _through(x.clone(), turn)
+
+    async def _go_along(self, x: Tensor, state: State, turn: Turn, memory: Tensor, *, broken: bool) -> Sent:
+        """Begin the exchange, of zeros if x is broken, and give it up where anybody's is.
+
+        Of gradients that lie in x with the memory added, the plain mean is right but for rounding.
+        """
+        plain = x - memory if broken else None
+        if broken:
+            x.zero_()
+        talk = self.exchange(x, state, turn)
+        try:
+            answer, anybody = await _carry(talk.send(None), broken)
+            while not anybody:
+                answer = await talk.send(answer)
+        except StopIteration as end:
+            return end.value
+        finally:
+            talk.close()
+        return await _through(x - memory if plain is None else plain, turn)
 
     @property
     def takes(self) -> str | None:
@@ -59,6 +79,29 @@ class Guard:
     def delta(self, d: int) -> float | None:
         """The inner exchange's."""
         return self.exchange.delta(d)
+
+
+async def _through(plain: Tensor, turn: Turn) -> Sent:
+    """The plain mean, uncompressed."""
+    total = await Sum(plain)
+    return Sent(own=Dense(plain), mean=Dense(total.div_(turn.size)), finite=False)
+
+
+async def _carry(ask: Ask, broken: bool) -> tuple[Tensor, bool]:
+    """Ask, and along with it whether anybody's vector is broken: the answer, and that."""
+    match ask:
+        case Gather(wire):
+            heard = await Gather(torch.cat([wire, wire.new_full((1,), broken)]))
+            return heard[:, :-1].contiguous(), bool(heard[:, -1].any())
+        case AllToAll(wires):
+            heard = await AllToAll(torch.cat([wires, wires.new_full((len(wires), 1), broken)], 1))
+            return heard[:, :-1].contiguous(), bool(heard[:, -1].any())
+        case Sum(values) if values.ndim == 1 and values.is_floating_point():
+            total = await Sum(torch.cat([values, values.new_full((1,), broken)]))
+            return total[:-1], bool(total[-1] > 0)
+        case _:
+            anybody = bool((await Sum(torch.tensor([float(broken)]))).item())
+            return (await ask if not anybody else torch.empty(0)), anybody
 
 
 def _broken(x: Tensor, turn: Turn) -> Tensor:
