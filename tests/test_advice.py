@@ -17,6 +17,7 @@ from story import play
 import gradwire as gw
 from gradwire.advice import Cost, Errand, Job, Link, Method, Pace, Part, buckets, crossover, fit, judge, predict
 from gradwire.advice import step_seconds as step
+from gradwire.advice.work import _lay
 from gradwire.cli.advise import rate_of, table
 from gradwire.lab.advised import Advised, ask
 from gradwire.lab.advising import Question
@@ -145,6 +146,15 @@ def test_one_worker_stands_for_many(spec: str) -> None:
     (_, alone), (_, all_of_them) = rehearse(talks(1), n), rehearse(talks(n), n)
     assert [ask.kind for ask in alone.asks] == [ask.kind for ask in all_of_them.asks]
     assert alone.traffic == pytest.approx(all_of_them.traffic, rel=0.3)  # of what is drawn at random, another draw
+
+
+def test_gradients_are_rehearsed_where_ddp_would_have_them() -> None:
+    """One flat vector a bucket: a mean of few values is spread once for each, not once for every parameter."""
+    params = [torch.zeros(3, 4), torch.zeros(5), torch.zeros(2, 2)]
+    rooms = _lay([params[:2], params[2:]])
+    assert [rooms[id(param)].shape for param in params] == [param.shape for param in params]
+    assert len({room.untyped_storage().data_ptr() for room in rooms.values()}) == 2
+    assert rooms[id(params[1])].storage_offset() == 12
 
 
 def test_a_rehearsal_takes_one_or_all() -> None:

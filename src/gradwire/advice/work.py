@@ -101,20 +101,21 @@ def errands(
         own = [number[id(param)] for param in alike[0].parameters]
         # A unit is full when all buckets are ready that hold a part of it.
         held = list({id(bucket_of[i]): bucket_of[i] for i in own}.values())
-        rooms = [_lay([params[i] for bucket in held for i in bucket if i in own], len(held) == 1) for _ in alike]
+        rooms = [_lay([[params[i] for i in bucket if i in own] for bucket in held]) for _ in alike]
         brought = {id(params[i]): gradients[i] for i in own}
         courses = [_unit_step(guarded, alike, brought, rooms, LATE + step, seed, size) for step in range(STEPS)]
         made.append(Errand(tuple(i for bucket in held for i in bucket), tuple(courses[1:])))
     return made
 
 
-def _lay(params: Sequence[Tensor], together: bool) -> dict[int, Tensor]:
-    """Room for gradients by id of parameter, as DDP has it: in one flat vector if they lie in one bucket."""
-    if not together:
-        return {id(param): torch.empty_like(param) for param in params}
-    flat = params[0].new_empty(sum(param.numel() for param in params))
-    cuts: Sequence[Tensor] = torch.split(flat, [param.numel() for param in params])
-    return {id(param): cut.view(param.shape) for param, cut in zip(params, cuts, strict=True)}
+def _lay(buckets: Sequence[Sequence[Tensor]]) -> dict[int, Tensor]:
+    """Room for gradients by id of parameter, as DDP has it: one flat vector a bucket."""
+    rooms: dict[int, Tensor] = {}
+    for params in buckets:
+        flat = params[0].new_empty(sum(param.numel() for param in params))
+        cuts: Sequence[Tensor] = torch.split(flat, [param.numel() for param in params])
+        rooms |= {id(param): cut.view(param.shape) for param, cut in zip(params, cuts, strict=True)}
+    return rooms
 
 
 def _unit_step(
