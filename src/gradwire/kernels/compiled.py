@@ -89,7 +89,7 @@ def join(x: Tensor, memory: Tensor, pieces: Sequence[Tensor], wanted: int) -> tu
     target, held = x.numpy(), memory.numpy()  # pyright: ignore
     parts: list[Any] = [piece.detach().numpy() for piece in pieces]  # pyright: ignore
     ends = list(itertools.accumulate(map(len, parts)))
-    border, sample = cpu.NOTHING, _desk.scratch(cpu.room(len(x), wanted))
+    border, sample = cpu.INFINITE, _desk.scratch(cpu.room(len(x), wanted))
     if 0 < 4 * wanted <= len(x) and len(x) >= cpu.SAMPLED:
         votes = 0
         for part, end in zip(parts, ends, strict=True):

@@ -29,6 +29,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 SIZE = np.int32(0x7FFFFFFF)
 """All bits of a float32 but its sign."""
 
+INFINITE = np.int32(0x7F800000)
+"""Bits of the least magnitude that is not finite: as a border, one that nothing finite reaches."""
+
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 """Of SplitMix64, as in splitmix.py."""
 

@@ -8,11 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from gradwire.kernels.cpu.compiler import SIZE, Floats, Ints, accumulate, compile_for, lowest
+from gradwire.kernels.cpu.compiler import INFINITE, SIZE, Floats, Ints, accumulate, compile_for, lowest
 from gradwire.kernels.cpu.selection import BINS, LAST, least_of, run_of, sample_of, vote_of
-
-NOTHING = np.int32(0x7F800000)
-"""A border that nothing finite reaches: the bits of the least magnitude that is not."""
 
 ONE = np.uint64(1)
 
@@ -46,7 +43,7 @@ def move(source: Floats, memory: Floats, target: Floats, at: int, border: Any, k
     """target[at : at + m] = source f32[m] + memory[at : at + m], and zeros stay behind in source.
 
     Args:
-        border: bits of a magnitude, at most NOTHING. The keys (see selection.py) of the sums that reach it are noted.
+        border: bits of a magnitude, at most INFINITE. The keys (see selection.py) of the sums that reach it are noted.
         keys: where, behind the first `found`.
         found: keys there are; below zero: note no more.
 
@@ -68,7 +65,7 @@ def move(source: Floats, memory: Floats, target: Floats, at: int, border: Any, k
             i = at + start + np.int64(lowest(reach))
             reach &= reach - ONE
             size = bits[i] & SIZE
-            if size >= NOTHING:
+            if size >= INFINITE:
                 sound = 0
             if found >= 0:
                 keys[found] = np.int64(size) << 32 | LAST - i
@@ -78,7 +75,7 @@ def move(source: Floats, memory: Floats, target: Floats, at: int, border: Any, k
         target[i] = source[start] + memory[i]
         source[start] = 0.0
         size = bits[i] & SIZE
-        if size >= NOTHING:
+        if size >= INFINITE:
             sound = 0
         if size >= border:
             if 0 <= found < len(keys):

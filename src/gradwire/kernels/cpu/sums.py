@@ -9,12 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from gradwire.kernels.cpu.compiler import SIZE, Bits, Floats, Ints, Wide, compile_for, lowest, reaching
+from gradwire.kernels.cpu.compiler import INFINITE, SIZE, Bits, Floats, Ints, Wide, compile_for, lowest, reaching
 
 ONE = np.uint64(1)
-
-INFINITE = np.int32(0x7F800000)
-"""Bits of the least magnitude that is not finite."""
 
 
 # The sum in lanes of the machine's width: one order of summation on one machine.
