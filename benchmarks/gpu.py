@@ -56,10 +56,10 @@ def measure(d: int) -> dict[str, float]:
         check(x, sizes, k)
     works: dict[str, Callable[[], object]] = {
         "copy": lambda: target.copy_(x),
-        "top 1 %": lambda: kernels.top(x, d // 100),
-        "top 0.1 %": lambda: kernels.top(x, d // 1000),
-        "tops 1 %, 300 layers": lambda: kernels.tops(x, layers, ks),
-        "passing 2.6 deviations": lambda: kernels.passing(x, 2.6),
+        "top 1 %": lambda: kernels.topk(x, d // 100),
+        "top 0.1 %": lambda: kernels.topk(x, d // 1000),
+        "tops 1 %, 300 layers": lambda: kernels.segmented_topk(x, layers, ks),
+        "passing 2.6 deviations": lambda: kernels.indices_above(x, 2.6),
         "norms, 300 layers": lambda: kernels.norms(x, layers),
         "EF(top 1 %) + pack": lambda: step(x, error, d // 100),
         "torch.topk 1 %": lambda: sizes.topk(d // 100, sorted=False),
@@ -70,7 +70,7 @@ def measure(d: int) -> dict[str, float]:
 
 def check(x: Tensor, sizes: Tensor, k: int) -> None:
     """Refuse to measure what selects something else."""
-    found = kernels.top(x, k)
+    found = kernels.topk(x, k)
     if not bool((found[1:] > found[:-1]).all()) or float(sizes[found].amin()) != float(sizes.topk(k).values.amin()):
         raise RuntimeError(f"the {k} places found are not those of the {k} largest magnitudes")
 
@@ -78,7 +78,7 @@ def check(x: Tensor, sizes: Tensor, k: int) -> None:
 def step(g: Tensor, error: Tensor, k: int) -> Tensor:
     """One worker's step: remember, select, pack, and forget what was said."""
     error.add_(g)
-    places = kernels.top(error, k)
+    places = kernels.topk(error, k)
     message = values.encode(error[places], "natural", key=1)
     gpu.add_(error, [(places, values.decode(message, "natural", k))], alpha=-1.0)
     return torch.cat([index.encode(places, len(g)), message])

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import gradwire
-from gradwire.ask import Ask, Gather
+from gradwire.ask import AllGather, Ask
 
 SPECS = {
     "ef(topk(density=0.01))": (4.0, 25.0, float("inf")),
@@ -68,7 +68,7 @@ def measure(spec: str, size: float, side: int, steps: int) -> tuple[float, float
     asked, hook.process._answer = hook.process._answer, None
 
     def answer(ask: Ask) -> Tensor:
-        return torch.stack([ask.wire, ask.wire]) if isinstance(ask, Gather) else asked(ask)
+        return torch.stack([ask.wire, ask.wire]) if isinstance(ask, AllGather) else asked(ask)
 
     hook.process._answer, hook.process.size = answer, 2
     source, target = torch.randn(10 * side * side), torch.empty(10 * side * side)

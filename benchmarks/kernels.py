@@ -47,10 +47,10 @@ def measure(d: int, repeats: int) -> dict[str, float]:
     small = [(at, at + 64) for at in range(0, 64 * SMALL, 64)]
     works: dict[str, Callable[[], object]] = {
         "copy": lambda: target.copy_(x),
-        "top 1 %": lambda: kernels.top(x, d // 100),
-        "top 0.1 %": lambda: kernels.top(x, d // 1000),
-        "tops 1 %, 100 layers": lambda: kernels.tops(x, layers, [1000] * len(layers)),
-        "tops, 10,000 layers of 64": lambda: kernels.tops(x, small, [1] * len(small)),
+        "top 1 %": lambda: kernels.topk(x, d // 100),
+        "top 0.1 %": lambda: kernels.topk(x, d // 1000),
+        "tops 1 %, 100 layers": lambda: kernels.segmented_topk(x, layers, [1000] * len(layers)),
+        "tops, 10,000 layers of 64": lambda: kernels.segmented_topk(x, small, [1] * len(small)),
         "norms": lambda: kernels.norms(x, layers),
         "support 1 %": lambda: kernels.support(key, d, d // 100),
         "torch.topk 1 %": lambda: sizes.topk(d // 100, sorted=False),

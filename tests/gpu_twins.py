@@ -71,21 +71,21 @@ def test_every_kind_is_selected_as_the_reference_does(d: int, sizes: str) -> Non
     spans = [(i * d, i * d + d) for i in range(len(KINDS))]
     for k in sorted({0, 1, d // 50, d // 4, d - 1, d}) if sizes == "small" else (1, d // 5):
         ks = [k] * len(KINDS)
-        assert same(kernels.tops(x, spans, ks), reference.tops(x, spans, ks)), k
+        assert same(kernels.segmented_topk(x, spans, ks), reference.segmented_topk(x, spans, ks)), k
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_top_is_the_reference(kind: str) -> None:
     x = vector(5000, kind)
     for k in (0, 1, 50, 5000):
-        assert same(kernels.top(x, k), reference.top(x, k)), k
+        assert same(kernels.topk(x, k), reference.topk(x, k)), k
 
 
 @pytest.mark.parametrize("kind", ["normal", "few"])
 def test_top_of_a_long_vector(kind: str) -> None:
     """As long as it takes to guess from a sample, with chunks as they are."""
     x = vector(selection.LONG + 5, kind)
-    assert same(kernels.top(x, 700), reference.top(x, 700))
+    assert same(kernels.topk(x, 700), reference.topk(x, 700))
 
 
 def test_top_when_the_sample_misleads(sizes: str) -> None:
@@ -96,7 +96,7 @@ def test_top_when_the_sample_misleads(sizes: str) -> None:
     bits_of, pieces = x.view(torch.int32), chunks.cut([(0, d)], x)
     few = int((x.abs().view(torch.int32) > selection._guess(bits_of, pieces, [k])).sum())
     assert few < k
-    assert same(kernels.top(x, k), reference.top(x, k))
+    assert same(kernels.topk(x, k), reference.topk(x, k))
 
 
 def test_a_surplus_of_one_equal_is_counted() -> None:
@@ -104,7 +104,7 @@ def test_a_surplus_of_one_equal_is_counted() -> None:
     x = torch.ones(2 * chunks.BLOCK + 1, device=DEVICE)
     x[chunks.BLOCK], x[-1] = 2.0, 0.5
     for k in (1, 2, chunks.BLOCK + 1, len(x) - 1):
-        assert same(kernels.top(x, k), reference.top(x, k))
+        assert same(kernels.topk(x, k), reference.topk(x, k))
 
 
 LAYERS = [(5, 900), (900, 900), (4000, 4001), (1000, 3000), (3000, 3256), (0, 5), (3256, 4000)]
@@ -114,28 +114,28 @@ LAYERS = [(5, 900), (900, 900), (4000, 4001), (1000, 3000), (3000, 3256), (0, 5)
 def test_tops_is_the_reference(ks: list[int], sizes: str) -> None:
     """Spans that lie apart, in any order, empty, as long as a chunk, with budgets of nothing, of all and between."""
     x = vector(5000, "ties")
-    assert same(kernels.tops(x, LAYERS, ks), reference.tops(x, LAYERS, ks))
+    assert same(kernels.segmented_topk(x, LAYERS, ks), reference.segmented_topk(x, LAYERS, ks))
 
 
 def test_tops_of_many_layers(sizes: str) -> None:
     x = vector(20 * 7 + 2000, "normal")
     spans = [(7 * i, 7 * i + 7) for i in range(20)] + [(140, 2140)]
     for ks in ([1] * 20 + [40], [i % 8 for i in range(20)] + [0]):
-        assert same(kernels.tops(x, spans, ks), reference.tops(x, spans, ks))
+        assert same(kernels.segmented_topk(x, spans, ks), reference.segmented_topk(x, spans, ks))
 
 
 def test_tops_of_nothing() -> None:
     for spans, ks in (([], []), ([(0, 0)], [0]), ([(2, 2), (0, 0)], [0, 0]), ([(0, 3), (3, 5)], [0, 0])):
-        assert kernels.tops(torch.ones(5, device=DEVICE), spans, ks).tolist() == []
+        assert kernels.segmented_topk(torch.ones(5, device=DEVICE), spans, ks).tolist() == []
 
 
 @pytest.mark.parametrize(("spans", "ks"), [([(0, 6)], [1]), ([(-1, 5)], [1]), ([(5, 4)], [0]), ([(0, 5)], [6])])
 def test_selection_stays_inside_the_vector(spans: list[tuple[int, int]], ks: list[int]) -> None:
     x = torch.ones(5, device=DEVICE)
     with pytest.raises(ValueError, match="does not fit the vector"):
-        kernels.tops(x, spans, ks)
+        kernels.segmented_topk(x, spans, ks)
     with pytest.raises(ValueError, match="every span needs its k, got 1 spans and 0 ks"):
-        kernels.tops(x, spans, [])
+        kernels.segmented_topk(x, spans, [])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -143,8 +143,8 @@ def test_passing_is_a_comparison(kind: str) -> None:
     """With borders that lie between two float32, and beyond them."""
     x = vector(5000, kind)
     for least in (-1.0, 0.0, 1e-50, 1e-45, 0.7, 1.0, 3.4e38, 1e39, math.inf, math.nan):
-        assert same(kernels.passing(x, least), reference.passing(x, least)), least
-        assert kernels.passing(x[:0], least).tolist() == []
+        assert same(kernels.indices_above(x, least), reference.indices_above(x, least)), least
+        assert kernels.indices_above(x[:0], least).tolist() == []
 
 
 @pytest.mark.parametrize("scale", [0.0, 2.0**-140, 1.0, 2.0**100])
@@ -252,13 +252,13 @@ def seeded(seed: int = 0) -> torch.Generator:
 def test_top_and_tops_of_what_trains(d: int, kind: str) -> None:
     x = vector(d, kind)
     for k in (d // 1000, d // 100, d // 3):
-        found = kernels.top(x, k)
-        assert same(found, reference.top(x, k))
-        assert same(found, kernels.top(x, k))
+        found = kernels.topk(x, k)
+        assert same(found, reference.topk(x, k))
+        assert same(found, kernels.topk(x, k))
     edges = [0, *torch.randint(0, d, (300,), generator=seeded()).sort().values.tolist(), d]
     spans = list(itertools.pairwise(edges))
     ks = [(end - start) // 50 for start, end in spans]
-    assert same(kernels.tops(x, spans, ks), reference.tops(x, spans, ks))
+    assert same(kernels.segmented_topk(x, spans, ks), reference.segmented_topk(x, spans, ks))
     assert kernels.norms(x, spans) == kernels.norms(x, spans)
     assert kernels.norms(x, spans) == pytest.approx(reference.norms(x, spans), rel=1e-12)
 
@@ -270,5 +270,5 @@ def test_places_behind_two_to_the_31st() -> None:
     x = torch.zeros(2**31 + 5000, device=DEVICE)
     far = torch.arange(2**31 - 3, len(x), 7, device=DEVICE)
     x[far] = 1.0
-    assert same(kernels.top(x, len(far)), far)
-    assert same(gpu.passing(x, 0.5), far)
+    assert same(kernels.topk(x, len(far)), far)
+    assert same(gpu.indices_above(x, 0.5), far)

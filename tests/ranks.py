@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import gradwire as gw
-from gradwire.exchange import share_out
+from gradwire.exchange import divide_budget
 
 TIMEOUT = timedelta(seconds=float(os.environ.get("GROUP_TIMEOUT", "60")))
 STEPS, RESUMED_AT = 24, 13
@@ -86,10 +86,10 @@ def equals_lockstep() -> dict[str, float]:
                 if saved is not None:
                     hook.load_state_dict(saved)
                 sims = sims or [gw.Simulator(spec, layout, ranks, seed=11) for layout in hook.layouts]
-            shares = share_out({sim.layout: sim.state[0] if sim.state else {} for sim in sims})
+            shares = divide_budget({sim.layout: sim.state[0] if sim.state else {} for sim in sims})
             wanted = [
                 sim.step(
-                    local_gradients(net, sim.layout, step, ranks), point(net, sim.layout), share=shares[sim.layout]
+                    local_gradients(net, sim.layout, step, ranks), point(net, sim.layout), budget=shares[sim.layout]
                 ).mean
                 for sim in sims
             ]

@@ -94,14 +94,14 @@ def test_a_fit_has_no_negative_costs() -> None:
 
 
 def link(per_byte: float, alpha: float = 1e-3, size: int = 2) -> Link:
-    costs = {kind: Cost(alpha, per_byte) for kind in ("Sum", "Gather", "Share", "AllToAll")}
+    costs = {kind: Cost(alpha, per_byte) for kind in ("AllReduce", "AllGather", "Broadcast", "AllToAll")}
     return Link(size, 0.5, costs)
 
 
 def test_a_core_is_never_busy_for_longer_than_the_call() -> None:
     assert Cost(1.0, 0.0, 3.0).part(5.0) == Part(1.0, 0.0)
     assert Cost(1.0, 1.0, 0.5).part(1.0) == Part(0.5, 1.5)
-    assert link(1.0).part("Sum", 0.0) == Part(0.0, 0.0)
+    assert link(1.0).part("AllReduce", 0.0) == Part(0.0, 0.0)
 
 
 # ---- rehearsals
@@ -114,7 +114,7 @@ def test_a_rehearsal_asks_for_what_a_run_asks_for(spec: str, n: int) -> None:
     x = torch.randn(zoo.LAYOUT.d, generator=torch.Generator().manual_seed(1))
     guarded = Guard(gw.parse(spec))
     ledger = gw.Ledger(n)
-    turns = [gw.Turn(rank, n, 0, zoo.LAYOUT, point=lambda: torch.zeros(zoo.LAYOUT.d), lr=0.1) for rank in range(n)]
+    turns = [gw.Turn(rank, n, 0, zoo.LAYOUT, params=lambda: torch.zeros(zoo.LAYOUT.d), lr=0.1) for rank in range(n)]
 
     def talks() -> list:
         return [guarded(x.clone(), guarded.init(zoo.LAYOUT), turn) for turn in turns]
@@ -125,7 +125,7 @@ def test_a_rehearsal_asks_for_what_a_run_asks_for(spec: str, n: int) -> None:
     for kind, entry in ledger.entries.items():
         asked = [ask for ask in course.asks if ask.kind == kind]
         assert len(asked) * n == entry.calls
-        if kind != "Share":  # of which the root sends most
+        if kind != "Broadcast":  # of which the root sends most
             assert sum(ask.traffic for ask in asked) == pytest.approx(entry.traffic / n)
 
 
@@ -140,7 +140,7 @@ def test_one_worker_stands_for_many(spec: str) -> None:
     n = 4
 
     def talks(workers: int) -> list:
-        turns = [gw.Turn(r, n, 0, zoo.LAYOUT, point=lambda: torch.zeros(zoo.LAYOUT.d)) for r in range(workers)]
+        turns = [gw.Turn(r, n, 0, zoo.LAYOUT, params=lambda: torch.zeros(zoo.LAYOUT.d)) for r in range(workers)]
         return [guarded(x.clone(), guarded.init(zoo.LAYOUT), turn) for turn in turns]
 
     (_, alone), (_, all_of_them) = rehearse(talks(1), n), rehearse(talks(n), n)
@@ -174,7 +174,7 @@ def test_ddps_buckets() -> None:
 
 
 def errand(nbytes: float, cpu: float = 0.0, parameter: int = 0) -> Errand:
-    return Errand((parameter,), (Course((Asked("Sum", nbytes, cpu),), 0.0),))
+    return Errand((parameter,), (Course((Asked("AllReduce", nbytes, cpu),), 0.0),))
 
 
 PACE = Pace(compute=0.1, tail=0.0, ready=(0.1, 0.05), period=0.2)
@@ -218,7 +218,7 @@ def test_nothing_to_compare_with() -> None:
 
 def test_the_answer_is_strict_json() -> None:
     verdict = judge([Method("dense", 1.0, 8.0), Method("natural", 0.5, 2.0, math.inf)])
-    advised = Advised("mlp", "loopback", 2, 0.4, {"Sum": 1.0}, {"Sum": None}, verdict, {"dense": 2.0})
+    advised = Advised("mlp", "loopback", 2, 0.4, {"AllReduce": 1.0}, {"AllReduce": None}, verdict, {"dense": 2.0})
     read = json.loads(advised.to_json(), parse_constant=pytest.fail)
     assert read["sentence"] == verdict.sentence
     assert read["verdict"]["choice"] == "natural"

@@ -31,7 +31,7 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 
 def chosen(x: Tensor, k: int) -> Tensor:
     """bool[n, d]: each row's k largest magnitudes."""
-    return torch.zeros(x.shape, dtype=torch.bool).scatter_(-1, reference.top(x, k), True)
+    return torch.zeros(x.shape, dtype=torch.bool).scatter_(-1, reference.topk(x, k), True)
 
 
 def in_float32(x: Tensor) -> Tensor:
@@ -153,21 +153,21 @@ def test_bytes_are_those_of_the_methods(n: int) -> None:
     """Received by an all-gather, twice the values by an all-reduce, each less one's own share: SPEC's table of DEFT."""
     d, density, k = 3000, 0.02, 60
     ledger, places, union = traffic("uniontopk", n, d, density)
-    assert ledger.entries["Gather"].bytes == n * places
-    assert ledger.entries["Sum"].bytes == n * 4 * union
+    assert ledger.entries["AllGather"].bytes == n * places
+    assert ledger.entries["AllReduce"].bytes == n * 4 * union
     assert ledger.traffic == round((n - 1) * places + 2 * (n - 1) / n * 4 * union)
     ledger, places, _ = traffic("globaltopk", n, d, density)
     assert ledger.bytes == gw.TopK(density).nbytes(d) == places + 4 * k
     assert ledger.traffic == (n - 1) * (places + 4 * k)
-    assert ledger.entries["Sum"].calls == ledger.entries["Share"].calls == 0
+    assert ledger.entries["AllReduce"].calls == ledger.entries["Broadcast"].calls == 0
     ledger, places, support = traffic("cltk", n, d, density)
     assert support == k
-    assert ledger.entries["Share"].bytes == places  # the leader's, and nobody else's
-    assert ledger.entries["Sum"].bytes == n * 4 * k
+    assert ledger.entries["Broadcast"].bytes == places  # the leader's, and nobody else's
+    assert ledger.entries["AllReduce"].bytes == n * 4 * k
     assert ledger.traffic == round((n - 1) / n * places + 2 * (n - 1) / n * 4 * k)
     ledger, _, _ = traffic("sidco", n, d, density)
-    assert ledger.entries["Gather"].calls == 2 * n
-    assert ledger.entries["Sum"].calls == ledger.entries["Share"].calls == 0
+    assert ledger.entries["AllGather"].calls == 2 * n
+    assert ledger.entries["AllReduce"].calls == ledger.entries["Broadcast"].calls == 0
 
 
 # ---- SIDCo
@@ -451,8 +451,8 @@ def test_checkpoints_and_figures_from_before_the_options_name_the_same_exchange(
     assert "EF(exchange=Gathered(compressor=TopK(density=0.05, values='float32')))" in strings
     for words in strings:
         assert repr(gw.parse(words)) == words
-    assert repr(gw.Deft(0.01)) == "Deft(density=0.01)"
-    assert repr(gw.EF(gw.Deft(0.01))) == "EF(exchange=Deft(density=0.01))"
+    assert repr(gw.DEFT(0.01)) == "DEFT(density=0.01)"
+    assert repr(gw.EF(gw.DEFT(0.01))) == "EF(exchange=DEFT(density=0.01))"
 
 
 def _exchanges(found: object) -> list[str]:

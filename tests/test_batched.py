@@ -69,7 +69,7 @@ def test_who_runs_in_lockstep_says_so(part: str) -> None:
 
 def test_an_ask_without_a_row_for_every_worker_is_refused() -> None:
     async def talk() -> torch.Tensor:
-        return await gw.Sum(torch.ones(4))
+        return await gw.AllReduce(torch.ones(4))
 
-    with pytest.raises(ValueError, match=r"one row for each of 3 workers, got Sum\(float32\[4\]\)"):
+    with pytest.raises(ValueError, match=r"one row for each of 3 workers, got AllReduce\(float32\[4\]\)"):
         gw.batched(talk(), 3)

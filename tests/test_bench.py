@@ -19,7 +19,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradwire import Ledger, Sum
+from gradwire import AllReduce, Ledger
 from gradwire.lab import bench, ways
 from gradwire.lab.bench import Measured, Model, Plan, Sheet
 from gradwire.lab.job import Job
@@ -165,10 +165,10 @@ def test_csv_has_a_line_for_every_measurement() -> None:
 
 def test_a_ledger_logs_where_it_is_asked_to() -> None:
     ledger = Ledger()
-    ledger.record(Sum(torch.zeros(3)), 0, 2, seconds=0.25)
+    ledger.record(AllReduce(torch.zeros(3)), 0, 2, seconds=0.25)
     assert ledger.log is None
     ledger.log = []
-    ledger.record(Sum(torch.zeros(3)), 0, 2, seconds=0.5)
+    ledger.record(AllReduce(torch.zeros(3)), 0, 2, seconds=0.5)
     assert ledger.log == [0.5]
     assert ledger.seconds == 0.75
 

@@ -294,9 +294,9 @@ def test_a_head_says_the_places(sparsifier: Sparsifier, rank: int | slice) -> No
 @pytest.mark.parametrize("compressor", ALL, ids=repr)
 def test_apply_is_decode_after_encode(compressor: Compressor, rank: int | slice, dtype: torch.dtype) -> None:
     assert isinstance(compressor, Direct)
-    for lead in ((), (5,), (2, 3)):
+    for batch_shape in ((), (5,), (2, 3)):
         for d in (0, 1, 9, 60):
-            x = normal(*lead, d, seed=d, dtype=dtype)
+            x = normal(*batch_shape, d, seed=d, dtype=dtype)
             kept, t = x.clone(), turn(d, rank, step=7)
             said, heard = operate(compressor, x, t), through(compressor, x, t).to(dtype)
             assert said.dense().dtype == dtype

@@ -166,7 +166,7 @@ def test_streams_of_randomness_are_independent() -> None:
 
 
 @pytest.mark.parametrize("density", [0, 1.5, -0.1, float("nan"), True, None, "0.1"])
-@pytest.mark.parametrize("make", [gw.TopK, gw.RandK, gw.SharedRandK, gw.Deft])
+@pytest.mark.parametrize("make", [gw.TopK, gw.RandK, gw.SharedRandK, gw.DEFT])
 def test_a_density_out_of_range_is_refused(make: type, density: object) -> None:
     with pytest.raises(ValueError, match=r"density must lie in \(0, 1\], got"):
         make(density)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import gradwire as gw
 from gradwire import checkpoint, kernels
-from gradwire.exchange import deft, share_out
+from gradwire.exchange import deft, divide_budget
 from gradwire.kernels import reference
 from gradwire.wire import index
 
@@ -238,7 +238,7 @@ def test_density_stays_at_the_users_value_where_topks_union_grows(n: int) -> Non
 def test_supports_of_different_ranks_are_disjoint(n: int) -> None:
     """The union's indices are all distinct, so the workers' shares cannot overlap; and all own the same union."""
     where = layout([(40, 30), (0,), (1,), (700,), (3, 3), (50,)])
-    exchange = gw.Deft(0.05)
+    exchange = gw.DEFT(0.05)
     for step in range(3):
         xs = accumulators(n, where, equal=False, seed=step)
         sent = gw.lockstep([exchange(xs[r], {}, gw.Turn(r, n, step, where)) for r in range(n)])
@@ -254,8 +254,8 @@ def test_one_worker_selects_layer_by_layer() -> None:
     x = accumulators(1, where, equal=True)[0]
     layers = deft.partition(list(where.sizes), 1)
     ks = deft.assign_k(lengths(layers), kernels.norms(x, layers), int(0.1 * where.d))
-    want = torch.cat([reference.top(x[a:b], k) + a for (a, b), k in zip(layers, ks, strict=True)])
-    (sent,) = gw.lockstep([gw.Deft(0.1)(x, {}, gw.Turn(0, 1, 0, where))])
+    want = torch.cat([reference.topk(x[a:b], k) + a for (a, b), k in zip(layers, ks, strict=True)])
+    (sent,) = gw.lockstep([gw.DEFT(0.1)(x, {}, gw.Turn(0, 1, 0, where))])
     assert sorted(sent.mean.indices.tolist()) == sorted(want.tolist())
 
 
@@ -270,13 +270,13 @@ def test_density_one_is_the_dense_mean_and_leaves_no_residual(n: int) -> None:
 
 
 def overhear(
-    exchange: gw.Deft, xs: torch.Tensor, states: list[gw.State], step: int, where: gw.Layout
-) -> list[list[gw.Sum | gw.Gather | gw.Share]]:
+    exchange: gw.DEFT, xs: torch.Tensor, states: list[gw.State], step: int, where: gw.Layout
+) -> list[list[gw.AllReduce | gw.AllGather | gw.Broadcast]]:
     """Run one step of len(xs) workers: what they ask, round by round, by rank."""
     n = len(xs)
     talks = [exchange(xs[r], states[r], gw.Turn(r, n, step, where)) for r in range(n)]
     answers: list[torch.Tensor | None] = [None] * n
-    heard: list[list[gw.Sum | gw.Gather | gw.Share]] = []
+    heard: list[list[gw.AllReduce | gw.AllGather | gw.Broadcast]] = []
     while True:
         asks = []
         for talk, answer in zip(talks, answers, strict=True):
@@ -288,12 +288,12 @@ def overhear(
             return heard
         heard.append(asks)
         match asks[0]:
-            case gw.Share(root=root):
-                answers = [asks[root].values] * n
-            case gw.Gather():
-                answers = [torch.stack([ask.wire for ask in asks])] * n
-            case gw.Sum():
-                answers = [sum(ask.values for ask in asks)] * n
+            case gw.Broadcast(root=root):
+                answers = [asks[root].x] * n
+            case gw.AllGather():
+                answers = [torch.stack([ask.x for ask in asks])] * n
+            case gw.AllReduce():
+                answers = [sum(ask.x for ask in asks)] * n
 
 
 @pytest.mark.parametrize("n", [2, 3])
@@ -303,9 +303,9 @@ def test_bins_and_delegates_rotate_with_period_n(n: int) -> None:
     x = accumulators(n, where, equal=True)
 
     def search(step: int) -> list[list[int]]:
-        share, _, places, _ = overhear(gw.Deft(0.05), x, [{}] * n, step, where)
+        share, _, places, _ = overhear(gw.DEFT(0.05), x, [{}] * n, step, where)
         assert {ask.root for ask in share} == {step % n}
-        return [ask.wire.tolist() for ask in places]
+        return [ask.x.tolist() for ask in places]
 
     assert search(0) == search(n)
     assert search(0) != search(1)
@@ -327,9 +327,9 @@ def test_a_message_says_nothing_about_layers_known_to_all() -> None:
     sent = sim.step(xs)
     layers = deft.partition(list(where.sizes), n)
     entries = sim.ledger.entries
-    assert entries["Share"].bytes == 4 * (n + len(layers))
-    assert entries["Sum"].bytes == n * 4 * int((sent.mean != 0).sum())
-    assert entries["Gather"].calls == 2 * n
+    assert entries["Broadcast"].bytes == 4 * (n + len(layers))
+    assert entries["AllReduce"].bytes == n * 4 * int((sent.mean != 0).sum())
+    assert entries["AllGather"].calls == 2 * n
 
 
 def test_tiny_and_huge_gradients_keep_their_proportions() -> None:
@@ -361,7 +361,7 @@ def union(sent: list[gw.Sent]) -> torch.Tensor:
 
 
 options = st.builds(
-    gw.Deft,
+    gw.DEFT,
     density=st.floats(0.001, 1.0),
     k_source=st.sampled_from(["local", "delegate"]),
     exact_k=st.booleans(),
@@ -373,7 +373,7 @@ options = st.builds(
 
 @settings(deadline=None, max_examples=80)
 @given(options, st.lists(st.integers(0, 60), max_size=8), st.integers(1, 5), st.integers(0, 2**31), st.booleans())
-def test_all_options_together(exchange: gw.Deft, sizes: list[int], n: int, seed: int, silent: bool) -> None:
+def test_all_options_together(exchange: gw.DEFT, sizes: list[int], n: int, seed: int, silent: bool) -> None:
     """The law, disjoint selections, conservation, and how many are sent; layers swell and fade between the steps."""
     where = layout([(size,) for size in sizes])
     sim, rng = gw.Simulator(gw.EF(exchange), where, n), torch.Generator().manual_seed(seed)
@@ -406,7 +406,7 @@ def test_identical_accumulators_give_the_sum_of_the_budgets_at_every_step(source
     k = int(0.05 * where.d)
     total = sum(share(lengths(layers), kernels.norms(xs[0], layers), k))
     assert not exact or total == k
-    sim = gw.Simulator(gw.Deft(0.05, source, exact), where, n)
+    sim = gw.Simulator(gw.DEFT(0.05, source, exact), where, n)
     assert [len(union(sim.send(xs))) for _ in range(2 * n + 1)] == [total] * (2 * n + 1)
 
 
@@ -415,16 +415,16 @@ def test_a_delegates_budgets_make_the_count_exact_and_save_an_ask(n: int) -> Non
     """The sum of the delegate's budgets, though all gradients differ; one int32 message of n + 2 L numbers."""
     where = layout(SHAPES)
     layers = deft.partition(where.sizes, n)
-    exchange = gw.Deft(0.05, k_source="delegate")
+    exchange = gw.DEFT(0.05, k_source="delegate")
     for step in range(2 * n):
         xs = accumulators(n, where, equal=False, seed=step)
         delegate = xs[step % n]
         ks = deft.assign_k(lengths(layers), kernels.norms(delegate, layers), int(0.05 * where.d))
         share, places, values = overhear(exchange, xs, [{}] * n, step, where)
-        assert [type(asks[0]) for asks in (share, places, values)] == [gw.Share, gw.Gather, gw.Sum]
-        assert share[0].values.dtype == torch.int32
-        assert share[0].values.shape == (n + 2 * len(layers),)
-        assert {len(ask.values) for ask in values} == {sum(ks)}
+        assert [type(asks[0]) for asks in (share, places, values)] == [gw.Broadcast, gw.AllGather, gw.AllReduce]
+        assert share[0].x.dtype == torch.int32
+        assert share[0].x.shape == (n + 2 * len(layers),)
+        assert {len(ask.x) for ask in values} == {sum(ks)}
 
 
 def test_what_has_no_budget_is_searched_by_nobody() -> None:
@@ -435,8 +435,8 @@ def test_what_has_no_budget_is_searched_by_nobody() -> None:
     k = int(0.05 * where.d)
     sent = gw.Simulator("deft(density=0.05, k_source='delegate', exact_k=true)", where, n).send(xs)
     assert len(union(sent)) == k
-    _, places, _ = overhear(gw.Deft(0.05, "delegate", exact_k=True), xs, [{}] * n, 0, where)
-    assert {len(ask.wire) for ask in places} == {index.nbytes(64, k)}
+    _, places, _ = overhear(gw.DEFT(0.05, "delegate", exact_k=True), xs, [{}] * n, 0, where)
+    assert {len(ask.x) for ask in places} == {index.nbytes(64, k)}
     assert int(union(sent).min()) >= 128
     # Every layer gets one by default.
     indices = union(gw.Simulator("deft(density=0.05, k_source='delegate')", where, n).send(xs))
@@ -447,18 +447,18 @@ def test_what_has_no_budget_is_searched_by_nobody() -> None:
 def test_a_plan_serves_for_its_steps_and_the_delegates_take_turns(source: str) -> None:
     """With repack_every = n each of the n workers packs once in n * n steps, where t mod n would be rank 0 always."""
     where, n = layout(SHAPES), 3
-    exchange = gw.Deft(0.05, source, repack_every=n)
+    exchange = gw.DEFT(0.05, source, repack_every=n)
     states = [exchange.init(where) for _ in range(n)]
     roots = []
     for step in range(n * n):
         asks = overhear(exchange, accumulators(n, where, equal=False, seed=step), states, step, where)
-        roots.append([ask[0].root for ask in asks if isinstance(ask[0], gw.Share)])
+        roots.append([ask[0].root for ask in asks if isinstance(ask[0], gw.Broadcast)])
     assert roots == [[0], [], [], [1], [], [], [2], [], []]
     assert all(torch.equal(state["plan"], states[0]["plan"]) for state in states)
 
 
 def test_a_plan_that_serves_one_step_leaves_no_state() -> None:
-    assert gw.Deft(0.1, "delegate", exact_k=True, merge=9).init(layout(SHAPES)) == {}
+    assert gw.DEFT(0.1, "delegate", exact_k=True, merge=9).init(layout(SHAPES)) == {}
 
 
 def test_budgets_that_grow_old_stay_the_delegates() -> None:
@@ -507,17 +507,17 @@ def test_with_another_number_of_workers_the_layers_are_cut_anew_and_the_plan_mad
     for step in (1, 2):
         count = len(union(sim.send(accumulators(n, where, equal=False, seed=step))))
         assert count == int(0.05 * where.d)
-        assert sim.ledger.entries["Share"].bytes == 4 * (n + 2 * len(deft.partition(where.sizes, n, 64)))
+        assert sim.ledger.entries["Broadcast"].bytes == 4 * (n + 2 * len(deft.partition(where.sizes, n, 64)))
 
 
 def test_a_plan_of_another_layout_is_none_although_it_is_as_long() -> None:
     here, there = layout([(100,), (30,)]), layout([(30,), (100,)])
-    exchange = gw.Deft(0.1, "delegate", repack_every=10)
+    exchange = gw.DEFT(0.1, "delegate", repack_every=10)
     (state,) = states = [exchange.init(here)]
     gw.lockstep([exchange(accumulators(1, here, equal=True)[0], state, gw.Turn(0, 1, 0, here))])
     length = state["plan"].shape
     asks = overhear(exchange, accumulators(1, there, equal=True), states, 1, there)
-    assert isinstance(asks[0][0], gw.Share)
+    assert isinstance(asks[0][0], gw.Broadcast)
     assert state["plan"].shape == length
 
 
@@ -551,7 +551,7 @@ def test_a_plan_survives_a_checkpoint(source: str) -> None:
     for step in range(2, 6):
         xs = accumulators(n, where, equal=False, seed=step)
         assert torch.equal(sim.step(xs).own, other.step(xs).own)
-        assert (other.ledger.entries["Share"].calls > 0) == (step >= 4)
+        assert (other.ledger.entries["Broadcast"].calls > 0) == (step >= 4)
 
 
 def test_merged_checkpoints_keep_the_plan() -> None:
@@ -591,7 +591,7 @@ def test_fewer_than_layers(n: int) -> None:
     where = layout([(10,)] * 100)
     xs = accumulators(n, where, equal=False)
     for exact, count in ((False, 100), (True, 5)):
-        sent = gw.Simulator(gw.Deft(0.005, "delegate", exact), where, n).send(xs)
+        sent = gw.Simulator(gw.DEFT(0.005, "delegate", exact), where, n).send(xs)
         assert len(union(sent)) == count
 
 
@@ -623,9 +623,9 @@ def test_a_guarded_step_leaves_error_and_plan_as_they_are(value: float) -> None:
     assert not any(worker.finite for worker in sim.send(xs))
     assert torch.equal(sim.state[1]["error"], error)
     assert torch.equal(sim.state[1]["inner"]["plan"], plan)
-    shared = sim.ledger.entries["Share"].bytes
+    shared = sim.ledger.entries["Broadcast"].bytes
     assert all(worker.finite for worker in sim.send(accumulators(n, where, equal=False, seed=4)))
-    assert sim.ledger.entries["Share"].bytes == 2 * shared
+    assert sim.ledger.entries["Broadcast"].bytes == 2 * shared
 
 
 @pytest.mark.parametrize("spec", ODD)
@@ -662,13 +662,13 @@ def test_float32_at_the_end_of_its_range() -> None:
 )
 def test_options_that_are_none_are_refused(wrong: dict[str, object], sentence: str) -> None:
     with pytest.raises(ValueError, match=f"^{sentence}$"):
-        gw.Deft(0.1, **wrong)  # type: ignore[arg-type]
+        gw.DEFT(0.1, **wrong)  # type: ignore[arg-type]
 
 
 def test_options_at_their_defaults_go_unsaid() -> None:
     """The repr of the plain exchange is that of checkpoints that are older than the options."""
-    assert repr(gw.Deft(0.01)) == "Deft(density=0.01)"
-    assert repr(gw.Deft(0.01, merge=64)) == "Deft(density=0.01, merge=64)"
+    assert repr(gw.DEFT(0.01)) == "DEFT(density=0.01)"
+    assert repr(gw.DEFT(0.01, merge=64)) == "DEFT(density=0.01, merge=64)"
 
 
 def units_of(widths: list[int]) -> list[gw.Layout]:
@@ -686,11 +686,11 @@ def descend(spec: str, layouts: list[gw.Layout], scales: list[float], rounds: in
     sims = [gw.Simulator(spec, layout, 4) for layout in layouts]
     sent: list[int] = []
     for _ in range(rounds):
-        shares = share_out({sim.layout: sim.state[0] if sim.state else {} for sim in sims})
+        shares = divide_budget({sim.layout: sim.state[0] if sim.state else {} for sim in sims})
         sent.append(0)
         for sim, x, target, scale in zip(sims, points, targets, scales, strict=True):
             noise = 0.01 * torch.randn(4, layout_d := sim.layout.d, generator=rng)
-            mean = sim.step(scale * (x - target) + scale * noise, share=shares[sim.layout]).mean
+            mean = sim.step(scale * (x - target) + scale * noise, budget=shares[sim.layout]).mean
             x -= 0.2 / max(scales) * mean
             sent[-1] += int((mean != 0).sum())
             assert len(mean) == layout_d
@@ -731,13 +731,13 @@ def test_shares_are_by_size_before_anything_is_known_and_add_up_to_the_whole() -
     units = units_of([10, 30, 0, 60])
     exchange = gw.parse("ef(deft(density=0.1, overlap=true))")
     states = {layout: exchange.init(layout) for layout in units}
-    assert set(share_out(states).values()) == {1.0}
+    assert set(divide_budget(states).values()) == {1.0}
     for state, weight in zip(states.values(), (5.0, 0.0, 3.0, 2.0), strict=True):
         state["inner"]["weight"].fill_(weight)
-    shares = share_out(states)
+    shares = divide_budget(states)
     assert sum(share * layout.d for layout, share in shares.items()) == pytest.approx(0.7 * 100)  # an empty one: lost
     assert shares[units[1]] == 0.0
-    assert share_out({units[0]: states[units[0]]}) == {units[0]: 1.0}
+    assert divide_budget({units[0]: states[units[0]]}) == {units[0]: 1.0}
 
 
 def test_a_whole_model_knows_no_overlap() -> None:
@@ -749,6 +749,6 @@ def test_a_whole_model_knows_no_overlap() -> None:
         gw.Simulator("deft(density=0.05, overlap=true)", layout, 3),
     )
     assert torch.equal(plain.step(xs).mean, apart.step(xs).mean)
-    assert apart.ledger.entries["Share"].bytes == plain.ledger.entries["Share"].bytes + 4
+    assert apart.ledger.entries["Broadcast"].bytes == plain.ledger.entries["Broadcast"].bytes + 4
     norms = sum(torch.linalg.vector_norm(part.double()).item() for part in xs[0].tensor_split([300, 534, 767]))
     assert apart.state[2]["weight"].item() == pytest.approx(norms, rel=1e-6)

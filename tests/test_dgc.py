@@ -37,7 +37,7 @@ def test_it_is_the_papers_pseudo_code(n: int, clip: float | None) -> None:
         v = v + u
         mask = torch.zeros(n, D, dtype=torch.bool)
         for worker in range(n):
-            mask[worker, reference.top(v[worker], k)] = True
+            mask[worker, reference.topk(v[worker], k)] = True
         said = torch.where(mask, v, 0)
         u, v = torch.where(mask, 0, u), torch.where(mask, 0, v)
         torch.testing.assert_close(sent.mean, said.mean(0), rtol=1e-5, atol=1e-6)
@@ -56,7 +56,7 @@ def test_it_is_the_papers_pseudo_code(n: int, clip: float | None) -> None:
         "dgc(hardthreshold(level=0.5))",
         "dgc(sidco(density=0.05))",
         "dgc(powersgd(rank=2))",
-        "dgc(ramp(topk(density=0.02), steps=3))",
+        "dgc(warmup(topk(density=0.02), steps=3))",
     ],
 )
 def test_what_is_owed_is_conserved(spec: str) -> None:
@@ -123,23 +123,23 @@ def test_clipping_bounds_every_workers_vector(n: int, dtype: torch.dtype) -> Non
 
 def test_clipping_a_batch_is_clipping_its_rows() -> None:
     memory, n = gw.parse("dgc(topk(density=0.1), clip=3.0)"), 3
-    state = memory.init(zoo.LAYOUT, torch.float64, lead=(n,))
+    state = memory.init(zoo.LAYOUT, torch.float64, batch_shape=(n,))
     sim = gw.Simulator(memory, zoo.LAYOUT, n)
     for step in range(3):
         sent = batched(memory(xs(n, step), state, gw.Turn(slice(None), n, step, zoo.LAYOUT)), n)
         torch.testing.assert_close(sent.mean.dense(), sim.step(xs(n, step)).mean, rtol=1e-10, atol=1e-12)
 
 
-def densities(ramp: gw.Ramp, steps: int) -> list[float]:
-    return [ramp.at(step).compressor.density for step in range(steps)]
+def densities(warmup: gw.Warmup, steps: int) -> list[float]:
+    return [warmup.at(step).compressor.density for step in range(steps)]
 
 
 def test_the_ramp_of_the_paper() -> None:
     """75, 93.75, 98.4375, 99.6 and 99.9 % of the values left out (Lin et al. 2018, section 3.3)."""
-    ramp = gw.Ramp(gw.Gathered(gw.TopK(0.001)), steps=400)
-    assert [stage.compressor.density for stage in ramp.stages] == [0.25, 0.0625, 0.015625, 0.00390625]
-    assert densities(ramp, 401)[::100] == [0.25, 0.0625, 0.015625, 0.00390625, 0.001]
-    assert [densities(ramp, 401).count(stage.compressor.density) for stage in ramp.stages] == [100] * 4
+    warmup = gw.Warmup(gw.Gathered(gw.TopK(0.001)), steps=400)
+    assert [stage.compressor.density for stage in warmup.stages] == [0.25, 0.0625, 0.015625, 0.00390625]
+    assert densities(warmup, 401)[::100] == [0.25, 0.0625, 0.015625, 0.00390625, 0.001]
+    assert [densities(warmup, 401).count(stage.compressor.density) for stage in warmup.stages] == [100] * 4
 
 
 @pytest.mark.parametrize(
@@ -154,14 +154,14 @@ def test_the_ramp_of_the_paper() -> None:
     ],
 )
 def test_stages_share_the_steps(final: float, start: float, factor: float, steps: int, want: list[float]) -> None:
-    assert densities(gw.Ramp(gw.Gathered(gw.TopK(final)), steps, start, factor), len(want)) == want
+    assert densities(gw.Warmup(gw.Gathered(gw.TopK(final)), steps, start, factor), len(want)) == want
 
 
 RAMPED = [0.5, 0.5, 0.1, 0.02, 0.01, 0.01]
 
 
 def test_every_stage_sends_its_own_bytes() -> None:
-    sim = gw.Simulator("dgc(ramp(topk(density=0.01), steps=4, start=0.5, factor=5))", zoo.LAYOUT, 2)
+    sim = gw.Simulator("dgc(warmup(topk(density=0.01), steps=4, start=0.5, factor=5))", zoo.LAYOUT, 2)
     brought = [0]
     for step in range(6):
         sent = sim.step(xs(2, step))
@@ -175,7 +175,7 @@ def test_every_stage_sends_its_own_bytes() -> None:
 def test_one_state_serves_all_stages(part: str) -> None:
     """Also what remembers thresholds of a denser stage: at most twice as many values are said as belong to a stage."""
     close = ")" * part.count("(")
-    sim = gw.Simulator(f"ef(ramp({part}(density=0.02){close}, steps=6))", zoo.LAYOUT, 3)
+    sim = gw.Simulator(f"ef(warmup({part}(density=0.02){close}, steps=6))", zoo.LAYOUT, 3)
     for step in range(8):
         sent = sim.step(xs(3, step))
         torch.testing.assert_close(sent.mean, sent.own.mean(0), rtol=1e-9, atol=1e-12)
@@ -184,19 +184,19 @@ def test_one_state_serves_all_stages(part: str) -> None:
 
 
 def test_a_ramp_has_the_weakest_constants_of_its_stages() -> None:
-    ramp = gw.Ramp(gw.Gathered(gw.TopK(0.01)), steps=10)
-    assert ramp.delta(1000) == gw.TopK(0.01).delta(1000)
-    assert ramp.omega(1000) is None
-    ramp = gw.Ramp(gw.Gathered(gw.RandK(0.01)), steps=10)
-    assert ramp.omega(1000) == gw.RandK(0.01).omega(1000)
-    assert ramp.delta(1000) is None  # a random tenth of a vector, scaled up, may expand
+    warmup = gw.Warmup(gw.Gathered(gw.TopK(0.01)), steps=10)
+    assert warmup.delta(1000) == gw.TopK(0.01).delta(1000)
+    assert warmup.omega(1000) is None
+    warmup = gw.Warmup(gw.Gathered(gw.RandK(0.01)), steps=10)
+    assert warmup.omega(1000) == gw.RandK(0.01).omega(1000)
+    assert warmup.delta(1000) is None  # a random tenth of a vector, scaled up, may expand
 
 
 def test_a_density_is_found_wherever_it_lies() -> None:
-    ramp = gw.parse("ramp(ef(chain(topk(density=0.01), scaled(ternary))), steps=2)")
-    assert isinstance(ramp, gw.Ramp)
-    assert ramp.at(0) == gw.parse("ef(chain(topk(density=0.25), scaled(ternary)))")
-    assert ramp.at(2) is ramp.exchange
+    warmup = gw.parse("warmup(ef(chain(topk(density=0.01), scaled(ternary))), steps=2)")
+    assert isinstance(warmup, gw.Warmup)
+    assert warmup.at(0) == gw.parse("ef(chain(topk(density=0.25), scaled(ternary)))")
+    assert warmup.at(2) is warmup.exchange
 
 
 @pytest.mark.parametrize(
@@ -205,20 +205,20 @@ def test_a_density_is_found_wherever_it_lies() -> None:
         ("dgc(randk(density=0.1))", "dgc needs a contractive operator, and Gathered"),
         ("dgc(ef(topk(density=0.1)))", "put no memory inside another"),
         ("ef(dgc(topk(density=0.1)))", "ef needs a contractive operator"),
-        ("dgc(ramp(randk(density=0.1), steps=3))", "dgc needs a contractive operator, and Ramp"),
+        ("dgc(warmup(randk(density=0.1), steps=3))", "dgc needs a contractive operator, and Ramp"),
         ("dgc(mean, momentum=1)", r"momentum must lie in \[0, 1\), got 1"),
         ("dgc(mean, momentum='much')", r"momentum must lie in \[0, 1\), got 'much'"),
         ("dgc(mean, clip=0)", "clip must be none or a positive number, got 0"),
         ("dgc(mean, clip=true)", "clip must be none or a positive number, got True"),
         ("dgc(mean, clip=1e999)", "clip must be none or a positive number, got inf"),
-        ("ramp(mean, steps=3)", r"exactly one density, and Mean\(\) has 0"),
-        ("ramp(induced(topk(density=0.1), randk(density=0.1)), steps=3)", "has 2"),
-        ("ramp(topk(density=0.1), steps=0)", "steps must be a whole number and at least 1, got 0"),
-        ("ramp(topk(density=0.1), steps=2.5)", "steps must be a whole number and at least 1, got 2.5"),
-        ("ramp(topk(density=0.1), steps=3, start=0)", r"start must lie in \(0, 1\], got 0"),
-        ("ramp(topk(density=0.1), steps=3, start=2)", r"start must lie in \(0, 1\], got 2"),
-        ("ramp(topk(density=0.1), steps=3, factor=1)", "factor must be a number greater than 1, got 1"),
-        ("ramp(topk(density=0.1), steps=3, factor='x')", "factor must be a number greater than 1, got 'x'"),
+        ("warmup(mean, steps=3)", r"exactly one density, and Mean\(\) has 0"),
+        ("warmup(induced(topk(density=0.1), randk(density=0.1)), steps=3)", "has 2"),
+        ("warmup(topk(density=0.1), steps=0)", "steps must be a whole number and at least 1, got 0"),
+        ("warmup(topk(density=0.1), steps=2.5)", "steps must be a whole number and at least 1, got 2.5"),
+        ("warmup(topk(density=0.1), steps=3, start=0)", r"start must lie in \(0, 1\], got 0"),
+        ("warmup(topk(density=0.1), steps=3, start=2)", r"start must lie in \(0, 1\], got 2"),
+        ("warmup(topk(density=0.1), steps=3, factor=1)", "factor must be a number greater than 1, got 1"),
+        ("warmup(topk(density=0.1), steps=3, factor='x')", "factor must be a number greater than 1, got 'x'"),
     ],
 )
 def test_bad_parameters_are_refused(spec: str, words: str) -> None:
@@ -227,6 +227,6 @@ def test_bad_parameters_are_refused(spec: str, words: str) -> None:
 
 
 def test_a_bare_compressor_is_refused() -> None:
-    for make in (gw.DGC, lambda e: gw.Ramp(e, 3)):
+    for make in (gw.DGC, lambda e: gw.Warmup(e, 3)):
         with pytest.raises(TypeError, match=r"a compressor becomes one as gathered\(compressor\)"):
             make(gw.TopK(0.1))

@@ -168,9 +168,9 @@ def test_two_messages_a_step_of_the_bytes_of_the_paper(r: int) -> None:
     sim = gw.Simulator(PowerSGD(r), layout, 3)
     for step in range(4):
         sim.step(gradients(3, step, layout, torch.float32))
-        assert sim.ledger.entries["Sum"].calls == 2 * 3 * (step + 1)
+        assert sim.ledger.entries["AllReduce"].calls == 2 * 3 * (step + 1)
         assert sim.ledger.bytes == 4 * (r * sum(m + c for m, c in worth) + rest) * (step + 1)
-        assert sim.ledger.entries["Gather"].calls == sim.ledger.entries["Share"].calls == 0
+        assert sim.ledger.entries["AllGather"].calls == sim.ledger.entries["Broadcast"].calls == 0
 
 
 @pytest.mark.parametrize("names", ["", "a", "ab"])
@@ -179,7 +179,7 @@ def test_where_nothing_is_compressed_nothing_is_lost(names: str) -> None:
     sim = gw.Simulator(PowerSGD(), layout, 3)
     x = gradients(3, 0, layout)
     torch.testing.assert_close(sim.step(x).mean, x.mean(0))
-    assert sim.ledger.entries["Sum"].calls == 3 * bool(names)
+    assert sim.ledger.entries["AllReduce"].calls == 3 * bool(names)
 
 
 @pytest.mark.parametrize("r", [1, 2, 3])

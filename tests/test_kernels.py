@@ -65,7 +65,7 @@ KINDS = ["normal", "ties", "scales", "zeros", "few", "tiny and huge", "rising", 
 def test_top_is_the_reference(d: int, kind: str, dtype: torch.dtype) -> None:
     x = vector(d, kind, dtype)
     for k in sorted({0, 1, d // 1000, d // 100, d // 10, d // 4, d // 4 + 1, d // 2, d - 1, d}):
-        assert torch.equal(kernels.top(x, k), reference.top(x, k)), k
+        assert torch.equal(kernels.topk(x, k), reference.topk(x, k)), k
 
 
 def test_top_when_the_sample_misleads() -> None:
@@ -73,16 +73,16 @@ def test_top_when_the_sample_misleads() -> None:
     d, k = 4 * host.BLOCK, 2000
     x = vector(d, "normal")
     candidates._sample(x).mul_(1000)
-    assert len(host.passing(x.numpy(), float(candidates._guess(x, k)))[0]) < k
-    assert torch.equal(kernels.top(x, k), reference.top(x, k))
+    assert len(host.indices_above(x.numpy(), float(candidates._guess(x, k)))[0]) < k
+    assert torch.equal(kernels.topk(x, k), reference.topk(x, k))
 
 
 @pytest.mark.parametrize("d", [0, 5, 70_000])
 def test_top_takes_strides_and_rows(d: int) -> None:
     x = vector(3 * d, "ties").view(d, 3)
     k = d // 50
-    assert torch.equal(kernels.top(x[:, 1], k), reference.top(x[:, 1], k))
-    assert torch.equal(kernels.top(x.T, k), reference.top(x.T, k))
+    assert torch.equal(kernels.topk(x[:, 1], k), reference.topk(x[:, 1], k))
+    assert torch.equal(kernels.topk(x.T, k), reference.topk(x.T, k))
 
 
 @st.composite
@@ -99,9 +99,9 @@ def pieces(draw: st.DrawFn) -> tuple[int, list[Span], list[int]]:
 def test_tops_is_the_reference(case: tuple[int, list[Span], list[int]], kind: str, dtype: torch.dtype) -> None:
     d, spans, ks = case
     x = vector(d, kind, dtype)
-    found = kernels.tops(x, spans, ks)
+    found = kernels.segmented_topk(x, spans, ks)
     assert found.dtype == torch.int64
-    assert torch.equal(found, reference.tops(x, spans, ks))
+    assert torch.equal(found, reference.segmented_topk(x, spans, ks))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,17 +112,17 @@ def test_tops_mixes_long_and_short_pieces(kind: str, dtype: torch.dtype) -> None
     spans = [(end - length, end) for end, length in zip(ends, lengths, strict=True)][::-1]
     x = vector(ends[-1], kind, dtype)
     ks = [math.ceil((end - start) * share / 100) for (start, end), share in zip(spans, range(0, 110, 10), strict=True)]
-    assert torch.equal(kernels.tops(x, spans, ks), reference.tops(x, spans, ks))
+    assert torch.equal(kernels.segmented_topk(x, spans, ks), reference.segmented_topk(x, spans, ks))
 
 
 def test_tops_of_nothing() -> None:
     for spans, ks in (([], []), ([(0, 0)], [0]), ([(2, 2), (0, 0)], [0, 0]), ([(0, 3), (3, 5)], [0, 0])):
-        assert kernels.tops(torch.ones(5), spans, ks).tolist() == []
+        assert kernels.segmented_topk(torch.ones(5), spans, ks).tolist() == []
 
 
 def test_as_many_budgets_as_spans() -> None:
     with pytest.raises(ValueError, match="zip"):
-        reference.tops(torch.ones(3), [(0, 3)], [])
+        reference.segmented_topk(torch.ones(3), [(0, 3)], [])
 
 
 @settings(deadline=None, max_examples=300)
@@ -131,7 +131,7 @@ def test_top_of_any_finite_values(values: list[float], data: st.DataObject) -> N
     """Both zeros, subnormals and the largest are among what is drawn; repeated, so that there are ties and blocks."""
     x = torch.tensor(values * data.draw(st.integers(1, 9)))
     k = data.draw(st.integers(0, len(x)))
-    assert torch.equal(kernels.top(x, k), reference.top(x, k))
+    assert torch.equal(kernels.topk(x, k), reference.topk(x, k))
 
 
 def test_top_where_the_sample_sees_nothing_of_what_is_large(loops: str) -> None:
@@ -139,17 +139,17 @@ def test_top_where_the_sample_sees_nothing_of_what_is_large(loops: str) -> None:
     x = vector(200_000, "normal")
     x[70_000:80_000] *= 100
     for k in (100, 9000, 10_000, 11_000):
-        assert torch.equal(kernels.top(x, k), reference.top(x, k))
-        assert torch.equal(kernels.top(x.flip(0), k), reference.top(x.flip(0), k))
+        assert torch.equal(kernels.topk(x, k), reference.topk(x, k))
+        assert torch.equal(kernels.topk(x.flip(0), k), reference.topk(x.flip(0), k))
 
 
 @pytest.mark.parametrize(("spans", "ks"), [([(0, 9001)], [1]), ([(-1, 5)], [1]), ([(5, 4)], [0]), ([(0, 5)], [6])])
 def test_compiled_loops_stay_inside_the_vector(spans: list[Span], ks: list[int], loops: str) -> None:
     if loops == "numba":
         with pytest.raises(ValueError, match="does not fit the vector"):
-            kernels.tops(torch.ones(9000), spans, ks)
+            kernels.segmented_topk(torch.ones(9000), spans, ks)
         with pytest.raises(ValueError, match="every span needs its k, got 1 spans and 0 ks"):
-            kernels.tops(torch.ones(9000), spans, [])
+            kernels.segmented_topk(torch.ones(9000), spans, [])
 
 
 def test_norms_stay_inside_the_vector(loops: str) -> None:
@@ -213,9 +213,9 @@ def test_numba_is_imported_by_the_first_long_vector() -> None:
 import sys, torch, gradwire
 from gradwire import kernels
 print("numba" in sys.modules)
-kernels.top(torch.ones(kernels.compiled.LONG - 1), 3)
+kernels.topk(torch.ones(kernels.compiled.LONG - 1), 3)
 print("numba" in sys.modules)
-kernels.top(torch.ones(kernels.compiled.LONG), 3)
+kernels.topk(torch.ones(kernels.compiled.LONG), 3)
 print("numba" in sys.modules)
 """
     assert run(script).split() == ["False", "False", "True"]
@@ -290,7 +290,7 @@ def test_a_vector_is_joined_from_pieces(sizes: list[int], scale: float, dtype: t
     for memory in (None, vector(sum(sizes), "scales", seed=99)):
         brought = [piece.clone() for piece in pieces]
         x = torch.empty(sum(sizes))
-        seen = kernels.join(x, memory, brought, scale)
+        seen = kernels.accumulate(x, memory, brought, scale)
         assert torch.equal(x, given if memory is None else given + memory)
         assert seen.finite
         assert seen.cleared == (memory is not None)
@@ -309,15 +309,15 @@ def test_a_join_tells_whether_the_sum_is_finite(worst: float, wanted: int) -> No
             (memory if into_memory else flat)[place] = worst
             pieces = list(flat.split([1000, d - 1000]))
             x = torch.empty(d)
-            assert kernels.join(x, memory, pieces, wanted=wanted).finite == math.isfinite(worst)
+            assert kernels.accumulate(x, memory, pieces, wanted=wanted).finite == math.isfinite(worst)
             assert x[place].isfinite() == math.isfinite(worst)
     huge = torch.full((d,), 3e38)
-    assert not kernels.join(torch.empty(d), huge.clone(), [huge]).finite  # each is, the sum is not
+    assert not kernels.accumulate(torch.empty(d), huge.clone(), [huge]).finite  # each is, the sum is not
 
 
 def test_a_join_by_other_lengths_is_refused() -> None:
     with pytest.raises(ValueError, match="pieces of 8999 elements do not make a vector of 9000"):
-        kernels.join(torch.empty(9000), torch.zeros(9000), [torch.ones(8999)])
+        kernels.accumulate(torch.empty(9000), torch.zeros(9000), [torch.ones(8999)])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -328,25 +328,25 @@ def test_what_was_seen_is_no_other_selection(kind: str, wanted: int) -> None:
     for scale in (0.0, 1.0):
         x, memory = torch.empty(sum(sizes)), vector(sum(sizes), kind)
         pieces = list((scale * vector(sum(sizes), "few", seed=1)).split(sizes))
-        seen = kernels.join(x, memory, pieces, wanted=wanted)
+        seen = kernels.accumulate(x, memory, pieces, wanted=wanted)
         for k in (0, 1, 90, 100, 900, 3000, 9000):
-            assert torch.equal(kernels.top(x, k, seen), reference.top(x, k)), k
+            assert torch.equal(kernels.topk(x, k, seen), reference.topk(x, k)), k
             assert seen.wanted == k
 
 
 def test_the_largest_are_known_without_a_search(loops: str) -> None:
     d, k = 200_000, 2000
     x = torch.empty(d)
-    seen = kernels.join(x, vector(d, "normal"), [vector(d, "normal", seed=1)], wanted=k)
-    places = seen.top(x, k)
+    seen = kernels.accumulate(x, vector(d, "normal"), [vector(d, "normal", seed=1)], wanted=k)
+    places = seen.topk(x, k)
     if loops == "numba":
         assert k <= len(seen.keys) < 2 * k
         assert places is not None
-        assert torch.equal(places, reference.top(x, k))
+        assert torch.equal(places, reference.topk(x, k))
     else:
         assert places is None
-    assert seen.top(x.clone(), k) is None  # of another vector nothing is known
-    assert seen.top(x, 3 * k) is None
+    assert seen.topk(x.clone(), k) is None  # of another vector nothing is known
+    assert seen.topk(x, 3 * k) is None
 
 
 def test_a_sample_that_sees_nothing_of_what_is_large(loops: str) -> None:
@@ -363,9 +363,9 @@ def test_a_sample_that_sees_nothing_of_what_is_large(loops: str) -> None:
     memory = vector(d, "rising")
     memory[sampled] = 0.0
     x = torch.empty(d)
-    seen = kernels.join(x, memory, [torch.zeros(d)], wanted=k)
+    seen = kernels.accumulate(x, memory, [torch.zeros(d)], wanted=k)
     assert len(seen.keys) == 0
-    assert torch.equal(kernels.top(x, k, seen), reference.top(x, k))
+    assert torch.equal(kernels.topk(x, k, seen), reference.topk(x, k))
 
 
 @pytest.mark.parametrize("order", ["sorted", "two runs", "any"])
@@ -391,10 +391,10 @@ def test_few_values_are_spread_over_pieces_that_lie_apart(order: str, dtype: tor
     for piece, start in zip(flat.split(sizes), starts, strict=True):
         if start >= 0:
             wanted[start : start + len(piece)] += piece
-    kernels.spread_(target, indices, values, ends, starts)
+    kernels.scatter_(target, indices, values, ends, starts)
     torch.testing.assert_close(target, wanted)
     again = torch.ones(50_000, dtype=dtype)
-    reference.spread_(again, indices, values, ends, starts)
+    reference.scatter_(again, indices, values, ends, starts)
     assert torch.equal(target, again)
 
 
@@ -403,5 +403,5 @@ def test_what_lies_outside_is_not_written() -> None:
     for index, start in ((-1, 0), (10, 0), (9, 49_995)):
         target = torch.zeros(50_000)
         with pytest.raises((ValueError, RuntimeError, IndexError)):
-            kernels.spread_(target, torch.tensor([index]), values, [10], [start])
+            kernels.scatter_(target, torch.tensor([index]), values, [10], [start])
         assert not target.any()

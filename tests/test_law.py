@@ -34,7 +34,7 @@ def run(exchange: gw.Exchange, n: int, steps: int, dtype: torch.dtype = torch.fl
     states = [exchange.init(zoo.LAYOUT, widen(torch.empty(0, dtype=dtype)).dtype) for _ in range(n)]
     for step in range(steps):
         xs = gradients(n, step, dtype)
-        turns = [gw.Turn(rank, n, step, zoo.LAYOUT, seed=7, point=lambda: point(dtype)) for rank in range(n)]
+        turns = [gw.Turn(rank, n, step, zoo.LAYOUT, seed=7, params=lambda: point(dtype)) for rank in range(n)]
         yield xs, gw.lockstep([exchange(x, s, t) for x, s, t in zip(xs, states, turns, strict=True)])
 
 
@@ -68,7 +68,7 @@ def test_an_exchange_only_reads_its_vector(spec: str) -> None:
     for step in range(3):
         x = gradients(1, step)[0]
         kept = x.clone()
-        (sent,) = gw.lockstep([exchange(x, state, gw.Turn(0, 1, step, zoo.LAYOUT, point=point))])
+        (sent,) = gw.lockstep([exchange(x, state, gw.Turn(0, 1, step, zoo.LAYOUT, params=point))])
         said = sent.own.dense().clone()
         x.fill_(float("nan"))  # own and mean share no memory with x
         torch.testing.assert_close(sent.own.dense(), said, rtol=0, atol=0)
@@ -120,7 +120,7 @@ def test_a_broken_step_passes_through_and_leaves_no_trace(spec: str) -> None:
     clean = [exchange.init(layout) for _ in range(n)]
     for step in range(4):
         xs = gradients(n, step)
-        turns = [gw.Turn(rank, n, step, layout, point=point) for rank in range(n)]
+        turns = [gw.Turn(rank, n, step, layout, params=point) for rank in range(n)]
         broken = xs.clone()
         broken[1, 5] = float("inf")
         sent = gw.lockstep([exchange(x, s, t) for x, s, t in zip(broken, states, turns, strict=True)])
@@ -152,14 +152,14 @@ def test_what_is_given_with_the_memory_in_it_is_exchanged_alike(
     wanted = 0
     for step in range(5):
         xs = gradients(n, step)
-        turns = [gw.Turn(rank, n, step, layout, point=point) for rank in range(n)]
+        turns = [gw.Turn(rank, n, step, layout, params=point) for rank in range(n)]
         want = gw.lockstep([exchange(x.clone(), s, t) for x, s, t in zip(xs, plain, turns, strict=True)])
         for broken in (True, False):
             given = xs.clone()
             if broken:
                 given[1, 5] = float("nan")
             seen = [
-                kernels.join(room, tensor(state, name), x.split([7, layout.d - 7]), wanted=wanted)
+                kernels.accumulate(room, tensor(state, name), x.split([7, layout.d - 7]), wanted=wanted)
                 for room, state, x in zip(rooms, states, given, strict=True)
             ]
             told = [replace(t, given=True, seen=one) for t, one in zip(turns, seen, strict=True)]

@@ -96,8 +96,8 @@ def test_rand_diana_pays_for_a_restart_and_only_then() -> None:
     for step in range(steps):
         sim.step(torch.randn(2, 1000, generator=torch.Generator().manual_seed(step)))
     entries = sim.ledger.entries
-    assert entries["Gather"].bytes == 2 * steps * gw.RandK(0.1).nbytes(1000)
-    restarts = entries["Sum"].bytes / (2 * 4000)
+    assert entries["AllGather"].bytes == 2 * steps * gw.RandK(0.1).nbytes(1000)
+    restarts = entries["AllReduce"].bytes / (2 * 4000)
     assert abs(restarts / steps - 0.25) < 5 * (0.25 * 0.75 / steps) ** 0.5
 
 

@@ -126,7 +126,7 @@ def test_iterates_need_to_know_the_model() -> None:
 
 
 def test_a_point_of_another_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected a point of shape"):
+    with pytest.raises(ValueError, match="expected params of shape"):
         gw.Simulator("gdci(natural, gamma=0.1)", zoo.LAYOUT, 2).step(xs(2, 0), torch.zeros(3))
 
 
@@ -135,8 +135,8 @@ def test_marina_pays_for_whole_rounds_and_only_then() -> None:
     steps = 400
     for step in range(steps):
         sim.step(torch.randn(2, 1000, generator=torch.Generator().manual_seed(step)))
-    whole = sim.ledger.entries["Sum"].bytes // (2 * 4000)
-    assert sim.ledger.entries["Gather"].bytes == 2 * (steps - whole) * gw.RandK(0.1).nbytes(1000)
+    whole = sim.ledger.entries["AllReduce"].bytes // (2 * 4000)
+    assert sim.ledger.entries["AllGather"].bytes == 2 * (steps - whole) * gw.RandK(0.1).nbytes(1000)
     assert abs((whole - 1) / (steps - 1) - 0.25) < 5 * (0.25 * 0.75 / steps) ** 0.5
 
 

@@ -13,7 +13,6 @@ from gradwire.exchange.oktopk import Plan
 from gradwire.exchange.oktopk.pieces import Pieces
 from gradwire.exchange.oktopk.threshold import kth_largest
 from gradwire.kernels import reference
-from gradwire.transport.ledger import brought, traffic
 from gradwire.wire import index
 
 
@@ -53,7 +52,7 @@ def test_an_all_to_all_without_a_row_for_every_worker_is_refused() -> None:
 
 def test_an_all_to_all_brings_its_tensor_and_sends_all_rows_but_one() -> None:
     one = gw.AllToAll(torch.zeros(4, 25, dtype=torch.uint8))
-    assert (brought(one, 2), traffic(one, 2, 4)) == (100, 75)
+    assert (one.brought(2), one.traffic(2, 4)) == (100, 75)
 
 
 magnitudes = st.lists(
@@ -94,7 +93,7 @@ def test_an_index_takes_less_than_an_element(width: int, span: int) -> None:
 
 def local(x: Tensor, k: int) -> Tensor:
     """f[n, d] -> every worker's own k largest, zero elsewhere."""
-    places = torch.stack([reference.top(row, k) for row in x])
+    places = torch.stack([reference.topk(row, k) for row in x])
     return torch.zeros_like(x).scatter_(1, places, x.gather(1, places))
 
 
@@ -107,7 +106,7 @@ def test_a_recomputed_step_is_the_top_k_of_the_sum_of_local_top_ks(n: int, dtype
         x = torch.randn(n, d, generator=torch.Generator().manual_seed(step), dtype=torch.float64).to(dtype)
         kept = local(x, k)
         total = sum(kept[1:], kept[0].clone())
-        places = reference.top(total, k)
+        places = reference.topk(total, k)
         want = torch.zeros(d, dtype=dtype).scatter_(0, places, total[places] / n)
         sent = sim.step(x)
         assert torch.equal(sent.mean, want)
@@ -172,7 +171,7 @@ def test_the_volume_is_below_six_k_whatever_the_workers(n: int) -> None:
             assert volume < 4 * k * (n - 1) / n
     # Four asks in an ordinary step; a renewal asks for the plan, and by four Sums for the threshold.
     calls = {kind: entry.calls // n for kind, entry in sim.ledger.entries.items()}
-    assert calls == {"Sum": 2 * 5, "Gather": 12 * 3, "Share": 0, "AllToAll": 12}
+    assert calls == {"AllReduce": 2 * 5, "AllGather": 12 * 3, "Broadcast": 0, "AllToAll": 12}
 
 
 def test_an_ordinary_step_brings_what_formats_md_says() -> None:
@@ -190,9 +189,9 @@ def test_counts_stay_near_k_between_recomputations() -> None:
     d, k, n = 40_000, 800, 4
     sim = gw.Simulator("oktopk(density=0.02)", flat(d), n)
     for step, x in enumerate(stream(n, d, 40, seed=1)):
-        sums = sim.ledger.entries["Sum"].calls
+        sums = sim.ledger.entries["AllReduce"].calls
         said = int((sim.step(x).mean != 0).sum())
-        recomputed = sim.ledger.entries["Sum"].calls > sums
+        recomputed = sim.ledger.entries["AllReduce"].calls > sums
         assert recomputed == (step % 32 == 0)
         assert said == k if recomputed else abs(said / k - 1) <= 0.15
 
@@ -237,7 +236,7 @@ def first_row(sim: gw.Simulator, x: Tensor) -> int:
     plan = Plan.read(sim.state[0], n, d)
     assert plan is not None
     edges = torch.tensor(plan.bounds)
-    p = max(int(torch.searchsorted(reference.top(row, d // 10), edges).diff().max()) for row in x)
+    p = max(int(torch.searchsorted(reference.topk(row, d // 10), edges).diff().max()) for row in x)
     return index.nbytes(plan.largest + p, p) + 4 * p
 
 

@@ -75,18 +75,18 @@ def turn(d: int = 1) -> gw.Turn:
 @pytest.mark.parametrize("key", [0, 1, 2**63 - 1, -5, 2**62 + 12345])
 def test_coins_are_splitmix_however_they_are_drawn(key: int, dtype: torch.dtype) -> None:
     bits = {torch.float32: 24, torch.float64: 53}[dtype]
-    drawn = same(lambda: kernels.coins(key, (60, 50), dtype))
-    assert torch.equal(drawn, kernels.coins(key, (3000,), dtype).view(60, 50))
-    assert torch.equal(drawn.flatten()[:7], kernels.coins(key, (7,), dtype))
+    drawn = same(lambda: kernels.uniforms(key, (60, 50), dtype))
+    assert torch.equal(drawn, kernels.uniforms(key, (3000,), dtype).view(60, 50))
+    assert torch.equal(drawn.flatten()[:7], kernels.uniforms(key, (7,), dtype))
     assert torch.equal(drawn.flatten(), splitmix.stream(torch.tensor(key), 3000, bits).to(dtype) * 2.0**-bits)
-    assert kernels.coins(key, (0, 4), dtype).shape == (0, 4)
+    assert kernels.uniforms(key, (0, 4), dtype).shape == (0, 4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_coins_are_uniform(dtype: torch.dtype) -> None:
     """Kolmogorov and Smirnov: sqrt(m) sup |F_m - F| exceeds 2.2 once in 8000 keys; chi-square of 1024 bins; pairs."""
     m = 1 << 18
-    drawn = kernels.coins(2026, (m,), dtype).double()
+    drawn = kernels.uniforms(2026, (m,), dtype).double()
     place = torch.arange(m, dtype=torch.float64) / m
     assert float((drawn.sort().values - place).abs().max()) * math.sqrt(m) < 2.2
     for bins in ((drawn * 1024).long(), (drawn[::2] * 32).long() * 32 + (drawn[1::2] * 32).long()):
@@ -137,9 +137,9 @@ def test_indices_and_bytes_that_are_none(d: int, data: st.DataObject) -> None:
 
 @settings(deadline=None, max_examples=100)
 @given(st.binary(min_size=0, max_size=80), st.integers(1, 400), st.integers(0, 60))
-def test_any_bytes_are_indices_or_refused(octets: bytes, d: int, k: int) -> None:
+def test_any_bytes_are_indices_or_refused(empty_bytes: bytes, d: int, k: int) -> None:
     length = index.nbytes(d, min(k, d))
-    wire = torch.tensor(list((octets + bytes(200))[:length]), dtype=torch.uint8)
+    wire = torch.tensor(list((empty_bytes + bytes(200))[:length]), dtype=torch.uint8)
     assert heard(lambda: index.decode(wire, d, min(k, d))) == heard_plainly(lambda: index.decode(wire, d, min(k, d)))
 
 
@@ -319,7 +319,7 @@ def test_classes_are_no_unbiased_format() -> None:
 def test_fine_classes_say_most_of_what_topk_keeps() -> None:
     """Of the largest hundredth of normal values bits4 keeps 99.8 % of the square, bits2 98.5 %."""
     x = torch.randn(1_000_000, generator=torch.Generator().manual_seed(0))
-    kept = x[kernels.top(x, 10_000)]
+    kept = x[kernels.topk(x, 10_000)]
     shares = [float(values.said(kept, name, turn()).square().sum() / kept.square().sum()) for name in CLASSES]
     assert shares[0] > 0.998
     assert shares[1] > 0.985
@@ -333,5 +333,5 @@ def test_fine_classes_say_most_of_what_topk_keeps() -> None:
 def test_passing(d: int, kind: str) -> None:
     x = vector((d,), kind)
     for least in (0.0, -1.0, 1e-45, 1e-50, 0.1, 0.5, 1.0, 2.5, 3.4e38, 1e39, math.inf, math.nan):
-        found = same(lambda least=least: kernels.passing(x, least))
+        found = same(lambda least=least: kernels.indices_above(x, least))
         assert torch.equal(found, (x.abs() >= least).nonzero().view(-1))

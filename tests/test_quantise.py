@@ -176,9 +176,9 @@ def test_coins_are_fair_at_every_magnitude(share: float, p: norms.Norm) -> None:
 
 def test_coins_fall_more_finely_than_float32s() -> None:
     """Of 10^8 equal values each is 10^-4 of their 2-norm: a coin in steps of 2^-24 would be unfair by up to 0.06 %."""
-    coins = kernels.coins(turn().key(shared=False), (1000,), torch.float64)
-    assert bool((coins * 2**24 % 1 > 0).any())
-    assert bool(((coins >= 0) & (coins < 1)).all())
+    uniforms = kernels.uniforms(turn().key(shared=False), (1000,), torch.float64)
+    assert bool((uniforms * 2**24 % 1 > 0).any())
+    assert bool(((uniforms >= 0) & (uniforms < 1)).all())
 
 
 @pytest.mark.parametrize("p", NORMS)

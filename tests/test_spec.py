@@ -16,9 +16,9 @@ from gradwire import spec as specs
 @pytest.mark.parametrize(
     ("spec", "exchange"),
     [
-        ("ef(deft(density=0.01))", gw.EF(gw.Deft(0.01))),
-        ("ef(deft(0.01))", gw.EF(gw.Deft(0.01))),
-        ("EF(Deft(density=0.01))", gw.EF(gw.Deft(0.01))),
+        ("ef(deft(density=0.01))", gw.EF(gw.DEFT(0.01))),
+        ("ef(deft(0.01))", gw.EF(gw.DEFT(0.01))),
+        ("EF(DEFT(density=0.01))", gw.EF(gw.DEFT(0.01))),
         ("  mean ", gw.Mean()),
         ("mean()", gw.Mean()),
         ("topk(0.1)", gw.Gathered(gw.TopK(0.1))),

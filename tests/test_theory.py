@@ -390,7 +390,7 @@ def outcomes(
         workers = [made.init(layout, torch.float64) for _ in range(n)]
         for rank, state in enumerate(workers):
             fill_(state, rank, held)
-        turns = [gw.Turn(rank, n, 1, layout, point=lambda: x) for rank in range(n)]
+        turns = [gw.Turn(rank, n, 1, layout, params=lambda: x) for rank in range(n)]
         sent = gw.lockstep([made(g, state, turn) for g, state, turn in zip(gradients, workers, turns, strict=True)])
         yield sent[0].mean.dense().clone(), workers
 

@@ -9,7 +9,6 @@ import torch
 
 import gradwire as gw
 from gradwire.layout import Turn
-from gradwire.transport.ledger import traffic
 from gradwire.vector import Vector, widen
 
 LAYOUT = gw.Layout(["a", "b", "c"], [(2, 3), (), (0, 4)])
@@ -82,7 +81,7 @@ def test_widen_never_narrows() -> None:
     assert all(widen(torch.zeros(1, dtype=kind)).dtype == wide for kind, wide in kinds.items())
 
 
-async def ask(*asks: gw.Sum | gw.Gather | gw.Share | gw.AllToAll) -> list[torch.Tensor]:
+async def ask(*asks: gw.AllReduce | gw.AllGather | gw.Broadcast | gw.AllToAll) -> list[torch.Tensor]:
     return [await one for one in asks]
 
 
@@ -91,14 +90,14 @@ def test_lockstep_answers() -> None:
     wires = [torch.tensor([1], dtype=torch.uint8), torch.tensor([2], dtype=torch.uint8)]
     ledger = gw.Ledger(2)
     answers = gw.lockstep(
-        [ask(gw.Sum(v), gw.Gather(w), gw.Share(v, 1)) for v, w in zip(values, wires, strict=True)], ledger
+        [ask(gw.AllReduce(v), gw.AllGather(w), gw.Broadcast(v, 1)) for v, w in zip(values, wires, strict=True)], ledger
     )
     for total, gathered, shared in answers:
         assert (total.tolist(), gathered.tolist(), shared.tolist()) == ([11, 22], [[1], [2]], [10, 20])
     assert {kind: entry.bytes for kind, entry in ledger.entries.items()} == {
-        "Sum": 16,
-        "Gather": 2,
-        "Share": 8,
+        "AllReduce": 16,
+        "AllGather": 2,
+        "Broadcast": 8,
         "AllToAll": 0,
     }
     assert ledger.bytes == 13
@@ -110,29 +109,29 @@ def test_lockstep_answers() -> None:
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (gw.Sum(torch.zeros(3)), "Sum(float32[3])"),
-        (gw.Sum(torch.zeros(2, dtype=torch.float64)), "Sum(float64[2])"),
-        (gw.Gather(torch.zeros(2, dtype=torch.uint8)), "Gather(uint8[2])"),
-        (gw.Share(torch.zeros(2), 1), "Share(float32[2], root=1)"),
+        (gw.AllReduce(torch.zeros(3)), "AllReduce(float32[3])"),
+        (gw.AllReduce(torch.zeros(2, dtype=torch.float64)), "AllReduce(float64[2])"),
+        (gw.AllGather(torch.zeros(2, dtype=torch.uint8)), "AllGather(uint8[2])"),
+        (gw.Broadcast(torch.zeros(2), 1), "Broadcast(float32[2], root=1)"),
         (gw.AllToAll(torch.zeros(2, 3, dtype=torch.uint8)), "AllToAll(uint8[2, 3])"),
     ],
 )
-def test_workers_that_ask_for_different_things_are_named(other: gw.Sum, words: str) -> None:
+def test_workers_that_ask_for_different_things_are_named(other: gw.AllReduce, words: str) -> None:
     with pytest.raises(gw.Disagreement) as refused:
-        gw.lockstep([ask(gw.Sum(torch.zeros(2))), ask(other)])
-    assert str(refused.value) == f"worker 0 asked for Sum(float32[2]) and worker 1 for {words}"
+        gw.lockstep([ask(gw.AllReduce(torch.zeros(2))), ask(other)])
+    assert str(refused.value) == f"worker 0 asked for AllReduce(float32[2]) and worker 1 for {words}"
 
 
 def test_a_worker_that_ends_early_is_named() -> None:
     with pytest.raises(gw.Disagreement, match=r"worker 1 for nothing, it has ended"):
-        gw.lockstep([ask(gw.Sum(torch.zeros(2))), ask()])
+        gw.lockstep([ask(gw.AllReduce(torch.zeros(2))), ask()])
 
 
 def test_a_failing_worker_ends_all() -> None:
     async def fail() -> list[torch.Tensor]:
         raise ValueError("no")
 
-    others = ask(gw.Sum(torch.zeros(2)))
+    others = ask(gw.AllReduce(torch.zeros(2)))
     with pytest.raises(ValueError, match="no"):
         gw.lockstep([others, fail()])
     assert others.cr_frame is None
@@ -141,10 +140,10 @@ def test_a_failing_worker_ends_all() -> None:
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 8, 13])
 def test_traffic_of_all_ranks_adds_up(n: int) -> None:
     """A broadcast reaches n - 1 ranks, whatever the tree; an all-gather n (n - 1) pairs; a ring 2 (n - 1) tensors."""
-    share, gather = gw.Share(torch.zeros(25), n - 1), gw.Gather(torch.zeros(100, dtype=torch.uint8))
-    assert sum(traffic(share, rank, n) for rank in range(n)) == 100 * (n - 1)
-    assert sum(traffic(gather, rank, n) for rank in range(n)) == 100 * n * (n - 1)
-    assert sum(traffic(gw.Sum(torch.zeros(25)), rank, n) for rank in range(n)) == pytest.approx(200 * (n - 1))
+    share, gather = gw.Broadcast(torch.zeros(25), n - 1), gw.AllGather(torch.zeros(100, dtype=torch.uint8))
+    assert sum(share.traffic(rank, n) for rank in range(n)) == 100 * (n - 1)
+    assert sum(gather.traffic(rank, n) for rank in range(n)) == 100 * n * (n - 1)
+    assert sum(gw.AllReduce(torch.zeros(25)).traffic(rank, n) for rank in range(n)) == pytest.approx(200 * (n - 1))
 
 
 def test_the_simulator_refuses_at_the_door() -> None:

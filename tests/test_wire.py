@@ -121,7 +121,7 @@ DETERMINISTIC = [entry for entry in GOLDEN if "x" in entry]  # what draws nothin
 
 @pytest.mark.parametrize("entry", DETERMINISTIC, ids=[entry["name"] for entry in DETERMINISTIC])
 def test_new_bytes_are_the_old_ones(entry: dict) -> None:
-    """What draws no random bits, or rounds by `kernels.coins`, must also encode as it did."""
+    """What draws no random bits, or rounds by `kernels.uniforms`, must also encode as it did."""
     turn = gw.Turn(0, 1, 0, gw.Layout(["x"], [(entry["d"],)]))
     assert bytes(made(entry).encode(torch.tensor(entry["x"]), turn).tolist()).hex() == entry["wire"]
 
@@ -137,7 +137,7 @@ def test_top_is_the_sorted_first_of_the_largest(d: int, data: st.DataObject) -> 
     k = data.draw(st.integers(0, d))
     x = torch.tensor(data.draw(st.lists(st.integers(-5, 5), min_size=d, max_size=d)), dtype=torch.float32)
     order = sorted(range(d), key=lambda i: (-abs(float(x[i])), i))
-    assert kernels.top(x, k).tolist() == sorted(order[:k])
+    assert kernels.topk(x, k).tolist() == sorted(order[:k])
 
 
 @pytest.mark.parametrize("kind", ["normal", "ties", "zeros", "few", "trap"])
@@ -152,7 +152,7 @@ def test_fast_top_equals_the_reference(kind: str, k: int) -> None:
         "few": torch.where(x > 4, x, 0.0),
         "trap": torch.where(torch.arange(d) % (d // 8192) == 0, 1e6, x),  # all that the sample sees is large
     }[kind]
-    assert torch.equal(kernels.top(x, k), reference.top(x, k))
+    assert torch.equal(kernels.topk(x, k), reference.topk(x, k))
 
 
 def test_support_is_uniform_and_made_of_distinct_indices() -> None:

@@ -103,8 +103,8 @@ SPECS = [
     "dasha(randk(density=0.2))",
     "dgc(topk(density=0.05))",
     "dgc(deft(density=0.05), momentum=0.5, clip=1.0)",
-    "dgc(ramp(topk(density=0.02), steps=12))",
-    "ramp(randk(density=0.05), steps=3)",
+    "dgc(warmup(topk(density=0.02), steps=12))",
+    "warmup(randk(density=0.05), steps=3)",
     "gdci(natural, gamma=0.5)",
     "vrgdci(natural, gamma=0.5)",
 ]
@@ -169,7 +169,7 @@ TRAINED = [
         "randdiana(randk(density=0.2))",
         "dgc(topk(density=0.05))",
         "dgc(deft(density=0.05), momentum=0.5, clip=1.0)",
-        "ramp(randk(density=0.05), steps=3)",
+        "warmup(randk(density=0.05), steps=3)",
     }
 ]
 """What the stories train: every exchange, memory and rule, and one of each kind of message."""

@@ -5,7 +5,7 @@ hook = gw.attach(ddp_model, "ef(deft(density=0.01))")       # one line in a trai
 sim = gw.Simulator("diana(randk(density=0.1))", layout, 10)  # the same methods in a laboratory
 """
 
-from gradwire.ask import AllToAll, Gather, Share, Sum
+from gradwire.ask import AllGather, AllReduce, AllToAll, Broadcast
 from gradwire.auto import Auto, attach
 from gradwire.checkpoint import merge
 from gradwire.compress import (
@@ -28,13 +28,13 @@ from gradwire.compress import (
 from gradwire.ddp import Hook
 from gradwire.exchange import (
     CLTK,
-    Deft,
+    DEFT,
     Exchange,
     ExDyna,
     Gathered,
     GlobalTopK,
     Mean,
-    Micro,
+    MiCRO,
     OkTopk,
     PermK,
     PowerSGD,
@@ -60,10 +60,10 @@ from gradwire.memory import (
     Guard,
     Iterates,
     Momentum,
-    Ramp,
     RandDIANA,
     Restart,
     Shifted,
+    Warmup,
 )
 from gradwire.simulator import Round, Simulator
 from gradwire.spec import SpecError, parse
@@ -73,6 +73,7 @@ from gradwire.vector import Dense, Offset, Sent, Sparse
 __all__ = [
     "CLTK",
     "DASHA",
+    "DEFT",
     "DGC",
     "DIANA",
     "EF",
@@ -82,13 +83,15 @@ __all__ = [
     "GDCI",
     "MARINA",
     "VRGDCI",
+    "AllGather",
+    "AllReduce",
     "AllToAll",
     "Auto",
     "Bernoulli",
     "Blockwise",
+    "Broadcast",
     "Chain",
     "Compressor",
-    "Deft",
     "Dense",
     "Difference",
     "Disagreement",
@@ -97,7 +100,6 @@ __all__ = [
     "Exchange",
     "Fixed",
     "Follow",
-    "Gather",
     "Gathered",
     "GlobalTopK",
     "Guard",
@@ -109,7 +111,7 @@ __all__ = [
     "Layout",
     "Ledger",
     "Mean",
-    "Micro",
+    "MiCRO",
     "Momentum",
     "Natural",
     "NaturalDithering",
@@ -117,7 +119,6 @@ __all__ = [
     "OkTopk",
     "PermK",
     "PowerSGD",
-    "Ramp",
     "RandDIANA",
     "RandK",
     "Restart",
@@ -126,17 +127,16 @@ __all__ = [
     "Scaled",
     "ScaledSign",
     "Sent",
-    "Share",
     "SharedRandK",
     "Shifted",
     "Simulator",
     "Sparse",
     "SpecError",
-    "Sum",
     "Ternary",
     "TopK",
     "Turn",
     "UnionTopK",
+    "Warmup",
     "attach",
     "batched",
     "lockstep",

@@ -1,86 +1,307 @@
 """What a worker may ask of its peers. `await` is the network; whoever runs the coroutine answers.
 
-All workers must ask for the same thing at the same time: the same kind, shape, dtype and root.
+All workers must ask for the same thing at the same time: the same kind, shape, dtype, op and root. An ask knows what
+there is to know about it: the bytes it brings and makes, its shape check, and its answer where all workers live in one
+process. So a transport never asks what kind it has, except the one that calls a network's collectives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator
-from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from collections.abc import Coroutine, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
+import torch
 from torch import Tensor
 
 T = TypeVar("T")
 
+Op: TypeAlias = Literal["sum", "max"]
+"""How an AllReduce combines values."""
+
+
+class Collective(Protocol):
+    """What every ask is: a frozen record of what one worker brings."""
+
+    @property
+    def x(self) -> Tensor:
+        """What the worker brings."""
+        ...
+
+    in_place: ClassVar[bool]
+    """Whether a network's collective overwrites what it is given, so that a process copies x first."""
+
+    def __await__(self) -> Generator[Ask, Tensor, Tensor]:
+        """Yield the ask itself; whoever runs the coroutine sends the answer."""
+        ...
+
+    def check(self, size: int) -> None:
+        """Refuse an x that does not fit `size` workers (ValueError)."""
+        ...
+
+    def brought(self, rank: int | slice) -> int:
+        """Bytes that a rank, or a batch of all ranks, brings."""
+        ...
+
+    def traffic(self, rank: int | slice, size: int) -> float:
+        """Bytes on a rank's link, or on all links of a batch together, by the algorithms of gloo (see `Ledger`)."""
+        ...
+
+    def busiest(self, size: int) -> float:
+        """Bytes on the link of the rank that has most of them."""
+        ...
+
+    def answers(self, asks: Sequence[Ask]) -> list[Tensor]:
+        """Answer the asks of all workers in one process, in the order of ranks; no two answers share memory."""
+        ...
+
+    def batched(self, size: int) -> Tensor:
+        """Answer the ask of a batch, in which x has a leading axis of `size` workers."""
+        ...
+
+    def alone(self, size: int) -> Tensor:
+        """Answer one worker as if all `size` workers brought what it brings."""
+        ...
+
+    def carrying(self, flag: bool) -> Ask | None:
+        """Return the ask with a flag behind its message; None if its message has no room for one."""
+        ...
+
+    def carried(self, answer: Tensor) -> tuple[Tensor, bool]:
+        """Split the answer to `carrying`: the answer without the flags, and whether any worker's flag is set."""
+        ...
+
 
 @dataclass(frozen=True)
-class Sum:
-    """Add f[...] over the workers. The answer is a new tensor of the same shape and dtype."""
+class AllReduce:
+    """Combine f[...] or integers over the workers, by sum or by max. The answer is new, of x's shape and dtype.
 
-    values: Tensor
+    Raises:
+        ValueError: op is neither "sum" nor "max".
+    """
+
+    x: Tensor
+    op: Op = "sum"
+    in_place: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.op not in ("sum", "max"):
+            raise ValueError(f"AllReduce combines by 'sum' or 'max', got op={self.op!r}")
 
     def __await__(self) -> Generator[Ask, Tensor, Tensor]:
         return (yield self)
 
+    def check(self, size: int) -> None:
+        """Any shape will do."""
+
+    def brought(self, rank: int | slice) -> int:
+        """Bytes of x."""
+        return self.x.nbytes
+
+    def traffic(self, rank: int | slice, size: int) -> float:
+        """Ring all-reduce: 2 (n - 1) / n of x."""
+        return 2 * (size - 1) / size * self.x.nbytes
+
+    def busiest(self, size: int) -> float:
+        """The same for all ranks."""
+        return self.traffic(0, size)
+
+    def answers(self, asks: Sequence[Ask]) -> list[Tensor]:
+        """Combine one worker after the other, in the order of ranks."""
+        combined = asks[0].x.clone()
+        for ask in asks[1:]:
+            if self.op == "sum":
+                combined.add_(ask.x)
+            else:
+                torch.maximum(combined, ask.x, out=combined)
+        return [combined.clone() for _ in asks]
+
+    def batched(self, size: int) -> Tensor:
+        """Combine the rows, in x's dtype."""
+        return self.x.sum(0, dtype=self.x.dtype) if self.op == "sum" else self.x.amax(0)
+
+    def alone(self, size: int) -> Tensor:
+        """`size` times x, or x."""
+        return self.x * size if self.op == "sum" else self.x.clone()
+
+    def carrying(self, flag: bool) -> Ask | None:
+        """Append 1 or 0 to a vector of real numbers."""
+        if self.x.ndim != 1 or not self.x.is_floating_point():
+            return None
+        return replace(self, x=torch.cat([self.x, self.x.new_full((1,), flag)]))
+
+    def carried(self, answer: Tensor) -> tuple[Tensor, bool]:
+        """The last number is above 0 where any worker's flag is set."""
+        return answer[:-1], bool(answer[-1] > 0)
+
 
 @dataclass(frozen=True)
-class Gather:
+class AllGather:
     """Hand every worker's bytes u8[m] to every worker. The answer is u8[n, m], in the order of ranks."""
 
-    wire: Tensor
+    x: Tensor
+    in_place: ClassVar[bool] = False
 
     def __await__(self) -> Generator[Ask, Tensor, Tensor]:
         return (yield self)
+
+    def check(self, size: int) -> None:
+        """Any length will do."""
+
+    def brought(self, rank: int | slice) -> int:
+        """Bytes of x."""
+        return self.x.nbytes
+
+    def traffic(self, rank: int | slice, size: int) -> float:
+        """Ring all-gather: n - 1 times x."""
+        return (size - 1) * self.x.nbytes
+
+    def busiest(self, size: int) -> float:
+        """The same for all ranks."""
+        return self.traffic(0, size)
+
+    def answers(self, asks: Sequence[Ask]) -> list[Tensor]:
+        """Everybody's bytes for everybody."""
+        gathered = torch.stack([ask.x for ask in asks])
+        return [gathered.clone() for _ in asks]
+
+    def batched(self, size: int) -> Tensor:
+        """The rows as they are."""
+        return self.x
+
+    def alone(self, size: int) -> Tensor:
+        """`size` copies of x."""
+        return self.x.expand(size, *self.x.shape).clone()
+
+    def carrying(self, flag: bool) -> Ask | None:
+        """Append one byte."""
+        return AllGather(torch.cat([self.x, self.x.new_full((1,), flag)]))
+
+    def carried(self, answer: Tensor) -> tuple[Tensor, bool]:
+        """The last byte of every row is a flag."""
+        return answer[:, :-1].contiguous(), bool(answer[:, -1].any())
 
 
 @dataclass(frozen=True)
-class Share:
+class Broadcast:
     """Hand the root's tensor to every worker; what the others bring gives shape and dtype only."""
 
-    values: Tensor
+    x: Tensor
     root: int
+    in_place: ClassVar[bool] = True
 
     def __await__(self) -> Generator[Ask, Tensor, Tensor]:
         return (yield self)
+
+    def check(self, size: int) -> None:
+        """Refuse a root that is no rank."""
+        if not 0 <= self.root < size:
+            raise ValueError(f"a broadcast among {size} workers needs a root from 0 to {size - 1}, got {self.root}")
+
+    def brought(self, rank: int | slice) -> int:
+        """Bytes of x for the root, none for the others."""
+        if isinstance(rank, slice):
+            return self.x[self.root].nbytes
+        return self.x.nbytes if rank == self.root else 0
+
+    def traffic(self, rank: int | slice, size: int) -> float:
+        """Binomial broadcast: x once for every child in the tree."""
+        if isinstance(rank, slice):
+            return (size - 1) * self.x[self.root].nbytes
+        return _children((rank - self.root) % size, size) * self.x.nbytes
+
+    def busiest(self, size: int) -> float:
+        """The root's."""
+        return self.traffic(self.root, size)
+
+    def answers(self, asks: Sequence[Ask]) -> list[Tensor]:
+        """The root's tensor for everybody."""
+        return [asks[self.root].x.clone() for _ in asks]
+
+    def batched(self, size: int) -> Tensor:
+        """The root's row."""
+        return self.x[self.root].clone()
+
+    def alone(self, size: int) -> Tensor:
+        """A copy of x."""
+        return self.x.clone()
+
+    def carrying(self, flag: bool) -> Ask | None:
+        """None: only the root's message arrives, and any worker may have a flag to set."""
+        return None
+
+    def carried(self, answer: Tensor) -> tuple[Tensor, bool]:
+        """Never called: a broadcast carries no flag."""
+        return answer, False
 
 
 @dataclass(frozen=True)
 class AllToAll:
     """Hand row r of the bytes u8[n, m] to rank r. The answer is u8[n, m]: row r is what rank r had for this worker."""
 
-    wires: Tensor
+    x: Tensor
+    in_place: ClassVar[bool] = False
 
     def __await__(self) -> Generator[Ask, Tensor, Tensor]:
         return (yield self)
 
+    def check(self, size: int) -> None:
+        """Refuse another number of rows than workers."""
+        if self.x.ndim < 2 or self.x.shape[-2] != size:
+            raise ValueError(f"an all-to-all brings one row for each of {size} workers, got {describe(self)}")
 
-Ask: TypeAlias = Sum | Gather | Share | AllToAll
+    def brought(self, rank: int | slice) -> int:
+        """Bytes of x, one's own row too."""
+        return self.x.nbytes
+
+    def traffic(self, rank: int | slice, size: int) -> float:
+        """Direct messages: all rows but one's own."""
+        return (size - 1) / size * self.x.nbytes
+
+    def busiest(self, size: int) -> float:
+        """The same for all ranks."""
+        return self.traffic(0, size)
+
+    def answers(self, asks: Sequence[Ask]) -> list[Tensor]:
+        """Row r of every worker for worker r."""
+        routed = torch.stack([ask.x for ask in asks], 1)
+        return [received.clone() for received in routed]
+
+    def batched(self, size: int) -> Tensor:
+        """[n, n, m] with senders and receivers exchanged."""
+        return self.x.transpose(0, 1).clone()
+
+    def alone(self, size: int) -> Tensor:
+        """A copy of x."""
+        return self.x.clone()
+
+    def carrying(self, flag: bool) -> Ask | None:
+        """Append one byte to every row."""
+        return AllToAll(torch.cat([self.x, self.x.new_full((len(self.x), 1), flag)], 1))
+
+    def carried(self, answer: Tensor) -> tuple[Tensor, bool]:
+        """The last byte of every row is a flag."""
+        return answer[:, :-1].contiguous(), bool(answer[:, -1].any())
+
+
+Ask: TypeAlias = AllReduce | AllGather | Broadcast | AllToAll
+
+ASKS: tuple[type[Ask], ...] = (AllReduce, AllGather, Broadcast, AllToAll)
+"""Every kind of ask."""
 
 Talk: TypeAlias = Coroutine[Ask, Tensor, T]
 """A running algorithm: it asks, is sent answers, and ends with a T."""
 
 
-def payload(ask: Ask) -> Tensor:
-    """The tensor that a worker brings to an ask."""
-    match ask:
-        case Sum(values) | Share(values):
-            return values
-        case Gather(wire):
-            return wire
-        case AllToAll(wires):
-            return wires
-
-
-def rows(ask: AllToAll, size: int) -> Tensor:
-    """Return the bytes [..., size, m] of an ask, one row for each of `size` workers, or refuse it (ValueError)."""
-    if ask.wires.ndim < 2 or ask.wires.shape[-2] != size:
-        raise ValueError(f"an all-to-all brings one row for each of {size} workers, got {describe(ask)}")
-    return ask.wires
-
-
 def describe(ask: Ask) -> str:
-    """Say an ask in a few words, for error messages: `Sum(float32[10])`."""
-    brought = payload(ask)
-    what = f"{str(brought.dtype).removeprefix('torch.')}{list(brought.shape)}"
-    return f"{type(ask).__name__}({what}{f', root={ask.root}' if isinstance(ask, Share) else ''})"
+    """Describe an ask in a few words, for error messages: `AllReduce(float32[10])`."""
+    options = f", root={ask.root}" if isinstance(ask, Broadcast) else ""
+    if isinstance(ask, AllReduce) and ask.op != "sum":
+        options = f", op={ask.op!r}"
+    return f"{type(ask).__name__}({str(ask.x.dtype).removeprefix('torch.')}{list(ask.x.shape)}{options})"
+
+
+def _children(place: int, size: int) -> int:
+    """Children of a place in a binomial tree of `size` places rooted at 0."""
+    rounds = range((size - 1).bit_length())
+    return sum(place < 1 << i and place + (1 << i) < size for i in rounds)

@@ -72,8 +72,8 @@ def restore_(state: State, layout: Layout, memory: Mapping[str, Mapping[str, Ten
     """Write {parameter: {dotted name: tensor}} back into a state, in place."""
     first = memory[layout.names[0]]
     for nest, key, path, values in list(flatten(state)):
-        if (fact := first.get(UNIT + path)) is not None:
-            nest[key] = fact.to(values, copy=True)
+        if (replicated := first.get(UNIT + path)) is not None:
+            nest[key] = replicated.to(values, copy=True)
             continue
         for name, part in layout.cut(values).items():
             part.copy_(memory[name][path])
@@ -161,14 +161,14 @@ def _check_memory(saved: Any, mine: Mapping[str, Mapping[str, Tensor]]) -> None:
         if not isinstance(memory[name], Mapping) or parts.keys() != memory[name].keys():
             raise ValueError(f"the checkpoint does not hold {sorted(parts)} for {name!r}, as this hook does")
         for path, part in parts.items():
-            _check_tensor(memory[name][path], part, f"{path} of {name!r}", fact=path.startswith(UNIT))
+            _check_tensor(memory[name][path], part, f"{path} of {name!r}", replicated=path.startswith(UNIT))
 
 
-def _check_tensor(saved: Any, mine: Tensor, what: str, *, fact: bool) -> None:
+def _check_tensor(saved: Any, mine: Tensor, what: str, *, replicated: bool) -> None:
     """Refuse what cannot be, or must not be, copied into a memory. A fact's shape is its exchange's business."""
     if not isinstance(saved, Tensor) or not saved.is_floating_point() or saved.layout != torch.strided or saved.is_meta:
         raise ValueError(f"the checkpoint's {what} is not a dense tensor of real numbers")
-    if saved.shape != mine.shape and not fact:
+    if saved.shape != mine.shape and not replicated:
         shapes = f"{tuple(saved.shape)} there and {tuple(mine.shape)} here"
         raise ValueError(f"the checkpoint is of another model: {what} has shape {shapes}")
     if not bool(saved.to(mine.dtype).isfinite().all()):

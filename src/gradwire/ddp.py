@@ -34,7 +34,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwire import checkpoint, kernels
-from gradwire.exchange import Exchange, share_out
+from gradwire.exchange import Exchange, divide_budget
 from gradwire.layout import Layout
 from gradwire.memory import Guard
 from gradwire.spec import parse
@@ -129,7 +129,7 @@ class Hook:
         self._waiting: list[Arrival] = []
         self._done: set[int] = set()
         self._finite, self._scale = True, 1.0
-        self._shares: dict[Layout, float] = {}
+        self._budgets: dict[Layout, float] = {}
         self._failure: Exception | None = None
         device = self._units[0].buffer.device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -217,7 +217,7 @@ class Hook:
         self._done.clear()
         self._finite = True
         self._scale = self.scaler.get_scale() if self.scaler is not None else 1.0
-        self._shares = share_out({unit.layout: unit.state for unit in self._units})
+        self._budgets = divide_budget({unit.layout: unit.state for unit in self._units})
         for unit in self._units:
             unit.begin()
 
@@ -256,8 +256,8 @@ class Hook:
     def _average(self, unit: Unit) -> None:
         """Replace a unit's gradients by their mean over the ranks."""
         lr = None if self.lr is None else self.lr()
-        process, share = self.process, self._shares[unit.layout]
-        turn = unit.turn(process.rank, process.size, self.step, self.seed, lr, share, self._scale)
+        process, budget = self.process, self._budgets[unit.layout]
+        turn = unit.turn(process.rank, process.size, self.step, self.seed, lr, budget, self._scale)
         sent = process.run(self._guarded(unit.buffer, unit.state, turn))
         self._finite &= unit.finish(sent.mean, self._scale) and sent.finite
 

@@ -78,9 +78,9 @@ class Turn:
     A batched turn stands for all workers at once. Its rank is the slice of all rows, so that `rows[turn.rank]` is what
     belongs to whoever's turn it is: one row, or every row.
 
-    `point` gives the model's parameters f[d] at which the gradients were taken, for methods that compress iterates; it
+    `params` gives the model's parameters f[d] at which the gradients were taken, for methods that compress iterates; it
     is None where nobody knows them. `lr` is the learning rate by which the optimizer will multiply this step's mean,
-    for memories that keep it; None where nobody says. `share` tells what part this layout has of a budget for several:
+    for memories that keep it; None where nobody says. `budget` tells what part this layout has of a budget for several:
     in proportion to its size, and that times this. `given` says that x is the exchange's for good, with what
     it remembers added (see `Taker`); `seen` what was noticed while x was put together, None where nobody has looked.
     """
@@ -91,9 +91,9 @@ class Turn:
     layout: Layout
     seed: int = 0
     path: tuple[str, ...] = field(default=())
-    point: Callable[[], Tensor] | None = field(default=None, compare=False)
+    params: Callable[[], Tensor] | None = field(default=None, compare=False)
     lr: float | None = field(default=None, compare=False)
-    share: float = field(default=1.0, compare=False)
+    budget: float = field(default=1.0, compare=False)
     given: bool = field(default=False, compare=False)
     seen: Seen | None = field(default=None, compare=False)
 

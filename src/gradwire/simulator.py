@@ -48,40 +48,42 @@ class Simulator:
         self.state: list[State] = []
         self.ledger = Ledger(workers)
 
-    def step(self, xs: Tensor, point: Tensor | None = None, lr: float | None = None, share: float = 1.0) -> Round:
+    def step(self, xs: Tensor, params: Tensor | None = None, lr: float | None = None, budget: float = 1.0) -> Round:
         """Average f[n, d], one row a worker; rows must be finite.
 
-        `point` f[d] is the model, `lr` the learning rate of this step, `share` its part of a budget (`Turn.share`), for
-        methods that ask.
+        `params` f[d] is the model, `lr` this step's learning rate, `budget` the layout's part of a budget (`Turn.budget`),
+        for methods that ask.
 
         Raises:
             ValueError: another shape, or a value that is not finite, naming the worker.
         """
         if xs.shape != (self.workers, self.layout.d):
             raise ValueError(f"expected vectors of shape {(self.workers, self.layout.d)}, got {tuple(xs.shape)}")
-        if point is not None and point.shape != (self.layout.d,):
-            raise ValueError(f"expected a point of shape {(self.layout.d,)}, got {tuple(point.shape)}")
+        if params is not None and params.shape != (self.layout.d,):
+            raise ValueError(f"expected params of shape {(self.layout.d,)}, got {tuple(params.shape)}")
         finite = xs.isfinite().all(-1)
         if not isinstance(self.exchange, Guard) and not bool(finite.all()):
             worker = int(finite.logical_not().nonzero()[0])
             raise ValueError(
                 f"worker {worker}'s vector holds a value that is not finite; wrap the exchange in guard(...)"
             )
-        sent = self.send(xs, point, lr, share)
+        sent = self.send(xs, params, lr, budget)
         own = [worker.own.dense() for worker in sent]
         return Round(own[0].clone() if self.batched else torch.stack(own), sent[0].mean.dense().clone())
 
-    def send(self, xs: Tensor, point: Tensor | None = None, lr: float | None = None, share: float = 1.0) -> list[Sent]:
+    def send(
+        self, xs: Tensor, params: Tensor | None = None, lr: float | None = None, budget: float = 1.0
+    ) -> list[Sent]:
         """Do what `step` does, unchecked: what every worker knows, or the batch, until the next step."""
         if not self.state:
             self.start(xs)
-        known = None if point is None else lambda: point
+        known = None if params is None else lambda: params
         if self.batched:
-            turn = Turn(EVERYBODY, self.workers, self.steps, self.layout, self.seed, point=known, lr=lr, share=share)
+            turn = Turn(EVERYBODY, self.workers, self.steps, self.layout, self.seed, params=known, lr=lr, budget=budget)
             sent = [batched(self.exchange(xs, self.state[0], turn), self.workers, self.ledger)]
         else:
             turns = [
-                Turn(rank, self.workers, self.steps, self.layout, self.seed, point=known, lr=lr, share=share)
+                Turn(rank, self.workers, self.steps, self.layout, self.seed, params=known, lr=lr, budget=budget)
                 for rank in range(self.workers)
             ]
             talks = [self.exchange(x, state, turn) for x, state, turn in zip(xs, self.state, turns, strict=True)]
@@ -97,7 +99,7 @@ class Simulator:
         """
         dtype = widen(like[:0]).dtype
         leads: list[tuple[int, ...]] = [(self.workers,)] if self.batched else [()] * self.workers
-        self.state = [self.exchange.init(self.layout, dtype, like.device, lead) for lead in leads]
+        self.state = [self.exchange.init(self.layout, dtype, like.device, batch_shape) for batch_shape in leads]
         if shifts is not None:
             mean = shifts.mean(0)
             for state, rows in zip(self.state, [shifts] if self.batched else shifts, strict=True):

@@ -75,7 +75,7 @@ class Unit:
         pieces = [self.gradients[param] for param in self.names]
         memory = None if self.takes is None else tensor(self.state, self.takes)
         wanted = 0 if self.seen is None else self.seen.wanted
-        self.seen = kernels.join(self.buffer, memory, pieces, scale, wanted)
+        self.seen = kernels.accumulate(self.buffer, memory, pieces, scale, wanted)
         return self.seen
 
     def hand_out(self, mean: Vector, factor: float) -> bool:
@@ -106,20 +106,20 @@ class Unit:
         for pointer, one in rooms.items():
             starts = [int(g.storage_offset()) if g.untyped_storage().data_ptr() == pointer else -1 for g in gradients]
             bucket = one.new_empty(0).set_(one.untyped_storage())  # pyright: ignore[reportArgumentType]
-            kernels.spread_(bucket, mean.indices, mean.values, ends, starts)
+            kernels.scatter_(bucket, mean.indices, mean.values, ends, starts)
 
-    def point(self) -> Tensor:
+    def params(self) -> Tensor:
         """Copy the parameters to f[d], at least float32, each as it lies in memory, like its gradient."""
         flat = [param.detach().as_strided((param.numel(),), (1,)) for param in self.parameters]
         return torch.cat(flat).to(torch.promote_types(self.buffer.dtype, torch.float32))
 
     def turn(
-        self, rank: int, size: int, step: int, seed: int, lr: float | None, share: float = 1.0, scale: float = 1.0
+        self, rank: int, size: int, step: int, seed: int, lr: float | None, budget: float = 1.0, scale: float = 1.0
     ) -> Turn:
         """Get ready for the exchange, and say what it is told: keep the state, put the gradients together."""
         self.keep()
         given = self.takes is not None
-        return Turn(rank, size, step, self.layout, seed, (), self.point, lr, share, given, self.join(scale))
+        return Turn(rank, size, step, self.layout, seed, (), self.params, lr, budget, given, self.join(scale))
 
     def finish(self, mean: Vector, scale: float = 1.0) -> bool:
         """After the exchange: hand out the mean times the scale; tell whether it is finite."""

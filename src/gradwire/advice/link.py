@@ -19,14 +19,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradwire.advice.timeline import Part
-from gradwire.ask import AllToAll, Ask, Gather, Share, Sum
+from gradwire.ask import ASKS, AllGather, AllReduce, AllToAll, Ask, Broadcast
 from gradwire.transport.process import Process
-from gradwire.transport.rehearsal import busiest
 
 HALF = "half"
 """An all-reduce of float16, which on a CPU is added otherwise than float32; not one of the asks."""
 
-KINDS = ("Sum", "Gather", "Share", "AllToAll")
+KINDS = tuple(kind.__name__ for kind in ASKS)
 
 SIZES = tuple(4 * 4**i for i in (0, 5, 7, 8, 9, 10, 11))
 """Bytes of the tensors that are timed: 4, 4 KiB, 64 KiB, and on to 16 MiB by four."""
@@ -107,7 +106,7 @@ def share(process: Process, device: torch.device) -> float:
     boot = Path("/proc/sys/kernel/random/boot_id")
     machine = boot.read_text() if boot.exists() else os.uname().nodename
     mine = torch.frombuffer(bytearray(hashlib.blake2b(machine.encode(), digest_size=8).digest()), dtype=torch.uint8)
-    heard = process.run(_ask(Gather(mine)))
+    heard = process.run(_ask(AllGather(mine)))
     here = int((heard == mine).all(-1).sum())
     threads = torch.get_num_threads()
     agreed = torch.tensor(min(1.0, _cores() / here / (threads + 1)))
@@ -141,22 +140,20 @@ def _cost(process: Process, device: torch.device, kind: str) -> Cost:
 
 def _call(process: Process, device: torch.device, kind: str, nbytes: int) -> tuple[Callable[[], None], float]:
     """A collective that brings so many bytes, rounded up to a row a rank, and its traffic."""
-    size, group = process.size, process.group
-    if group is None:
-        raise RuntimeError("this transport is closed")
-    rows = torch.zeros((size, -(-nbytes // size)), dtype=torch.uint8, device=device)
-    flat = torch.zeros(nbytes, dtype=torch.uint8, device=device)
-    ask = {"Gather": Gather(flat), "Share": Share(flat, 0), "AllToAll": AllToAll(rows)}.get(kind, Sum(flat))
+    size = process.size
+    asks: dict[str, Callable[[Tensor], Ask]] = {
+        "AllGather": AllGather,
+        "Broadcast": lambda flat: Broadcast(flat, 0),
+        "AllToAll": lambda flat: AllToAll(flat.new_zeros((size, -(-nbytes // size)))),
+        "AllReduce": lambda flat: AllReduce(flat.view(torch.float32)),
+        HALF: lambda flat: AllReduce(flat.view(torch.float16)),
+    }
+    ask = asks[kind](torch.zeros(nbytes, dtype=torch.uint8, device=device))
+    return lambda: _discard(process.overwrite(ask)), ask.busiest(size)
 
-    def in_place() -> None:
-        if isinstance(ask, Share):
-            dist.broadcast(flat, dist.get_global_rank(group, 0), group=group)
-        elif isinstance(ask, Sum):
-            dist.all_reduce(flat.view(torch.float16 if kind == HALF else torch.float32), group=group)
-        else:
-            process.run(_ask(ask))
 
-    return in_place, busiest(ask, size)
+def _discard(answer: Tensor) -> None:
+    """What is timed is the call alone."""
 
 
 def _time(process: Process, device: torch.device, call: Callable[[], None]) -> tuple[float, float]:

@@ -18,10 +18,10 @@ from gradwire.advice.crowd import clock
 from gradwire.advice.link import HALF, Link
 from gradwire.advice.pace import Pace, buckets, trained
 from gradwire.advice.timeline import Job, Part
-from gradwire.ask import Sum
+from gradwire.ask import AllReduce
 from gradwire.exchange import Exchange
 from gradwire.memory import Guard
-from gradwire.transport.rehearsal import Asked, Course, busiest, rehearse
+from gradwire.transport.rehearsal import Asked, Course, rehearse
 from gradwire.units import Unit, make_units
 
 TOGETHER = 4
@@ -54,10 +54,10 @@ class Errand:
 
 
 def dense(ddp: DistributedDataParallel, pace: Pace, size: int, cap: float | None = None) -> list[Errand]:
-    """DDP as it comes: a Sum a bucket, of at most `cap` bytes (DDP's own) but for the parameter that fills it."""
+    """DDP as it comes: one AllReduce a bucket, of at most `cap` bytes (DDP's own) unless one parameter is larger."""
     sizes = [param.nbytes for param in trained(ddp)]
     return [
-        Errand(tuple(bucket), (Course((Asked("Sum", _ring(sum(sizes[i] for i in bucket), size), 0.0),), 0.0),))
+        Errand(tuple(bucket), (Course((Asked("AllReduce", _ring(sum(sizes[i] for i in bucket), size), 0.0),), 0.0),))
         for bucket in buckets(sizes, pace.order, cap or ddp.bucket_bytes_cap)
     ]
 
@@ -158,7 +158,7 @@ def _around(course: Course, before: float, after: float) -> Course:
 
 def _ring(nbytes: float, size: int) -> float:
     """Traffic of an all-reduce."""
-    return busiest(Sum(torch.empty(1, dtype=torch.uint8)), size) * nbytes
+    return AllReduce(torch.empty(1, dtype=torch.uint8)).busiest(size) * nbytes
 
 
 def _rounding(full: Tensor, size: int) -> tuple[float, float]:

@@ -69,13 +69,15 @@ class RandK:
 
     def choose(self, x: Tensor, turn: Turn) -> Tensor:
         """f[..., d] -> int64[..., k], increasing places; a batched turn of short vectors has them drawn ahead."""
-        d, lead = x.shape[-1], x.shape[:-1]
+        d, batch_shape = x.shape[-1], x.shape[:-1]
         k = self.count(d)
         steps = self.steps(x) if turn.rank == slice(None) else 1
         if steps == 1:
-            return kernels.support(turn.key(shared=False) + _rows(lead, x.device), d, k)
+            return kernels.support(turn.key(shared=False) + _rows(batch_shape, x.device), d, k)
         late = turn.step % steps
-        return _ahead(turn.layout, turn.size, turn.seed, turn.path, turn.step - late, steps, lead, d, k, x.device)[late]
+        return _ahead(
+            turn.layout, turn.size, turn.seed, turn.path, turn.step - late, steps, batch_shape, d, k, x.device
+        )[late]
 
     def steps(self, x: Tensor) -> int:
         """For how many steps a batched turn draws supports at once, a power of two: 1 unless its vectors are short."""
@@ -121,9 +123,9 @@ class RandK:
         return formats.delta(self.values, self.count(d)) * (self.count(d) / d if d else 1.0)
 
 
-def _rows(lead: torch.Size, device: torch.device) -> Tensor:
-    """Numbers of the rows, int64[*lead]: what tells one row's key from another's."""
-    return torch.arange(lead.numel(), device=device).view(lead)
+def _rows(batch_shape: torch.Size, device: torch.device) -> Tensor:
+    """Numbers of the rows, int64[*batch_shape]: what tells one row's key from another's."""
+    return torch.arange(batch_shape.numel(), device=device).view(batch_shape)
 
 
 @dataclass
@@ -144,8 +146,10 @@ def _mask(randk: RandK, x: Tensor, turn: Turn) -> Tensor:
     whose = (randk, turn.layout, turn.size, turn.seed, turn.path, x.shape, x.dtype, x.device)
     if turn.step not in _recent.steps or _recent.whose != whose:
         steps = randk.steps(x)
-        start, lead, d = turn.step - turn.step % steps, x.shape[:-1], x.shape[-1]
-        supports = _ahead(turn.layout, turn.size, turn.seed, turn.path, start, steps, lead, d, randk.count(d), x.device)
+        start, batch_shape, d = turn.step - turn.step % steps, x.shape[:-1], x.shape[-1]
+        supports = _ahead(
+            turn.layout, turn.size, turn.seed, turn.path, start, steps, batch_shape, d, randk.count(d), x.device
+        )
         masks = torch.zeros((steps, *x.shape), dtype=x.dtype, device=x.device)
         _recent.rows = masks.scatter_(-1, torch.stack(supports), randk.gain(d)).unbind()
         _recent.whose, _recent.steps = whose, range(start, start + steps)
@@ -160,12 +164,12 @@ def _ahead(
     path: tuple[str, ...],
     start: int,
     steps: int,
-    lead: torch.Size,
+    batch_shape: torch.Size,
     d: int,
     k: int,
     device: torch.device,
 ) -> tuple[Tensor, ...]:
-    """The supports int64[*lead, k] of so many steps of a batched turn, by their own keys but in one call."""
+    """The supports int64[*batch_shape, k] of so many steps of a batched turn, by their own keys but in one call."""
     turns = [Turn(slice(None), size, start + step, layout, seed, path) for step in range(steps)]
     first = torch.tensor([turn.key(shared=False) for turn in turns], device=device)
-    return kernels.support(first.view(-1, *[1] * len(lead)) + _rows(lead, device), d, k).unbind()
+    return kernels.support(first.view(-1, *[1] * len(batch_shape)) + _rows(batch_shape, device), d, k).unbind()

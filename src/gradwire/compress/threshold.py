@@ -38,7 +38,7 @@ class HardThreshold:
         """Finite f[..., d] -> u8[..., m], m <= nbytes(d): as long as the row that keeps most makes it."""
         d = x.shape[-1]
         if x.ndim == 1:
-            indices = kernels.passing(x, self.level)
+            indices = kernels.indices_above(x, self.level)
             header = torch.tensor([len(indices)], dtype=torch.int64, device=x.device).view(torch.uint8)[:4]
             return torch.cat([header, index.encode(indices, d), formats.encode(x[indices], "float32")])
         kept = x.abs() >= self.level

@@ -49,7 +49,7 @@ class TopK:
 
     def choose(self, x: Tensor, turn: Turn) -> Tensor:
         """f[..., d] -> int64[..., k], increasing places of the largest magnitudes."""
-        return kernels.top(x, self.count(x.shape[-1]), turn.seen)
+        return kernels.topk(x, self.count(x.shape[-1]), turn.seen)
 
     def head(self, places: Tensor, d: int, turn: Turn) -> Tensor:
         """int64[..., k] -> u8[..., head_nbytes(d)]: the index block."""

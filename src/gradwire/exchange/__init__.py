@@ -1,29 +1,29 @@
 """Exchanges: collective algorithms. Each obeys the law: all workers get one mean, the average of what each one said."""
 
 from gradwire.exchange.cltk import CLTK
-from gradwire.exchange.deft import Deft
+from gradwire.exchange.deft import DEFT
 from gradwire.exchange.exdyna import ExDyna
 from gradwire.exchange.gathered import Gathered
 from gradwire.exchange.globaltopk import GlobalTopK
 from gradwire.exchange.mean import Mean
-from gradwire.exchange.micro import Micro
+from gradwire.exchange.micro import MiCRO
 from gradwire.exchange.oktopk import OkTopk
 from gradwire.exchange.permk import PermK
 from gradwire.exchange.powersgd import PowerSGD
-from gradwire.exchange.protocol import Exchange, State, Taker, share_out, tensor
+from gradwire.exchange.protocol import Exchange, State, Taker, divide_budget, tensor
 from gradwire.exchange.shared import SharedRandK
 from gradwire.exchange.sidco import SIDCo
 from gradwire.exchange.union import UnionTopK
 
 __all__ = [
     "CLTK",
-    "Deft",
+    "DEFT",
     "ExDyna",
     "Exchange",
     "Gathered",
     "GlobalTopK",
     "Mean",
-    "Micro",
+    "MiCRO",
     "OkTopk",
     "PermK",
     "PowerSGD",
@@ -32,6 +32,6 @@ __all__ = [
     "State",
     "Taker",
     "UnionTopK",
-    "share_out",
+    "divide_budget",
     "tensor",
 ]

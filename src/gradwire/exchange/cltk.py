@@ -6,8 +6,8 @@ with a memory that forgets slowly: `EF(CLTK(density), beta)`.
 
 rank r at step t of n workers                                                         per step
 -----------------------------------------------------------------------------------------------------------
-Share   the leader's places (wire/index.py)                                           u8[index.nbytes(d, k)], leader
-Sum     everybody's values there                                                      f[k], every worker
+Broadcast  the leader's places (wire/index.py)                                           u8[index.nbytes(d, k)], leader
+AllReduce  everybody's values there                                                      f[k], every worker
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gradwire import kernels
-from gradwire.ask import Share, Sum
+from gradwire.ask import AllReduce, Broadcast
 from gradwire.compress.protocol import check_density, kept
 from gradwire.exchange.protocol import State, stateless
 from gradwire.layout import Turn
@@ -38,7 +38,7 @@ class CLTK:
     init = stateless
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """One Share of u8[index.nbytes(d, k)], one Sum of f[k]; `own` is x at the leader's places."""
+        """One Broadcast of u8[index.nbytes(d, k)], one AllReduce of f[k]; `own` is x at the leader's places."""
         d, x = x.shape[-1], widen(x)
         k, leader = kept(self.density, d), turn.step % turn.size
         wire = torch.zeros((*x.shape[:-1], index.nbytes(d, k)), dtype=torch.uint8, device=x.device)
@@ -46,9 +46,9 @@ class CLTK:
             wire[leader] = _choice(x[leader], k)
         elif turn.rank == leader:
             wire = _choice(x, k)
-        places = index.decode(await Share(wire, leader), d, k)
+        places = index.decode(await Broadcast(wire, leader), d, k)
         values = x[..., places]
-        total = await Sum(values)
+        total = await AllReduce(values)
         return Sent(own=Sparse(places.expand_as(values), values, d), mean=Sparse(places, total.div_(turn.size), d))
 
     def omega(self, d: int) -> float | None:
@@ -62,4 +62,4 @@ class CLTK:
 
 def _choice(x: Tensor, k: int) -> Tensor:
     """Places of the k largest magnitudes of f[d], on the wire."""
-    return index.encode(kernels.top(x, k), len(x))
+    return index.encode(kernels.topk(x, k), len(x))

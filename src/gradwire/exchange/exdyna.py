@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from gradwire.exchange.micro import partition
-from gradwire.exchange.protocol import State, fact
+from gradwire.exchange.protocol import State, replicated
 from gradwire.exchange.threshold import Control, Span, Start, rank_of, search
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Sent, widen
@@ -57,7 +57,7 @@ class ExDyna:
         layout: Layout,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        lead: tuple[int, ...] = (),
+        batch_shape: tuple[int, ...] = (),
     ) -> State:
         """No threshold and no parts yet: zeros [1] and, to whose part each block belongs, zeros [blocks]."""
         number, _ = blocks(layout.d)
@@ -69,7 +69,7 @@ class ExDyna:
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """Three asks a step, and one more where the threshold is sampled."""
         rank, d = rank_of(turn, "exdyna"), x.shape[-1]
-        owner = fact(state, "owner", blocks(d)[:1])
+        owner = replicated(state, "owner", blocks(d)[:1])
         parts = _read(owner, turn.size)
         sent, counts = await search(self._control, widen(x), spans(parts, d), state, rank, turn.step)
         owners = [part for part, size in enumerate(move(parts, counts, d)) for _ in range(size)]

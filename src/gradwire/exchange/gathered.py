@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from gradwire.ask import Gather
+from gradwire.ask import AllGather
 from gradwire.compress.protocol import Compressor, Ragged, operate
 from gradwire.exchange.protocol import State, stateless
 from gradwire.layout import Turn
@@ -27,7 +27,7 @@ class Gathered:
     init = stateless
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """One Gather of u8[nbytes(d)]; two if the messages are ragged."""
+        """One AllGather of u8[nbytes(d)]; two if the messages are ragged."""
         x = widen(x)
         # In x's dtype before averaging, so that the mean is the average of the `own`s also in float64.
         said = (await self._hear(x, turn)).to(x.dtype)
@@ -40,9 +40,9 @@ class Gathered:
             return c.decode(await _gather_ragged(c.encode(x, turn)), d)
         if isinstance(turn.rank, slice):
             # All rows are here and nobody reads bytes: as many as there would be are only counted.
-            await Gather(_unread(x.shape[:-1], c.nbytes(d), x.device))
+            await AllGather(_unread(x.shape[:-1], c.nbytes(d), x.device))
             return operate(c, x, turn)
-        return c.decode(await Gather(c.encode(x, turn)), d)
+        return c.decode(await AllGather(c.encode(x, turn)), d)
 
     def omega(self, d: int) -> float | None:
         """The compressor's."""
@@ -60,13 +60,13 @@ def _is_ragged(kind: type) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _unread(lead: torch.Size, length: int, device: torch.device) -> Tensor:
-    """One byte in as many places as u8[*lead, length] has."""
-    return torch.zeros(1, dtype=torch.uint8, device=device).expand(*lead, length)
+def _unread(batch_shape: torch.Size, length: int, device: torch.device) -> Tensor:
+    """One byte in as many places as u8[*batch_shape, length] has."""
+    return torch.zeros(1, dtype=torch.uint8, device=device).expand(*batch_shape, length)
 
 
 async def _gather_ragged(wire: Tensor) -> Tensor:
     """Gather u8[m] of a length that differs among workers: u8[n, largest m], zeros after the shorter ones."""
     length = torch.full((*wire.shape[:-1], 1), wire.shape[-1], device=wire.device).view(torch.uint8)
-    longest = int((await Gather(length)).view(torch.int64).max())
-    return await Gather(torch.nn.functional.pad(wire, (0, longest - wire.shape[-1])))
+    longest = int((await AllGather(length)).view(torch.int64).max())
+    return await AllGather(torch.nn.functional.pad(wire, (0, longest - wire.shape[-1])))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gradwire import kernels
-from gradwire.ask import Gather
+from gradwire.ask import AllGather
 from gradwire.compress.protocol import check_density, kept
 from gradwire.compress.topk import TopK
 from gradwire.exchange.protocol import State, stateless
@@ -39,12 +39,12 @@ class GlobalTopK:
     init = stateless
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """One Gather of u8[TopK(density).nbytes(d)]; `own` is x where it was selected and is kept, else 0."""
+        """One AllGather of u8[TopK(density).nbytes(d)]; `own` is x where it was selected and is kept, else 0."""
         d, x, topk = x.shape[-1], widen(x), TopK(self.density)
-        heard = topk.decode(await Gather(topk.encode(x, turn)), d).to(x.dtype)
+        heard = topk.decode(await AllGather(topk.encode(x, turn)), d).to(x.dtype)
         union, slots = _unite(heard.indices)
         total = _add(slots, heard.values, len(union))
-        best = kernels.top(total, kept(self.density, d))
+        best = kernels.topk(total, kept(self.density, d))
         lives = torch.zeros(len(union), dtype=torch.bool, device=x.device)
         lives[best] = True
         said = heard.values.where(lives[slots], 0.0)

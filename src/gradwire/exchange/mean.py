@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gradwire.ask import Sum
+from gradwire.ask import AllReduce
 from gradwire.exchange.protocol import State, stateless
 from gradwire.layout import Turn
 from gradwire.vector import Dense, Sent
@@ -19,8 +19,8 @@ class Mean:
     init = stateless
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """One Sum of f[d], divided beforehand: the sum of two halves of float16 may be inf where their mean is not."""
-        return Sent(own=Dense(x.clone()), mean=Dense(await Sum(x / turn.size)))
+        """One AllReduce of f[d], divided first: the sum of two float16 values may be inf where their mean is not."""
+        return Sent(own=Dense(x.clone()), mean=Dense(await AllReduce(x / turn.size)))
 
     def omega(self, d: int) -> float | None:
         """0: exact."""

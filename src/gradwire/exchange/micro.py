@@ -4,10 +4,10 @@ Yoon and Oh's successor of DEFT: no sorting, no norms, no plan to share, and one
 
 rank r at step t of n workers                                                       per step and worker
 -----------------------------------------------------------------------------------------------------------------
-Gather  where there is no threshold: the largest values of a sample (threshold.py)  4 min(k, 511) bytes at most
+AllGather  where there is no threshold: the largest values of a sample (threshold.py)  4 min(k, 511) bytes at most
 select  what reaches it in part (t + r) % n, or else place t % size of the part     nothing
-Gather  how many, then which: gaps inside the part, bit-packed, padded              4 + max_r k_r indices
-Sum     everybody's values at all k' indices                                        4 k'
+AllGather  how many, then which: gaps inside the part, bit-packed, padded              4 + max_r k_r indices
+AllReduce  everybody's values at all k' indices                                        4 k'
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gradwire.vector import Sent, widen
 
 
 @dataclass(frozen=True)
-class Micro:
+class MiCRO:
     """Every worker searches its own part of the vector for what reaches a threshold that keeps the density.
 
     Args:
@@ -50,7 +50,7 @@ class Micro:
         layout: Layout,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        lead: tuple[int, ...] = (),
+        batch_shape: tuple[int, ...] = (),
     ) -> State:
         """No threshold yet: zeros [1], common to all workers."""
         return {"threshold": torch.zeros(1, dtype=dtype, device=device)}

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradwire.ask import Gather
+from gradwire.ask import AllGather
 from gradwire.checks import check_whole
 from gradwire.compress.protocol import from_omega
 from gradwire.exchange.protocol import State, stateless
@@ -40,7 +40,7 @@ class PermK:
     init = stateless
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """One Gather of u8[4 ceil(d / n)]. Raises ValueError, on all workers alike, where they are not `workers`."""
+        """One AllGather of u8[4 ceil(d / n)]. Raises ValueError, on all workers alike, where they are not `workers`."""
         if turn.size != self.workers:
             raise ValueError(
                 f"{self} divides the coordinates among {self.workers} workers, and this run has {turn.size}"
@@ -50,7 +50,7 @@ class PermK:
         # A slot that is no coordinate lies at the last one, where its 0 adds nothing.
         free, places = slots >= d, slots.clamp(max=d - 1)
         mine = x.gather(-1, places[turn.rank]).masked_fill_(free[turn.rank], 0.0)
-        wires = await Gather(formats.encode(mine, "float32"))
+        wires = await AllGather(formats.encode(mine, "float32"))
         heard = formats.decode(wires, "float32", slots.shape[-1]).to(x.dtype)
         mean = Sparse(places.flatten(), heard.flatten(), d).dense()
         return Sent(own=Sparse(places[turn.rank], heard[turn.rank] * self.workers, d), mean=Dense(mean))

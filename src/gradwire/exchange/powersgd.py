@@ -19,7 +19,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from gradwire.ask import Sum
+from gradwire.ask import AllReduce
 from gradwire.checks import check_whole
 from gradwire.exchange.protocol import State, tensor
 from gradwire.layout import Layout, Turn
@@ -40,9 +40,9 @@ class PowerSGD:
         layout: Layout,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        lead: tuple[int, ...] = (),
+        batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """No direction yet: q is zeros [d], and common to all workers whatever `lead`.
+        """No direction yet: q is zeros [d], and common to all workers whatever `batch_shape`.
 
         A matrix's Q [c, r] lies at the start of its tensor's span of q, so that a checkpoint can cut q by parameter.
         """
@@ -53,14 +53,14 @@ class PowerSGD:
 
         Every worker orthonormalises the summed P for itself: unlike processors may differ there by rounding.
         """
-        x, q, lead = widen(x), tensor(state, "q"), x.ndim - 1
+        x, q, batch_shape = widen(x), tensor(state, "q"), x.ndim - 1
         matrices, rest = self._plan(turn.layout)
         rng = turn.rng(shared=True, device=x.device)
         sketches = [matrix.of(x) @ _directions(matrix.q(q), rng) for matrix in matrices]
-        heard = await _sum([*sketches, *(x[..., span] for span in rest)], lead)
+        heard = await _sum([*sketches, *(x[..., span] for span in rest)], batch_shape)
         bases = [_orthonormal(p) for p in heard[: len(matrices)]]
         factors = [matrix.of(x).mT @ p for matrix, p in zip(matrices, bases, strict=True)]
-        averages = [total.div_(turn.size) for total in await _sum(factors, lead)]
+        averages = [total.div_(turn.size) for total in await _sum(factors, batch_shape)]
 
         own, mean = x.clone(), x.new_empty(x.shape[-1])
         for span, total in zip(rest, heard[len(matrices) :], strict=True):
@@ -127,11 +127,11 @@ def _orthonormal(p: Tensor) -> Tensor:
     return cast(Tensor, torch.linalg.qr(p).Q)
 
 
-async def _sum(parts: Sequence[Tensor], lead: int) -> list[Tensor]:
-    """Sum tensors of any shapes, after `lead` axes of workers, in one message; none where there are none."""
+async def _sum(parts: Sequence[Tensor], batch_shape: int) -> list[Tensor]:
+    """Sum tensors of any shapes, after `batch_shape` axes of workers, in one message; none where there are none."""
     if not parts:
         return []
-    total = await Sum(torch.cat([part.flatten(lead) for part in parts], -1))
-    shapes = [part.shape[lead:] for part in parts]
+    total = await AllReduce(torch.cat([part.flatten(batch_shape) for part in parts], -1))
+    shapes = [part.shape[batch_shape:] for part in parts]
     pieces: Sequence[Tensor] = torch.split(total, [shape.numel() for shape in shapes])
     return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]

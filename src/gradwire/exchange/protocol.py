@@ -20,7 +20,7 @@ a threshold; it may be replaced by one of another shape.
 """
 
 WEIGHT = "weight"
-"""A fact of this name says how much an exchange asks of a budget that it shares with others (`Turn.share`)."""
+"""A fact of this name says how much an exchange asks of a budget that it shares with others (`Turn.budget`)."""
 
 NOMINAL = 1 << 20
 """The dimension at which a pairing is judged before the real one is known; being biased does not depend on it."""
@@ -38,7 +38,7 @@ class Exchange(Protocol):
         layout: Layout,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        lead: tuple[int, ...] = (),
+        batch_shape: tuple[int, ...] = (),
     ) -> State:
         """Make the state of a worker before its first step. Refuses what does not fit the layout (ValueError).
 
@@ -85,7 +85,7 @@ def stateless(
     layout: Layout,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    lead: tuple[int, ...] = (),
+    batch_shape: tuple[int, ...] = (),
 ) -> State:
     """Nothing to remember: the `init` of an exchange whose every step is a step of its own."""
     return {}
@@ -105,7 +105,7 @@ def tensor(state: State, name: str) -> Tensor:
     return found
 
 
-def fact(state: State, name: str, shape: tuple[int, ...]) -> Tensor:
+def replicated(state: State, name: str, shape: tuple[int, ...]) -> Tensor:
     """Read a fact, which is zeros before it is known; a checkpoint's of another shape gives way to zeros in the state.
 
     All workers hold the same facts, so that all start anew alike.
@@ -121,8 +121,8 @@ def no_weight() -> State:
     return {WEIGHT: torch.zeros((1, 1), dtype=torch.float64)}
 
 
-def share_out(states: Mapping[Layout, State]) -> dict[Layout, float]:
-    """What part of a common budget each of several units gets, relative to its size: `Turn.share` of the next step.
+def divide_budget(states: Mapping[Layout, State]) -> dict[Layout, float]:
+    """What part of a common budget each of several units gets, relative to its size: `Turn.budget` of the next step.
 
     In proportion to the weights that they know from the step before; by size where none is known. Weights are facts, so
     that all workers share out alike.

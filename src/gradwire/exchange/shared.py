@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradwire import kernels
-from gradwire.ask import Sum
+from gradwire.ask import AllReduce
 from gradwire.compress.protocol import check_density, from_omega, kept
 from gradwire.exchange.protocol import State, stateless
 from gradwire.layout import Turn
@@ -33,7 +33,7 @@ class SharedRandK:
     init = stateless
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """One Sum of f[k]."""
+        """One AllReduce of f[k]."""
         d, x = x.shape[-1], widen(x)
         k = kept(self.density, d)
         key = torch.tensor(turn.key(shared=True), device=x.device)
@@ -41,7 +41,7 @@ class SharedRandK:
         values = x[..., places]
         if self.unbiased:
             values = values * (d / max(k, 1))
-        total = await Sum(values)
+        total = await AllReduce(values)
         return Sent(own=Sparse(places.expand_as(values), values, d), mean=Sparse(places, total.div_(turn.size), d))
 
     def omega(self, d: int) -> float | None:

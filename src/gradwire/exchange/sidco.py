@@ -27,7 +27,7 @@ from gradwire.checks import check_whole
 from gradwire.compress.protocol import check_density, kept
 from gradwire.compress.threshold import HardThreshold
 from gradwire.exchange.gathered import Gathered
-from gradwire.exchange.protocol import State, fact
+from gradwire.exchange.protocol import State, replicated
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Sent, Sparse, widen
 
@@ -57,7 +57,7 @@ class SIDCo:
         layout: Layout,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        lead: tuple[int, ...] = (),
+        batch_shape: tuple[int, ...] = (),
     ) -> State:
         """The number of stages, a fact [1], 1 before the first step."""
         return {"stages": torch.ones(1, dtype=dtype, device=device)}
@@ -66,7 +66,7 @@ class SIDCo:
         """Two Gathers: lengths, then messages as long as the longest. Changes the number of stages in place."""
         if isinstance(turn.rank, slice):
             raise ValueError("sidco's threshold is each worker's own: it runs in lockstep, not batched")
-        d, stages = len(x), fact(state, "stages", (1,))
+        d, stages = len(x), replicated(state, "stages", (1,))
         k, used = kept(self.density, d), max(1, round(min(stages.item(), self.stages)))
         level = threshold(widen(x).abs(), k, used)
         sent = await Gathered(HardThreshold(max(level, TINY)))(x, {}, turn)

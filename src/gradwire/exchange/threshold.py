@@ -28,10 +28,10 @@ import torch
 from torch import Tensor
 
 from gradwire import kernels
-from gradwire.ask import Gather, Sum
+from gradwire.ask import AllGather, AllReduce
 from gradwire.compress.protocol import check_density
 from gradwire.exchange.disjoint import gather, hear_counts
-from gradwire.exchange.protocol import State, fact
+from gradwire.exchange.protocol import State, replicated
 from gradwire.layout import Turn
 from gradwire.vector import Sent, Sparse
 
@@ -96,7 +96,7 @@ async def search(
     workers and changed in place.
     """
     d, n = len(x), len(spans)
-    known, k = fact(state, "threshold", (1,)), control.k(d, n)
+    known, k = replicated(state, "threshold", (1,)), control.k(d, n)
     places = [spans[(step + other) % n] for other in range(n)]
     part = x[slice(*places[rank])]
     threshold = max(0.0, float(known))
@@ -110,14 +110,14 @@ async def search(
     known.fill_(min(control.following(threshold, sum(counts) / k), torch.finfo(known.dtype).max))
     indices = torch.cat(found)
     values = x[indices]
-    total = await Sum(values)
+    total = await AllReduce(values)
     return Sent(own=Sparse(indices, values, d), mean=Sparse(indices, total.div_(n), d)), counts
 
 
 def _reach(part: Tensor, threshold: float, step: int) -> Tensor:
     """Places in a part that reach the threshold, or, where none does, a single one that moves on with the steps."""
     if threshold > 0:
-        found = kernels.passing(part, threshold)
+        found = kernels.indices_above(part, threshold)
         if len(found):
             return found
     alone = [step % len(part)] if len(part) else []
@@ -134,13 +134,13 @@ async def _sample(part: Tensor, k: int, step: int) -> float:
     """The k-th largest magnitude of all parts, within a sample of them; 0 where they are zero.
 
     Of every stride-th value each worker tells the largest m, as many as the sample is to contain in all: so the m-th
-    largest of what is told is that of the whole sample, wherever the large values lie. One Gather of m values. Where
+    largest of what is told is that of the whole sample, wherever the large values lie. One AllGather of m values. Where
     fewer are not zero, all of them are to pass.
     """
     stride, m = sampling(k)
     seen = part[step % stride :: stride].abs()
     largest = seen.topk(min(m, len(seen)), sorted=False).values
-    wires = await Gather(torch.nn.functional.pad(largest, (0, m - len(largest))).view(torch.uint8))
+    wires = await AllGather(torch.nn.functional.pad(largest, (0, m - len(largest))).view(torch.uint8))
     told = wires.view(part.dtype).flatten()
     told = told[told > 0]
     return float(told.topk(min(m, len(told)), sorted=False).values.amin()) if len(told) else 0.0

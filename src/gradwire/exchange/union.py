@@ -2,13 +2,13 @@
 
 Every worker selects the k largest magnitudes of its own vector, and everybody's values are summed wherever anybody has
 selected. So the support grows with the number of workers, from k up to n k: the gradient build-up that exclusive
-selection (`Deft`) and a leader's selection (`CLTK`) avoid. Supports that are independent and uniform cover
+selection (`DEFT`) and a leader's selection (`CLTK`) avoid. Supports that are independent and uniform cover
 1 - (1 - k / d)^n of the vector (Yoon and Oh, ICPP 2023, arXiv:2307.03500; its baseline Top-k).
 
 rank r of n workers                                                                   per step and worker
 -----------------------------------------------------------------------------------------------------------
-Gather  the places of one's own k largest magnitudes (wire/index.py)                  u8[index.nbytes(d, k)]
-Sum     everybody's values at the union of all places                                 f[|union|], k <= |union| <= n k
+AllGather  the places of one's own k largest magnitudes (wire/index.py)                  u8[index.nbytes(d, k)]
+AllReduce  everybody's values at the union of all places                                 f[|union|], k <= |union| <= n k
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import cast
 from torch import Tensor
 
 from gradwire import kernels
-from gradwire.ask import Gather, Sum
+from gradwire.ask import AllGather, AllReduce
 from gradwire.compress.protocol import check_density, kept
 from gradwire.exchange.protocol import State, stateless
 from gradwire.layout import Turn
@@ -39,13 +39,13 @@ class UnionTopK:
     init = stateless
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """One Gather of u8[index.nbytes(d, k)], one Sum of f[|union|]; `own` is x at the union."""
+        """One AllGather of u8[index.nbytes(d, k)], one AllReduce of f[|union|]; `own` is x at the union."""
         d, x = x.shape[-1], widen(x)
         k = kept(self.density, d)
-        wires = await Gather(index.encode(kernels.top(x, k, turn.seen), d))
+        wires = await AllGather(index.encode(kernels.topk(x, k, turn.seen), d))
         union = cast(Tensor, index.decode(wires, d, k).unique())
         values = x[..., union]
-        total = await Sum(values)
+        total = await AllReduce(values)
         return Sent(own=Sparse(union.expand_as(values), values, d), mean=Sparse(union, total.div_(turn.size), d))
 
     def omega(self, d: int) -> float | None:

@@ -1,29 +1,29 @@
 """The few loops that touch every element. `reference` defines each one; a faster twin must give the same result."""
 
-from gradwire.kernels.candidates import top
-from gradwire.kernels.coins import coins
+from gradwire.kernels.candidates import topk
 from gradwire.kernels.compiled import LONG, warm_up
-from gradwire.kernels.copies import copy_, spread_
+from gradwire.kernels.copies import copy_, scatter_
 from gradwire.kernels.norms import norms
-from gradwire.kernels.places import passing, scatter_add_
+from gradwire.kernels.places import indices_above, scatter_add_
 from gradwire.kernels.reference import finite
-from gradwire.kernels.seen import Seen, join
-from gradwire.kernels.segments import tops
+from gradwire.kernels.seen import Seen, accumulate
+from gradwire.kernels.segments import segmented_topk
 from gradwire.kernels.support import support
+from gradwire.kernels.uniforms import uniforms
 
 __all__ = [
     "LONG",
     "Seen",
-    "coins",
+    "accumulate",
     "copy_",
     "finite",
-    "join",
+    "indices_above",
     "norms",
-    "passing",
+    "scatter_",
     "scatter_add_",
-    "spread_",
+    "segmented_topk",
     "support",
-    "top",
-    "tops",
+    "topk",
+    "uniforms",
     "warm_up",
 ]

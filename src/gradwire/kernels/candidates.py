@@ -19,28 +19,28 @@ LONG = 1 << 16
 """From here on sampling costs less than it saves."""
 
 
-def top(x: Tensor, k: int, seen: Seen | None = None) -> Tensor:
-    """Do what `reference.top` does. On a long vector most elements are compared once and never sorted.
+def topk(x: Tensor, k: int, seen: Seen | None = None) -> Tensor:
+    """Do what `reference.topk` does. On a long vector most elements are compared once and never sorted.
 
     Where x was `seen` while it was put together, not even that: the largest were noted.
     """
-    places = None if seen is None else seen.top(x, k)
+    places = None if seen is None else seen.topk(x, k)
     return _top(x, k) if places is None else places
 
 
 def _top(x: Tensor, k: int) -> Tensor:
     if gpu.serve(x):
-        return gpu.tops(x, [(0, len(x))], [k])
+        return gpu.segmented_topk(x, [(0, len(x))], [k])
     if compiled.serve(x):
-        return compiled.tops(x, [(0, len(x))], [k])
+        return compiled.segmented_topk(x, [(0, len(x))], [k])
     if host.takes(x) and k <= len(x):
         return torch.from_numpy(top_on_host(host.values(x), k))
     if x.ndim != 1 or not _worthwhile(len(x), k):
-        return reference.top(x, k)
+        return reference.topk(x, k)
     passed = (x.abs() >= _guess(x, k)).nonzero().view(-1)
     if passed.numel() < k:
-        return reference.top(x, k)
-    return passed[reference.top(x[passed], k)]
+        return reference.topk(x, k)
+    return passed[reference.topk(x[passed], k)]
 
 
 def top_on_host(a: Values, k: int) -> Places:
@@ -48,7 +48,7 @@ def top_on_host(a: Values, k: int) -> Places:
     if k in (0, len(a)):
         return np.arange(k)
     if _worthwhile(len(a), k):
-        places, sizes = host.passing(a, float(_guess(torch.from_numpy(a), k)))
+        places, sizes = host.indices_above(a, float(_guess(torch.from_numpy(a), k)))
         if len(places) >= k:
             return places[host.largest(sizes, k)]
     return host.largest(np.abs(a), k)

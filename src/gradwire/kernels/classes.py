@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gradwire.kernels import compiled
-from gradwire.kernels.packing import nbytes, octets
+from gradwire.kernels.packing import empty_bytes, nbytes
 
 RATIO = {2: 16.0, 4: 4.0}
 """The largest ratio of a class's ends, for codes of so many bits."""
@@ -88,7 +88,7 @@ def encode(x: Tensor, width: int) -> Tensor | None:
     borders, grain = divide(x, width)
     limits = np.full((len(values), BORDERS), np.inf, np.float32)
     limits[:, : classes - 1] = compiled.rows(borders)
-    out = octets(x, 4 * classes + nbytes(x.shape[-1], width))
+    out = empty_bytes(x, 4 * classes + nbytes(x.shape[-1], width))
     sums, members = np.empty((len(values), classes)), np.empty((len(values), classes), np.int64)
     cpu.classes(
         values,

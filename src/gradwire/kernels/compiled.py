@@ -69,8 +69,8 @@ def draws(key: Tensor, d: int, k: int) -> bool:
     return key.device.type == "cpu" and LONG <= d <= 4096 * k and k <= d and warm_up()
 
 
-def tops(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tensor:
-    """`reference.tops` of an x that `serve` takes."""
+def segmented_topk(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tensor:
+    """`reference.segmented_topk` of an x that `serve` takes."""
     from gradwire.kernels import cpu
 
     if len(spans) != len(ks):
@@ -78,12 +78,12 @@ def tops(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tens
     pairs, wanted = _pairs(spans), np.array(ks, np.int64)
     # By NumPy, whose long arrays lie in large pages: to touch fresh ones costs a third of what it does elsewhere.
     out, scratch = np.empty(sum(ks), np.int64), _desk.scratch(cpu.room(len(x), max(ks, default=0)))
-    cpu.tops(x.detach().numpy().view(np.int32), pairs, wanted, out, scratch)  # pyright: ignore
+    cpu.segmented_topk(x.detach().numpy().view(np.int32), pairs, wanted, out, scratch)  # pyright: ignore
     return torch.from_numpy(out)
 
 
-def join(x: Tensor, memory: Tensor, pieces: Sequence[Tensor], wanted: int) -> tuple[bool, Numbers]:
-    """What `seen.join` does of an x that `serve` takes, by pieces f32[m] that lie as x does; what it notes."""
+def accumulate(x: Tensor, memory: Tensor, pieces: Sequence[Tensor], wanted: int) -> tuple[bool, Numbers]:
+    """What `seen.accumulate` does of an x that `serve` takes, by pieces f32[m] that lie as x does; what it notes."""
     from gradwire.kernels import cpu
 
     target, held = x.numpy(), memory.numpy()  # pyright: ignore

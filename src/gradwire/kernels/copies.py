@@ -23,16 +23,16 @@ def copy_(target: Tensor, source: Tensor) -> bool:
     return bool(cpu.copy(source_bits, target_bits))
 
 
-def spread_(target: Tensor, indices: Tensor, values: Tensor, ends: Sequence[int], starts: Sequence[int]) -> None:
-    """Do what `reference.spread_` does.
+def scatter_(target: Tensor, indices: Tensor, values: Tensor, ends: Sequence[int], starts: Sequence[int]) -> None:
+    """Do what `reference.scatter_` does.
 
     Raises:
         ValueError: an index or its place lies outside; what comes before it has been added.
     """
     if not (compiled.serve(target) and values.dtype == torch.float32):
-        reference.spread_(target, indices, values, ends, starts)
+        reference.scatter_(target, indices, values, ends, starts)
         return
     from gradwire.kernels import cpu
 
     where = indices.contiguous().numpy(), values.contiguous().numpy()  # pyright: ignore
-    cpu.spread(target.numpy(), *where, np.array(ends, np.int64), np.array(starts, np.int64))  # pyright: ignore
+    cpu.scatter(target.numpy(), *where, np.array(ends, np.int64), np.array(starts, np.int64))  # pyright: ignore

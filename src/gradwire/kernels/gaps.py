@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradwire.kernels import compiled, gpu
-from gradwire.kernels.packing import nbytes, octets, pack, pack_flags, unpack, unpack_flags
+from gradwire.kernels.packing import empty_bytes, nbytes, pack, pack_flags, unpack, unpack_flags
 
 MOST = 56
 """Low bits that lie in 64 bits, wherever in a byte they begin."""
@@ -24,7 +24,7 @@ def encode(indices: Tensor, d: int, low: int | None) -> Tensor:
     if (low or 0) <= MOST and compiled.reads(indices, torch.int64, compiled.SHORT):
         from gradwire.kernels import cpu
 
-        out = octets(indices, split + nbytes(length, 1))
+        out = empty_bytes(indices, split + nbytes(length, 1))
         cpu.encode(compiled.rows(indices), d, low or 0, int(low is not None), split, compiled.rows(out))
         return out
     if low is None:

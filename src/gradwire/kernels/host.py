@@ -50,7 +50,7 @@ def largest(size: Values, k: int) -> Places:
     return places
 
 
-def passing(a: Values, border: float) -> tuple[Places, Values]:
+def indices_above(a: Values, border: float) -> tuple[Places, Values]:
     """Where |a| >= border, increasing, and the magnitudes there. One read of a."""
     block = min(BLOCK, len(a))
     size, passed = np.empty(block, a.dtype), np.ones(block + block // 8, np.bool_)

@@ -21,7 +21,7 @@ def pack(values: Tensor, width: int) -> Tensor:
     if compiled.reads(values, torch.int64, compiled.SHORT) and 0 < width <= 62:
         from gradwire.kernels import cpu
 
-        out = octets(values, nbytes(values.shape[-1], width))
+        out = empty_bytes(values, nbytes(values.shape[-1], width))
         cpu.pack(compiled.rows(values), width, compiled.rows(out))
         return out
     places = torch.arange(width, device=values.device)
@@ -49,7 +49,7 @@ def pack_flags(flags: Tensor) -> Tensor:
     if compiled.reads(flags, torch.uint8, compiled.SHORT):
         from gradwire.kernels import cpu
 
-        out = octets(flags, nbytes(flags.shape[-1], 1))
+        out = empty_bytes(flags, nbytes(flags.shape[-1], 1))
         cpu.pack_flags(compiled.rows(flags), compiled.rows(out))
         return out
     return _pack_flags(flags)
@@ -62,13 +62,13 @@ def unpack_flags(wire: Tensor, count: int) -> Tensor:
     if count >= compiled.SHORT and count <= 8 * wire.shape[-1] and compiled.reads(wire, torch.uint8, 0):
         from gradwire.kernels import cpu
 
-        out = octets(wire, count)
+        out = empty_bytes(wire, count)
         cpu.unpack_flags(compiled.rows(wire), compiled.rows(out))
         return out
     return _unpack_flags(wire, count)
 
 
-def octets(like: Tensor, count: int) -> Tensor:
+def empty_bytes(like: Tensor, count: int) -> Tensor:
     """u8[..., count], with anything in it, for the rows of a tensor in the host's memory."""
     # By NumPy, whose long arrays lie in large pages: to touch fresh ones costs a third of what it does elsewhere.
     return torch.from_numpy(np.empty((*like.shape[:-1], count), np.uint8))

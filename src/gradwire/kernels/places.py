@@ -9,20 +9,20 @@ from torch import Tensor
 from gradwire.kernels import compiled, gpu, reference
 
 
-def passing(x: Tensor, least: float) -> Tensor:
-    """Do what `reference.passing` does, in one read of a finite x f[d]."""
+def indices_above(x: Tensor, least: float) -> Tensor:
+    """Do what `reference.indices_above` does, in one read of a finite x f[d]."""
     # A threshold that is no number above zero takes everything, or nothing: rare, and not what the bits say.
     if 0 < least < float("inf") and gpu.serve(x):
-        return gpu.passing(x, least)
+        return gpu.indices_above(x, least)
     if not 0 < least < float("inf") or not compiled.serve(x):
-        return reference.passing(x, least)
+        return reference.indices_above(x, least)
     from gradwire.kernels import cpu
 
     bits = x.detach().numpy().view(np.int32)  # pyright: ignore
     border = int(torch.tensor(least, dtype=torch.float32).view(torch.int32))
     # Behind what is written no page is touched, and the end is given back.
     out = np.empty(len(bits), np.int64)
-    out.resize(cpu.passing(bits, border, out), refcheck=False)
+    out.resize(cpu.indices_above(bits, border, out), refcheck=False)
     return torch.from_numpy(out)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 _foreach_norm = torch._foreach_norm  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
 
-def top(x: Tensor, k: int) -> Tensor:
+def topk(x: Tensor, k: int) -> Tensor:
     """Indices of the k largest magnitudes of finite f[..., d], increasing: int64[..., k]; of equals the first win."""
     if k == 0:
         return torch.empty((*x.shape[:-1], 0), dtype=torch.int64, device=x.device)
@@ -24,14 +24,14 @@ def top(x: Tensor, k: int) -> Tensor:
     return kept.nonzero()[:, -1].view(*x.shape[:-1], k)
 
 
-def tops(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tensor:
+def segmented_topk(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tensor:
     """Positions, in the spans (start, end) of f[d] laid end to end, of the ks[i] largest magnitudes of span i.
 
     int64[sum of ks], increasing; of equals in a span the first win. Spans may lie apart, in any order, and be empty.
     """
     parts, at = [torch.empty(0, dtype=torch.int64, device=x.device)], 0
     for (start, end), k in zip(spans, ks, strict=True):
-        parts.append(top(x[start:end], k) + at)
+        parts.append(topk(x[start:end], k) + at)
         at += end - start
     return torch.cat(parts)
 
@@ -44,7 +44,7 @@ def norms(x: Tensor, spans: Sequence[tuple[int, int]]) -> list[float]:
     return cast(list[float], torch.stack(_foreach_norm(parts, 2, torch.float64)).tolist())
 
 
-def passing(x: Tensor, least: float) -> Tensor:
+def indices_above(x: Tensor, least: float) -> Tensor:
     """Where magnitudes of f[d] are `least` or more: int64[m], increasing."""
     return (x.abs() >= least).nonzero().view(-1)
 
@@ -60,7 +60,7 @@ def copy_(target: Tensor, source: Tensor) -> bool:
     return bool(finite(source.reshape(-1)))
 
 
-def spread_(target: Tensor, indices: Tensor, values: Tensor, ends: Sequence[int], starts: Sequence[int]) -> None:
+def scatter_(target: Tensor, indices: Tensor, values: Tensor, ends: Sequence[int], starts: Sequence[int]) -> None:
     """Add values f[m] at indices int64[m] of a vector of which piece i lies at starts[i] of target, in place.
 
     Piece i ends where the next begins, at ends[i]; where its start is negative it lies elsewhere, and is passed over.

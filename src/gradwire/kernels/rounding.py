@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from gradwire.kernels import compiled, gpu
-from gradwire.kernels.coins import coins
-from gradwire.kernels.packing import nbytes, octets, pack_flags, unpack_flags
+from gradwire.kernels.packing import empty_bytes, nbytes, pack_flags, unpack_flags
+from gradwire.kernels.uniforms import uniforms
 
 MOST = 127
 """Levels on each side of zero of which a code takes a byte."""
@@ -35,7 +35,7 @@ def natural(x: Tensor, key: int) -> Tensor:
     if compiled.reads(x, torch.float32, compiled.SHORT):
         from gradwire.kernels import cpu
 
-        out = octets(x, x.shape[-1] + nbytes(x.shape[-1], 1))
+        out = empty_bytes(x, x.shape[-1] + nbytes(x.shape[-1], 1))
         cpu.natural(compiled.rows(x).view(np.int32), _word(key), compiled.rows(out))
         return out
     return torch.cat([exponents(x, key), pack_flags(torch.signbit(x).byte())], -1)
@@ -45,7 +45,7 @@ def exponents(x: Tensor, key: int) -> Tensor:
     """f[..., k] -> u8[..., k]: magnitudes rounded at random to 0 or 2^(code - 127)."""
     size = x.abs()
     mantissa, exponent = torch.frexp(size)  # size = mantissa * 2^exponent with mantissa in [1/2, 1)
-    coin = coins(key, x.shape, torch.float64 if x.dtype == torch.float64 else torch.float32, x.device)
+    coin = uniforms(key, x.shape, torch.float64 if x.dtype == torch.float64 else torch.float32, x.device)
     code = exponent + 126 + (coin < 2 * mantissa - 1)
     code = torch.where(size < 2.0**-126, (coin < size * 2.0**126).int(), code)
     return code.clamp(max=254).to(torch.uint8)
@@ -78,13 +78,13 @@ def shares(x: Tensor, scale: Tensor, s: int = 1) -> Tensor:
 
 def linear(x: Tensor, scale: Tensor, s: int, key: int) -> Tensor:
     """f[..., d], f32[..., 1] -> signed levels int64[..., d]: multiples of scale / s, rounded at random."""
-    level = shares(x, scale, s).add_(coins(key, x.shape, torch.float64, x.device)).clamp_(max=float(s))
+    level = shares(x, scale, s).add_(uniforms(key, x.shape, torch.float64, x.device)).clamp_(max=float(s))
     return level.floor_().copysign_(x).long()
 
 
 def geometric(x: Tensor, scale: Tensor, s: int, key: int) -> Tensor:
     """f[..., d], f32[..., 1] -> signed codes int64[..., d]: code k > 0 is 2^(k - s) times the scale, 0 is 0."""
-    share, coin = shares(x, scale), coins(key, x.shape, torch.float64, x.device)
+    share, coin = shares(x, scale), uniforms(key, x.shape, torch.float64, x.device)
     mantissa, exponent = torch.frexp(share)  # share = mantissa * 2^exponent with mantissa in [1/2, 1)
     code = exponent + (s - 1) + (coin < 2 * mantissa - 1)
     lowest = 2.0 ** (1 - s)
@@ -100,7 +100,7 @@ def packed(x: Tensor, scale: Tensor, s: int, key: int, width: int, binary: bool)
     from gradwire.kernels import cpu
 
     d = x.shape[-1]
-    out = octets(x, 4 + (nbytes(d, width) if width else (d + 4) // 5))
+    out = empty_bytes(x, 4 + (nbytes(d, width) if width else (d + 4) // 5))
     steps = (1 if binary else s) / scale.double().clamp(min=2.0**-149).flatten()
     cpu.levels(compiled.rows(x), steps.numpy(), s, binary, _word(key), width, 4, compiled.rows(out))  # pyright: ignore
     return out
@@ -125,7 +125,7 @@ def signs(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     from gradwire.kernels import cpu
 
-    out, values = octets(x, 4 + nbytes(x.shape[-1], 1)), compiled.rows(x)
+    out, values = empty_bytes(x, 4 + nbytes(x.shape[-1], 1)), compiled.rows(x)
     sums = np.empty(len(values))
     cpu.signs(values, values.view(np.int32), 4, compiled.rows(out), sums)
     return out, torch.from_numpy(sums).view(*x.shape[:-1], 1)

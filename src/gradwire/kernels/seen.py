@@ -33,15 +33,15 @@ class Seen:
     cleared: bool = False
     wanted: int = 0
 
-    def top(self, x: Tensor, k: int) -> Tensor | None:
-        """What `kernels.top` finds in x, if that is the vector and its k largest elements are known."""
+    def topk(self, x: Tensor, k: int) -> Tensor | None:
+        """What `kernels.topk` finds in x, if that is the vector and its k largest elements are known."""
         if x is not self.x:
             return None
         self.wanted = k
         return compiled.among(self.keys, k) if 0 < k <= len(self.keys) else None
 
 
-def join(x: Tensor, memory: Tensor | None, pieces: Sequence[Tensor], scale: float = 1.0, wanted: int = 0) -> Seen:
+def accumulate(x: Tensor, memory: Tensor | None, pieces: Sequence[Tensor], scale: float = 1.0, wanted: int = 0) -> Seen:
     """Put x f[d] together: pieces f[...] end to end, divided by scale, plus a memory f[d] if there is one.
 
     With a memory it is one pass, in the host's memory, and leaves zeros where the pieces were. If so many of the
@@ -60,7 +60,7 @@ def join(x: Tensor, memory: Tensor | None, pieces: Sequence[Tensor], scale: floa
     on_host = x.device.type == "cpu"
     in_place = memory.dtype == x.dtype and compiled.serve(x)
     if in_place:
-        seen = Seen(x, *compiled.join(x, memory, flat, wanted), cleared=True)
+        seen = Seen(x, *compiled.accumulate(x, memory, flat, wanted), cleared=True)
     else:
         torch.cat(flat, out=x).add_(memory)
         seen = Seen(x, bool(reference.finite(x)) if on_host else None, cleared=on_host)

@@ -21,14 +21,14 @@ SHORT = 512
 """Up to here the calls for one piece cost more than sorting it among others."""
 
 
-def tops(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tensor:
-    """Do what `reference.tops` does."""
+def segmented_topk(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tensor:
+    """Do what `reference.segmented_topk` does."""
     if gpu.serve(x):
-        return gpu.tops(x, spans, ks)
+        return gpu.segmented_topk(x, spans, ks)
     if compiled.serve(x):
-        return compiled.tops(x, spans, ks)
+        return compiled.segmented_topk(x, spans, ks)
     if not host.takes(x):
-        return reference.tops(x, spans, ks)
+        return reference.segmented_topk(x, spans, ks)
     pieces = [host.values(x)[start:end] for start, end in spans]
     begins = list(itertools.accumulate(map(len, pieces), initial=0))
     short = [i for i, (piece, k) in enumerate(zip(pieces, ks, strict=True)) if 0 < k < len(piece) <= SHORT]

@@ -139,14 +139,14 @@ def _round(x: Tensor, k: int, n: int, prepared: Prepared, pack_by: str) -> dict[
     """Seconds of every part, once; ranks under their numbers."""
     sizes, ks = prepared.sizes, prepared.ks
     once = {
-        "whole": _clock(lambda: kernels.top(x, k)),
+        "whole": _clock(lambda: kernels.topk(x, k)),
         "norms": _clock(lambda: kernels.norms(x, prepared.layers)),
         "budgets": _clock(lambda: assign_k(sizes, prepared.norms, k)),
         "packing": _clock(lambda: pack(sizes, ks, n, pack_by)),
     }
     for rank, bin in enumerate(map(sorted, prepared.plan.bins)):
         spans, wanted = [prepared.layers[i] for i in bin], [ks[i] for i in bin]
-        once[str(rank)] = _clock(lambda spans=spans, wanted=wanted: kernels.tops(x, spans, wanted))
+        once[str(rank)] = _clock(lambda spans=spans, wanted=wanted: kernels.segmented_topk(x, spans, wanted))
     return once
 
 

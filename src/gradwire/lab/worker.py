@@ -90,7 +90,7 @@ def walk(errand: Errand) -> Iterator[tuple[float, Mark]]:
     yield 0.0, Mark(0, 1.0, 0, 0)
     for k in range(1, errand.rounds + 1):
         point = x.to(dtype)
-        turn = Turn(rank, problem.n, k - 1, layout, errand.seed, point=lambda point=point: point)
+        turn = Turn(rank, problem.n, k - 1, layout, errand.seed, params=lambda point=point: point)
         gradient = problem.gradients(x)[rank].to(dtype)
         sent = process.run(method.exchange(gradient, state, turn))
         sent.mean.add_to_(x, -method.step)

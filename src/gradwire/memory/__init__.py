@@ -6,8 +6,8 @@ from gradwire.memory.ef import EF
 from gradwire.memory.guard import Guard
 from gradwire.memory.iterates import GDCI, VRGDCI, Iterates
 from gradwire.memory.momentum import EF21SGDM, Momentum
-from gradwire.memory.ramp import Ramp
 from gradwire.memory.shift import DIANA, EF21, EFBV, Fixed, Follow, RandDIANA, Restart, Rule, Shifted, start_
+from gradwire.memory.warmup import Warmup
 
 __all__ = [
     "DASHA",
@@ -26,10 +26,10 @@ __all__ = [
     "Guard",
     "Iterates",
     "Momentum",
-    "Ramp",
     "RandDIANA",
     "Restart",
     "Rule",
     "Shifted",
+    "Warmup",
     "start_",
 ]

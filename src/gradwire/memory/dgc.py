@@ -61,12 +61,12 @@ class DGC:
         layout: Layout,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        lead: tuple[int, ...] = (),
+        batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """Momentum u and what is owed v, zeros [*lead, d]. Refuses what contracts elsewhere but not in so small a d."""
+        """Momentum u and what is owed v, zeros [*batch_shape, d]. Refuses what does not contract in so small a d."""
         self._check(layout.d)
-        u, v = (torch.zeros((*lead, layout.d), dtype=dtype, device=device) for _ in range(2))
-        return {"u": u, "v": v, "inner": self.exchange.init(layout, dtype, device, lead)}
+        u, v = (torch.zeros((*batch_shape, layout.d), dtype=dtype, device=device) for _ in range(2))
+        return {"u": u, "v": v, "inner": self.exchange.init(layout, dtype, device, batch_shape)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """Exchange v; u and v change in place."""

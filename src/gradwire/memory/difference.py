@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradwire.ask import Sum
+from gradwire.ask import AllReduce
 from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest, tensor
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Dense, Sent, widen
@@ -51,19 +51,19 @@ class Difference:
         layout: Layout,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        lead: tuple[int, ...] = (),
+        batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """What was said and the last vector [*lead, d], and the mean of what was said [d], all zero."""
-        said, last = (torch.zeros((*lead, layout.d), dtype=dtype, device=device) for _ in range(2))
+        """What was said and the last vector [*batch_shape, d], and the mean of what was said [d], all zero."""
+        said, last = (torch.zeros((*batch_shape, layout.d), dtype=dtype, device=device) for _ in range(2))
         mean_said = torch.zeros(layout.d, dtype=dtype, device=device)
-        inner = self.exchange.init(layout, dtype, device, lead)
+        inner = self.exchange.init(layout, dtype, device, batch_shape)
         return {"said": said, "mean_said": mean_said, "last": last, "inner": inner}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """One exchange of the change, or one dense Sum. Everything moves in place."""
+        """One exchange of the change, or one dense AllReduce. Everything moves in place."""
         said, mean_said, last = (tensor(state, name) for name in ("said", "mean_said", "last"))
         if turn.step == 0 or self._heads(turn):
-            total = await Sum(widen(x))
+            total = await AllReduce(widen(x))
             said.copy_(x)
             mean_said.copy_(total).div_(turn.size)
         else:

@@ -63,12 +63,12 @@ class EF:
         layout: Layout,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        lead: tuple[int, ...] = (),
+        batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """No error yet: zeros [*lead, d]. Refuses what contracts elsewhere but not in so small a dimension."""
+        """No error yet: zeros [*batch_shape, d]. Refuses what contracts elsewhere but not in so small a dimension."""
         self._check(layout.d)
-        error = torch.zeros((*lead, layout.d), dtype=dtype, device=device)
-        return {"error": error, "inner": self.exchange.init(layout, dtype, device, lead)}
+        error = torch.zeros((*batch_shape, layout.d), dtype=dtype, device=device)
+        return {"error": error, "inner": self.exchange.init(layout, dtype, device, batch_shape)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """Exchange x + error; one pass to accumulate, if that is not done, and k writes to forget, no dense temporary.

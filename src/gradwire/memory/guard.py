@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gradwire import kernels
-from gradwire.ask import AllToAll, Ask, Gather, Sum
+from gradwire.ask import AllReduce, Ask
 from gradwire.exchange.protocol import Exchange, State, Taker, tensor
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Dense, Sent
@@ -31,19 +31,19 @@ class Guard:
         layout: Layout,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        lead: tuple[int, ...] = (),
+        batch_shape: tuple[int, ...] = (),
     ) -> State:
         """The inner exchange's state and nothing else."""
-        return self.exchange.init(layout, dtype, device, lead)
+        return self.exchange.init(layout, dtype, device, batch_shape)
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """One Sum of a single number, then the exchange, or one Sum of f[d].
+        """One AllReduce of a single number, then the exchange, or one AllReduce of f[d].
 
         Where the caller can put the state back (`Turn.given`), the number goes along with the exchange's first ask.
         """
         if turn.given and self.takes is not None and turn.seen is not None and turn.seen.finite is not None:
             return await self._go_along(x, state, turn, tensor(state, self.takes), broken=not turn.seen.finite)
-        broken = await Sum(_broken(x, turn))
+        broken = await AllReduce(_broken(x, turn))
         if broken.item() == 0.0:
             return await self.exchange(x, state, turn)
         return await _through(x.clone(), turn)
@@ -83,25 +83,16 @@ class Guard:
 
 async def _through(plain: Tensor, turn: Turn) -> Sent:
     """The plain mean, uncompressed."""
-    total = await Sum(plain)
+    total = await AllReduce(plain)
     return Sent(own=Dense(plain), mean=Dense(total.div_(turn.size)), finite=False)
 
 
 async def _carry(ask: Ask, broken: bool) -> tuple[Tensor, bool]:
     """Ask, and along with it whether anybody's vector is broken: the answer, and that."""
-    match ask:
-        case Gather(wire):
-            heard = await Gather(torch.cat([wire, wire.new_full((1,), broken)]))
-            return heard[:, :-1].contiguous(), bool(heard[:, -1].any())
-        case AllToAll(wires):
-            heard = await AllToAll(torch.cat([wires, wires.new_full((len(wires), 1), broken)], 1))
-            return heard[:, :-1].contiguous(), bool(heard[:, -1].any())
-        case Sum(values) if values.ndim == 1 and values.is_floating_point():
-            total = await Sum(torch.cat([values, values.new_full((1,), broken)]))
-            return total[:-1], bool(total[-1] > 0)
-        case _:
-            anybody = bool((await Sum(torch.tensor([float(broken)]))).item())
-            return (await ask if not anybody else torch.empty(0)), anybody
+    if (joined := ask.carrying(broken)) is not None:
+        return ask.carried(await joined)
+    anybody = bool((await AllReduce(torch.tensor([float(broken)]))).item())
+    return (await ask if not anybody else torch.empty(0)), anybody
 
 
 def _broken(x: Tensor, turn: Turn) -> Tensor:

@@ -1,8 +1,8 @@
 """Iterates: compress the next model instead of the gradient.
 
-Any exchange, conjugated by T(x) = point - gamma x, where x is a gradient and point the model at which it was taken:
-    send T_i = point - gamma x_i,    own_i = (point - what was said of T_i) / gamma,    mean likewise.
-An optimizer's step of length eta gamma along the mean is then (1 - eta) point + eta * the average of what was said.
+Any exchange, conjugated by T(x) = params - gamma x, where x is a gradient and params the model at which it was taken:
+    send T_i = params - gamma x_i,    own_i = (params - what was said of T_i) / gamma,    mean likewise.
+An optimizer's step of length eta gamma along the mean is then (1 - eta) params + eta * the average of what was said.
 
 | method  | is                                        | source                                                      |
 |---------|-------------------------------------------|-------------------------------------------------------------|
@@ -26,7 +26,7 @@ from gradwire.vector import Offset, Sent, widen
 
 @dataclass(frozen=True)
 class Iterates:
-    """Compress point - gamma x, the model after a step of length gamma, instead of the gradient x."""
+    """Compress params - gamma x, the model after a step of length gamma, instead of the gradient x."""
 
     exchange: Exchange
     gamma: float
@@ -41,22 +41,22 @@ class Iterates:
         layout: Layout,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        lead: tuple[int, ...] = (),
+        batch_shape: tuple[int, ...] = (),
     ) -> State:
         """The inner exchange's state."""
-        return {"inner": self.exchange.init(layout, dtype, device, lead)}
+        return {"inner": self.exchange.init(layout, dtype, device, batch_shape)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Exchange point - gamma x. ValueError where nobody knows the point."""
-        if turn.point is None:
-            raise ValueError("iterates compresses the model after a step and needs to know the model: give the point")
-        x, point = widen(x), turn.point()
-        sent = await self.exchange(point.to(x.dtype) - self.gamma * x, nest(state, "inner"), turn)
-        base = point.to(x.dtype) / self.gamma
+        """Exchange params - gamma x. ValueError where nobody knows the params."""
+        if turn.params is None:
+            raise ValueError("iterates compresses the model after a step and needs to know the model: give params")
+        x, params = widen(x), turn.params()
+        sent = await self.exchange(params.to(x.dtype) - self.gamma * x, nest(state, "inner"), turn)
+        base = params.to(x.dtype) / self.gamma
         return Sent(own=Offset(base, sent.own, -1 / self.gamma), mean=Offset(base, sent.mean, -1 / self.gamma))
 
     def omega(self, d: int) -> float | None:
-        """None: the variance is relative to x - point / gamma, not to x."""
+        """None: the variance is relative to x - params / gamma, not to x."""
         return 0.0 if self.exchange.omega(d) == 0.0 else None
 
     def delta(self, d: int) -> float | None:

@@ -35,11 +35,11 @@ class Momentum:
         layout: Layout,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        lead: tuple[int, ...] = (),
+        batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """v [*lead, d]."""
-        v = torch.zeros((*lead, layout.d), dtype=dtype, device=device)
-        return {"v": v, "inner": self.exchange.init(layout, dtype, device, lead)}
+        """v [*batch_shape, d]."""
+        v = torch.zeros((*batch_shape, layout.d), dtype=dtype, device=device)
+        return {"v": v, "inner": self.exchange.init(layout, dtype, device, batch_shape)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """Move v in place, and exchange it."""

@@ -25,7 +25,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from gradwire.ask import Sum
+from gradwire.ask import AllReduce
 from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest, tensor
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Dense, Offset, Sent, widen
@@ -60,13 +60,13 @@ class Shifted:
         layout: Layout,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        lead: tuple[int, ...] = (),
+        batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """Both shifts at zero: h [*lead, d] and mean_h [d]."""
+        """Both shifts at zero: h [*batch_shape, d] and mean_h [d]."""
         self.rule.check(self.exchange, layout.d)
-        h = torch.zeros((*lead, layout.d), dtype=dtype, device=device)
+        h = torch.zeros((*batch_shape, layout.d), dtype=dtype, device=device)
         mean_h = torch.zeros(layout.d, dtype=dtype, device=device)
-        return {"h": h, "mean_h": mean_h, "inner": self.exchange.init(layout, dtype, device, lead)}
+        return {"h": h, "mean_h": mean_h, "inner": self.exchange.init(layout, dtype, device, batch_shape)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """Exchange x - h, then let the rule move h and mean_h."""
@@ -166,7 +166,7 @@ class Follow:
 class Restart:
     """Set the shifts to the vectors themselves with probability p: Rand-DIANA. By default p = 1 / (1 + omega).
 
-    One coin for all workers: a step of heads costs one dense Sum, and the others nothing.
+    One coin for all workers: a step of heads costs one dense AllReduce, and the others nothing.
     """
 
     p: float | None = None
@@ -189,7 +189,7 @@ class Restart:
         if coin >= p:
             return Sent(own=Offset(h, sent.own, 1.0), mean=Offset(mean_h, sent.mean, 1.0))
         said = Sent(own=Dense(Offset(h, sent.own, 1.0).dense()), mean=Dense(Offset(mean_h, sent.mean, 1.0).dense()))
-        total = await Sum(x - h)
+        total = await AllReduce(x - h)
         mean_h.add_(total, alpha=1 / turn.size)
         h.copy_(x)
         return said

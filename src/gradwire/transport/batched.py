@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from gradwire.ask import AllToAll, Ask, Gather, Share, Sum, Talk, describe, payload, rows
+from gradwire.ask import Ask, Talk, describe
 from gradwire.transport.ledger import Ledger
 
 T = TypeVar("T")
@@ -38,16 +38,8 @@ def batched(workers: Talk[T], size: int, ledger: Ledger | None = None) -> T:
 
 
 def _answer(ask: Ask, size: int) -> Tensor:
-    """What every worker hears, once."""
-    brought = payload(ask)
-    if brought.ndim == 0 or brought.shape[0] != size:
+    """What every worker receives, once."""
+    if ask.x.ndim == 0 or ask.x.shape[0] != size:
         raise ValueError(f"a batched worker asks with one row for each of {size} workers, got {describe(ask)}")
-    match ask:
-        case Sum(values):
-            return values.sum(0)
-        case Gather(wire):
-            return wire
-        case Share(values, root):
-            return values[root].clone()
-        case AllToAll():
-            return rows(ask, size).transpose(0, 1).clone()
+    ask.check(size)
+    return ask.batched(size)

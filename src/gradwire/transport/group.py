@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import distributed_c10d
 
-from gradwire.ask import Gather
+from gradwire.ask import AllGather
 from gradwire.transport.process import Process
 
 
@@ -59,4 +59,4 @@ def compare(process: Process, device: torch.device, words: str) -> int | None:
 
 
 async def _gather(wire: Tensor) -> Tensor:
-    return await Gather(wire)
+    return await AllGather(wire)

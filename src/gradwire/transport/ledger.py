@@ -1,22 +1,22 @@
 """The ledger: bytes counted from the tensors that were handed to the network, per kind of ask.
 
 Two figures, because both questions are asked:
-  bytes    what the workers brought: the size of the tensors in the asks, in an AllToAll one's own row too. `nbytes(d)`
+  bytes    what the workers bring: the size of the tensors in the asks, in an AllToAll one's own row too. `nbytes(d)`
            of a compressor is asserted equal.
   traffic  what that makes on a worker's own link by the algorithms of gloo, comparable with the kernel's tx_bytes:
-             Sum     ring all-reduce      2 (n - 1) / n of the tensor
-             Gather  ring all-gather      n - 1 times the tensor
-             Share   binomial broadcast   once for every child in the tree; the root has most
-             AllToAll  direct messages    (n - 1) / n of the tensor: all rows but one's own
+             AllReduce  ring all-reduce      2 (n - 1) / n of the tensor
+             AllGather  ring all-gather      n - 1 times the tensor
+             Broadcast  binomial broadcast   once for every child in the tree; the root has most
+             AllToAll   direct messages      (n - 1) / n of the tensor: all rows but one's own
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gradwire.ask import AllToAll, Ask, Gather, Share, Sum
+from gradwire.ask import ASKS, Ask
 
-KINDS = ("Sum", "Gather", "Share", "AllToAll")
+KINDS = tuple(kind.__name__ for kind in ASKS)
 """The names of the asks."""
 
 
@@ -45,8 +45,8 @@ class Ledger:
         """Count one worker's part of an answered ask, or that of all in a batch; `seconds` it waited for the answer."""
         entry = self.entries[type(ask).__name__]
         entry.calls += 1 if isinstance(rank, int) else size
-        entry.bytes += brought(ask, rank)
-        entry.traffic += traffic(ask, rank, size)
+        entry.bytes += ask.brought(rank)
+        entry.traffic += ask.traffic(rank, size)
         entry.seconds += seconds
         if self.log is not None:
             self.log.append(seconds)
@@ -70,37 +70,3 @@ class Ledger:
     def seconds(self) -> float:
         """Seconds that a worker spent in the network so far, waiting for slower peers included."""
         return sum(entry.seconds for entry in self.entries.values()) / self.workers
-
-
-def brought(ask: Ask, rank: int | slice) -> int:
-    """Bytes that a rank, or a batch of all, brings to an ask: of a Share only the root's tensor counts."""
-    match ask:
-        case Sum(values):
-            return values.nbytes
-        case Gather(wire):
-            return wire.nbytes
-        case Share(values, root):
-            return values[root].nbytes if isinstance(rank, slice) else values.nbytes if rank == root else 0
-        case AllToAll(wires):
-            return wires.nbytes
-
-
-def traffic(ask: Ask, rank: int | slice, size: int) -> float:
-    """Bytes that an ask puts on a rank's link, or on those of a batch of all together, by the algorithms above."""
-    match ask:
-        case Sum(values):
-            return 2 * (size - 1) / size * values.nbytes
-        case Gather(wire):
-            return (size - 1) * wire.nbytes
-        case Share(values, root):
-            if isinstance(rank, slice):
-                return (size - 1) * values[root].nbytes
-            return _children((rank - root) % size, size) * values.nbytes
-        case AllToAll(wires):
-            return (size - 1) / size * wires.nbytes
-
-
-def _children(place: int, size: int) -> int:
-    """Children of a place in a binomial tree of `size` places rooted at 0."""
-    rounds = range((size - 1).bit_length())
-    return sum(place < 1 << i and place + (1 << i) < size for i in rounds)

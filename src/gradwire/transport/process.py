@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradwire.ask import AllToAll, Ask, Gather, Share, Sum, Talk, rows
+from gradwire.ask import AllGather, AllReduce, AllToAll, Ask, Broadcast, Op, Talk
 from gradwire.transport.ledger import Ledger
 
 T = TypeVar("T")
+
+_OPS: dict[Op, Any] = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}
 
 # torch 2.13 renamed it and warns of the old name; torch 2.12 and before know only the old one.
 _all_gather: Callable[..., Any] = vars(dist).get("all_gather_single") or vars(dist)["all_gather_into_tensor"]
@@ -62,29 +65,32 @@ class Process:
                 dist.destroy_process_group(self.group)
             self.group = None
 
-    def _answer(self, ask: Ask) -> Tensor:
-        """Run one collective. Empty tensors are empty on every rank, and travel nowhere."""
+    def overwrite(self, ask: Ask) -> Tensor:
+        """Run one collective; where `ask.in_place`, on the ask's own tensor, which then holds the answer."""
         if self.group is None:
             raise RuntimeError("this transport is closed")
+        ask.check(self.size)
+        x = ask.x
+        if not x.numel():  # empty tensors are empty on every rank, and travel nowhere
+            return ask.alone(self.size)
         match ask:
-            case Sum(values):
-                total = values.clone(memory_format=torch.contiguous_format)
-                if total.numel():
-                    dist.all_reduce(total, group=self.group)
-                return total
-            case Gather(wire):
-                wires = wire.new_empty((self.size, *wire.shape))
-                if wire.numel():
-                    _all_gather(wires.view(-1), wire.contiguous(), group=self.group)
-                return wires
-            case Share(values, root):
-                shared = values.clone(memory_format=torch.contiguous_format)
-                if shared.numel():
-                    dist.broadcast(shared, dist.get_global_rank(self.group, root), group=self.group)
-                return shared
+            case AllReduce(op=op):
+                dist.all_reduce(x, _OPS[op], group=self.group)
+                return x
+            case AllGather():
+                gathered = x.new_empty((self.size, *x.shape))
+                _all_gather(gathered.view(-1), x.contiguous(), group=self.group)
+                return gathered
+            case Broadcast(root=root):
+                dist.broadcast(x, dist.get_global_rank(self.group, root), group=self.group)
+                return x
             case AllToAll():
-                wires = rows(ask, self.size).contiguous()
-                heard = torch.empty_like(wires)
-                if wires.numel():
-                    dist.all_to_all_single(heard, wires, group=self.group)
-                return heard
+                received = torch.empty_like(x, memory_format=torch.contiguous_format)
+                dist.all_to_all_single(received, x.contiguous(), group=self.group)
+                return received
+
+    def _answer(self, ask: Ask) -> Tensor:
+        """Run one collective and leave what the worker brought as it is."""
+        if ask.in_place:
+            ask = replace(ask, x=ask.x.clone(memory_format=torch.contiguous_format))
+        return self.overwrite(ask)

@@ -16,9 +16,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from gradwire.ask import AllToAll, Ask, Gather, Share, Sum, Talk, payload, rows
-from gradwire.transport.ledger import traffic
-from gradwire.transport.lockstep import _agree, _answer  # pyright: ignore[reportPrivateUsage] - a way of lockstep
+from gradwire.ask import Ask, Talk
+from gradwire.transport.lockstep import agree, answer
 
 T = TypeVar("T")
 
@@ -72,49 +71,38 @@ def rehearse(
 
 
 def _run(workers: Sequence[Talk[T]], size: int, clock: Callable[[], float]) -> tuple[list[T], Course]:
-    heard: Sequence[Tensor | None] = [None] * len(workers)
+    answers: Sequence[Tensor | None] = [None] * len(workers)
     noted: list[Asked] = []
     while True:
         asks: list[Ask | None] = []
         results: list[T] = []
         slowest = 0.0
-        for worker, answer in zip(workers, heard, strict=True):
+        for worker, received in zip(workers, answers, strict=True):
             started = clock()
             try:
-                asks.append(worker.send(answer))  # type: ignore[arg-type]  # a fresh coroutine takes None
+                asks.append(worker.send(received))  # type: ignore[arg-type]  # a fresh coroutine takes None
             except StopIteration as end:
                 asks.append(None)
                 results.append(end.value)
             slowest = max(slowest, clock() - started)
         if len(results) == len(workers):
             return results, Course(tuple(noted), slowest)
-        said = _agree(asks)
-        noted.append(Asked(type(said[0]).__name__, busiest(said[0], size), slowest + _copying(said[0], clock)))
-        heard = _answer(said) if len(said) == size else [_alone(said[0], size)]
-
-
-def busiest(ask: Ask, size: int) -> float:
-    """Bytes that an ask puts on the link of the rank that has most of them."""
-    return traffic(ask, ask.root if isinstance(ask, Share) else 0, size)
+        agreed = agree(asks)
+        ask = agreed[0]
+        noted.append(Asked(type(ask).__name__, ask.busiest(size), slowest + _copying(ask, clock)))
+        answers = answer(agreed) if len(agreed) == size else [_alone(ask, size)]
 
 
 def _copying(ask: Ask, clock: Callable[[], float]) -> float:
-    """Seconds that a process takes to copy what it must not change."""
-    if isinstance(ask, (Gather, AllToAll)):
+    """Seconds that a process takes to copy what its collective would overwrite."""
+    if not ask.in_place:
         return 0.0
     started = clock()
-    payload(ask).clone(memory_format=torch.contiguous_format)
+    ask.x.clone(memory_format=torch.contiguous_format)
     return clock() - started
 
 
 def _alone(ask: Ask, size: int) -> Tensor:
-    """What one worker of `size` hears if all others bring what it brings."""
-    match ask:
-        case Sum(values):
-            return values * size
-        case Gather(wire):
-            return wire.expand(size, *wire.shape).clone()
-        case Share(values):
-            return values.clone()
-        case AllToAll():
-            return rows(ask, size).clone()
+    """What one worker of `size` receives if all others bring what it brings."""
+    ask.check(size)
+    return ask.alone(size)

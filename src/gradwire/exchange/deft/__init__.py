@@ -5,7 +5,7 @@ by its norm, pack the layers into bins of equal work. `exchange` is the conversa
 plan, `indices` translates what is selected.
 """
 
-from gradwire.exchange.deft.exchange import Deft
+from gradwire.exchange.deft.exchange import DEFT
 from gradwire.exchange.deft.plan import Plan, apportion_k, assign_k, pack, partition
 
-__all__ = ["Deft", "Plan", "apportion_k", "assign_k", "pack", "partition"]
+__all__ = ["DEFT", "Plan", "apportion_k", "assign_k", "pack", "partition"]

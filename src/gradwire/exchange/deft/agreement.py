@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from gradwire.ask import Share
+from gradwire.ask import Broadcast
 from gradwire.exchange.protocol import State, tensor
 from gradwire.layout import Turn
 
@@ -36,7 +36,7 @@ async def agree(
     turn: Turn,
     device: torch.device,
 ) -> list[int]:
-    """Recall the numbers of this window's plan, or let its delegate `make` that many and share them: one Share, int32.
+    """Recall the numbers of this window's plan, or let its delegate `make` that many and broadcast them, int32.
 
     What is recalled and does not fit (a checkpoint may have been tampered with) is no plan.
 
@@ -50,7 +50,7 @@ async def agree(
             return known[2:]
     delegate = turn.step // every % turn.size
     message = make() if turn.rank == delegate else [0] * length
-    answer: Tensor = await Share(torch.tensor(message, dtype=torch.int32, device=device), delegate)
+    answer: Tensor = await Broadcast(torch.tensor(message, dtype=torch.int32, device=device), delegate)
     heard = cast(list[int], answer.tolist())
     if every > 1:
         state["plan"] = torch.tensor([[*stamp, *heard]], dtype=torch.float64)

@@ -4,10 +4,10 @@ rank r at step t of n workers, R = repack_every                                 
 -----------------------------------------------------------------------------------------------------------
 layers  = partition(sizes, n, merge)                                                  nothing
 k_x     = assign_k(sizes, own norms, k)                                               nothing
-Share   the plan packed by rank (t // R) % n, where R divides t                       4 (n + L) bytes
+Broadcast  the plan packed by rank (t // R) % n, where R divides t                       4 (n + L) bytes
 select  k_x largest of every layer x in bin (t + r) % n, by one's own k_x             nothing
-Gather  how many, then which: gaps inside the bin, bit-packed, padded to the longest  4 + about k / n indices
-Sum     everybody's values at all indices, common layers included                     the union's values
+AllGather  how many, then which: gaps inside the bin, bit-packed, padded to the longest  4 + about k / n indices
+AllReduce  everybody's values at all indices, common layers included                     the union's values
 
 With k_source="delegate" the plan brings L budgets along, 4 (n + 2 L) bytes, and nobody need say how many.
 """
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from gradwire import kernels
-from gradwire.ask import Sum
+from gradwire.ask import AllReduce
 from gradwire.checks import check_whole
 from gradwire.compress.protocol import check_density, kept
 from gradwire.exchange.deft.agreement import agree, nothing
@@ -39,7 +39,7 @@ from gradwire.vector import Sent, Sparse, widen
 
 @quiet("k_source", "exact_k", "repack_every", "merge", "pack_by", "overlap")
 @dataclass(frozen=True)
-class Deft:
+class DEFT:
     """Every worker searches its own part of the model; layers with larger norms get more of k = density * d.
 
     By default the paper's algorithm, as its authors' code has it. What the options change:
@@ -91,7 +91,7 @@ class Deft:
         layout: Layout,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        lead: tuple[int, ...] = (),
+        batch_shape: tuple[int, ...] = (),
     ) -> State:
         """Nothing to remember; or no plan yet, a fact, where plans serve for several steps, and no weight (overlap)."""
         return ({} if self.repack_every == 1 else nothing()) | (no_weight() if self.overlap else {})
@@ -105,14 +105,14 @@ class Deft:
         plan, ks = await self._agree(x, layers, state, turn)
         searched = _rotate(plan.bins, turn.step)
         places = [[layers[i] for i in bin] for bin in searched]
-        found = kernels.tops(x, places[turn.rank], [ks[i] for i in searched[turn.rank]])
+        found = kernels.segmented_topk(x, places[turn.rank], [ks[i] for i in searched[turn.rank]])
         told = self.k_source == "delegate"
         counts = [sum(ks[i] for i in bin) for bin in searched] if told else await hear_counts(found)
         whole = [torch.arange(*layers[i], device=x.device) for i in plan.common]
         heard = await gather(found, counts, [length(spans) for spans in places], turn.rank)
         indices = torch.cat([*map(globalise, heard, places), *whole])
         values = x[indices]
-        total = await Sum(values)
+        total = await AllReduce(values)
         return Sent(own=Sparse(indices, values, len(x)), mean=Sparse(indices, total.div_(turn.size), len(x)))
 
     def omega(self, d: int) -> float | None:
@@ -149,7 +149,7 @@ class Deft:
 
     def _budgets(self, sizes: Sequence[int], norms: Sequence[float], turn: Turn) -> list[int]:
         """k_x of every layer."""
-        d, share = sum(sizes), turn.share if self.overlap else 1.0
+        d, share = sum(sizes), turn.budget if self.overlap else 1.0
         if self.exact_k:
             k = kept(self.density, d) if share == 1.0 else min(d, round(self.density * share * d))
             return apportion_k(sizes, norms, k)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 KEPT = 20
-"""Elements passed by in the time that kernels.tops takes for one more it keeps: 15 of many, 45 of few (measured)."""
+"""Elements that kernels.segmented_topk skips in the time it takes to keep one more: 15 of many, 45 of few."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _apportion(sizes: Sequence[int], weights: Sequence[int], k: int) -> list[int
 def pack(sizes: Sequence[int], ks: Sequence[int], n: int, by: str = "cost") -> Plan:
     """Pack the layers into n bins, longest processing time first, by cost n_{g,x} * log2(k_x) (Alg. 4).
 
-    With by="elements" the cost is n_{g,x} + 20 * k_x: what a selection in linear time takes, as kernels.tops does.
+    With by="elements" the cost is n_{g,x} + 20 * k_x: what a selection in linear time takes.
 
     A layer that is sent whole (k_x = n_{g,x}) needs no search: it is common. One without a budget costs nothing here
     but may have one elsewhere: these go round the bins. Equal costs go by the lowest layer, equal loads by the lowest

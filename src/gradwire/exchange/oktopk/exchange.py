@@ -3,11 +3,11 @@
 rank r of n workers, k = density * d                                                                 per ordinary step
 ---------------------------------------------------------------------------------------------------------------------
 select    places of x from one's own threshold on, in n regions that all agree on                    nothing
-Gather    how many in the fullest region, and in all                                                 8 bytes
+AllGather  how many in the fullest region, and in all                                                 8 bytes
 AllToAll  the places and values of region j to rank j, padded to the fullest, p; j sums them         n p entries
-Gather    how many sums reach the common threshold                                                   8 bytes
+AllGather  how many sums reach the common threshold                                                   8 bytes
 AllToAll  those, spread evenly over the workers, if one has far more than others                     (seldom)
-Gather    those, padded to the most of a worker, q                                                   q entries
+AllGather  those, padded to the most of a worker, q                                                   q entries
 
 An entry is an index and a value: two elements in the paper's count. On a worker's link they make 2 (n - 1) (p + q)
 elements, 4 k (n - 1) / n where p = q = k / n. Let c = ceil(sums said / n): where q is above 2 c at the latest, it pays
@@ -18,8 +18,8 @@ in another's region. An index takes less than an element of 4 bytes (wire/index.
 
 Every `recompute_every` steps the workers select exactly: each its k largest, and of the sums the k largest. Between,
 thresholds and regions stay, and counts drift. Where a worker's leaves [k / 2, 2 k], all select exactly, before anything
-is sent; where that of the sums does, they are selected exactly: neither is ever more than 2 k. A new plan costs a Sum
-of 16 n bytes, a new common threshold four Sums of 2 KB (eight for float64), and a second count each.
+is sent; where that of the sums does, they are selected exactly: neither is ever more than 2 k. A new plan costs an
+AllReduce of 16 n bytes, a new common threshold four of 2 KB (eight for float64), and a second count each.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class OkTopk:
         layout: Layout,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        lead: tuple[int, ...] = (),
+        batch_shape: tuple[int, ...] = (),
     ) -> State:
         """No plan yet: f64[2, 0]; after the first step f64[2, n + 1], the same on all workers (see `Plan.write`)."""
         return {"plan": torch.zeros(2, 0, dtype=torch.float64, device=device)}
@@ -100,7 +100,7 @@ async def _select(x: Tensor, k: int, plan: Plan | None, turn: Turn) -> tuple[Ten
         width, totals = await _count(mine, plan)
         if all(is_near(total, k, level) for total, level in zip(totals, plan.local, strict=True)):
             return mine, plan, width
-    mine = kernels.top(x, k)
+    mine = kernels.topk(x, k)
     mine = mine[x[mine] != 0]
     level = x[mine].abs().amin().item() if len(mine) == k < len(x) else 0.0
     bounds, local = await propose(mine, level, len(x), turn)

@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from gradwire.ask import Gather
+from gradwire.ask import AllGather
 from gradwire.wire import index, values
 from gradwire.wire.values import Format
 
@@ -60,5 +60,5 @@ class Pieces:
 
 async def hear(pair: tuple[int, int], device: torch.device) -> list[tuple[int, int]]:
     """Gather two whole numbers of every worker, 8 bytes."""
-    wires = await Gather(torch.tensor(pair, dtype=torch.int32, device=device).view(torch.uint8))
+    wires = await AllGather(torch.tensor(pair, dtype=torch.int32, device=device).view(torch.uint8))
     return [(first, second) for first, second in cast(list[list[int]], wires.view(torch.int32).tolist())]

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from gradwire.ask import Sum
+from gradwire.ask import AllReduce
 from gradwire.exchange.protocol import State, tensor
 from gradwire.layout import Turn
 
@@ -34,10 +34,10 @@ class Plan:
     @staticmethod
     def read(state: State, n: int, d: int) -> Plan | None:
         """The plan of a state, or None if there is none for n workers and d elements, as before the first step."""
-        fact = tensor(state, "plan")
-        if fact.shape != (2, n + 1):
+        replicated = tensor(state, "plan")
+        if replicated.shape != (2, n + 1):
             return None
-        ends, (*local, common) = [round(end) for end in _numbers(fact[0])], _numbers(fact[1])
+        ends, (*local, common) = [round(end) for end in _numbers(replicated[0])], _numbers(replicated[1])
         return Plan(tuple(ends), tuple(local), common) if ends == sorted(ends) and ends[::n] == [0, d] else None
 
     def write(self, state: State) -> None:
@@ -52,7 +52,7 @@ class Plan:
 
 
 async def propose(mine: Tensor, level: float, d: int, turn: Turn) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Agree on regions and hear everybody's threshold, by one Sum of f64[2 n - 1].
+    """Agree on regions and hear everybody's threshold, by one AllReduce of f64[2 n - 1].
 
     Args:
         mine: int64[m], increasing places below d that this worker selects; each region gets m / n of them in its view.
@@ -64,7 +64,7 @@ async def propose(mine: Tensor, level: float, d: int, turn: Turn) -> tuple[tuple
     said = torch.cat(
         [torch.tensor(levels, dtype=torch.float64, device=mine.device), *(cut.double().view(1) for cut in cuts)]
     )
-    heard = _numbers(await Sum(said))
+    heard = _numbers(await AllReduce(said))
     return (0, *(round(total / n) for total in heard[n:]), d), tuple(heard[:n])
 
 

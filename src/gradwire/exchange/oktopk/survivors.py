@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from gradwire.ask import AllToAll, Gather
+from gradwire.ask import AllGather, AllToAll
 from gradwire.exchange.oktopk.pieces import Pieces, hear
 from gradwire.exchange.oktopk.plan import Plan
 from gradwire.exchange.oktopk.threshold import is_near, kth_largest, reach
@@ -55,7 +55,7 @@ async def tell(found: Tensor, sums: Tensor, counts: list[int], plan: Plan, rank:
         found, sums = pieces.read(heard, starts)
     pieces = Pieces(max(counts), span, sums.dtype)
     wire = pieces.encode(found, sums, [len(found)]).squeeze(0)
-    return pieces.read(await Gather(wire), starts)
+    return pieces.read(await AllGather(wire), starts)
 
 
 def _lengths(ends: Iterable[int]) -> list[int]:

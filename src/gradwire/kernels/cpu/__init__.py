@@ -3,20 +3,20 @@
 from gradwire.kernels.cpu.compiler import INFINITE
 from gradwire.kernels.cpu.indices import decode, encode
 from gradwire.kernels.cpu.packing import look_up, pack, pack_flags, unpack, unpack_flags
-from gradwire.kernels.cpu.rounding import classes, coins, levels, natural, powers, signed, signs, wide_coins
+from gradwire.kernels.cpu.rounding import classes, levels, natural, powers, signed, signs, uniforms, wide_coins
 from gradwire.kernels.cpu.seen import among, move, poll, vote
-from gradwire.kernels.cpu.selection import SAMPLED, room, support, tops
-from gradwire.kernels.cpu.sums import copy, norms, passing, spread
+from gradwire.kernels.cpu.selection import SAMPLED, room, segmented_topk, support
+from gradwire.kernels.cpu.sums import copy, indices_above, norms, scatter
 
 __all__ = [
     "INFINITE",
     "SAMPLED",
     "among",
     "classes",
-    "coins",
     "copy",
     "decode",
     "encode",
+    "indices_above",
     "levels",
     "look_up",
     "move",
@@ -24,15 +24,15 @@ __all__ = [
     "norms",
     "pack",
     "pack_flags",
-    "passing",
     "poll",
     "powers",
     "room",
+    "scatter",
+    "segmented_topk",
     "signed",
     "signs",
-    "spread",
     "support",
-    "tops",
+    "uniforms",
     "unpack",
     "unpack_flags",
     "vote",

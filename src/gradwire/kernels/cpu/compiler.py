@@ -152,24 +152,24 @@ def _eight(context: Any, builder: Any, signature: Any, array: Any, at: Any) -> A
 
 
 @intrinsic
-def load(typing: Any, octets: Any, at: Any) -> Any:
+def load(typing: Any, empty_bytes: Any, at: Any) -> Any:
     """u8[at : at + 8] as a uint64, least byte first."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.load(_eight(context, builder, signature, *arguments), align=1)
 
-    return types.uint64(octets, types.int64), generate
+    return types.uint64(empty_bytes, types.int64), generate
 
 
 @intrinsic
-def store(typing: Any, octets: Any, at: Any, word: Any) -> Any:
+def store(typing: Any, empty_bytes: Any, at: Any, word: Any) -> Any:
     """Write a uint64 to u8[at : at + 8], least byte first."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         builder.store(arguments[2], _eight(context, builder, signature, *arguments[:2]), align=1)
         return context.get_dummy_value()
 
-    return types.void(octets, types.int64, types.uint64), generate
+    return types.void(empty_bytes, types.int64, types.uint64), generate
 
 
 @intrinsic

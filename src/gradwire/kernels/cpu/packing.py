@@ -73,12 +73,12 @@ def unpack(wire: Octets, width: int, out: Ints) -> None:
     """u8[rows, nbytes] -> out i64[rows, m] of `width` bits."""
     mask, end = (np.uint64(1) << np.uint64(width)) - np.uint64(1), wire.shape[1]
     for row in range(len(wire)):
-        octets = wire[row]
+        empty_bytes = wire[row]
         for i in range(out.shape[1]):
             at, shift = i * width >> 3, i * width & 7
-            value = get(octets, at, end) >> np.uint64(shift)
+            value = get(empty_bytes, at, end) >> np.uint64(shift)
             if shift + width > 64:
-                value |= get(octets, at + 8, end) << np.uint64(64 - shift)
+                value |= get(empty_bytes, at + 8, end) << np.uint64(64 - shift)
             out[row, i] = np.int64(value & mask)
 
 
@@ -103,13 +103,13 @@ def pack_flags(flags: Octets, out: Octets) -> None:
 def unpack_flags(wire: Octets, out: Octets) -> None:
     """u8[rows, nbytes] -> out u8[rows, m] of zeros and ones."""
     for row in range(len(wire)):
-        octets, flags = wire[row], out[row]
+        empty_bytes, flags = wire[row], out[row]
         whole = len(flags) // 8
         for i in range(whole):
             for j in range(8):
-                flags[8 * i + j] = octets[i] >> j & 1
+                flags[8 * i + j] = empty_bytes[i] >> j & 1
         for i in range(8 * whole, len(flags)):
-            flags[i] = octets[i >> 3] >> (i & 7) & 1
+            flags[i] = empty_bytes[i >> 3] >> (i & 7) & 1
 
 
 @compile_for("void(int32[::1], int32, uint8[::1], int64)")

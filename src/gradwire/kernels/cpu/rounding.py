@@ -29,7 +29,7 @@ COIN = 2.0**-53
 
 
 @compile_for("void(uint64, float32[::1])")
-def coins(key: Any, out: Floats) -> None:
+def uniforms(key: Any, out: Floats) -> None:
     """Fill f32[m]."""
     for i in range(len(out)):
         out[i] = np.float32(np.int64(hashed(key, i) >> np.uint64(40))) * np.float32(2.0**-24)
@@ -103,36 +103,36 @@ def signed(wire: Octets, head: int, scales: Bits, out: Bits) -> None:
     d = out.shape[1]
     whole = d // 8 * 8
     for row in range(len(wire)):
-        octets, bits, scale = wire[row, head:], out[row], np.uint32(scales[row])
+        empty_bytes, bits, scale = wire[row, head:], out[row], np.uint32(scales[row])
         for i in range(0, whole, 8):
-            octet = np.uint32(octets[i >> 3])
+            octet = np.uint32(empty_bytes[i >> 3])
             for j in range(8):
                 bits[i + j] = np.int32(scale ^ (octet >> np.uint32(j)) << np.uint32(31))
         for i in range(whole, d):
-            bits[i] = np.int32(scale ^ (np.uint32(octets[i >> 3]) >> np.uint32(i & 7)) << np.uint32(31))
+            bits[i] = np.int32(scale ^ (np.uint32(empty_bytes[i >> 3]) >> np.uint32(i & 7)) << np.uint32(31))
 
 
 # Without the coins' own arithmetic in it, which is that of integers, the next loop is one for vectors of the machine.
 @compile_for("void(float32[::1], float64, float64, float64[::1], uint8[::1])")
-def _linear(x: Floats, step: float, s: float, coins: Wide, codes: Octets) -> None:
+def _linear(x: Floats, step: float, s: float, uniforms: Wide, codes: Octets) -> None:
     middle = np.int32(s)
     for i in range(len(x)):
         size = abs(np.float64(x[i])) * step
-        sum = (size if size < s else s) + coins[i]
+        sum = (size if size < s else s) + uniforms[i]
         level = np.int32(sum if sum < s else s)
         codes[i] = np.uint8(middle + (-level if x[i] < np.float32(0) else level))
 
 
 @compile_for("void(float32[::1], float64, float64, float64[::1], uint8[::1])")
-def _geometric(x: Floats, step: float, s: float, coins: Wide, codes: Octets) -> None:
+def _geometric(x: Floats, step: float, s: float, uniforms: Wide, codes: Octets) -> None:
     lowest, raised, middle = 2.0 ** (1 - s), 2.0 ** (s - 1), np.int32(s)
     for i in range(len(x)):
         size = abs(np.float64(x[i])) * step
         share = size if size < 1.0 else 1.0
         bits = as_integer(share)
         mantissa = np.float64(bits & 0xFFFFFFFFFFFFF) * 2.0**-52
-        above = np.int32((bits >> 52) - 1023) + middle + np.int32(coins[i] < mantissa)
-        level = np.int32(coins[i] < share * raised) if share < lowest else above
+        above = np.int32((bits >> 52) - 1023) + middle + np.int32(uniforms[i] < mantissa)
+        level = np.int32(uniforms[i] < share * raised) if share < lowest else above
         codes[i] = np.uint8(middle + (-level if x[i] < np.float32(0) else level))
 
 

@@ -172,8 +172,8 @@ def _select(bits: Bits, k: int, base: int, out: Ints, keys: Ints, rest: Ints, co
 
 
 @compile_for("void(int32[::1], int64[:,::1], int64[::1], int64[::1], int64[:,::1])")
-def tops(bits: Bits, spans: Ints, ks: Ints, out: Ints, scratch: Ints) -> None:
-    """Write what `reference.tops` finds in float32 bits[d], spans[L, 2], ks[L], to out[sum of ks].
+def segmented_topk(bits: Bits, spans: Ints, ks: Ints, out: Ints, scratch: Ints) -> None:
+    """Write what `reference.segmented_topk` finds in float32 bits[d], spans[L, 2], ks[L], to out[sum of ks].
 
     Args:
         bits: the vector, read as integers.

@@ -36,7 +36,7 @@ def norms(x: Floats, spans: Ints) -> Wide:
 
 
 @compile_for("int64(int32[::1], int32, int64[::1])")
-def passing(bits: Bits, least: Any, out: Ints) -> int:
+def indices_above(bits: Bits, least: Any, out: Ints) -> int:
     """Write the places of float32 bits[d] whose magnitude's bits reach `least` to out i64[d]; return how many."""
     m, whole = 0, len(bits) // 64 * 64
     for at in range(0, whole, 64):
@@ -70,8 +70,8 @@ def copy(source: Bits, target: Bits) -> Any:
 
 
 @compile_for("void(float32[::1], int64[::1], float32[::1], int64[::1], int64[::1])")
-def spread(target: Floats, indices: Ints, values: Floats, ends: Ints, starts: Ints) -> None:
-    """Do what `reference.spread_` does. A piece is looked up where one ends, which of sorted indices is seldom.
+def scatter(target: Floats, indices: Ints, values: Floats, ends: Ints, starts: Ints) -> None:
+    """Do what `reference.scatter_` does. A piece is looked up where one ends, which of sorted indices is seldom.
 
     Raises:
         ValueError: an index or its place lies outside; what comes before it has been added.

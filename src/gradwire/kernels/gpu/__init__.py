@@ -17,17 +17,17 @@ from torch import Tensor
 __all__ = [
     "add_",
     "bitmap",
+    "indices_above",
     "norms",
     "on_gpu",
     "pack",
     "pack_flags",
-    "passing",
     "read_natural",
     "ready",
     "round_natural",
     "scatter_add_",
+    "segmented_topk",
     "serve",
-    "tops",
     "unpack",
     "unpack_flags",
 ]
@@ -59,20 +59,20 @@ def serve(x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
     return on_gpu(x) and x.ndim == 1 and x.dtype == dtype and x.is_contiguous() and ready(x.device)
 
 
-def tops(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tensor:
-    """`reference.tops` of an x that `serve` takes."""
+def segmented_topk(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tensor:
+    """`reference.segmented_topk` of an x that `serve` takes."""
     from gradwire.kernels.gpu import selection
 
     with torch.cuda.device_of(x):
-        return selection.tops(x, spans, ks)
+        return selection.segmented_topk(x, spans, ks)
 
 
-def passing(x: Tensor, least: float) -> Tensor:
-    """`reference.passing` of an x that `serve` takes, for a border above 0."""
+def indices_above(x: Tensor, least: float) -> Tensor:
+    """`reference.indices_above` of an x that `serve` takes, for a border above 0."""
     from gradwire.kernels.gpu import selection
 
     with torch.cuda.device_of(x):
-        return selection.passing(x, least)
+        return selection.indices_above(x, least)
 
 
 def norms(x: Tensor, spans: Sequence[tuple[int, int]]) -> list[float]:

@@ -48,8 +48,8 @@ DIGITS = ((23, 8), (15, 8), (7, 8), (0, 7))
 """Shift and width of the parts of a magnitude's 31 bits."""
 
 
-def tops(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tensor:
-    """`reference.tops` of what `gpu.serve` takes."""
+def segmented_topk(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tensor:
+    """`reference.segmented_topk` of what `gpu.serve` takes."""
     if len(spans) != len(ks):
         raise ValueError(f"every span needs its k, got {len(spans)} spans and {len(ks)} ks")
     if any(not 0 <= k <= end - start for (start, end), k in zip(spans, ks, strict=True)):
@@ -64,8 +64,8 @@ def tops(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tens
     return _exactly(bits, chunks, ks)
 
 
-def passing(x: Tensor, least: float) -> Tensor:
-    """`reference.passing` of what `gpu.serve` takes, for a border above 0."""
+def indices_above(x: Tensor, least: float) -> Tensor:
+    """`reference.indices_above` of what `gpu.serve` takes, for a border above 0."""
     chunks, bits = cut([(0, len(x))], x), x.detach().view(torch.int32)
     # Torch compares float32 with float32. Where the border is 0, everything passes -1.
     below = int(torch.tensor(least, dtype=torch.float32).view(torch.int32)) - 1

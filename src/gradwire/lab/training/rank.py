@@ -45,7 +45,7 @@ class Rank:
     def send(self, xs: Tensor, step: int, point: Tensor, lr: float) -> Sent:
         """Average over the ranks."""
         rank, size, layout, seed = self.turn
-        turn = Turn(rank, size, step, layout, seed, point=lambda: point, lr=lr)
+        turn = Turn(rank, size, step, layout, seed, params=lambda: point, lr=lr)
         return self.process.run(self.exchange(xs[0], self.states[0], turn))
 
     def total(self, numbers: Sequence[float]) -> list[float]:

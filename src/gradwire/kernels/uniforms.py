@@ -19,7 +19,7 @@ from gradwire.kernels import compiled, splitmix
 BITS = {torch.float32: 24, torch.float64: 53}
 
 
-def coins(
+def uniforms(
     key: int,
     shape: Sequence[int],
     dtype: torch.dtype = torch.float32,
@@ -45,5 +45,5 @@ def _on_host(key: int, count: int, dtype: torch.dtype) -> Any:
     if wide:
         cpu.wide_coins(np.uint64(key % 2**64), 0, out)
     else:
-        cpu.coins(np.uint64(key % 2**64), out)
+        cpu.uniforms(np.uint64(key % 2**64), out)
     return out

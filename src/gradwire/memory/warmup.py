@@ -23,7 +23,7 @@ from gradwire.vector import Sent
 
 
 @dataclass(frozen=True)
-class Ramp:
+class Warmup:
     """Run an exchange at the densities start, start / factor, ... above its own, then at its own.
 
     Args:
@@ -40,7 +40,7 @@ class Ramp:
     factor: float = 4.0
 
     def __post_init__(self) -> None:
-        check_exchange(self.exchange, "ramp")
+        check_exchange(self.exchange, "warmup")
         check_whole("steps", self.steps)
         if not is_number(self.start) or not 0 < self.start <= 1:
             raise ValueError(f"start must lie in (0, 1], got {self.start!r}")
@@ -70,10 +70,10 @@ class Ramp:
         layout: Layout,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        lead: tuple[int, ...] = (),
+        batch_shape: tuple[int, ...] = (),
     ) -> State:
         """The exchange's state, for all stages."""
-        return self.exchange.init(layout, dtype, device, lead)
+        return self.exchange.init(layout, dtype, device, batch_shape)
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """One step of the stage that is due."""
