@@ -83,7 +83,7 @@ def segmented_topk(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int
 
 
 def accumulate(x: Tensor, memory: Tensor, pieces: Sequence[Tensor], wanted: int) -> tuple[bool, Numbers]:
-    """What `seen.accumulate` does of an x that `serve` takes, by pieces f32[m] that lie as x does; what it notes."""
+    """What `accumulated.accumulate` does of an x that `serve` takes, by contiguous pieces f32[m]: finite, and keys."""
     from gradwire.kernels import cpu
 
     target, held = x.numpy(), memory.numpy()  # pyright: ignore
