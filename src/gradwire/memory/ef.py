@@ -88,7 +88,10 @@ class EF:
     async def __call__(self, x: Tensor | Accumulated, state: State, turn: Turn) -> Sent:
         """Exchange x + error: one pass to accumulate, k writes to forget, no dense temporary.
 
-        Of an `Accumulated` the first pass is done: it is the error already. Each option costs a pass or two more. Raises ValueError, on all workers alike, where `lr_in_memory` is given no learning rate above 0.
+        Of an `Accumulated` the first pass is done: it is the error already. Each option costs a pass or two more.
+
+        Raises:
+            ValueError: on all workers alike, `lr_in_memory` without a learning rate above 0.
         """
         error, lr = tensor(state, "error"), self._lr(turn)
         if lr != 1.0:
