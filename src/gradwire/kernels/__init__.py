@@ -2,7 +2,7 @@
 
 from gradwire.kernels.accumulated import Accumulated, accumulate, values
 from gradwire.kernels.candidates import topk
-from gradwire.kernels.compiled import LONG, warm_up
+from gradwire.kernels.compiled import LONG, warm_up, warm_up_for
 from gradwire.kernels.copies import copy_, scatter_
 from gradwire.kernels.norms import norms
 from gradwire.kernels.places import indices_above, scatter_add_
@@ -27,4 +27,5 @@ __all__ = [
     "uniforms",
     "values",
     "warm_up",
+    "warm_up_for",
 ]

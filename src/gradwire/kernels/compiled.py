@@ -45,6 +45,12 @@ def warm_up() -> bool:
     return True
 
 
+def warm_up_for(d: int, device: torch.device) -> None:
+    """Do it now if vectors of d elements on this device will need the loops, or the first of them would wait."""
+    if device.type == "cpu" and d >= LONG:
+        warm_up()
+
+
 def serve(x: Tensor) -> bool:
     """Whether x f32[d] lies as the loops read it, is long enough, and Numba is there.
 
