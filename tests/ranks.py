@@ -573,13 +573,13 @@ def auto_compresses() -> dict[str, object]:
     return {"choice": auto.choice}
 
 
-def main(name: str, *arguments: str) -> None:
+def main(lives: dict[str, Callable[..., object]], name: str, *arguments: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=TIMEOUT)
-    life: Callable[..., object] = globals()[name]
+    life = lives[name]
     print(json.dumps({"rank": dist.get_rank(), "result": life(*arguments)}), flush=True)
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(globals(), *sys.argv[1:])
