@@ -36,3 +36,7 @@ def test_a_snapshot_during_backward_disturbs_nothing(who: str, how: str) -> None
 
 def test_loading_is_whole_or_nothing() -> None:
     play("loading_is_whole_or_nothing", ranks=2, lives=LIVES)
+
+
+def test_old_checkpoints_load_and_go_on() -> None:
+    play("old_checkpoints", ranks=2, lives=LIVES)
