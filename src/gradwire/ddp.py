@@ -36,7 +36,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gradwire import checkpoint, kernels
 from gradwire.exchange import Exchange, divide_budget
 from gradwire.layout import Layout
-from gradwire.memory import Guard
+from gradwire.memory.guard import Guard
 from gradwire.spec import parse
 from gradwire.transport.group import agree, compare, own_group
 from gradwire.transport.ledger import Ledger

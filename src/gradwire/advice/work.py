@@ -20,7 +20,7 @@ from gradwire.advice.pace import Pace, buckets, trained
 from gradwire.advice.timeline import Job, Part
 from gradwire.ask import AllReduce
 from gradwire.exchange import Exchange
-from gradwire.memory import Guard
+from gradwire.memory.guard import Guard
 from gradwire.transport.rehearsal import Asked, Course, rehearse
 from gradwire.units import Unit, make_units
 

@@ -22,10 +22,12 @@ from torch import Tensor
 from gradwire.checks import is_number
 from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest, tensor
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.reprs import quiet
 from gradwire.vector import Sent
 
 
+@part("ef", "memory", example="ef(deft(density=0.01))")
 @quiet("beta", "lr_in_memory")
 @dataclass(frozen=True)
 class EF:
