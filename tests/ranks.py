@@ -434,7 +434,7 @@ def failing_exchange() -> None:
     """After a failure nothing runs again, and the memory is not handed out."""
     rank, calls = dist.get_rank(), []
 
-    class Bad(gw.Mean):
+    class Bad(gw.exchange.Mean):
         async def __call__(self, x: Tensor, state: dict, turn: gw.Turn) -> gw.Sent:
             calls.append(turn.step)
             if turn.step == 2:
@@ -442,7 +442,7 @@ def failing_exchange() -> None:
             return await super().__call__(x, state, turn)
 
     ddp = DistributedDataParallel(model(), bucket_cap_mb=0.004)
-    hook = gw.attach(ddp, gw.EF(Bad()))
+    hook = gw.attach(ddp, gw.memory.EF(Bad()))
     for step in range(2):
         loss(ddp, step, rank).backward()
     with pytest.raises(RuntimeError, match="a bad day"):
