@@ -22,7 +22,7 @@ SMALL = {"seconds": 600.0, "steps": 12, "width": 16, "depth": 1, "heads": 2, "co
 
 
 def gradwire(*arguments: str, folder: Path, seconds: float = 100) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gradwire.cli", *arguments]
+    command = [sys.executable, "-m", "gradwire", *arguments]
     env = {**os.environ, "COLUMNS": "200", "TERM": "dumb"}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=seconds)
 

@@ -22,10 +22,11 @@ SHIFTED = (ROOT / "docs" / "shifted.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/deft.md", "docs/shifted.md"])
-def test_the_docs_python_runs(page: str) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/deft.md", "docs/parts.md", "docs/shifted.md"])
+def test_the_docs_python_runs(page: str, forget: None) -> None:
     torch.manual_seed(0)
-    exec("\n".join(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)), {})
+    script = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL))
+    exec(compile(script, page, "exec", dont_inherit=True), {})
 
 
 def test_the_readmes_diff_is_the_example() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 import pytest
 import zoo
+from stranger import install
 from torch import Tensor
 
 import gradwire as gw
@@ -20,14 +20,7 @@ OURS = [entry for entry in registry.PARTS.values() if entry.origin.startswith("g
 by_name = pytest.mark.parametrize("entry", OURS, ids=lambda entry: entry.name)
 
 
-@pytest.fixture(autouse=True)
-def forget() -> Iterator[None]:
-    """What a test registers is gone after it."""
-    known = dict(registry.PARTS)
-    yield
-    registry.PARTS.clear()
-    registry.PARTS.update(known)
-    registry.load_installed.cache_clear()
+pytestmark = pytest.mark.usefixtures("forget")
 
 
 @by_name
@@ -181,15 +174,6 @@ def test_annotations_that_nobody_can_read_are_refused() -> None:
 
     with pytest.raises(gw.SpecError, match="annotations of hidden must be readable at run time: name 'Unheard'"):
         spec.build("hidden(mean)")
-
-
-def install(folder: Path, module: str, text: str) -> None:
-    """Lay a package into a folder of sys.path as pip would: the module, and an entry point that names it."""
-    (folder / f"{module}.py").write_text(text)
-    about = folder / f"{module}-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(f"[gradwire.parts]\n{module} = {module}\n")
 
 
 LOUD = '''
