@@ -208,7 +208,7 @@ def test_a_density_is_found_wherever_it_lies() -> None:
         ("dgc(randk(density=0.1))", "dgc needs a contractive operator, and Gathered"),
         ("dgc(ef(topk(density=0.1)))", "put no memory inside another"),
         ("ef(dgc(topk(density=0.1)))", "ef needs a contractive operator"),
-        ("dgc(warmup(randk(density=0.1), steps=3))", "dgc needs a contractive operator, and Ramp"),
+        ("dgc(warmup(randk(density=0.1), steps=3))", "dgc needs a contractive operator, and Warmup"),
         ("dgc(mean, momentum=1)", r"momentum must lie in \[0, 1\), got 1"),
         ("dgc(mean, momentum='much')", r"momentum must lie in \[0, 1\), got 'much'"),
         ("dgc(mean, clip=0)", "clip must be none or a positive number, got 0"),
