@@ -12,7 +12,7 @@ from gradwire.ask import AllGather, AllReduce, AllToAll, Broadcast
 from gradwire.auto import Auto, attach
 from gradwire.checkpoint import merge
 from gradwire.compress.protocol import Compressor
-from gradwire.ddp import Hook
+from gradwire.doors import Hook
 from gradwire.exchange.protocol import Exchange, State
 from gradwire.layout import Layout, Turn
 from gradwire.registry import part as register

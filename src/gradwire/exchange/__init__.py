@@ -7,9 +7,10 @@ knows a part's type where it is imported from the module that defines it, and ta
 from typing import TYPE_CHECKING, Any
 
 from gradwire import registry
+from gradwire.exchange.protocol import Accumulates as Accumulates
 from gradwire.exchange.protocol import Exchange as Exchange
+from gradwire.exchange.protocol import Selective as Selective
 from gradwire.exchange.protocol import State as State
-from gradwire.exchange.protocol import Taker as Taker
 from gradwire.exchange.protocol import divide_budget as divide_budget
 from gradwire.exchange.protocol import tensor as tensor
 
