@@ -106,7 +106,7 @@ def test_bfloat16_never_makes_an_inf() -> None:
 
 def made(entry: dict) -> gw.Compressor:
     """The compressor that wrote an entry: those of 0.1.0 name class and parameters, all later ones a spec."""
-    return build(entry["spec"]) if "spec" in entry else vars(gw)[entry["class"]](**entry["parameters"])
+    return build(entry["spec"]) if "spec" in entry else vars(gw.compress)[entry["class"]](**entry["parameters"])
 
 
 @pytest.mark.parametrize("entry", GOLDEN, ids=[entry["name"] for entry in GOLDEN])
