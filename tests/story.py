@@ -29,7 +29,8 @@ def watch(
     """Run a function of a file of lives on every rank: exit codes, JSON lines printed, standard error."""
     command = [sys.executable, str(HERE / lives), name, *arguments]
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
-        env = {"STORY_FOLDER": folder, "GROUP_TIMEOUT": str(group), "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+        path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+        env = {"STORY_FOLDER": folder, "GROUP_TIMEOUT": str(group), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         with net.launch([command] * ranks, env={**os.environ, **env}, stderr=errors, grace=seconds) as cluster:
             codes = cluster.wait(timeout=seconds)
             lines = list(cluster.lines())

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from gradwire.exchange import Exchange, State
 from gradwire.layout import Layout, Turn
-from gradwire.memory import Guard, start_
+from gradwire.memory.guard import Guard
+from gradwire.memory.shift import start_
 from gradwire.spec import parse
 from gradwire.transport import EVERYBODY, Ledger, batched, lockstep
 from gradwire.vector import Sent, widen

@@ -17,6 +17,7 @@ from torch import Tensor
 from gradwire import kernels
 from gradwire.compress.protocol import check_density, check_length, from_omega, kept, pick
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Dense, Message, Sparse
 from gradwire.wire import values as formats
 
@@ -27,6 +28,7 @@ SHORT = 2048
 """Elements up to which one pass over all of them is quicker than picking k and putting them back."""
 
 
+@part("randk", "compressor", example="randk(density=0.1)")
 @dataclass(frozen=True)
 class RandK:
     """Keep density * d random values, at least one; scaled by d / k to be unbiased, or not, to contract."""

@@ -15,11 +15,13 @@ from gradwire import kernels
 from gradwire.compress.protocol import check_density, kept, pick
 from gradwire.kernels import Accumulated
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Sparse
 from gradwire.wire import index
 from gradwire.wire import values as formats
 
 
+@part("topk", "compressor", example="topk(density=0.01, values='natural')")
 @dataclass(frozen=True)
 class TopK:
     """Keep the largest magnitudes: density * d of them, at least one."""
