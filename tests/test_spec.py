@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gradwire as gw
+from gradwire import checkpoint
 from gradwire import spec as specs
 
 
@@ -126,12 +127,16 @@ def test_who_uses_another_word_is_told_ours(spec: str, message: str) -> None:
     ],
 )
 def test_what_old_checkpoints_call_an_exchange_is_understood(saved: str, today: str) -> None:
-    assert specs.modern(saved) == today
-    assert specs.modern(today) == today
+    assert checkpoint.modern(saved) == today
+    assert checkpoint.modern(today) == today
     if saved != today:
         assert repr(gw.parse(today)).startswith(today[:20])
 
 
-def test_attach_refuses_what_is_not_ddp() -> None:
-    with pytest.raises(TypeError, match="DistributedDataParallel, got Linear"):
-        gw.attach(torch.nn.Linear(2, 2), "mean")  # type: ignore[arg-type]
+def test_attach_refuses_what_is_no_module() -> None:
+    with pytest.raises(TypeError, match="wrapped in DistributedDataParallel or bare, got Tensor"):
+        gw.attach(torch.zeros(2), "mean")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="'auto' takes a model wrapped in DistributedDataParallel, got Linear"):
+        gw.attach(torch.nn.Linear(2, 2), "auto")
+    with pytest.raises(RuntimeError, match="call torch.distributed.init_process_group first"):
+        gw.attach(torch.nn.Linear(2, 2), "mean")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import NoneType, UnionType
@@ -67,7 +66,6 @@ ALSO_KNOWN_AS = {
 """What the field also calls a part, and the spec to write instead."""
 
 _WORDS = {"true": True, "false": False, "none": None}
-_FORMER = {"Deft": "DEFT", "Micro": "MiCRO", "Ramp": "Warmup"}
 _ROLES: dict[Any, tuple[type, str]] = {
     Exchange: (Exchange, "an exchange or a compressor"),
     Compressor: (Compressor, "a compressor"),
@@ -111,14 +109,6 @@ def build(spec: str) -> Any:
         if isinstance(error, SpecError):
             raise
     raise SpecError(f"cannot read the spec {spec!r}: it should look like ef(deft(density=0.01))")
-
-
-def modern(text: str) -> str:
-    """Translate the repr of an exchange in a checkpoint of format 1: parts renamed since then get their new names.
-
-    A repr that names none of them is returned as it is.
-    """
-    return re.sub(rf"\b({'|'.join(_FORMER)})\(", lambda found: f"{_FORMER[found[1]]}(", text)
 
 
 def _build(node: ast.expr, spec: str) -> Any:
