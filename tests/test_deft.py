@@ -546,7 +546,7 @@ def test_a_plan_survives_a_checkpoint(source: str) -> None:
         sim.step(accumulators(n, where, equal=False, seed=step))
     other.start(torch.zeros(n, where.d))
     for ours, theirs in zip(other.state, sim.state, strict=True):
-        checkpoint.restore_(ours, where, checkpoint.by_name(theirs, where))
+        ours.update(checkpoint.read(ours, where, checkpoint.by_name(theirs, where)))
     other.steps = sim.steps
     for step in range(2, 6):
         xs = accumulators(n, where, equal=False, seed=step)
@@ -561,7 +561,7 @@ def test_merged_checkpoints_keep_the_plan() -> None:
     sim.step(accumulators(n, where, equal=False))
     saved = [checkpoint.pack(checkpoint.by_name(s, where), "deft", 0, 1, r, n) for r, s in enumerate(sim.state)]
     state = gw.parse(EVERYTHING).init(where)
-    checkpoint.restore_(state, where, gw.merge(saved)["memory"])
+    state.update(checkpoint.read(state, where, gw.merge(saved)["memory"]))
     assert torch.equal(state["plan"], sim.state[0]["plan"])
 
 
