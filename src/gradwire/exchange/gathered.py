@@ -12,9 +12,11 @@ from gradwire.ask import AllGather
 from gradwire.compress.protocol import Compressor, Ragged, operate
 from gradwire.exchange.protocol import State, stateless
 from gradwire.layout import Turn
+from gradwire.reprs import implied
 from gradwire.vector import Message, Sent, widen
 
 
+@implied
 @dataclass(frozen=True)
 class Gathered:
     """Gather any compressor's messages; each worker sends nbytes(d) to each other.
