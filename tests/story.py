@@ -25,9 +25,10 @@ def watch(
     name: str, *arguments: str, ranks: int, seconds: float, group: float
 ) -> tuple[list[int], list[dict[str, Any]], str]:
     """Run a life of ranks.py on every rank: exit codes, JSON lines printed, standard error."""
+    path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))  # the tree that is tested
     command = [sys.executable, str(HERE / "ranks.py"), name, *arguments]
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
-        env = {"STORY_FOLDER": folder, "GROUP_TIMEOUT": str(group), "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+        env = {"STORY_FOLDER": folder, "GROUP_TIMEOUT": str(group), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         with net.launch([command] * ranks, env={**os.environ, **env}, stderr=errors, grace=seconds) as cluster:
             codes = cluster.wait(timeout=seconds)
             lines = list(cluster.lines())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gradwire as gw
+from gradwire.testing import LAYOUT
+
+__all__ = ["COMPRESSORS", "LAYOUT", "RANDOM", "SPECS", "TRAINED"]
 
 SPECS = [
     "mean",
@@ -221,9 +224,3 @@ COMPRESSORS = [
     gw.Blockwise(gw.TopK(0.2), 13),
     gw.Blockwise(gw.RandK(0.2), 64),
 ]
-
-LAYOUT = gw.Layout(
-    ["wide", "bias", "empty", "square", "one", "long"],
-    [(40, 7), (7,), (0,), (13, 13), (), (201,)],
-)
-"""Sizes that provoke: a tensor larger than d / n, an empty one, a scalar."""

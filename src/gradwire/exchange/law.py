@@ -44,9 +44,10 @@ def law_broken(owns: Sequence[Tensor], means: Sequence[Tensor], rtol: float, ato
     wrong = (average - mean).abs() > atol + rtol * mean.abs()
     if not bool(wrong.any()):
         return None
+    allowed = f"{atol:.3g} + {rtol:.3g} |mean|" if rtol else f"{atol:.3g}"
     return (
         f"the average of the {len(owns)} workers' own is not the mean: {largest_difference(average, mean)}, "
-        f"where {atol:.3g} + {rtol:.3g} |mean| is allowed"
+        f"where {allowed} is allowed"
     )
 
 

@@ -47,6 +47,7 @@ def hard_vectors(d: int, seed: int, largest: float) -> dict[str, Tensor]:
         "large negative values": torch.full((d,), -largest),
         "half zeros": torch.where(x[0, :, 0] > 0, x[0, :, 0], 0.0),
         "tiny and zero": torch.where(x[0, :, 0] > 0, x[0, :, 0] * 1e-30, 0.0),
+        "bfloat16's values": x[0, :, 0].bfloat16().float(),
         "a column": x[0, :, 0],
         "rows with gaps": x.transpose(1, 2),
         "one row many times": x[0, :, 0].expand(3, d),
