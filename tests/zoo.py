@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gradwire as gw
 from gradwire.spec import build
+from gradwire.testing import LAYOUT
+
+__all__ = ["COMPRESSORS", "LAYOUT", "RANDOM", "SPECS", "TRAINED"]
 
 SPECS = [
     "mean",
@@ -225,9 +228,3 @@ COMPRESSORS = [
 
 # One line suffices for a new compressor: those that SPECS names by themselves obey the operators' laws as well.
 COMPRESSORS += [made for made in map(build, SPECS) if isinstance(made, gw.Compressor) and made not in COMPRESSORS]
-
-LAYOUT = gw.Layout(
-    ["wide", "bias", "empty", "square", "one", "long"],
-    [(40, 7), (7,), (0,), (13, 13), (), (201,)],
-)
-"""Sizes that provoke: a tensor larger than d / n, an empty one, a scalar."""

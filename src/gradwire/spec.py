@@ -20,6 +20,7 @@ from gradwire import registry
 from gradwire.compress.protocol import Compressor, Sparsifier
 from gradwire.exchange.gathered import Gathered
 from gradwire.exchange.protocol import Exchange
+from gradwire.exchange.refusal import why_no_exchange
 from gradwire.memory.shift import Rule
 
 
@@ -87,6 +88,22 @@ def parse(spec: str) -> Exchange:
         hint = "; without compression it is mean" if found is None else ""
         raise SpecError(f"the spec {spec!r} names {found!r}, which is not an exchange or a compressor{hint}")
     return found
+
+
+def as_exchange(value: Exchange | str, who: str) -> Exchange:
+    """Return an exchange, or read its spec: what every door does with its argument.
+
+    A spec's compressor is gathered; an object must be an exchange, here as in the constructors of memories.
+
+    Raises:
+        SpecError: the spec cannot be read.
+        TypeError: one sentence that begins with `who`, and says what was given and what to give instead.
+    """
+    if isinstance(value, str):
+        return parse(value)
+    if (wrong := why_no_exchange(value)) is not None:
+        raise TypeError(f"{who} takes an exchange or its spec, {wrong}")
+    return value
 
 
 def operator(spec: str) -> Compressor:

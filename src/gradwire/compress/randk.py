@@ -28,6 +28,10 @@ SHORT = 2048
 """Elements up to which one pass over all of them is quicker than picking k and putting them back."""
 
 
+_ONE_BY_ONE = ("bfloat16", "float32", "float64")
+"""Formats that round a value without drawing and without regard to the others, so that zeros among them do no harm."""
+
+
 @part("randk", "compressor", example="randk(density=0.1)")
 @dataclass(frozen=True)
 class RandK:
@@ -62,7 +66,7 @@ class RandK:
 
     def apply(self, x: Tensor, turn: Turn) -> Message:
         """f[..., d] -> what is decoded, in x's dtype."""
-        if x.numel() <= SHORT and turn.rank == slice(None) and self.values != "natural":
+        if x.numel() <= SHORT and turn.rank == slice(None) and self.values in _ONE_BY_ONE:
             return Dense(formats.said(x * _mask(self, x, turn), self.values, turn))
         places, values = pick(self, x, turn)
         # Only natural draws bits, and a fork costs more than a short row of values.
