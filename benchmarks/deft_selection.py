@@ -23,7 +23,8 @@ from pathlib import Path
 import torch
 
 from gradwire import kernels
-from gradwire.lab import selection, shapes
+from gradwire.lab.models import shapes
+from gradwire.lab.studies import selection
 
 BARRED = ("lstm", "neumf", "resnet18")
 

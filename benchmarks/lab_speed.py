@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from gradwire.compress import RandK
-from gradwire.lab import descent, methods, problems
+from gradwire.lab.convex import descent, methods, problems
 
 
 def loop(problem: problems.Problem, step: float, alpha: float, k: int, rounds: int, seed: int = 0) -> np.ndarray:

@@ -22,8 +22,8 @@ from rows import RESULTS, Row, row, show, write
 from gradwire import net
 from gradwire.advice import CANDIDATES, Method
 from gradwire.advice import judge as advise
-from gradwire.lab.advised import ask
-from gradwire.lab.advising import Question
+from gradwire.lab.bench.advised import ask
+from gradwire.lab.bench.advising import Question
 from gradwire.lab.studies import chart
 from gradwire.lab.studies.draw import draw
 

@@ -16,9 +16,9 @@ import json
 
 from rows import RESULTS, Row, row, show, write
 
-from gradwire.lab import compare
-from gradwire.lab.job import Job
-from gradwire.lab.results import Comparison, Point, Run, Split
+from gradwire.lab.comparison import execute as compare
+from gradwire.lab.comparison.job import Job
+from gradwire.lab.comparison.record import Comparison, Point, Run, Split
 from gradwire.lab.ways import is_torch
 
 RATE, LEARNING_RATE = "100mbit", 0.08

@@ -2,7 +2,7 @@
 
     python benchmarks/shifted_gpt.py [--steps 300] [--seed 0]
 
-Two ranks over loopback: same model, batches, optimizer and learning rate (gradwire.lab.job.Job), only the exchange differs.
+Two ranks over loopback: same model, batches, optimizer and learning rate (gradwire.lab.comparison.job.Job), only the exchange differs.
 What counts is the held-out loss after the last step, and the bytes a rank sends a step; the seconds are those of loopback,
 where compression does not pay. A loss above dense's by more than the run's allowance is an error (exit code 1).
 """
@@ -16,9 +16,9 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from gradwire.lab import compare
-from gradwire.lab.job import Job
-from gradwire.lab.results import Run
+from gradwire.lab.comparison import execute as compare
+from gradwire.lab.comparison.job import Job
+from gradwire.lab.comparison.record import Run
 
 RANKS = 2
 AMPLE_SECONDS = 1e5  # the steps end a run, not the clock; evaluated before the first step and after the last

@@ -19,8 +19,8 @@ from gradwire.advice import Cost, Errand, Job, Link, Method, Pace, Part, buckets
 from gradwire.advice import step_seconds as step
 from gradwire.advice.work import _lay
 from gradwire.cli.advise import rate_of, table
-from gradwire.lab.advised import Advised, ask
-from gradwire.lab.advising import Question
+from gradwire.lab.bench.advised import Advised, ask
+from gradwire.lab.bench.advising import Question
 from gradwire.memory import Guard
 from gradwire.transport.rehearsal import Asked, Course, rehearse
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from gradwire import AllReduce, Ledger
 from gradwire.lab import bench, ways
 from gradwire.lab.bench import Measured, Model, Plan, Sheet
-from gradwire.lab.job import Job
+from gradwire.lab.comparison.job import Job
 from gradwire.net.links import free_port
 from gradwire.report import bench as page
 from gradwire.report import bench_bars, bench_words

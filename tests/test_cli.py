@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from gradwire import net
-from gradwire.lab import compare, demo
-from gradwire.lab.job import Job
-from gradwire.lab.results import Comparison, Run
+from gradwire.lab.comparison import demo
+from gradwire.lab.comparison import execute as compare
+from gradwire.lab.comparison.job import Job
+from gradwire.lab.comparison.record import Comparison, Run
 from gradwire.spec import EXAMPLES
 
 HALF = ("--density", "0.5")

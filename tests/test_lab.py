@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradwire.lab import compare, descent, figures, link, theory
-from gradwire.lab.descent import DIVERGED, Mark, Trace
-from gradwire.lab.methods import METHODS, Method, compose
-from gradwire.lab.problems import Problem, make
-from gradwire.lab.worker import Errand
+from gradwire.lab.comparison import execute as compare
+from gradwire.lab.convex import descent, theory
+from gradwire.lab.convex.descent import DIVERGED, Mark, Trace
+from gradwire.lab.convex.methods import METHODS, Method, compose
+from gradwire.lab.convex.on_ranks import Errand
+from gradwire.lab.convex.problems import Problem, make
+from gradwire.lab.studies import figures
+from gradwire.lab.studies.figures import link
 from gradwire.spec import build
 
 CONTRACTIVE = ("ef14", "ef21", "ef_bv", "ef21_sgdm")

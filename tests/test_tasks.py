@@ -17,11 +17,11 @@ import torch
 
 import gradwire as gw
 from gradwire import cli
-from gradwire.lab.tasks import TASKS, images, make, ratings
-from gradwire.lab.tasks.protocol import part
-from gradwire.lab.tasks.resnet import resnet8, resnet18
+from gradwire.lab.models.resnet import resnet8, resnet18
 from gradwire.lab.training import Evaluation, Event, History, Step, Training, train, train_on_ranks
 from gradwire.lab.training.average import Lockstep, residual, support
+from gradwire.lab.training.tasks import TASKS, images, make, ratings
+from gradwire.lab.training.tasks.protocol import part
 from gradwire.layout import Layout
 from gradwire.vector import Dense, Sparse
 
@@ -194,7 +194,7 @@ def test_movielens_is_the_published_one_and_negatives_are_unseen() -> None:
     users = torch.arange(943)
     assert not found.seen[users[:, None], found.candidates].any()
     asked = users.repeat(20)
-    from gradwire.lab.tasks.recommendation import _unseen
+    from gradwire.lab.training.tasks.recommendation import _unseen
 
     assert not found.seen[asked, _unseen(found.seen, asked, torch.Generator().manual_seed(0))].any()
 

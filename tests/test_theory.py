@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 import gradwire as gw
-from gradwire.lab import theory
-from gradwire.lab.theory import Constants, Distance, Gap, Plan, plan
+from gradwire.lab.convex import theory
+from gradwire.lab.convex.theory import Constants, Distance, Gap, Plan, plan
 
 POINTS = 200
 ROUNDING = 1e-12  # of float64, over sums of at most 40 x 40 terms

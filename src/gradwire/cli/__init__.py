@@ -6,7 +6,7 @@ import sys
 
 from gradwire import net
 from gradwire.cli.console import complain
-from gradwire.lab import compare
+from gradwire.lab.comparison import execute as compare
 
 try:
     import typer

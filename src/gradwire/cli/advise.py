@@ -15,8 +15,8 @@ from rich.table import Table
 from gradwire import advice
 from gradwire.cli.console import bars, complain, link_of, out
 from gradwire.lab import bench
-from gradwire.lab.advised import Advised, ask, ask_here
-from gradwire.lab.advising import Question
+from gradwire.lab.bench.advised import Advised, ask, ask_here
+from gradwire.lab.bench.advising import Question
 from gradwire.report.whole import write_whole
 
 NOTE = "Fewer bytes a step may take more steps: below a density of 1 % many models learn more slowly."

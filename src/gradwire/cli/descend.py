@@ -14,7 +14,8 @@ from rich.progress import Progress
 
 from gradwire.cli.console import bars, command, out
 from gradwire.compress import Compressor
-from gradwire.lab import descent, figures, methods, problems
+from gradwire.lab.convex import descent, methods, problems
+from gradwire.lab.studies import figures
 from gradwire.spec import operator
 
 Option = Annotated[

@@ -11,8 +11,10 @@ from rich.table import Table
 
 from gradwire.cli.console import bars, command, out
 from gradwire.cli.descend import follow
-from gradwire.lab import figures, link, studies
-from gradwire.lab.figures.draw import canvas
+from gradwire.lab import studies
+from gradwire.lab.studies import figures
+from gradwire.lab.studies.figures import link
+from gradwire.lab.studies.figures.draw import canvas
 
 NAMES = (*figures.FIGURES, "link", *studies.STUDIES)
 """Every figure."""

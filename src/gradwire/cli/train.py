@@ -11,9 +11,10 @@ from rich.table import Table
 
 from gradwire import report
 from gradwire.cli.console import bars, command, link_of, out
-from gradwire.lab import compare, demo
-from gradwire.lab.job import Job
-from gradwire.lab.results import Comparison, Run
+from gradwire.lab.comparison import demo
+from gradwire.lab.comparison import execute as compare
+from gradwire.lab.comparison.job import Job
+from gradwire.lab.comparison.record import Comparison, Run
 
 Rate = Annotated[str | None, typer.Option(help="Bandwidth of every link: 10mbit, 100mbit, 1gbit. Left out: loopback.")]
 Ranks = Annotated[int, typer.Option(min=1, max=64, help="Processes, each on a link of its own.")]

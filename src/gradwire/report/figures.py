@@ -7,7 +7,7 @@ from functools import partial
 from html import escape
 from typing import TYPE_CHECKING
 
-from gradwire.lab.results import Comparison
+from gradwire.lab.comparison.record import Comparison
 from gradwire.report import bars, curves, svg, view, words
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gradwire.lab.results import Comparison
+from gradwire.lab.comparison.record import Comparison
 from gradwire.report import style, svg, view, words
 
 if TYPE_CHECKING:

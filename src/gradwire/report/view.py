@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gradwire.lab.results import Comparison, Point, Run
+from gradwire.lab.comparison.record import Comparison, Point, Run
 from gradwire.report import words
 
 

@@ -13,8 +13,8 @@ from gradwire.lab.bench.race import measure
 from gradwire.lab.bench.rank import TIMEOUT_SECONDS
 from gradwire.lab.bench.results import Sheet
 from gradwire.lab.bench.run import sheet_of
-from gradwire.lab.compare import Listener
-from gradwire.lab.life import live
+from gradwire.lab.comparison.execute import Listener
+from gradwire.lab.remote import live
 
 HERE = "the network as it is"
 MEETING = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

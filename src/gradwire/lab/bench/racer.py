@@ -14,9 +14,9 @@ from torch import nn
 from gradwire import net
 from gradwire.advice.pace import STEPS
 from gradwire.lab.bench.workloads import Workload
-from gradwire.lab.comm import Comm, average
-from gradwire.lab.plain import DENSE_STEPS
 from gradwire.lab.ways import AUTO, NONE, powersgd_rank
+from gradwire.lab.ways.torchs import DENSE_STEPS
+from gradwire.lab.ways.wrapped import Comm, average
 
 LEARNING_RATE, MOMENTUM = 1e-3, 0.9
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from gradwire.lab.bench.plan import Cell
 from gradwire.lab.bench.race import measure
-from gradwire.lab.life import live, say
+from gradwire.lab.remote import live, say
 
 TIMEOUT_SECONDS = 1800
 """Of one collective: a dense one on a slow link takes minutes."""

@@ -9,7 +9,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import cast
 
-from gradwire.lab.results import read, writable
+from gradwire.lab.comparison.record import read, writable
 from gradwire.lab.ways import AUTO_DENSE, NONE, is_torch
 
 DERIVED = ("exposed_selection", "exposed_wire", "exposed_wait", "other", "to_none", "to_dense")

@@ -7,16 +7,16 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
-from gradwire.lab import compare
 from gradwire.lab.bench.plan import Plan
 from gradwire.lab.bench.results import Measured, Model, Sheet
+from gradwire.lab.comparison import execute as compare
 
 
 def run(plan: Plan, listen: compare.Listener = lambda event: None, command: str = "", note: str = "") -> Sheet:
     """Measure every cell on processes of this machine; `listen` hears the events with `link` and `ranks` in them.
 
     Raises:
-        gradwire.lab.compare.Failed: a rank refused its input (code 2) or died (1); the message is its own.
+        gradwire.lab.comparison.execute.Failed: a rank refused its input (code 2) or died (1); the message is its own.
         gradwire.net.Refused: the kernel does not give links.
     """
     models: dict[str, Model] = {}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from gradwire.lab import shapes
+from gradwire.lab.models import shapes
 from gradwire.lab.studies import breakdown, density, example, scaling, searching, tasks
 from gradwire.lab.studies.chart import Chart, Line, Panel, Tell, write
 from gradwire.lab.studies.draw import draw

@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from gradwire import net
-from gradwire.lab.compare import execute
-from gradwire.lab.job import Job
+from gradwire.lab.comparison.execute import execute
+from gradwire.lab.comparison.job import Job
 from gradwire.lab.studies.chart import Chart, Line, Panel, Tell
 
 RATE, RANKS, SECONDS = "100mbit", 2, 12.0

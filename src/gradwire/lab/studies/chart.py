@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from gradwire.lab.figures import versions
+from gradwire.lab.studies.figures import versions
 
 Tell: TypeAlias = Callable[[str], None]
 """Is told of every piece of work that is done, in a few words."""

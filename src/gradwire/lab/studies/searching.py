@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradwire.lab import costs, selection, shapes
+from gradwire.lab.models import shapes
+from gradwire.lab.studies import costs, selection
 from gradwire.lab.studies.chart import Chart, Line, Panel, Tell
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)

@@ -7,10 +7,9 @@ from statistics import mean
 from types import MappingProxyType
 from typing import Any
 
-from gradwire.lab import tasks
 from gradwire.lab.studies.chart import Chart, Line, Panel, Tell
 from gradwire.lab.studies.runs import run_all
-from gradwire.lab.training import DENSE, History, Training
+from gradwire.lab.training import DENSE, History, Training, tasks
 
 WORKERS, SEEDS, PILOT_STEPS = 8, 3, 60
 SETTINGS: tuple[tuple[str, float], ...] = (

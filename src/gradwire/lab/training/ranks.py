@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gradwire.lab import compare
+from gradwire.lab.comparison import execute as compare
 from gradwire.lab.training.settings import Evaluation, Event, History, Step, Training
 
 
@@ -25,7 +25,7 @@ def train_on_ranks(
     order.
 
     Raises:
-        gradwire.lab.compare.Failed: a rank refused its input or died; the message is its own.
+        gradwire.lab.comparison.execute.Failed: a rank refused its input or died; the message is its own.
         gradwire.net.Refused: the kernel does not give links.
     """
     steps: list[Step] = []
@@ -46,5 +46,5 @@ def train_on_ranks(
     places = {name: str(path.resolve()) if path else None for name, path in (("save", save), ("resume", resume))}
     order = json.dumps({"training": asdict(training), **places})
     name = f"the training of {training.task}"
-    compare.follow(name, "gradwire.lab.training.rank", order, training.workers, rate, note, last="end")
+    compare.follow(name, "gradwire.lab.training.on_ranks", order, training.workers, rate, note, last="end")
     return History(training.filled(), tuple(steps), tuple(evaluations), **ends[0])

@@ -11,7 +11,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from gradwire.lab.figures.record import versions
+from gradwire.lab.studies.figures.record import versions
 from gradwire.lab.training.settings import Event, History, Step
 
 MISSING = "no scalars for TensorBoard, for it is not installed: pip install 'gradwire[tensorboard]'"

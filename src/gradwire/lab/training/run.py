@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gradwire.lab.tasks.protocol import Settings, rng
 from gradwire.lab.training.average import Meet, residual, support
 from gradwire.lab.training.settings import Evaluation, Step, Training
+from gradwire.lab.training.tasks.protocol import Settings, rng
 from gradwire.layout import Layout
 
 FALL = 0.1

@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields, replace
 from statistics import mean
 from typing import Any, TypeAlias
 
-from gradwire.lab.names import check_name
-from gradwire.lab.problems.checks import check_count, check_number
-from gradwire.lab.tasks import TASKS, Settings, Task, make
+from gradwire.lab.checks import check_name
+from gradwire.lab.convex.problems.checks import check_count, check_number
+from gradwire.lab.training.tasks import TASKS, Settings, Task, make
 from gradwire.spec import SpecError, parse
 
 DENSE = "dense"
