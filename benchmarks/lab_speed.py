@@ -42,7 +42,7 @@ def loop(problem: problems.Problem, step: float, alpha: float, k: int, rounds: i
     return x
 
 
-def laboratory(problem: problems.Problem, method: methods.Method, rounds: int) -> None:
+def laboratory(problem: problems.Problem, method: methods.ConvexMethod, rounds: int) -> None:
     """The same by the laboratory, from the start of a run to its last mark."""
     for _ in descent.walk(problem, method, rounds, every=rounds):
         pass

@@ -35,9 +35,9 @@ def test_only_the_hook_the_transport_and_the_lab_speak_torch_distributed() -> No
         for file in SOURCE.rglob("*.py")
         if any(name.startswith("torch.distributed") for name in imports(file))
     }
-    laboratory = {"lab/comparison/trainer.py", "lab/remote.py", "lab/convex/on_ranks.py", "lab/training/on_ranks.py"}
-    laboratory |= {"lab/ways/torchs.py", "lab/bench/here.py", "lab/bench/race.py", "lab/bench/racer.py"}
-    laboratory |= {"lab/bench/advised.py", "lab/bench/advising.py", "lab/ways/silent.py"}
+    laboratory = {"lab/remote.py", "lab/averager.py", "lab/comparison/trainer.py"}
+    laboratory |= {"lab/ways/torchs.py", "lab/bench/run.py", "lab/bench/race.py", "lab/bench/racer.py"}
+    laboratory |= {"lab/bench/advising.py"}
     advisers = {"advice/link.py", "advice/survey.py", "auto.py"}
     assert speakers == {"transport/process.py", "transport/group.py", "ddp.py", *advisers, *laboratory}
 

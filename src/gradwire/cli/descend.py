@@ -14,8 +14,8 @@ from rich.progress import Progress
 
 from gradwire.cli.console import bars, command, out
 from gradwire.compress import Compressor
+from gradwire.lab import records
 from gradwire.lab.convex import descent, methods, problems
-from gradwire.lab.studies import figures
 from gradwire.spec import operator
 
 Option = Annotated[
@@ -62,7 +62,7 @@ def run_command(
     if output is not None:
         record = {
             "command": command(),
-            "versions": figures.versions(),
+            "versions": records.versions(),
             "problem": repr(task),
             "method": repr(chosen),
             "marks": [asdict(mark) for mark in trace.marks],
@@ -75,7 +75,7 @@ def follow(
     progress: Progress,
     name: str,
     problem: problems.Problem,
-    method: methods.Method,
+    method: methods.ConvexMethod,
     rounds: int,
     seed: int,
     until: float,
@@ -118,7 +118,7 @@ def _pair(text: str) -> tuple[str, Any]:
     return name, None if value.lower() == "none" else value
 
 
-def _about(problem: problems.Problem, method: methods.Method) -> str:
+def _about(problem: problems.Problem, method: methods.ConvexMethod) -> str:
     """What is run, and what theory says of it."""
     lines = [
         f"{problem.name}: n = {problem.n}, d = {problem.d}, L = {problem.L:.4g}, "

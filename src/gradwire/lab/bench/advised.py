@@ -1,19 +1,50 @@
-"""What advice has come to, and how it is asked for: on processes of this machine, or as one rank of a group."""
+"""What advice is asked for, and what it has come to."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
-import torch.distributed as dist
+from gradwire.advice import CANDIDATES, Method, Verdict
+from gradwire.lab import records
+from gradwire.lab.bench.plan import BenchPlan
+from gradwire.lab.bench.workloads import check_model
+from gradwire.spec import parse
 
-from gradwire.advice import Method, Verdict
-from gradwire.lab.bench import HERE
-from gradwire.lab.bench.advising import Question, answer
-from gradwire.lab.comparison import execute as compare
-from gradwire.lab.comparison.record import writable
+
+@dataclass(frozen=True)
+class Question:
+    """Which of these specs pays on this model?
+
+    check: measure all of them too, `steps` each in `seconds` at most, and with them the ways in `beside`, of which
+    nothing is predicted.
+    """
+
+    model: str = "mlp"
+    candidates: tuple[str, ...] = CANDIDATES
+    bucket_mb: float = 25.0
+    check: bool = False
+    beside: tuple[str, ...] = ()
+    steps: int = 20
+    seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        check_model(self.model)
+        if not self.candidates or len(set(self.candidates)) < len(self.candidates):
+            raise ValueError(f"advice takes every candidate once, got {', '.join(self.candidates) or 'none'}")
+        for spec in self.candidates:
+            parse(spec)
+        self.plan(("dense", *self.beside))
+
+    def plan(self, methods: tuple[str, ...]) -> BenchPlan:
+        """The benchmark that measures methods on this model."""
+        return BenchPlan(self.model, methods, steps=self.steps, seconds=self.seconds, bucket_mb=self.bucket_mb)
+
+
+@dataclass(frozen=True)
+class Probed:
+    """The link and the pace are known: seconds of a step without a network."""
+
+    compute: float
 
 
 @dataclass(frozen=True)
@@ -41,47 +72,4 @@ class Advised:
     def to_json(self) -> str:
         """Strict JSON, with the sentence."""
         fields = asdict(self) | {"sentence": self.verdict.sentence}
-        return json.dumps(writable(fields), indent=1, allow_nan=False) + "\n"
-
-
-def ask(
-    question: Question, ranks: int, rate: str | None, listen: Callable[[dict[str, Any]], None] = lambda event: None
-) -> Advised:
-    """Ask on `ranks` processes, on links of `rate` or over loopback; `listen` hears the events.
-
-    Raises:
-        gradwire.lab.comparison.execute.Failed: a rank refused its input (code 2) or died (1); the message is its own.
-        gradwire.net.Refused: the kernel does not give links.
-    """
-    events: dict[str, dict[str, Any]] = {}
-
-    def note(event: dict[str, Any]) -> None:
-        listen(event)
-        events[event["event"]] = event
-
-    name = f"advice on {question.model}"
-    compare.follow(name, "gradwire.lab.bench.advising", question.to_json(), ranks, rate, note, last="verdict")
-    return _put_together(question, events, ranks, rate or "loopback")
-
-
-def ask_here(question: Question, listen: Callable[[dict[str, Any]], None] = lambda event: None) -> Advised:
-    """Ask on the ranks of the default group, which exists; every rank calls it, and gets the same.
-
-    Raises:
-        ValueError: a bad factory, spec or loss, in one sentence.
-    """
-    events: dict[str, dict[str, Any]] = {}
-
-    def tell(event: str, **facts: object) -> None:
-        events[event] = {"event": event, **facts}
-        listen(events[event])
-
-    answer(question, tell)
-    return _put_together(question, events, dist.get_world_size(), HERE)
-
-
-def _put_together(question: Question, events: dict[str, dict[str, Any]], ranks: int, link: str) -> Advised:
-    found, said = events["link"], events["verdict"]
-    verdict = Verdict(tuple(Method(**method) for method in said["methods"]), said["choice"])
-    measured = events.get("measured", {}).get("seconds", {})
-    return Advised(question.model, link, ranks, found["compute"], found["alpha"], found["beta"], verdict, measured)
+        return records.strict(fields, indent=1) + "\n"

@@ -1,12 +1,10 @@
-"""What is to be measured: a Plan of links and numbers of ranks, and each of its cells, as text on a command line."""
+"""What is to be measured: a plan of links and numbers of ranks, and each of its cells."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from gradwire import net
 from gradwire.lab.bench.workloads import check_model
@@ -22,7 +20,7 @@ METHODS = (
     "ef(topk(density=0.01, values='natural'))",
     "ef(deft(density=0.01))",
 )
-"""What is measured where nobody says what."""
+"""The default: one of each kind."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +36,12 @@ class Cell:
     seconds: float
     bucket_mb: float
 
-    def to_json(self) -> str:
-        """One line."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Cell:
-        """Read what `to_json` wrote."""
-        fields: dict[str, Any] = json.loads(text)
-        return cls(methods=tuple(fields.pop("methods")), **fields)
-
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """All methods on a model, for every link and number of ranks.
 
-    model: built in, or a factory `module:name`. methods: names of `lab/ways.py`; "none" comes first and by itself, for
+    model: built in, or a factory `module:name`. methods: names of `lab.ways`; "none" comes first and by itself, for
     the others are held against it. rates: such as "100mbit"; None is loopback. steps: timed ones of every method, as
     many as fit into its `seconds` in a cell, two at least. bucket_mb: of gradwire's ways.
     """

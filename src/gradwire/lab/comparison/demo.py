@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradwire.lab.comparison.job import Job
+from gradwire.lab.comparison.job import TrainingJob
 
 RUNS = {
     "dense DDP": "dense",
@@ -20,11 +20,11 @@ NOTE = (
 )
 
 
-def jobs(seconds: float, seed: int) -> dict[str, Job]:
+def jobs(seconds: float, seed: int) -> dict[str, TrainingJob]:
     """One job a run."""
-    return {name: Job(exchange, seconds=seconds, seed=seed) for name, exchange in RUNS.items()}
+    return {name: TrainingJob(exchange, seconds=seconds, seed=seed) for name, exchange in RUNS.items()}
 
 
-def model_name(job: Job, parameters: int) -> str:
+def model_name(job: TrainingJob, parameters: int) -> str:
     """Name the model in a line."""
     return f"GPT, {parameters / 1e6:.2f} M parameters ({job.depth} blocks of width {job.width}), bytes, SGD"

@@ -1,18 +1,17 @@
-"""What one training run is: a Job, the same for every rank, as text on a command line."""
+"""What one run of the small GPT is, the same for every rank; and what a rank tells while it trains."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from gradwire.lab.ways import NONE, check_way, powersgd_rank
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """A training run of the small GPT on the corpus, until `seconds` of training or `steps` are over.
 
-    exchange: a way of `lab/ways.py`, such as a spec. batch: sequences per rank and step, of `context` bytes each.
+    exchange: a way of `lab.ways`, such as a spec. batch: sequences per rank and step, of `context` bytes each.
     evaluate_every: seconds of training between evaluations. save, resume: folders, one file a rank.
     """
 
@@ -45,11 +44,18 @@ class Job:
         if self.width % self.heads or min(self.width, self.depth, self.heads, self.context, self.batch) < 1:
             raise ValueError(f"the width must be a multiple of the heads, got {self.width} and {self.heads}")
 
-    def to_json(self) -> str:
-        """One line."""
-        return json.dumps(asdict(self))
 
-    @classmethod
-    def from_json(cls, text: str) -> Job:
-        """Read what `to_json` wrote."""
-        return cls(**json.loads(text))
+@dataclass(frozen=True)
+class Started:
+    """Training begins: parameters of the model, and the step that it goes on from."""
+
+    parameters: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """A sign of life: steps and seconds of training so far."""
+
+    step: int
+    seconds: float

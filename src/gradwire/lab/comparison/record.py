@@ -1,16 +1,15 @@
-"""The record of a comparison: what was run, what it reached, what it sent. Standard library only.
+"""The record of a comparison: what was run, what it reached, what it sent.
 
-The laboratory writes it, the report reads it. As text it is strict JSON with the fields below, by name; a number that
-is not finite (the loss of a run that diverged) is the string "NaN", "Infinity" or "-Infinity", for JSON has no such
-numbers.
+The laboratory writes it, the report reads it. As text it is strict JSON with the fields below, by name.
 """
 
-import json
-import math
-from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any, cast, get_args, get_origin, get_type_hints
+from __future__ import annotations
 
-NON_FINITE = ("NaN", "Infinity", "-Infinity")
+import math
+from dataclasses import dataclass
+
+from gradwire.lab import records
+
 HEADER_BYTES = 66  # of a packet on the link: Ethernet 14, IPv4 20, TCP with timestamps 32
 
 
@@ -127,16 +126,12 @@ class Comparison:
 
     def to_json(self) -> str:
         """Strict JSON; `Comparison.from_json` gives an equal record back."""
-        return json.dumps(writable(asdict(self)), indent=1, allow_nan=False) + "\n"
+        return records.to_json(self, indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "Comparison":
+    def from_json(cls, text: str) -> Comparison:
         """The record that `to_json` wrote. ValueError, in one sentence, for any other text."""
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"the comparison is not JSON: {error}") from error
-        return cast(Comparison, read(cls, value, "the comparison"))
+        return records.from_json(cls, text, "the comparison")
 
 
 def _between(before: Point, after: Point, loss: float) -> Point:
@@ -148,45 +143,3 @@ def _between(before: Point, after: Point, loss: float) -> Point:
         sent_bytes=round(before.sent_bytes + share * (after.sent_bytes - before.sent_bytes)),
         loss=loss,
     )
-
-
-def writable(value: Any) -> Any:
-    """The same nest with each number that JSON lacks as its name."""
-    if isinstance(value, dict):
-        return {key: writable(item) for key, item in cast(dict[str, Any], value).items()}
-    if isinstance(value, tuple):
-        return [writable(item) for item in cast(tuple[Any, ...], value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
-
-
-def read(kind: Any, value: Any, where: str) -> Any:
-    """`value`, out of JSON, as a `kind`: a dataclass, a tuple of one kind, a dict of text, text or a number."""
-    if is_dataclass(kind):
-        _must(isinstance(value, dict), where, "an object", value)
-        wanted = get_type_hints(kind)
-        if odd := sorted(wanted.keys() ^ value.keys()):
-            raise ValueError(f"{where} {'lacks' if odd[0] in wanted else 'has an unknown field'} {odd[0]!r}")
-        return cast(Any, kind)(**{name: read(each, value[name], f"{where}: {name}") for name, each in wanted.items()})
-    if get_origin(kind) is tuple:
-        _must(isinstance(value, list), where, "a list", value)
-        return tuple(read(get_args(kind)[0], item, f"{where}[{index}]") for index, item in enumerate(value))
-    if get_origin(kind) is dict:
-        _must(isinstance(value, dict), where, "an object", value)
-        return {key: read(str, item, f"{where}[{key!r}]") for key, item in value.items()}
-    if kind is str:
-        _must(isinstance(value, str), where, "text", value)
-        return value
-    if kind is int:
-        _must(isinstance(value, int) and not isinstance(value, bool), where, "a whole number", value)
-        return value
-    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1023
-    _must(isinstance(value, float) or whole or value in NON_FINITE, where, "a number", value)
-    return float(value)
-
-
-def _must(holds: bool, where: str, wanted: str, value: object) -> None:
-    """ValueError unless it `holds`: one sentence that names the place, the kind wanted and what stood there."""
-    if not holds:
-        raise ValueError(f"{where} must be {wanted}, got {str(value)[:60]!r}")

@@ -1,30 +1,21 @@
-"""One rank of a training run: `python -m gradwire.lab.comparison.trainer JOB`, started by `gradwire.net` or torchrun.
-
-Rank 0 prints events, one JSON object a line: start, point (an evaluation), pulse (a sign of life), end. A rank that is
-given something bad prints an `error` event with one sentence and ends with code 2.
-"""
+"""One rank of a run of the small GPT: model, data, optimizer, clock, evaluations and checkpoints."""
 
 from __future__ import annotations
 
 import os
 import statistics
-import sys
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gradwire import net
-from gradwire.lab import corpus
-from gradwire.lab.comparison.job import Job
-from gradwire.lab.comparison.record import Point, Split
+from gradwire.lab import corpus, remote
+from gradwire.lab.comparison.clock import Clock
+from gradwire.lab.comparison.job import Pulse, Started, TrainingJob
+from gradwire.lab.comparison.record import Point, Run, Split
 from gradwire.lab.models.gpt import GPT
-from gradwire.lab.remote import live, say
 from gradwire.lab.ways.wrapped import average
 
 GO, EVALUATE, STOP = 0, 1, 2
@@ -33,35 +24,11 @@ CLOCK_STEPS = 4
 WARM, COUNTED, PULSE_SECONDS = 4, 20, 0.5
 
 
-def main() -> None:
-    """Train, and leave."""
-    live(lambda: Training(Job.from_json(sys.argv[1])).run(), 120, (ValueError, FileNotFoundError))
+class Trainer:
+    """Model, data, optimizer and counters of one rank of the default process group, which exists."""
 
-
-@dataclass
-class Clock:
-    """Seconds of training; evaluations do not count."""
-
-    started: float = field(default_factory=time.perf_counter)
-    paused: float = 0.0
-
-    def seconds(self) -> float:
-        """Seconds so far."""
-        return time.perf_counter() - self.started - self.paused
-
-    @contextmanager
-    def pause(self) -> Generator[None]:
-        """Stand still meanwhile."""
-        began = time.perf_counter()
-        yield
-        self.paused += time.perf_counter() - began
-
-
-class Training:
-    """Model, data, optimizer and counters of one rank."""
-
-    def __init__(self, job: Job) -> None:
-        self.job, self.rank, self.size = job, dist.get_rank(), dist.get_world_size()
+    def __init__(self, job: TrainingJob, tell: remote.Tell) -> None:
+        self.job, self.tell, self.rank, self.size = job, tell, dist.get_rank(), dist.get_world_size()
         torch.manual_seed(job.seed)
         self.model = GPT(job.width, job.depth, job.heads, job.context)
         self.corpus = corpus.standard_library()
@@ -73,10 +40,10 @@ class Training:
         if job.resume:
             self.load(Path(job.resume))
 
-    def run(self) -> None:
+    def run(self) -> Run:
         """The whole life of a run."""
         compute = self.compute_seconds()
-        say("start", parameters=sum(p.numel() for p in self.model.parameters()), step=self.step)
+        self.tell(Started(sum(p.numel() for p in self.model.parameters()), self.step))
         steps, optimizing, selecting = self.train()
         if self.job.save:
             self.save(Path(self.job.save))
@@ -84,17 +51,21 @@ class Training:
         deciles = statistics.quantiles(steps, n=10) if len(steps) > 1 else [step] * 9
         work = min(step, compute + statistics.median(optimizing))
         selection = min(step - work, selecting / len(steps))
-        say(
-            "end",
-            split=asdict(Split(work, selection, step - work - selection)),
+        link_bytes, link_packets = self.link()
+        run = Run(
+            name=self.job.exchange,
+            spec=self.job.exchange,
+            points=tuple(self.points),
+            split=Split(work, selection, step - work - selection),
             step_seconds=step,
             step_seconds_low=deciles[0],
             step_seconds_high=deciles[-1],
             ledger_bytes=round(self.comm.sent()),
-            link_bytes=self.link()[0],
-            link_packets=self.link()[1],
+            link_bytes=link_bytes,
+            link_packets=link_packets,
         )
         self.comm.close()
+        return run
 
     def train(self) -> tuple[list[float], list[float], float]:
         """Step until the budget is spent: seconds of every step, of every optimizer step, and of all selection."""
@@ -144,7 +115,7 @@ class Training:
         return statistics.median(found[WARM:])
 
     def order(self, clock: Clock, first: int) -> int:
-        """Say what comes next, the same on all ranks: by the steps done, and every few steps by rank 0's clock."""
+        """What comes next, the same on all ranks: by the steps done, and every few steps by rank 0's clock."""
         done = self.step - first
         if done >= self.job.steps:
             return STOP
@@ -152,16 +123,15 @@ class Training:
             return GO
         due = len(self.points) * self.job.evaluate_every
         order = STOP if clock.seconds() >= self.job.seconds else EVALUATE if clock.seconds() >= due else GO
-        heard = torch.tensor([order])
-        dist.broadcast(heard, 0)
+        (order,) = remote.agreed(order)
         self.pulse(clock)
-        return int(heard)
+        return int(order)
 
     def pulse(self, clock: Clock) -> None:
         """A sign of life now and then."""
         if clock.seconds() >= self.next_pulse:
             self.next_pulse = clock.seconds() + PULSE_SECONDS
-            say("pulse", step=self.step, seconds=clock.seconds())
+            self.tell(Pulse(self.step, clock.seconds()))
 
     @torch.no_grad()
     def evaluate(self, clock: Clock) -> None:
@@ -173,15 +143,12 @@ class Training:
             loss = self.model(tokens[part], targets[part]).double() * len(tokens[part])
             dist.all_reduce(loss)
         self.points.append(Point(self.step, clock.seconds(), sent, loss.item() / EVALUATION_SEQUENCES))
-        say("point", **asdict(self.points[-1]))
+        self.tell(self.points[-1])
 
     def link(self) -> tuple[int, int]:
         """Bytes and packets the kernel has sent for this rank in training; 0 on loopback, which all ranks share."""
-        interface = os.environ.get("GRADWIRE_INTERFACE", "lo")
-        if interface == "lo":
-            return 0, 0
-        sent = net.tx_bytes(interface), net.tx_packets(interface)
-        return sent[0] - self.link_start[0], sent[1] - self.link_start[1]
+        now = remote.link_counters()
+        return now[0] - self.link_start[0], now[1] - self.link_start[1]
 
     def save(self, folder: Path) -> None:
         """Write this rank's checkpoint whole or not at all."""
@@ -206,7 +173,3 @@ class Training:
         self.model.load_state_dict(model)
         self.optimizer.load_state_dict(optimizer)
         self.step = step
-
-
-if __name__ == "__main__":
-    main()

@@ -6,6 +6,7 @@ worker, on average.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -13,12 +14,11 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor
 
-from gradwire.lab.convex.methods import Method
+from gradwire.lab.averager import InProcess, Meet
+from gradwire.lab.convex.methods import ConvexMethod
 from gradwire.lab.convex.problems import Problem
 from gradwire.layout import Layout
-from gradwire.simulator import Simulator
 
 Transport: TypeAlias = Literal["batched", "lockstep"]
 
@@ -40,7 +40,7 @@ class Mark:
 class Trace:
     """A run: its marks, the first at round 0, and the seconds it took."""
 
-    method: Method
+    method: ConvexMethod
     marks: tuple[Mark, ...]
     seconds: float
 
@@ -59,8 +59,8 @@ class Trace:
 
         Only marks before the first that is within ten times the plateau, or below 1e-20, count.
         """
-        least = max(10 * self.plateau, 1e-20)
-        end = next((i for i, mark in enumerate(self.marks) if mark.error <= least), len(self.marks))
+        floor = max(10 * self.plateau, 1e-20)
+        end = next((i for i, mark in enumerate(self.marks) if mark.error <= floor), len(self.marks))
         if end < 2:
             return float("nan")
         rounds = torch.tensor([mark.round for mark in self.marks[:end]], dtype=torch.float64)
@@ -71,7 +71,7 @@ class Trace:
 
 def descend(
     problem: Problem,
-    method: Method,
+    method: ConvexMethod,
     rounds: int,
     *,
     seed: int = 0,
@@ -80,14 +80,17 @@ def descend(
     transport: Transport = "batched",
     listen: Callable[[Mark], None] | None = None,
 ) -> Trace:
-    """Run gradient descent through a method's exchange.
+    """Run gradient descent through a method's exchange, with all workers in this process.
 
     Args:
+        problem: what is minimised, from its start.
+        method: its exchange averages the gradients, its step is the optimizer's.
         rounds: at most.
+        seed: of the method's randomness.
         every: rounds between marks; by default so that there are about 400.
         until: the error at which to stop.
         transport: batched is fast, lockstep is bit for bit what happens on a network.
-        listen: is told every mark.
+        listen: is called with every mark.
 
     Raises:
         ValueError: rounds or every are not positive; the exchange does not run batched.
@@ -97,7 +100,8 @@ def descend(
         raise ValueError(f"rounds and every must be at least 1, got {rounds} and {every}")
     started = time.perf_counter()
     marks: list[Mark] = []
-    for mark in walk(problem, method, rounds, every, seed, transport):
+    meet = functools.partial(InProcess, batched=transport == "batched")
+    for mark in walk(problem, method, rounds, every, seed, meet):
         marks.append(mark)
         if listen:
             listen(mark)
@@ -107,20 +111,26 @@ def descend(
 
 
 def walk(
-    problem: Problem, method: Method, rounds: int, every: int, seed: int = 0, transport: Transport = "batched"
+    problem: Problem,
+    method: ConvexMethod,
+    rounds: int,
+    every: int,
+    seed: int,
+    meet: Meet,
+    dtype: torch.dtype = torch.float64,
 ) -> Iterator[Mark]:
-    """Go step by step and mark every so many: the loop itself."""
-    layout = Layout(["x"], [(problem.d,)])
-    sim = Simulator(method.exchange, layout, problem.n, seed, batched=transport == "batched")
-    sim.start(problem.start, method.shifts)
-    x, room = problem.start.clone(), torch.empty(problem.n, problem.d, dtype=problem.start.dtype)
+    """The loop: descend with those workers that `meet` places in this process, and mark every so many rounds.
+
+    The point is kept in float64; gradients and memories have the dtype.
+    """
+    averager = meet(method.exchange, Layout(["x"], [(problem.d,)]), problem.n, seed, dtype, method.shifts)
+    x, gradients = problem.start.clone(), torch.empty(problem.n, problem.d, dtype=problem.start.dtype)
+    mine = gradients[averager.workers.start : averager.workers.stop]
     start = (x - problem.best).square().sum()
     yield Mark(0, 1.0, 0, 0)
     for k in range(1, rounds + 1):
-        sim.send(problem.gradients(x, room), x)[0].mean.add_to_(x, -method.step)
+        problem.gradients(x, gradients)
+        averager.send(mine.to(dtype), k - 1, x.to(dtype)).mean.add_to_(x, -method.step)
         if k % every == 0 or k == rounds:
-            yield Mark(k, _error(x, problem, start), sim.ledger.bytes, sim.ledger.traffic)
-
-
-def _error(x: Tensor, problem: Problem, start: Tensor) -> float:
-    return ((x - problem.best).square().sum() / start).item()
+            error = ((x - problem.best).square().sum() / start).item()
+            yield Mark(k, error, averager.ledger.bytes, averager.ledger.traffic)

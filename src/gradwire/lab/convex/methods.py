@@ -31,7 +31,7 @@ from gradwire.memory import (
 
 
 @dataclass(frozen=True)
-class Method:
+class ConvexMethod:
     """A method that is ready to run: its exchange, the optimizer's step, the shifts f[n, d] to start with, the theory.
 
     plan is None where the caller gave the step and no theorem covers the method.
@@ -40,7 +40,7 @@ class Method:
     name: str
     exchange: Exchange
     step: float
-    plan: theory.Plan | None
+    plan: theory.TheoryPlan | None
     shifts: Tensor | None = field(default=None, repr=False)
 
 
@@ -51,7 +51,7 @@ class Parts:
     problem: Problem
     operator: Compressor
     biased: Compressor | None
-    plan: theory.Plan | None
+    plan: theory.TheoryPlan | None
 
     @property
     def sender(self) -> Compressor:
@@ -105,7 +105,7 @@ def compose(
     step: float | None = None,
     conservative: bool = False,
     **options: float,
-) -> Method:
+) -> ConvexMethod:
     """Make a method for a problem, with the parameters of its theorem.
 
     Args:
@@ -132,7 +132,7 @@ def compose(
     chosen = step if step is not None or plan is None else plan.step
     if chosen is None:
         raise ValueError(f"{name} has no theorem that would give a step; give one")
-    return Method(name, exchange, chosen, plan, _shifts(name, problem))
+    return ConvexMethod(name, exchange, chosen, plan, _shifts(name, problem))
 
 
 def constants(problem: Problem) -> theory.Constants:
@@ -149,7 +149,7 @@ def _plan(
     options: dict[str, float],
     *,
     needed: bool,
-) -> theory.Plan | None:
+) -> theory.TheoryPlan | None:
     """The theorem's plan; None if it covers nothing of the kind and the caller has brought a step."""
     if name == "gd":
         return theory.plan("dcgd", constants(problem), omega=0.0, conservative=conservative, **options)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 BYTES = 256
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Attention and a feed-forward layer of four times the width, each behind a norm and added to the stream."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -31,7 +31,7 @@ class GPT(nn.Module):
     def __init__(self, width: int = 256, depth: int = 4, heads: int = 4, context: int = 128) -> None:
         super().__init__()
         self.token, self.place = nn.Embedding(BYTES, width), nn.Embedding(context, width)
-        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(TransformerBlock(width, heads) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.apply(_initialise)
         for name, weight in self.named_parameters():

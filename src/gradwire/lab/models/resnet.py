@@ -16,7 +16,7 @@ from torch import Tensor, nn
 Norm: TypeAlias = Callable[[int], nn.Module]
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions beside a shortcut, which is a 1 x 1 convolution where the shape changes."""
 
     def __init__(self, channels: int, wider: int, stride: int, norm: Norm) -> None:
@@ -46,7 +46,7 @@ class ResNet(nn.Module):
         for stage, count in enumerate(blocks):
             wide = width * 2**stage
             for place in range(count):
-                stages.append(Block(narrow, wide, 2 if stage and place == 0 else 1, norm))
+                stages.append(ResidualBlock(narrow, wide, 2 if stage and place == 0 else 1, norm))
                 narrow = wide
         self.stages, self.head = nn.Sequential(*stages), nn.Linear(narrow, classes)
 

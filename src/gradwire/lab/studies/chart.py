@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from gradwire.lab.studies.figures import versions
+from gradwire.lab import records
 
 Tell: TypeAlias = Callable[[str], None]
 """Is told of every piece of work that is done, in a few words."""
@@ -63,7 +63,9 @@ def write(chart: Chart, folder: Path, command: str) -> list[Path]:
             spread = (line.low or blank, line.high or blank)
             rows.writerows([line.panel, line.label, *point] for point in zip(line.x, line.y, *spread, strict=True))
     about = {"name": chart.name, "title": chart.title, "caption": chart.caption, "command": command}
-    record.write_text(json.dumps({**about, "versions": versions(), "facts": list(chart.facts)}, indent=1) + "\n")
+    record.write_text(
+        json.dumps({**about, "versions": records.versions(), "facts": list(chart.facts)}, indent=1) + "\n"
+    )
     return [table, record]
 
 

@@ -18,7 +18,7 @@ from gradwire.layout import Layout
 
 
 @dataclass(frozen=True)
-class Cost:
+class SearchCost:
     """Costs of one shape at n workers.
 
     layers: L after partitioning. speedup: f(n). trivial: f_trivial(n). density: sum of k_x / n_g, the realised one.
@@ -33,7 +33,7 @@ class Cost:
     heaviest: float
 
 
-def cost(layout: Layout, density: float, n: int, scales: Sequence[float] | None = None) -> Cost:
+def cost(layout: Layout, density: float, n: int, scales: Sequence[float] | None = None) -> SearchCost:
     """Pack a layout for n workers whose gradients have norm sqrt(n_{g,x}) * scale in layer x.
 
     Args:
@@ -52,7 +52,7 @@ def cost(layout: Layout, density: float, n: int, scales: Sequence[float] | None 
     k = int(density * layout.d)
     ks = assign_k(sizes, norms, k)
     loads = pack(sizes, ks, n).loads
-    return Cost(
+    return SearchCost(
         n=n,
         layers=len(layers),
         speedup=layout.d * math.log2(k) / max(loads),

@@ -66,7 +66,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Measured:
+class SelectionTimes:
     """One model, packed by "cost" or "elements": d elements of which k are selected, and torch.topk's seconds."""
 
     d: int
@@ -89,7 +89,7 @@ class Prepared:
 
 def measure(
     layout: Layout, density: float, ns: Sequence[int], repeats: int, seed: int = 0, pack_by: str = "cost"
-) -> Measured:
+) -> SelectionTimes:
     """Time all n in turn, `repeats` times, after one round that warms up.
 
     Args:
@@ -115,7 +115,7 @@ def measure(
                 seconds[n].append(once)
     torch_topk = [_clock(lambda: x.abs().topk(k, sorted=False)) for _ in range(min(repeats, 3))]
     scales = tuple(_scale(n, prepared[n], seconds[n], layout.d, k) for n in ns)
-    return Measured(layout.d, k, pack_by, _timing(torch_topk), scales)
+    return SelectionTimes(layout.d, k, pack_by, _timing(torch_topk), scales)
 
 
 def gradient(layout: Layout, seed: int = 0) -> Tensor:

@@ -16,7 +16,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from gradwire.lab.training.average import Average, Memory, put_
+from gradwire.lab.averager import Averager, Memory
+from gradwire.lab.training.memory import put_
 from gradwire.lab.training.settings import Training
 
 FORMAT = 1
@@ -32,10 +33,10 @@ def save_whole(
     seconds: float,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    average: Average,
+    averager: Averager,
 ) -> None:
     """Write a checkpoint, or leave the old one as it was. Of several processes the first one writes."""
-    memory = average.memories()
+    memory = averager.memories()
     if not memory:
         return
     settings = asdict(training)
@@ -49,7 +50,7 @@ def save_whole(
 
 
 def load(
-    file: Path, training: Training, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average
+    file: Path, training: Training, model: nn.Module, optimizer: torch.optim.Optimizer, averager: Averager
 ) -> tuple[int, float]:
     """Go on from a checkpoint: its step and seconds.
 
@@ -65,7 +66,7 @@ def load(
     try:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        for worker, state in zip(average.workers, average.states, strict=True):
+        for worker, state in zip(averager.workers, averager.states, strict=True):
             put_(
                 state,
                 cast(list[Memory], saved["memory"])[worker],

@@ -11,7 +11,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from gradwire.lab.studies.figures.record import versions
+from gradwire.lab import records
 from gradwire.lab.training.settings import Event, History, Step
 
 MISSING = "no scalars for TensorBoard, for it is not installed: pip install 'gradwire[tensorboard]'"
@@ -27,7 +27,7 @@ def write(history: History, folder: Path, command: str) -> list[Path]:
     metric, settings = history.training.make().metric, history.training.settings
     about: dict[str, Any] = {
         "command": command,
-        "versions": versions(),
+        "versions": records.versions(),
         "training": asdict(history.training),
         "optimizer": settings.optimizer if settings.optimizer == "sgd" else f"adam, betas {settings.betas}",
         "data": history.source,

@@ -6,8 +6,7 @@ from dataclasses import dataclass, fields, replace
 from statistics import mean
 from typing import Any, TypeAlias
 
-from gradwire.lab.checks import check_name
-from gradwire.lab.convex.problems.checks import check_count, check_number
+from gradwire.lab.checks import check_count, check_name, check_number
 from gradwire.lab.training.tasks import TASKS, Settings, Task, make
 from gradwire.spec import SpecError, parse
 

@@ -1,4 +1,4 @@
-"""torch's own ways of averaging behind the counters of `lab/comm.py`, and none at all.
+"""torch's own ways of averaging behind the counters of `ways.wrapped`, and none at all.
 
 DDP reads the annotations of a hook as objects: this file does not postpone them.
 """
@@ -108,11 +108,20 @@ class Plain:
         """Nothing to end."""
 
 
+def silent(state: None, bucket: GradBucket) -> Future[Tensor]:
+    """A hook that averages nothing, which shows what a step costs without a network."""
+    return _as_it_is(bucket)
+
+
 def _rehearsed(state: PowerSGDState, bucket: GradBucket) -> Future[Tensor]:
     """torch's hook, but the steps before it begins cost no time on the network."""
     if state.iter >= DENSE_STEPS:
         return powerSGD_hook(state, bucket)
     state.maybe_increase_iter(bucket)
+    return _as_it_is(bucket)
+
+
+def _as_it_is(bucket: GradBucket) -> Future[Tensor]:
     done: Future[Tensor] = Future()
     done.set_result(bucket.buffer())
     return done

@@ -1,4 +1,4 @@
-"""A model behind DDP that averages its gradients in one of the ways of `lab/ways.py`, all with the same counters."""
+"""A model behind DDP that averages its gradients in one of the ways of `lab.ways`, all with the same counters."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any, Protocol
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gradwire.auto import Auto, attach
-from gradwire.ddp import Hook
+from gradwire import Auto, Hook, attach
 from gradwire.lab.ways import DENSE, NONE, is_torch
 from gradwire.lab.ways.torchs import Plain, on_a_ring, wrap
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gradwire.lab.convex.problems.checks import Shards, check_number, check_shards
+from gradwire.lab.checks import check_number
 from gradwire.lab.convex.problems.linear import Linear, spectrum, split
 from gradwire.lab.convex.problems.newton import minimise
 from gradwire.lab.convex.problems.problem import Problem
 from gradwire.lab.convex.problems.samples import Samples, svmlight
+from gradwire.lab.convex.problems.shards import Shards, check_shards
 
 CONDITION = 100.0
 """L / mu unless another condition or a penalty is given; customary in the literature."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradwire.lab.convex.problems.checks import check_count, check_number
+from gradwire.lab.checks import check_count, check_number
 from gradwire.lab.convex.problems.newton import minimise
 from gradwire.lab.convex.problems.problem import Problem, start
 

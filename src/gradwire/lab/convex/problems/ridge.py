@@ -9,11 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gradwire.lab.convex.problems.checks import Shards, check_count, check_number, check_shards
+from gradwire.lab.checks import check_count, check_number
 from gradwire.lab.convex.problems.linear import Linear, spectrum, split
 from gradwire.lab.convex.problems.newton import minimise
 from gradwire.lab.convex.problems.problem import Problem, start
 from gradwire.lab.convex.problems.samples import scikit_learn
+from gradwire.lab.convex.problems.shards import Shards, check_shards
 
 
 class Squares:

@@ -11,14 +11,14 @@ from gradwire.lab.convex.theory.differences import dasha, marina
 from gradwire.lab.convex.theory.gradients import dcgd, dcgd_fixed, dcgd_star, diana, generalised_diana, rand_diana
 from gradwire.lab.convex.theory.iterates import gdci, vr_gdci
 from gradwire.lab.convex.theory.methods import METHODS, plan
-from gradwire.lab.convex.theory.plans import Distance, Gap, Plan
+from gradwire.lab.convex.theory.plans import Distance, Gap, TheoryPlan
 
 __all__ = [
     "METHODS",
     "Constants",
     "Distance",
     "Gap",
-    "Plan",
+    "TheoryPlan",
     "dasha",
     "dcgd",
     "dcgd_fixed",

@@ -19,10 +19,10 @@ import math
 
 from gradwire.compress import Compressor, Scaled
 from gradwire.lab.convex.theory.constants import Constants, in_range
-from gradwire.lab.convex.theory.plans import Gap, Plan
+from gradwire.lab.convex.theory.plans import Gap, TheoryPlan
 
 
-def ef21(constants: Constants, *, delta: float | None) -> Plan:
+def ef21(constants: Constants, *, delta: float | None) -> TheoryPlan:
     """EF21: shifts follow messages whole, alpha = 1. `delta` is of the operator that is used."""
     delta = _delta(delta, "ef21")
     theta, left = 1 - math.sqrt(1 - delta), math.sqrt(1 - delta)
@@ -31,7 +31,7 @@ def ef21(constants: Constants, *, delta: float | None) -> Plan:
         gamma = min(1 / (constants.L + constants.L_rms * math.sqrt(2) * ratio), theta / (2 * constants.mu))
     else:
         gamma = 1 / (constants.L + constants.L_rms * ratio)
-    return Plan(
+    return TheoryPlan(
         method="ef21",
         theorem="EF21 (Richtárik, Sokolov and Fatkhullin 2021, arXiv:2106.05203)",
         step=gamma,
@@ -50,7 +50,7 @@ def ef_bv(
     omega_av: float | None = None,
     lam: float | None = None,
     nu: float | None = None,
-) -> Plan:
+) -> TheoryPlan:
     """EF-BV for operators of bias eta and variance omega, see `spread`; omega_av is of their mean, else omega / n.
 
     By default lam and nu are the best: (1 - eta) / ((1 - eta)^2 + omega), or with omega_av, and at most 1.
@@ -71,7 +71,7 @@ def ef_bv(
     near = far - math.sqrt(r)
     gamma = 1 / (constants.L + constants.L_rms * math.sqrt(r_av) / near)
     slow = max(constants.contraction(gamma), (1 + r) / 2 if r_av > 0 else 0.0)
-    return Plan(
+    return TheoryPlan(
         method="ef_bv",
         theorem="EF-BV (Condat, Yi and Richtárik 2022, arXiv:2205.04180)",
         step=gamma,
@@ -84,14 +84,14 @@ def ef_bv(
     )
 
 
-def ef21_sgdm(constants: Constants, *, delta: float | None, eta: float = 0.1) -> Plan:
+def ef21_sgdm(constants: Constants, *, delta: float | None, eta: float = 0.1) -> TheoryPlan:
     """EF21-SGDM (Fatkhullin et al. 2023, arXiv:2305.15155), eta the weight of the newest gradient.
 
     gamma = min{delta / (20 L~), eta / (7 L)} is as recalled from the paper, unverified: no V, no rate.
     """
     delta, eta = _delta(delta, "ef21_sgdm"), in_range("eta", eta, 1.0)
     gamma = min(delta / (20 * constants.L_rms), eta / (7 * constants.L))
-    return Plan(
+    return TheoryPlan(
         method="ef21_sgdm",
         theorem="EF21-SGDM (Fatkhullin, Tyurin and Richtárik 2023, arXiv:2305.15155), as recalled; unverified",
         step=gamma,

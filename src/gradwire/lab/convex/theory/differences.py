@@ -15,10 +15,10 @@ from __future__ import annotations
 import math
 
 from gradwire.lab.convex.theory.constants import Constants, PerWorker, in_range
-from gradwire.lab.convex.theory.plans import Gap, Plan
+from gradwire.lab.convex.theory.plans import Gap, TheoryPlan
 
 
-def marina(constants: Constants, *, omega: PerWorker | None, p: float | None = None) -> Plan:
+def marina(constants: Constants, *, omega: PerWorker | None, p: float | None = None) -> TheoryPlan:
     """MARINA: everything is sent whole with probability p, by default 1 / (1 + omega)."""
     worst, n = max(constants.variances(omega, "marina")), constants.n
     p = 1 / (1 + worst) if p is None else in_range("p", p, 1.0)
@@ -27,7 +27,7 @@ def marina(constants: Constants, *, omega: PerWorker | None, p: float | None = N
         gamma = min(1 / (constants.L + constants.L_rms * math.sqrt(2 * noise)), p / (2 * constants.mu))
     else:
         gamma = 1 / (constants.L + constants.L_rms * math.sqrt(noise))
-    return Plan(
+    return TheoryPlan(
         method="marina",
         theorem="MARINA (Gorbunov, Burlachenko, Li and Richtárik 2021, arXiv:2102.07845), with each L_i",
         step=gamma,
@@ -38,14 +38,14 @@ def marina(constants: Constants, *, omega: PerWorker | None, p: float | None = N
     )
 
 
-def dasha(constants: Constants, *, omega: PerWorker | None) -> Plan:
+def dasha(constants: Constants, *, omega: PerWorker | None) -> TheoryPlan:
     """DASHA: nothing is sent whole; what was said wrong is corrected by the share a, which is the plan's alpha."""
     worst, n = max(constants.variances(omega, "dasha")), constants.n
     a = 1 / (2 * worst + 1)
     gamma = 1 / (constants.L + constants.L_rms * math.sqrt(16 * worst / (a * n)))
     if constants.mu > 0:
         gamma = min(gamma, a / (2 * constants.mu))
-    return Plan(
+    return TheoryPlan(
         method="dasha",
         theorem="DASHA (Tyurin and Richtárik 2022, arXiv:2202.01268)",
         step=gamma,

@@ -23,25 +23,25 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gradwire.lab.convex.theory.constants import Constants, PerWorker, above_one, in_range
-from gradwire.lab.convex.theory.plans import SOURCE, Distance, Plan, slower
+from gradwire.lab.convex.theory.plans import SOURCE, Distance, TheoryPlan, slower
 
 
-def dcgd(constants: Constants, *, omega: PerWorker | None) -> Plan:
+def dcgd(constants: Constants, *, omega: PerWorker | None) -> TheoryPlan:
     """DCGD, shifts at zero: T1. Ends in a neighbourhood unless every worker's gradient vanishes at x*."""
     return replace(_fixed(constants, omega, "dcgd"), theorem=f"DCGD ({SOURCE})")
 
 
-def dcgd_fixed(constants: Constants, *, omega: PerWorker | None) -> Plan:
+def dcgd_fixed(constants: Constants, *, omega: PerWorker | None) -> TheoryPlan:
     """DCGD-FIXED, shifts that stay where they are: T1. The neighbourhood is as small as the shifts are good."""
     return _fixed(constants, omega, "fixed")
 
 
-def dcgd_star(constants: Constants, *, omega: PerWorker | None, delta: PerWorker | None = None) -> Plan:
+def dcgd_star(constants: Constants, *, omega: PerWorker | None, delta: PerWorker | None = None) -> TheoryPlan:
     """DCGD-STAR: T2. `delta` is of C in the shift, None for shifts at the gradients of x* exactly."""
     constants.convexity("star")
     left = _left(constants.variances(omega, "star"), constants.contractions(delta))
     gamma = 1 / (constants.L + _largest(left, constants) / constants.n)
-    return Plan(
+    return TheoryPlan(
         method="star",
         theorem=f"DCGD-STAR ({SOURCE})",
         step=gamma,
@@ -51,7 +51,9 @@ def dcgd_star(constants: Constants, *, omega: PerWorker | None, delta: PerWorker
     )
 
 
-def diana(constants: Constants, *, omega: PerWorker | None, alpha: float | None = None, boost: float = 2.0) -> Plan:
+def diana(
+    constants: Constants, *, omega: PerWorker | None, alpha: float | None = None, boost: float = 2.0
+) -> TheoryPlan:
     """DIANA: T3. By default alpha = 1 / (1 + omega) and M = 4 / (n alpha); boost is M over its infimum."""
     return _diana(constants, constants.variances(omega, "diana"), alpha, boost, "diana")
 
@@ -63,7 +65,7 @@ def generalised_diana(
     delta: PerWorker | None,
     alpha: float | None = None,
     boost: float = 2.0,
-) -> Plan:
+) -> TheoryPlan:
     """Generalised DIANA over induced(C, Q): T3 with `delta` of C and `omega` of Q. Options are diana's."""
     if delta is None:
         raise ValueError(
@@ -74,7 +76,9 @@ def generalised_diana(
     return _diana(constants, left, alpha, boost, "generalised_diana")
 
 
-def rand_diana(constants: Constants, *, omega: PerWorker | None, p: float | None = None, boost: float = 2.0) -> Plan:
+def rand_diana(
+    constants: Constants, *, omega: PerWorker | None, p: float | None = None, boost: float = 2.0
+) -> TheoryPlan:
     """Rand-DIANA: T4. By default p = 1 / (1 + omega) and M = 4 omega / (n p); boost is M over its infimum.
 
     The theorem asks the same of a common coin as of one per worker.
@@ -85,7 +89,7 @@ def rand_diana(constants: Constants, *, omega: PerWorker | None, p: float | None
     weight = 2 * boost * max(omegas) / (constants.n * p)
     gamma = 1 / (constants.L + 2 * _largest(omegas, constants) / constants.n + weight * p * constants.L_max)
     shifts = (weight * gamma**2 / constants.n,) * constants.n
-    return Plan(
+    return TheoryPlan(
         method="rand_diana",
         theorem=f"Rand-DIANA ({SOURCE})",
         step=gamma,
@@ -97,11 +101,11 @@ def rand_diana(constants: Constants, *, omega: PerWorker | None, p: float | None
     )
 
 
-def _fixed(constants: Constants, omega: PerWorker | None, method: str) -> Plan:
+def _fixed(constants: Constants, omega: PerWorker | None, method: str) -> TheoryPlan:
     constants.convexity(method)
     omegas, n = constants.variances(omega, method), constants.n
     gamma = 1 / (constants.L + 2 * _largest(omegas, constants) / n)
-    return Plan(
+    return TheoryPlan(
         method=method,
         theorem=f"DCGD-FIXED ({SOURCE})",
         step=gamma,
@@ -111,13 +115,15 @@ def _fixed(constants: Constants, omega: PerWorker | None, method: str) -> Plan:
     )
 
 
-def _diana(constants: Constants, omegas: tuple[float, ...], alpha: float | None, boost: float, method: str) -> Plan:
+def _diana(
+    constants: Constants, omegas: tuple[float, ...], alpha: float | None, boost: float, method: str
+) -> TheoryPlan:
     constants.convexity(method)
     limit, boost = 1 / (1 + max(omegas)), above_one(boost)
     alpha = limit if alpha is None else in_range("alpha", alpha, limit, "the end being 1 / (1 + omega)")
     weight = 2 * boost / (constants.n * alpha)
     gamma = 1 / (constants.L + (2 / constants.n + weight * alpha) * _largest(omegas, constants))
-    return Plan(
+    return TheoryPlan(
         method=method,
         theorem=f"{'DIANA' if method == 'diana' else 'generalised DIANA'} ({SOURCE})",
         step=gamma,

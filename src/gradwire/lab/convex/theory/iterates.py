@@ -20,17 +20,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gradwire.lab.convex.theory.constants import ROUNDING, Constants, PerWorker, above_one, in_range
-from gradwire.lab.convex.theory.plans import SOURCE, Distance, Plan, slower
+from gradwire.lab.convex.theory.plans import SOURCE, Distance, TheoryPlan, slower
 
 
 def gdci(
     constants: Constants, *, omega: PerWorker | None, eta: float | None = None, gamma: float | None = None
-) -> Plan:
+) -> TheoryPlan:
     """GDCI: T5. By default eta is the largest and gamma = 1 / mu; under a smaller eta gamma is the largest."""
     omegas, n = constants.variances(omega, "gdci"), constants.n
     lengths = _lengths(constants, 2 * max(omegas) / n, eta, gamma, "gdci")
     noise = tuple(2 * lengths.eta**2 * omega / n**2 for omega in omegas)
-    return Plan(
+    return TheoryPlan(
         method="gdci",
         theorem=f"GDCI ({SOURCE})",
         step=lengths.eta * lengths.gamma,
@@ -49,14 +49,14 @@ def vr_gdci(
     eta: float | None = None,
     gamma: float | None = None,
     boost: float = 2.0,
-) -> Plan:
+) -> TheoryPlan:
     """VR-GDCI: T6. Defaults are gdci's and alpha = 1 / (1 + omega); boost is the shifts' weight over its infimum."""
     omegas, n, boost = constants.variances(omega, "vr_gdci"), constants.n, above_one(boost)
     limit = 1 / (1 + max(omegas))
     alpha = limit if alpha is None else in_range("alpha", alpha, limit, "the end being 1 / (1 + omega)")
     lengths = _lengths(constants, 2 * (1 + boost) * max(omegas) / n, eta, gamma, "vr_gdci")
     weight = 2 * boost / (n * alpha)
-    return Plan(
+    return TheoryPlan(
         method="vr_gdci",
         theorem=f"VR-GDCI ({SOURCE})",
         step=lengths.eta * lengths.gamma,

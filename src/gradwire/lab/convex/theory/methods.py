@@ -12,9 +12,9 @@ from gradwire.lab.convex.theory.contractive import ef21, ef21_sgdm, ef_bv
 from gradwire.lab.convex.theory.differences import dasha, marina
 from gradwire.lab.convex.theory.gradients import dcgd, dcgd_fixed, dcgd_star, diana, generalised_diana, rand_diana
 from gradwire.lab.convex.theory.iterates import gdci, vr_gdci
-from gradwire.lab.convex.theory.plans import Plan
+from gradwire.lab.convex.theory.plans import TheoryPlan
 
-METHODS: Mapping[str, Callable[..., Plan]] = MappingProxyType(
+METHODS: Mapping[str, Callable[..., TheoryPlan]] = MappingProxyType(
     {
         "dcgd": dcgd,
         "fixed": dcgd_fixed,
@@ -50,8 +50,8 @@ def plan(
     delta: PerWorker | None = None,
     conservative: bool = False,
     **options: float | None,
-) -> Plan:
-    """Plan a method, `rand_diana` say, by its theorem.
+) -> TheoryPlan:
+    """TheoryPlan a method, `rand_diana` say, by its theorem.
 
     Args:
         method: a name in METHODS.

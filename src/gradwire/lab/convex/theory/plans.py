@@ -61,7 +61,7 @@ class Gap:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TheoryPlan:
     """Parameters under which a theorem holds, and what it promises. A parameter that the method lacks is None.
 
     method: its name in METHODS. theorem: where it is from. step: of the optimizer, x -= step * mean.

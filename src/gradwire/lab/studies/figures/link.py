@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from gradwire import net
-from gradwire.lab.comparison.execute import follow
 from gradwire.lab.convex.descent import Mark, Trace
-from gradwire.lab.convex.on_ranks import Errand
+from gradwire.lab.convex.on_ranks import Descent, TimedMark, descend_on_ranks
 from gradwire.lab.studies.figures import Curve, Figure, curve
 
 RATE, WORKERS, SECONDS = "10mbit", 4, 40.0
@@ -27,54 +26,38 @@ def figure(seed: int, start: Start) -> Figure:
     Steps are those of theory, except where the label says that a method takes the step of plain gradient descent.
     """
     rate, place = (RATE, "links of 10 Mbit/s") if net.refusal() is None else (None, "loopback, for links are refused")
-    plain = _errand("gd", "identity", seed)
+    plain = _descent("gd", "identity", seed)
     step = plain.make()[1].step
-    errands = {
+    descents = {
         "uncompressed": plain,
-        "DIANA, natural": _errand("diana", "natural", seed),
-        "DIANA, ternary by blocks": _errand("diana", "blockwise(ternary, size=64)", seed),
-        "VR-GDCI, natural": _errand("vr_gdci", "natural", seed),
-        "EF21, Top-K 5 %, plain step": _errand("ef21", "topk(density=0.05)", seed, step),
-        "error feedback, Top-K 5 %, plain step": _errand("ef14", "topk(density=0.05)", seed, step),
+        "DIANA, natural": _descent("diana", "natural", seed),
+        "DIANA, ternary by blocks": _descent("diana", "blockwise(ternary, size=64)", seed),
+        "VR-GDCI, natural": _descent("vr_gdci", "natural", seed),
+        "EF21, Top-K 5 %, plain step": _descent("ef21", "topk(density=0.05)", seed, step),
+        "error feedback, Top-K 5 %, plain step": _descent("ef14", "topk(density=0.05)", seed, step),
     }
-    curves: list[Curve] = []
-    for label, errand in errands.items():
-        tell = start(label)
-        problem, method = errand.make()
-        timed = execute(errand, rate, lambda seconds, mark, tell=tell: tell(seconds / SECONDS, _facts(mark)))
-        seconds, marks = zip(*timed, strict=True)
-        trace = Trace(method, tuple(marks), seconds[-1])
-        curves.append(curve(f"{WORKERS} ranks, {place}", label, problem, trace, tuple(seconds)))
-        tell(1.0, _facts(marks[-1]))
+    panel = f"{WORKERS} ranks, {place}"
+    curves = tuple(_curve(panel, label, descent, rate, start(label)) for label, descent in descents.items())
     title = f"A quadratic (d = {PROBLEM['d']:,}, condition number {PROBLEM['condition']:g}) on real ranks"
     caption = "Gradients and memories in float32. Bytes: what a worker sends, counted."
-    return Figure("link", title, caption, tuple(curves))
+    return Figure("link", title, caption, curves)
 
 
-def execute(
-    errand: Errand, rate: str | None, listen: Callable[[float, Mark], None] = lambda seconds, mark: None
-) -> list[tuple[float, Mark]]:
-    """Run an errand on as many processes as it has workers: seconds and marks.
+def _curve(panel: str, label: str, descent: Descent, rate: str | None, tell: Tell) -> Curve:
+    """Descend on ranks, and put the run beside its theorem."""
 
-    Raises:
-        Failed: a worker refused its input or died; the message is its own.
-        gradwire.net.Refused: the kernel does not give links.
-    """
-    found: list[tuple[float, Mark]] = []
+    def listen(timed: TimedMark) -> None:
+        tell(timed.seconds / SECONDS, _facts(timed.mark))
 
-    def note(event: dict[str, Any]) -> None:
-        del event["event"]
-        found.append((event.pop("seconds"), Mark(**event)))
-        listen(*found[-1])
-
-    follow(
-        f"the descent by {errand.method}", "gradwire.lab.convex.on_ranks", errand.to_json(), errand.workers, rate, note
-    )
-    return found
+    problem, method = descent.make()
+    timed = descend_on_ranks(descent, rate, listen)
+    seconds, marks = tuple(each.seconds for each in timed), tuple(each.mark for each in timed)
+    tell(1.0, _facts(marks[-1]))
+    return curve(panel, label, problem, Trace(method, marks, seconds[-1]), seconds)
 
 
-def _errand(method: str, compressor: str, seed: int, step: float | None = None) -> Errand:
-    return Errand(
+def _descent(method: str, compressor: str, seed: int, step: float | None = None) -> Descent:
+    return Descent(
         problem="quadratic",
         options=dict(PROBLEM),
         method=method,

@@ -7,10 +7,9 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
-from gradwire.lab.comparison import execute as compare
+from gradwire.lab import records
 from gradwire.lab.convex import theory
 from gradwire.lab.convex.descent import Mark, Trace
 from gradwire.lab.convex.problems import Problem
@@ -87,13 +86,8 @@ def write(figure: Figure, folder: Path, command: str) -> list[Path]:
         for line in figure.curves
     ]
     about = {"name": figure.name, "title": figure.title, "caption": figure.caption, "command": command}
-    record.write_text(json.dumps({**about, "versions": versions(), "curves": curves}, indent=1) + "\n")
+    record.write_text(json.dumps({**about, "versions": records.versions(), "curves": curves}, indent=1) + "\n")
     return [table, record]
-
-
-def versions() -> dict[str, str]:
-    """What the numbers may depend on."""
-    return {"gradwire": version("gradwire")} | compare.versions()
 
 
 def _plain(value: float | None) -> float | str | None:

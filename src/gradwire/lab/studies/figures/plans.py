@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from gradwire.compress import Compressor, NaturalDithering, RandK, TopK
-from gradwire.lab.convex.methods import Method, compose
+from gradwire.lab.convex.methods import ConvexMethod, compose
 from gradwire.lab.convex.problems import Problem, make
 from gradwire.lab.studies.figures.record import ROUNDING
 
@@ -34,61 +34,61 @@ PLATEAU = ("DCGD", "DCGD-FIXED", "GDCI")
 
 
 @dataclass(frozen=True)
-class Task:
-    """One run: in which panel under which name, and how long."""
+class PlannedCurve:
+    """A curve before its run: in which panel under which name, and how long."""
 
     panel: str
     label: str
     problem: Problem
-    method: Method
+    method: ConvexMethod
     rounds: int
     until: float = ROUNDING
 
 
 @dataclass(frozen=True)
-class Sheet:
+class PlannedFigure:
     """A figure before its runs."""
 
     name: str
     title: str
     caption: str
-    tasks: tuple[Task, ...]
+    curves: tuple[PlannedCurve, ...]
 
 
-def ridge_table(seed: int) -> Sheet:
+def ridge_table(seed: int) -> PlannedFigure:
     """All nine methods on ridge regression, down to what float64 can hold."""
     problem = make("ridge", seed=seed)
     order = ("DCGD", "DCGD-FIXED", "DCGD-STAR", "DCGD-STAR + Top-k", "DIANA", "generalised DIANA", "Rand-DIANA")
-    tasks = [
-        Task(f"Rand-K, K/d = {q:g}", label, problem, _method(label, problem, RandK(q)), rounds, 1e-24)
+    curves = [
+        PlannedCurve(f"Rand-K, K/d = {q:g}", label, problem, _method(label, problem, RandK(q)), rounds, 1e-24)
         for q, to_the_end, to_the_plateau in ((0.1, 200_000, 60_000), (0.5, 40_000, 12_000))
         for label in (*order, *ITERATES)
         for rounds in [to_the_plateau if label in PLATEAU else to_the_end]
     ]
-    return Sheet("ridge-table", f"Nine methods on {_about(problem)}", _BOUND, tuple(tasks))
+    return PlannedFigure("ridge-table", f"Nine methods on {_about(problem)}", _BOUND, tuple(curves))
 
 
-def randk(seed: int) -> Sheet:
+def randk(seed: int) -> PlannedFigure:
     """Methods under Rand-K of three densities."""
     problem = make("ridge", seed=seed)
     panels = {f"Rand-K, K/d = {density:g}": RandK(density) for density in (0.1, 0.5, 0.9)}
-    return Sheet("randk", f"Rand-K on {_about(problem)}", _BOUND, tuple(_methods(problem, panels, 60_000)))
+    return PlannedFigure("randk", f"Rand-K on {_about(problem)}", _BOUND, tuple(_methods(problem, panels, 60_000)))
 
 
-def dithering(seed: int) -> Sheet:
+def dithering(seed: int) -> PlannedFigure:
     """Methods under natural dithering of three numbers of levels."""
     problem = make("ridge", seed=seed)
     panels = {f"natural dithering, s = {s}": NaturalDithering(s) for s in (2, 4, 8)}
     title = f"Natural dithering on {_about(problem)}"
-    return Sheet("dithering", title, _BOUND, tuple(_methods(problem, panels, 40_000)))
+    return PlannedFigure("dithering", title, _BOUND, tuple(_methods(problem, panels, 40_000)))
 
 
-def rand_diana(seed: int) -> Sheet:
+def rand_diana(seed: int) -> PlannedFigure:
     """How Rand-DIANA depends on the probability p of a restart, and on the weight M of its Lyapunov function."""
     problem, operator = make("ridge", seed=seed), RandK(0.1)
     usual = 1 / (1 + (operator.omega(problem.d) or 0.0))
-    tasks = [
-        Task(
+    curves = [
+        PlannedCurve(
             "p, with M = 4 omega / (n p)",
             f"p = {times:g} / (1 + omega)",
             problem,
@@ -98,38 +98,40 @@ def rand_diana(seed: int) -> Sheet:
         )
         for times in (0.1, 0.3, 1, 3, 10)
     ]
-    tasks += [
-        Task("M, with p = 1 / (1 + omega)", f"M = {b:g} M'", problem, _weighted(problem, operator, b), 60_000, 1e-12)
+    curves += [
+        PlannedCurve(
+            "M, with p = 1 / (1 + omega)", f"M = {b:g} M'", problem, _weighted(problem, operator, b), 60_000, 1e-12
+        )
         for b in (0.01, 0.25, 1, 2, 8)
     ]
     caption = (
         "M' = 2 omega / (n p); theory asks for M > M'. Smaller M gives a longer step than theory covers, "
         "and up to a point a faster run."
     )
-    return Sheet("rand-diana", f"Rand-DIANA's parameters on {_about(problem)}", caption, tuple(tasks))
+    return PlannedFigure("rand-diana", f"Rand-DIANA's parameters on {_about(problem)}", caption, tuple(curves))
 
 
-def gdci(seed: int) -> Sheet:
+def gdci(seed: int) -> PlannedFigure:
     """GDCI against VR-GDCI: compressed iterates without and with shifts."""
     problem = make("ridge", seed=seed)
-    tasks = [
-        Task(f"Rand-K, K/d = {q:g}", label, problem, _method(label, problem, RandK(q)), rounds, 1e-15)
+    curves = [
+        PlannedCurve(f"Rand-K, K/d = {q:g}", label, problem, _method(label, problem, RandK(q)), rounds, 1e-15)
         for q, rounds in ((0.1, 80_000), (0.5, 20_000), (0.9, 10_000))
         for label in ITERATES
     ]
-    return Sheet("gdci", f"Compressed iterates on {_about(problem)}", _BOUND, tuple(tasks))
+    return PlannedFigure("gdci", f"Compressed iterates on {_about(problem)}", _BOUND, tuple(curves))
 
 
-def induced(seed: int) -> Sheet:
+def induced(seed: int) -> PlannedFigure:
     """DIANA over an induced operator against plain ones, of equal density in Q and of equal bytes."""
     problem = make("ridge", seed=seed)
-    tasks: list[Task] = []
+    curves: list[PlannedCurve] = []
     for q in (0.1, 0.3):
         panel = f"Rand-K, K/d = {q:g}"
-        tasks += [
-            Task(panel, "DIANA", problem, compose("diana", problem, RandK(q)), 60_000, 1e-12),
-            Task(panel, "DIANA, K twice", problem, compose("diana", problem, RandK(2 * q)), 60_000, 1e-12),
-            Task(
+        curves += [
+            PlannedCurve(panel, "DIANA", problem, compose("diana", problem, RandK(q)), 60_000, 1e-12),
+            PlannedCurve(panel, "DIANA, K twice", problem, compose("diana", problem, RandK(2 * q)), 60_000, 1e-12),
+            PlannedCurve(
                 panel,
                 "generalised DIANA",
                 problem,
@@ -139,18 +141,18 @@ def induced(seed: int) -> Sheet:
             ),
         ]
     caption = "Generalised DIANA sends Top-K of the difference and Rand-K of what is left: about twice the bytes."
-    return Sheet("induced", f"Induced operators on {_about(problem)}", caption, tuple(tasks))
+    return PlannedFigure("induced", f"Induced operators on {_about(problem)}", caption, tuple(curves))
 
 
-def logistic(seed: int) -> Sheet:
+def logistic(seed: int) -> PlannedFigure:
     """Methods under Rand-K on logistic regression, real data, the rows sorted by label."""
     problem = make("a9a", workers=10, seed=seed, shards="sorted")
     panels = {f"Rand-K, K/d = {density:g}": RandK(density) for density in (0.1, 0.5)}
     title = f"Logistic regression: {_about(problem)}, sorted by label"
-    return Sheet("logistic", title, _BOUND, tuple(_methods(problem, panels, 4_000)))
+    return PlannedFigure("logistic", title, _BOUND, tuple(_methods(problem, panels, 4_000)))
 
 
-FIGURES: MappingProxyType[str, Callable[[int], Sheet]] = MappingProxyType(
+FIGURES: MappingProxyType[str, Callable[[int], PlannedFigure]] = MappingProxyType(
     {
         "ridge-table": ridge_table,
         "randk": randk,
@@ -166,25 +168,25 @@ FIGURES: MappingProxyType[str, Callable[[int], Sheet]] = MappingProxyType(
 _BOUND = "Step sizes, alpha, p, eta and gamma of the theorems. Bytes: what a worker sends, counted."
 
 
-def sheet(name: str, seed: int) -> Sheet:
-    """Make a figure's list of runs."""
+def plan(name: str, seed: int) -> PlannedFigure:
+    """A figure before its runs."""
     return FIGURES[name](seed)
 
 
-def _methods(problem: Problem, panels: Mapping[str, Compressor], rounds: int) -> Iterable[Task]:
+def _methods(problem: Problem, panels: Mapping[str, Compressor], rounds: int) -> Iterable[PlannedCurve]:
     """The methods of gradient compression under every operator."""
     for panel, operator in panels.items():
         for label in (*PLAIN, "generalised DIANA"):
-            yield Task(panel, label, problem, _method(label, problem, operator), rounds, 1e-12)
+            yield PlannedCurve(panel, label, problem, _method(label, problem, operator), rounds, 1e-12)
 
 
-def _method(label: str, problem: Problem, operator: Compressor) -> Method:
+def _method(label: str, problem: Problem, operator: Compressor) -> ConvexMethod:
     """A method by the name that figures show."""
     biased = TopK(0.1) if label in BIASED else None
     return compose((PLAIN | BIASED | ITERATES)[label], problem, operator, biased=biased)
 
 
-def _weighted(problem: Problem, operator: Compressor, b: float) -> Method:
+def _weighted(problem: Problem, operator: Compressor, b: float) -> ConvexMethod:
     """Rand-DIANA at the step that M = b M' gives, also where b <= 1 and no theorem covers it."""
     omega = operator.omega(problem.d) or 0.0
     L_max = problem.L_i.max().item()
