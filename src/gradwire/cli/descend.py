@@ -128,8 +128,8 @@ def _about(problem: problems.Problem, method: methods.ConvexMethod) -> str:
     plan = method.plan
     if plan is None:
         return "\n".join([*lines, f"step {method.step:.4g}; no theorem covers this"])
-    told = {name: getattr(plan, name) for name in ("alpha", "p", "eta", "gamma", "lam", "nu")}
-    facts = ", ".join(f"{name} = {value:.4g}" for name, value in told.items() if value is not None)
+    known = {name: getattr(plan, name) for name in ("alpha", "p", "eta", "gamma", "lam", "nu")}
+    facts = ", ".join(f"{name} = {value:.4g}" for name, value in known.items() if value is not None)
     if method.step != plan.step:
         return "\n".join([*lines, f"step {method.step:.4g}, not the theorem's {plan.step:.4g}; {facts}"])
     promise = "" if plan.rate >= 1 else f"; at most {math.ceil(plan.rounds(0.1)):,} rounds for a digit"

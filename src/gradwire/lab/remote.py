@@ -124,7 +124,7 @@ def run(
 
 
 def here(work: Callable[[bool], None], complain: Callable[[str], None], timeout: float) -> NoReturn:
-    """Join the ranks that torchrun has started, work, and end the process; `work` is told whether this is rank 0.
+    """Join the ranks that torchrun has started, work, and end the process; `work` takes whether this is rank 0.
 
     Bad input (ValueError) ends with code 2 after one complaint. Threads are as many as OMP_NUM_THREADS says.
     """

@@ -41,9 +41,9 @@ class Cell:
 class BenchPlan:
     """All methods on a model, for every link and number of ranks.
 
-    model: built in, or a factory `module:name`. methods: names of `lab.ways`; "none" comes first and by itself, for
-    the others are held against it. rates: such as "100mbit"; None is loopback. steps: timed ones of every method, as
-    many as fit into its `seconds` in a cell, two at least. bucket_mb: of gradwire's ways.
+    model: built in, or a factory `module:name`. methods: names of `lab.ways`; "none" is always measured, and first,
+    because the others are compared with it. rates: such as "100mbit"; None is loopback. steps: timed steps of every
+    method, as many as fit into its `seconds` in a cell, two at least. bucket_mb: of gradwire's ways.
     """
 
     model: str = "mlp"
@@ -66,8 +66,8 @@ class BenchPlan:
             if not every or len(set(every)) < len(every):
                 raise ValueError(f"a plan names every {kind} once, got {', '.join(map(str, every)) or 'none'}")
         if min(self.ranks) < 1 or self.steps < 2 or not self.seconds > 0:
-            least = f"{min(self.ranks)} ranks, {self.steps} steps and {self.seconds:g} seconds"
-            raise ValueError(f"a plan needs a rank, two steps and some seconds at least, got {least}")
+            got = f"{min(self.ranks)} ranks, {self.steps} steps and {self.seconds:g} seconds"
+            raise ValueError(f"a plan needs a rank, two steps and some seconds at least, got {got}")
         if not 0 < self.bucket_mb < math.inf:
             raise ValueError(f"bucket_mb must be positive and finite, got {self.bucket_mb}")
 

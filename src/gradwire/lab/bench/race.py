@@ -1,7 +1,7 @@
 """The race of all methods of a cell, on one rank.
 
-They race in one start of processes, in rounds of a few steps each, so that whatever slows the machine down for a while
-slows all of them. Rank 0's clock decides how many steps a round has.
+They race in one start of processes, in rounds of a few steps each, so that a slow moment of the machine hits all of
+them. Rank 0's clock decides how many steps a round has.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gradwire.lab.remote import Tell
 from gradwire.lab.ways import AUTO_DENSE, is_torch
 
 CHUNK_STEPS, CHUNK_SECONDS = 5, 2.0
-LEAST_STEPS, PATIENCE_STEPS = 2, 100
+FEWEST_STEPS, PATIENCE_STEPS = 2, 100
 QUICK_SECONDS = 1.0
 """Steps shorter than this are worth repeating before one is timed."""
 
@@ -71,21 +71,21 @@ def race(cell: Cell, tell: Tell) -> Raced:
 
 def _warm_up(racer: Racer) -> None:
     """Untimed steps, fewer where they are slow; auto's are those after it has chosen."""
-    least, most = racer.warm_steps
+    fewest, most = racer.warm_steps
     done = 0
     for number in range(PATIENCE_STEPS):
         racer.warm()
         if number == 0:
             racer.check()
         done += racer.comm.choice() is not None
-        if remote.agreed(done >= most or (done >= least and racer.last > QUICK_SECONDS))[0]:
+        if remote.agreed(done >= most or (done >= fewest and racer.last > QUICK_SECONDS))[0]:
             break
 
 
 def _turn(racer: Racer, cell: Cell, tell: Tell) -> bool:
     """A few steps of one method; whether it has had one."""
     done, last = len(racer.timed.steps), racer.last
-    over = done >= cell.steps or (done >= LEAST_STEPS and racer.spent >= cell.seconds)
+    over = done >= cell.steps or (done >= FEWEST_STEPS and racer.spent >= cell.seconds)
     steps = 0 if over else min(CHUNK_STEPS, cell.steps - done, max(1, int(CHUNK_SECONDS / last)))
     steps, quick = map(int, remote.agreed(steps, last < QUICK_SECONDS))
     if steps:
@@ -98,7 +98,7 @@ def _turn(racer: Racer, cell: Cell, tell: Tell) -> bool:
 
 
 def _measured(racer: Racer, cell: Cell, compute: float) -> Measured:
-    """Put together what all ranks saw of a method."""
+    """A method's figures from the timings of all ranks."""
     timed = racer.timed
     steps = torch.tensor(_slowest(timed.steps), dtype=torch.float64)
     wire, wait = _network(timed.collectives)
@@ -122,7 +122,7 @@ def _measured(racer: Racer, cell: Cell, compute: float) -> Measured:
 
 
 def _network(mine: list[list[float]]) -> tuple[Tensor, Tensor]:
-    """f64[steps] twice: seconds in which all ranks were in a collective, and beyond that, a rank's mean."""
+    """f64[steps] twice: seconds in which all ranks are in a collective, and a rank's mean seconds of waiting beyond."""
     each, counts = _gathered([seconds for step in mine for seconds in step]), torch.tensor([len(step) for step in mine])
     shortest, step = each.min(0).values, torch.arange(len(mine)).repeat_interleave(counts)
     nothing = torch.zeros(len(mine), dtype=torch.float64)
@@ -139,9 +139,9 @@ def _slowest(seconds: list[float]) -> list[float]:
 
 
 def _gathered(mine: list[float]) -> Tensor:
-    """f64[ranks, len(mine)]: everybody's."""
+    """f64[ranks, len(mine)]: the numbers of all ranks."""
     tensor = torch.tensor(mine, dtype=torch.float64)
-    everybody = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    all_ranks = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
     if mine:
-        dist.all_gather(everybody, tensor)
-    return torch.stack(everybody)
+        dist.all_gather(all_ranks, tensor)
+    return torch.stack(all_ranks)

@@ -43,10 +43,10 @@ class Racer:
 
     @property
     def warm_steps(self) -> tuple[int, int]:
-        """Untimed steps before the first timed one: at least, and where they are quick.
+        """Untimed steps before the first timed one: how many at least, and how many where steps are quick.
 
-        DDP lays out its buckets anew after the first. What comes before PowerSGD's own beginning is quick;
-        what comes before auto's decision is dense.
+        DDP lays out its buckets anew after the first. PowerSGD's steps before it begins are quick here; auto's steps
+        before its decision are dense.
         """
         before = DENSE_STEPS if powersgd_rank(self.method) else STEPS if self.method == AUTO else 0
         return before + 1, before + (2 if self.method == NONE else 3)
@@ -71,12 +71,12 @@ class Racer:
         return self.last
 
     def warm(self) -> None:
-        """A step of which nothing is noted."""
+        """An untimed step."""
         self.step()
         self.comm.collectives()
 
     def time(self, steps: int) -> None:
-        """Note so many steps."""
+        """Time so many steps."""
         dist.barrier()
         sent, tx = self.comm.sent(), remote.link_counters()[0]
         for _ in range(steps):

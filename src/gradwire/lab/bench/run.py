@@ -54,7 +54,7 @@ def run_here(plan: BenchPlan, listen: Callable[[Progress], None] = ignore, comma
 
 
 def live_here(work: Callable[[bool], None], complain: Callable[[str], None]) -> NoReturn:
-    """Join the ranks that torchrun has started, work, and end the process; `work` is told whether this is rank 0."""
+    """Join the ranks that torchrun has started, work, and end the process; `work` takes whether this is rank 0."""
     remote.here(work, complain, TIMEOUT_SECONDS)
 
 

@@ -11,7 +11,7 @@ RUNS = {
     "EF(DEFT) 1 %": "ef(deft(density=0.01))",
     "EF21(Top-k) 1 %": "ef21(topk(density=0.01))",
 }
-"""What is compared; the first is what the others are held against."""
+"""The runs of the demonstration. The first is the baseline."""
 
 NOTE = (
     "All runs share one optimizer: SGD with Nesterov momentum 0.8, learning rate 0.08, gradients clipped at norm 1. "

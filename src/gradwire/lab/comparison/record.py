@@ -103,7 +103,7 @@ class Comparison:
         even when the curve rises again later. It holds for the baseline as well, so a baseline that dipped below its
         own final loss on the way crosses before its end. Nothing is drawn from or to a loss that is not finite: a first
         evaluation, or the first one after such a gap, that lies below the target is itself the crossing. A target that
-        is not finite is reached by nobody.
+        is not finite is never reached.
         """
         target, before = self.baseline.points[-1].loss, None
         if not math.isfinite(target):

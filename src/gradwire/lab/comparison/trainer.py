@@ -128,7 +128,7 @@ class Trainer:
         return int(order)
 
     def pulse(self, clock: Clock) -> None:
-        """A sign of life now and then."""
+        """Tell a sign of life twice a second."""
         if clock.seconds() >= self.next_pulse:
             self.next_pulse = clock.seconds() + PULSE_SECONDS
             self.tell(Pulse(self.step, clock.seconds()))

@@ -14,7 +14,7 @@ from gradwire.lab.studies.draw import draw
 
 @dataclass(frozen=True)
 class Study:
-    """How to make a chart from a seed, and how many pieces of work that is, each told when it is done."""
+    """Makes a chart from a seed, in so many pieces of work, and reports every piece when it is done."""
 
     pieces: int
     make: Callable[[int, Tell], Chart]

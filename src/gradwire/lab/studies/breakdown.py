@@ -1,4 +1,4 @@
-"""Where a step's time goes: real ranks over a slow link, each sparsifier beside the dense mean."""
+"""Where a step's time goes: every sparsifier and the dense mean, on real ranks over a slow link."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def breakdown(seed: int, tell: Tell) -> Chart:
         whole = {"step, ms": 1e3 * run.step_seconds, "kilobytes": run.ledger_bytes / steps / 1e3}
         facts.append({"method": label, "exchange": exchange} | parts | whole)
         tell(f"{label}: {1e3 * run.step_seconds:.0f} ms a step")
-    few = [place for place, fact in enumerate(facts) if fact["method"] not in ("fp16", "dense")]
+    few = [index for index, fact in enumerate(facts) if fact["method"] not in ("fp16", "dense")]
     panels = {"all": list(range(len(facts))), "sparsifiers": few}
     return Chart(
         name="deft-breakdown",

@@ -12,12 +12,12 @@ from typing import Any, TypeAlias
 from gradwire.lab import records
 
 Tell: TypeAlias = Callable[[str], None]
-"""Is told of every piece of work that is done, in a few words."""
+"""Takes a few words on every piece of work that is done."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes. ticks: lines are stacked bars in places of these names. level: a height to compare with."""
+    """One pair of axes. ticks: names of bars; the lines are stacked in them. level: a height to compare with."""
 
     title: str
     x: str
@@ -30,7 +30,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Line:
-    """Points under a label in a panel. low, high: the least and the most of what y is the mean or median of."""
+    """Points under a label in a panel. low, high: minimum and maximum of the values whose mean or median y is."""
 
     panel: str
     label: str

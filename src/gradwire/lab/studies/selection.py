@@ -1,8 +1,8 @@
-"""How long DEFT's selection takes as workers are added: every worker's share is really searched, one after the other.
+"""The time of DEFT's selection by the number of workers: every worker's share is searched, one after the other.
 
 One gradient stands for all workers, so the shares of ranks 0 ... n - 1 are the bins of one plan. Top-k of the whole
-vector is timed beside every n, in turn with it, by the same kernel. Seconds are the thread's own, without the turns of
-other processes, and the slowest rank is the one whose median is largest: no interruption speaks for a rank.
+vector by the same kernel is timed in turn with every n. Seconds are the thread's own, which excludes other processes.
+The slowest rank is the one with the largest median, so that one interruption does not decide.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Scale:
     layers: L after partitioning. whole: Top-k of all d elements. slowest: selection of the slowest rank.
     norms, budgets, packing: the parts of a plan, without the wire.
     fullest: elements of the largest bin times n / d; 1 is an even share, which the packing does not aim at.
-    richest: budget of the bin with the largest one times n / k. What a search keeps costs more than what it passes by.
-    expected: the ratio by the cost n_x + 20 k_x of the layers, which knows no constant cost of a search.
-    indivisible: what of it the costliest layer alone makes. No packing comes below it.
+    richest: largest budget of a bin times n / k. An element that is kept costs more than one that is not.
+    expected: the ratio by the cost n_x + 20 k_x of the layers, without a constant cost of a search.
+    indivisible: the costliest layer's part of `expected`, below which no packing gets.
     """
 
     n: int
@@ -78,7 +78,7 @@ class SelectionTimes:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is fixed before the clock starts: the layers for n workers, and by rank the spans and their budgets."""
+    """Fixed before the clock starts: the layers for n workers, their budgets and the plan."""
 
     layers: list[tuple[int, int]]
     sizes: list[int]

@@ -23,7 +23,7 @@ from gradwire.lab.training.settings import Training
 FORMAT = 1
 PARTS = {"format", "training", "step", "seconds", "model", "optimizer", "memory"}
 FREE = {"steps", "learning_rate", "evaluate_every", "decay", "data"}
-"""Settings that may change when a run goes on; with another number of steps decays come elsewhere."""
+"""Settings that may change when a run goes on. With another number of steps the decays move."""
 
 
 def save_whole(
@@ -35,7 +35,7 @@ def save_whole(
     optimizer: torch.optim.Optimizer,
     averager: Averager,
 ) -> None:
-    """Write a checkpoint, or leave the old one as it was. Of several processes the first one writes."""
+    """Write a checkpoint whole, or leave the old one as it was. Of several processes the first one writes."""
     memory = averager.memories()
     if not memory:
         return
@@ -56,7 +56,7 @@ def load(
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is none, or one of another run.
+        ValueError: it is not a checkpoint, or one of another run.
     """
     saved = _read(file)
     try:

@@ -1,4 +1,4 @@
-"""The loop: every worker's gradient at the same model, their compressed mean, one step of an optimizer."""
+"""The training loop: every worker's gradient at the same model, their compressed mean, one step of an optimizer."""
 
 from __future__ import annotations
 

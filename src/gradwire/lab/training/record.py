@@ -1,4 +1,4 @@
-"""What a run leaves in a folder: steps.csv, run.json, and scalars for TensorBoard, if that is installed."""
+"""The files of a run: steps.csv, run.json, and scalars for TensorBoard if that is installed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write(history: History, folder: Path, command: str) -> list[Path]:
 
 @contextmanager
 def scalars(folder: Path) -> Generator[Callable[[Event], None] | None]:
-    """Open a folder of TensorBoard's; what is yielded takes every event of a run. None if there is no TensorBoard."""
+    """Open a folder for TensorBoard and yield a function that takes every event of a run; None without TensorBoard."""
     if importlib.util.find_spec("tensorboard") is None:
         yield None
         return

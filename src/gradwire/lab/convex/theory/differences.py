@@ -39,7 +39,7 @@ def marina(constants: Constants, *, omega: PerWorker | None, p: float | None = N
 
 
 def dasha(constants: Constants, *, omega: PerWorker | None) -> TheoryPlan:
-    """DASHA: nothing is sent whole; what was said wrong is corrected by the share a, which is the plan's alpha."""
+    """DASHA: no vector is ever sent whole; the error of past messages is corrected by the share a, the plan's alpha."""
     worst, n = max(constants.variances(omega, "dasha")), constants.n
     a = 1 / (2 * worst + 1)
     gamma = 1 / (constants.L + constants.L_rms * math.sqrt(16 * worst / (a * n)))

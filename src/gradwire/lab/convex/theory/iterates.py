@@ -1,6 +1,6 @@
 """Compressed iterates: GDCI and VR-GDCI (Shulgin and Richtárik 2022, arXiv:2206.10452), constants derived here.
 
-Workers compress T_i(x) = x - gamma grad f_i(x), and x+ = (1 - eta) x + eta * the mean of what they said. With
+Workers compress T_i(x) = x - gamma grad f_i(x), and x+ = (1 - eta) x + eta * the mean of the messages. With
     (1/n) sum_i |T_i(x) - T_i(x*)|^2 <= |x - x*|^2 - 2 gamma <grad f(x), x - x*> + 2 gamma^2 L_max D,
 and t the factor of that sum in the variance divided by eta^2,
     E |x+ - x*|^2 <= rate |x - x*|^2 - 2 eta gamma D [(1 + eta t) - eta gamma (L + t L_max)] + what the shifts add,

@@ -1,4 +1,4 @@
-"""Descent on real ranks over a slow link, and the figure that the papers do not have: error against wall-clock time."""
+"""The error of descents on real ranks over a slow link, against wall-clock time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ RATE, WORKERS, SECONDS = "10mbit", 4, 40.0
 PROBLEM = {"d": 20_000, "condition": 100.0}
 
 Tell: TypeAlias = Callable[[float, str], None]
-"""Is told the share of a run that is done, and a line of facts."""
+"""Takes the fraction of a run that is done, and a line of facts."""
 
 Start: TypeAlias = Callable[[str], Tell]
-"""Is told the name of a run that begins."""
+"""Takes the name of a run that begins."""
 
 
 def figure(seed: int, start: Start) -> Figure:

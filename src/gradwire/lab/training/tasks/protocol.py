@@ -16,11 +16,11 @@ Optimizer = Literal["sgd", "adam"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run learns; a task has some by which it does.
+    """How a run learns. Every task has defaults by which it learns well.
 
     batch: samples a worker and step. lr: of the optimizer. momentum: of SGD, Nesterov's form; Adam has `betas` instead.
-    clip: the longest a worker's own gradient may be before it is compressed, 0 for any. evaluate_every: steps. decay:
-    parts of the run after which the learning rate falls to a tenth.
+    clip: the largest norm of a worker's own gradient before compression, 0 for no limit. evaluate_every: steps. decay:
+    fractions of the run after which the learning rate falls to a tenth.
     """
 
     model: str
@@ -45,17 +45,17 @@ class Task(Protocol):
 
     @property
     def metric(self) -> str:
-        """The number that counts, one of those that `evaluate` returns."""
+        """The number by which runs are compared, one of those that `evaluate` returns."""
         ...
 
     @property
     def higher_is_better(self) -> bool:
-        """Which way the metric gets better."""
+        """Whether a larger metric is better."""
         ...
 
     @property
     def defaults(self) -> Settings:
-        """What a run takes where its caller says nothing."""
+        """Settings of a run where its caller gives none."""
         ...
 
     @property
@@ -99,7 +99,7 @@ def share(samples: int, what: str, workers: int, batch: int) -> int:
 
 
 def part(samples: int, worker: int, workers: int, step: int, batch: int, seed: int) -> Tensor:
-    """Choose a worker's samples at a step: int64[batch]. Epochs are shuffled and dealt out; what is left sits out."""
+    """Choose a worker's samples at a step: int64[batch]. Epochs are shuffled and dealt in whole steps."""
     epoch, place = divmod(step, samples // (workers * batch))
     first = (place * workers + worker) * batch
     return _order(samples, seed, epoch)[first : first + batch]
@@ -111,7 +111,7 @@ def _order(samples: int, seed: int, epoch: int) -> Tensor:
 
 
 def check_file(path: Path) -> Path:
-    """Refuse what is not there, or is no file."""
+    """Return a file's path; FileNotFoundError if there is no such file."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path} to read data from")
     return path

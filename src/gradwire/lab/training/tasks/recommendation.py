@@ -17,7 +17,7 @@ from gradwire.lab.training.tasks.protocol import Settings, part, rng, share
 from gradwire.lab.training.tasks.ratings import Ratings, load
 
 NEGATIVES = 4
-"""Items drawn for every positive pair, anew in every epoch, of those that the user has not rated in training."""
+"""Items drawn for every positive pair, anew in every epoch, from those that the user has not rated in training."""
 
 SHAPES: Mapping[str, tuple[int, tuple[int, ...]]] = MappingProxyType(
     {"neumf": (16, (64, 32, 16)), "neumf64": (64, (256, 256, 128, 64))}
@@ -69,7 +69,7 @@ class Recommendation:
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """HR@10, how often the held-out item is among the first ten of a hundred, and NDCG@10, which counts its place.
 
-        An item ranks behind its equals, so a model that cannot tell them apart has none right.
+        An item ranks behind those of equal score, so a model that scores all alike has none right.
         """
         model.eval()
         candidates = self.ratings.candidates
@@ -82,12 +82,12 @@ class Recommendation:
         return {"HR@10": found.double().mean().item(), "NDCG@10": gain.mean().item()}
 
     def steps_per_epoch(self, workers: int, batch: int) -> int:
-        """Whole steps in the positive pairs; what is left over sits an epoch out."""
+        """Whole steps in the positive pairs; an epoch leaves the remainder out."""
         return share(len(self.ratings.users), "ratings", workers, batch)
 
 
 def _unseen(seen: Tensor, users: Tensor, draw: torch.Generator) -> Tensor:
-    """Draw for every user an item that is not among the seen ones: draw again where it is."""
+    """Draw an item for every user, again until it is not among the user's seen ones."""
     items = torch.randint(seen.shape[1], users.shape, generator=draw)
     while bool((again := seen[users, items]).any()):
         items[again] = torch.randint(seen.shape[1], (int(again.sum()),), generator=draw)

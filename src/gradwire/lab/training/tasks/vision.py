@@ -1,4 +1,4 @@
-"""Vision: name what a picture of 28 x 28 shows, one of ten things."""
+"""Vision: classify pictures of 28 x 28 pixels into ten classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODELS = {"resnet8": resnet8, "resnet18": resnet18}
 
 @dataclass(frozen=True)
 class Vision:
-    """Fashion-MNIST or what `images.load` finds, by residual networks. `data`: a folder of IDX files instead."""
+    """Residual networks on the pictures that `images.load` finds. `data`: a folder of IDX files to read instead."""
 
     data: Path | None = None
     name = "vision"
@@ -64,7 +64,7 @@ class Vision:
         return {"accuracy": right, "loss": F.cross_entropy(logits.double(), labels).item()}
 
     def steps_per_epoch(self, workers: int, batch: int) -> int:
-        """Whole steps in the training pictures; what is left over sits an epoch out."""
+        """Whole steps in the training pictures; an epoch leaves the remainder out."""
         return share(len(self.images.labels), "pictures", workers, batch)
 
 
