@@ -50,9 +50,9 @@ def test_only_the_hook_the_transport_and_the_lab_speak_torch_distributed() -> No
         for file in SOURCE.rglob("*.py")
         if any(name.startswith("torch.distributed") for name in imports(file))
     }
-    laboratory = {"lab/rank.py", "lab/life.py", "lab/worker.py", "lab/training/rank.py"}
-    laboratory |= {"lab/plain.py", "lab/bench/here.py", "lab/bench/race.py", "lab/bench/racer.py"}
-    laboratory |= {"lab/advised.py", "lab/advising.py", "lab/silent.py"}
+    laboratory = {"lab/remote.py", "lab/averager.py", "lab/comparison/trainer.py"}
+    laboratory |= {"lab/ways/torchs.py", "lab/bench/run.py", "lab/bench/race.py", "lab/bench/racer.py"}
+    laboratory |= {"lab/bench/advising.py"}
     advisers = {"advice/link.py", "advice/survey.py", "auto.py"}
     doors = {"engine/engine.py", "doors/attach.py", "doors/ddp.py", "doors/module.py"}
     assert speakers == {"transport/process.py", "transport/group.py", *doors, *advisers, *laboratory}
