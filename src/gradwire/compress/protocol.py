@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Protocol, cast, runtime_checkable
+from typing import ClassVar, Protocol, cast, runtime_checkable
 
 from torch import Tensor
 
@@ -65,35 +65,41 @@ class Ragged(Protocol):
 
 @runtime_checkable
 class Sparsifier(Protocol):
-    """A compressor in two parts, of which `chain` takes the first: it says where values are kept, not what they are."""
+    """Which values are kept, and how their indices are written. The values themselves are sent alike (sparse.py).
+
+    `chain` takes this half of a compressor and sends the values by another one.
+    """
+
+    draws: ClassVar[bool]
+    """Whether `choose` draws from the turn: the rounding of the values then draws from a fork of it."""
 
     @property
     def values(self) -> Format:
-        """The format of its own second part."""
-        ...
-
-    def choose(self, x: Tensor, turn: Turn) -> Tensor:
-        """f[..., d] -> int64[..., count(d)], increasing places."""
-        ...
-
-    def head(self, places: Tensor, d: int, turn: Turn) -> Tensor:
-        """What `choose` has chosen on this turn, int64[..., count(d)] -> u8[..., head_nbytes(d)]."""
-        ...
-
-    def places(self, head: Tensor, d: int) -> Tensor:
-        """u8[..., head_nbytes(d)] -> int64[..., count(d)]."""
-        ...
-
-    def head_nbytes(self, d: int) -> int:
-        """Bytes that say the places."""
+        """The format in which the values are sent."""
         ...
 
     def count(self, d: int) -> int:
         """How many of d values are kept."""
         ...
 
+    def choose(self, x: Tensor, turn: Turn) -> Tensor:
+        """f[..., d] -> int64[..., count(d)], increasing indices."""
+        ...
+
+    def encode_indices(self, indices: Tensor, d: int, turn: Turn) -> Tensor:
+        """Write what `choose` has chosen on this turn, int64[..., count(d)] -> u8[..., index_nbytes(d)]."""
+        ...
+
+    def decode_indices(self, wire: Tensor, d: int) -> Tensor:
+        """u8[..., index_nbytes(d)] -> int64[..., count(d)]."""
+        ...
+
+    def index_nbytes(self, d: int) -> int:
+        """Bytes of the index block."""
+        ...
+
     def gain(self, d: int) -> float:
-        """By what the kept values are multiplied: 1 for a projection, more to be unbiased."""
+        """The factor of the kept values: 1 for a projection, more to be unbiased."""
         ...
 
     def omega(self, d: int) -> float | None:
@@ -103,14 +109,6 @@ class Sparsifier(Protocol):
     def delta(self, d: int) -> float | None:
         """Contraction, as a compressor's."""
         ...
-
-
-def pick(sparsifier: Sparsifier, x: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
-    """f[..., d] -> places int64[..., k] and the values there times the gain f[..., k]."""
-    places, gain = sparsifier.choose(x, turn), sparsifier.gain(x.shape[-1])
-    # The same, but the first takes half as long.
-    values = x.index_select(0, places) if x.ndim == 1 else x.gather(-1, places)
-    return places, values if gain == 1.0 else values.mul_(gain)
 
 
 def operate(compressor: Compressor, x: Tensor, turn: Turn) -> Message:
