@@ -68,6 +68,11 @@ def unscaled(self: Sparsifier, d: int) -> float:
     return 1.0
 
 
+def biased(self: Sparsifier, d: int) -> float | None:
+    """None, unless it keeps everything: the `omega` of a sparsifier that selects."""
+    return formats.OMEGA[self.values] if self.count(d) == d else None
+
+
 def select(sparsifier: Sparsifier, x: Tensor, turn: Turn) -> Sparse:
     """f[..., d] -> the values that are kept, times the gain."""
     d = x.shape[-1]

@@ -32,7 +32,7 @@ class TopK:
 
     encode, decode, apply, nbytes = sparse.encode, sparse.decode, sparse.apply, sparse.nbytes
     encode_indices, decode_indices, index_nbytes = sparse.encode_indices, sparse.decode_indices, sparse.index_nbytes
-    gain = sparse.unscaled
+    gain, omega = sparse.unscaled, sparse.biased
 
     def count(self, d: int) -> int:
         """How many of d values are kept."""
@@ -41,10 +41,6 @@ class TopK:
     def choose(self, x: Tensor, turn: Turn) -> Tensor:
         """f[..., d] -> int64[..., k], the increasing indices of the largest magnitudes."""
         return kernels.topk(x, self.count(x.shape[-1]), turn.seen)
-
-    def omega(self, d: int) -> float | None:
-        """None: biased, unless it keeps everything."""
-        return formats.OMEGA[self.values] if self.count(d) == d else None
 
     def delta(self, d: int) -> float | None:
         """k / d, times the contraction of the value format."""
