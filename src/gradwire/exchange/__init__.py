@@ -5,6 +5,7 @@ from gradwire.exchange.deft import DEFT
 from gradwire.exchange.exdyna import ExDyna
 from gradwire.exchange.gathered import Gathered
 from gradwire.exchange.globaltopk import GlobalTopK
+from gradwire.exchange.int8 import Int8AllReduce
 from gradwire.exchange.mean import Mean
 from gradwire.exchange.micro import MiCRO
 from gradwire.exchange.oktopk import OkTopk
@@ -22,6 +23,7 @@ __all__ = [
     "Exchange",
     "Gathered",
     "GlobalTopK",
+    "Int8AllReduce",
     "Mean",
     "MiCRO",
     "OkTopk",
