@@ -1,4 +1,4 @@
-"""PowerSGD, Perm-K and the int8 all-reduce: the law, what their papers promise, and that a batch of workers is n workers."""
+"""PowerSGD, Perm-K, the int8 all-reduce: the law, the promises of their papers, and that a batch is n workers."""
 
 from __future__ import annotations
 

@@ -51,8 +51,8 @@ class Simulator:
     def step(self, xs: Tensor, params: Tensor | None = None, lr: float | None = None, budget: float = 1.0) -> Round:
         """Average f[n, d], one row a worker; rows must be finite.
 
-        `params` f[d] is the model, `lr` this step's learning rate, `budget` the layout's part of a budget (`Turn.budget`),
-        for methods that ask.
+        `params` f[d] is the model, `lr` this step's learning rate, `budget` its part of a budget (`Turn.budget`), for
+        methods that ask.
 
         Raises:
             ValueError: another shape, or a value that is not finite, naming the worker.

@@ -83,7 +83,7 @@ class Sparsifier(Protocol):
         ...
 
     def choose(self, x: Tensor, turn: Turn) -> Tensor:
-        """f[..., d] -> int64[..., count(d)], increasing indices."""
+        """f[..., d] -> int64[..., count(d)], increasing indices. A `Selective` one takes an `Accumulated` too."""
         ...
 
     def encode_indices(self, indices: Tensor, d: int, turn: Turn) -> Tensor:

@@ -15,14 +15,16 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from gradwire import kernels
 from gradwire.compress.protocol import Compressor, Sparsifier, check_length
+from gradwire.kernels import Accumulated
 from gradwire.layout import Turn
 from gradwire.vector import Sparse
 from gradwire.wire import index
 from gradwire.wire import values as formats
 
 
-def encode(self: Sparsifier, x: Tensor, turn: Turn) -> Tensor:
+def encode(self: Sparsifier, x: Tensor | Accumulated, turn: Turn) -> Tensor:
     """f[..., d] -> u8[..., nbytes(d)]."""
     kept = select(self, x, turn)
     head = self.encode_indices(kept.indices, kept.d, turn)
@@ -37,7 +39,7 @@ def decode(self: Sparsifier, wire: Tensor, d: int) -> Sparse:
     return Sparse(self.decode_indices(wire[..., :split], d), values, d)
 
 
-def apply(self: Sparsifier, x: Tensor, turn: Turn) -> Sparse:
+def apply(self: Sparsifier, x: Tensor | Accumulated, turn: Turn) -> Sparse:
     """f[..., d] -> what is decoded, in x's dtype."""
     kept = select(self, x, turn)
     return Sparse(kept.indices, formats.said(kept.values, self.values, _rounding(self, turn)), kept.d)
@@ -73,13 +75,14 @@ def biased(self: Sparsifier, d: int) -> float | None:
     return formats.OMEGA[self.values] if self.count(d) == d else None
 
 
-def select(sparsifier: Sparsifier, x: Tensor, turn: Turn) -> Sparse:
+def select(sparsifier: Sparsifier, x: Tensor | Accumulated, turn: Turn) -> Sparse:
     """f[..., d] -> the values that are kept, times the gain."""
-    d = x.shape[-1]
-    indices, gain = sparsifier.choose(x, turn), sparsifier.gain(d)
+    indices = sparsifier.choose(cast(Tensor, x), turn)  # only a `Selective` one is given anything else
+    x = kernels.values(x)
+    gain = sparsifier.gain(x.shape[-1])
     # The same, but the first takes half as long.
     values = x.index_select(0, indices) if x.ndim == 1 else x.gather(-1, indices)
-    return Sparse(indices, values if gain == 1.0 else values.mul_(gain), d)
+    return Sparse(indices, values if gain == 1.0 else values.mul_(gain), x.shape[-1])
 
 
 def _rounding(sparsifier: Sparsifier, turn: Turn) -> Turn:

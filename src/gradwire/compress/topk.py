@@ -14,6 +14,7 @@ from torch import Tensor
 from gradwire import kernels
 from gradwire.compress import sparse
 from gradwire.compress.protocol import check_density, kept
+from gradwire.kernels import Accumulated
 from gradwire.layout import Turn
 from gradwire.wire import values as formats
 
@@ -38,9 +39,13 @@ class TopK:
         """How many of d values are kept."""
         return kept(self.density, d)
 
-    def choose(self, x: Tensor, turn: Turn) -> Tensor:
+    def choose(self, x: Tensor | Accumulated, turn: Turn) -> Tensor:
         """f[..., d] -> int64[..., k], the increasing indices of the largest magnitudes."""
-        return kernels.topk(x, self.count(x.shape[-1]), turn.seen)
+        return kernels.topk(x, self.count(kernels.values(x).shape[-1]))
+
+    def wants_largest(self, turn: Turn) -> int:
+        """k."""
+        return self.count(turn.layout.d)
 
     def delta(self, d: int) -> float | None:
         """k / d, times the contraction of the value format."""

@@ -11,7 +11,7 @@ from gradwire.exchange.micro import MiCRO
 from gradwire.exchange.oktopk import OkTopk
 from gradwire.exchange.permk import PermK
 from gradwire.exchange.powersgd import PowerSGD
-from gradwire.exchange.protocol import Exchange, State, Taker, divide_budget, tensor
+from gradwire.exchange.protocol import Accumulates, Exchange, Selective, State, divide_budget, tensor
 from gradwire.exchange.shared import SharedRandK
 from gradwire.exchange.sidco import SIDCo
 from gradwire.exchange.union import UnionTopK
@@ -19,6 +19,7 @@ from gradwire.exchange.union import UnionTopK
 __all__ = [
     "CLTK",
     "DEFT",
+    "Accumulates",
     "ExDyna",
     "Exchange",
     "Gathered",
@@ -30,9 +31,9 @@ __all__ = [
     "PermK",
     "PowerSGD",
     "SIDCo",
+    "Selective",
     "SharedRandK",
     "State",
-    "Taker",
     "UnionTopK",
     "divide_budget",
     "tensor",

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gradwire.checks import check_whole, is_number
-from gradwire.exchange.protocol import Exchange, State, check_exchange
+from gradwire.exchange.protocol import Exchange, State, check_exchange, wants_largest
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Sent
 
@@ -78,6 +78,10 @@ class Warmup:
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """One step of the stage that is due."""
         return await self.at(turn.step)(x, state, turn)
+
+    def wants_largest(self, turn: Turn) -> int:
+        """That of the stage that is due."""
+        return wants_largest(self.at(turn.step), turn)
 
     def omega(self, d: int) -> float | None:
         """The largest of all stages, None if one is biased."""
