@@ -1,4 +1,4 @@
-"""Chain: keep some values, then quantise those, in a dimension of their own.
+"""Chain: keep some values, then quantise them as a vector of dimension k.
 
 Wire: | the sparsifier's index block | the quantiser's message in dimension k |.
 

@@ -1,7 +1,7 @@
 """Random supports for Rand-k, drawn ahead where a batched turn has short vectors.
 
-To call `kernels.support` costs as much as the rest of a short vector's round. So a batched turn of short vectors draws
-the supports of a block of steps in one call, by the keys that these steps have anyway, and remembers them.
+A call of `kernels.support` costs as much as the rest of a short vector's round. So a batched turn of short vectors
+draws the supports of a block of steps in one call, by the keys of these steps, and caches them.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _Masks:
 
 
 _recent = _Masks()
-"""One block is enough: to find it among several would take longer than a short vector's whole message."""
+"""One block is enough: a lookup among several would take longer than a short vector's whole message."""
 
 
 def _block(batch_shape: torch.Size, k: int) -> int:
@@ -68,7 +68,7 @@ def _block(batch_shape: torch.Size, k: int) -> int:
 
 
 def _rows(batch_shape: torch.Size, device: torch.device) -> Tensor:
-    """Numbers of the rows, int64[*batch_shape]: what tells one row's key from another's."""
+    """Numbers of the rows, int64[*batch_shape], which make their keys differ."""
     return torch.arange(batch_shape.numel(), device=device).view(batch_shape)
 
 
