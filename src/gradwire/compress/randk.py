@@ -18,13 +18,18 @@ from gradwire import kernels
 from gradwire.compress import sparse, supports
 from gradwire.compress.protocol import check_density, from_omega, kept
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Dense, Message
 from gradwire.wire import values as formats
 
 SHORT = 2048
 """Elements up to which one pass over all of them is quicker than to pick k and put them back."""
 
+_ONE_BY_ONE = ("bfloat16", "float32", "float64")
+"""Formats that round a value without drawing and without regard to the others, so that zeros among them do no harm."""
 
+
+@part("randk", "compressor", example="randk(density=0.1)")
 @dataclass(frozen=True)
 class RandK:
     """Keep density * d random values, at least one; scaled by d / k to be unbiased, or not, to contract."""
@@ -49,7 +54,7 @@ class RandK:
 
     def apply(self, x: Tensor, turn: Turn) -> Message:
         """f[..., d] -> what is decoded, in x's dtype."""
-        if x.numel() <= SHORT and turn.rank == slice(None) and self.values != "natural":
+        if x.numel() <= SHORT and turn.rank == slice(None) and self.values in _ONE_BY_ONE:
             d = x.shape[-1]
             return Dense(formats.said(x * supports.mask(turn, x, self.count(d), self.gain(d)), self.values, turn))
         return sparse.apply(self, x, turn)

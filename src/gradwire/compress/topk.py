@@ -16,9 +16,11 @@ from gradwire.compress import sparse
 from gradwire.compress.protocol import check_density, kept
 from gradwire.kernels import Accumulated
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.wire import values as formats
 
 
+@part("topk", "compressor", example="topk(density=0.01, values='natural')")
 @dataclass(frozen=True)
 class TopK:
     """Keep the largest magnitudes: density * d of them, at least one."""

@@ -15,9 +15,13 @@ from gradwire.compress.protocol import Compressor, Ragged, operate
 from gradwire.exchange.protocol import State, stateless, wants_largest
 from gradwire.kernels import Accumulated
 from gradwire.layout import Turn
+from gradwire.registry import part
+from gradwire.reprs import implied
 from gradwire.vector import Message, Sent, widen
 
 
+@part("gathered", "exchange", example="gathered(natural)")
+@implied
 @dataclass(frozen=True)
 class Gathered:
     """Gather any compressor's messages; each worker sends nbytes(d) to each other.

@@ -29,11 +29,13 @@ from gradwire.compress import norms
 from gradwire.compress.dithering import Dithering
 from gradwire.exchange.protocol import State, stateless
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Dense, Sent, widen
 
 LARGEST = 127
 
 
+@part("int8allreduce", "exchange", example="int8allreduce(workers=8)")
 @dataclass(frozen=True)
 class Int8AllReduce:
     """Sum every value as an int8, for at most `workers` workers: the fewer, the finer the step."""

@@ -21,9 +21,11 @@ from torch import Tensor
 from gradwire.exchange.protocol import State
 from gradwire.exchange.threshold import Control, Span, Start, rank_of, search
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Sent, widen
 
 
+@part("micro", "exchange", example="ef(micro(density=0.01))")
 @dataclass(frozen=True)
 class MiCRO:
     """Each worker searches its own part of the vector for values that reach a threshold, which holds the density.

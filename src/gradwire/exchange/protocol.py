@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias, Union, runtime_checkable
 import torch
 from torch import Tensor
 
+from gradwire.exchange.refusal import why_no_exchange
 from gradwire.kernels import Accumulated
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Sent
@@ -156,9 +157,9 @@ def stateless(
 
 
 def check_exchange(exchange: Exchange, who: str) -> None:
-    """Refuse what is not an exchange, a bare compressor above all."""
-    if not isinstance(exchange, Exchange):
-        raise TypeError(f"{who} wraps an exchange, got {exchange!r}; a compressor becomes one as gathered(compressor)")
+    """Refuse what is not an exchange, a bare compressor above all (TypeError)."""
+    if (wrong := why_no_exchange(exchange)) is not None:
+        raise TypeError(f"{who} wraps an exchange, {wrong}")
 
 
 def tensor(state: State, name: str) -> Tensor:

@@ -24,10 +24,12 @@ from gradwire.compress.protocol import check_density, kept
 from gradwire.exchange.protocol import State, stateless
 from gradwire.kernels import Accumulated
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Sent, Sparse, widen
 from gradwire.wire import index
 
 
+@part("uniontopk", "exchange", example="ef(uniontopk(density=0.01))")
 @dataclass(frozen=True)
 class UnionTopK:
     """Sum the values wherever any worker has one of its density * d largest, at least one each."""

@@ -19,9 +19,11 @@ from torch import Tensor
 from gradwire.checks import check_whole, is_number
 from gradwire.exchange.protocol import Exchange, State, check_exchange, wants_largest
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Sent
 
 
+@part("warmup", "memory", example="ef(warmup(deft(density=0.01), steps=400, start=0.25, factor=4.0))")
 @dataclass(frozen=True)
 class Warmup:
     """Run an exchange at the densities start, start / factor, ... above its own, then at its own.

@@ -41,9 +41,11 @@ from gradwire.exchange.oktopk.survivors import gather_sums, select_sums
 from gradwire.exchange.oktopk.threshold import indices_above, is_near
 from gradwire.exchange.protocol import State
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Sent, Sparse, widen
 
 
+@part("oktopk", "exchange", example="ef(oktopk(density=0.01))")
 @dataclass(frozen=True)
 class OkTopk:
     """About the k = density * d largest sums of the workers' large values; exactly k every `recompute_every` steps."""
