@@ -387,9 +387,9 @@ def test_int8_is_for_no_more_workers_than_it_was_made_for() -> None:
 
 
 def test_int8_goes_with_diana_and_not_with_error_feedback() -> None:
-    gw.DIANA(Int8AllReduce(4)).init(zoo.LAYOUT)
+    gw.memory.DIANA(Int8AllReduce(4)).init(zoo.LAYOUT)
     with pytest.raises(ValueError, match="contractive"):
-        gw.EF(Int8AllReduce(2))
+        gw.memory.EF(Int8AllReduce(2))
 
 
 # ---- the permutation
