@@ -61,11 +61,11 @@ class RandK:
     def apply(self, x: Tensor, turn: Turn) -> Message:
         """f[..., d] -> what is decoded, in x's dtype."""
         if x.numel() <= SHORT and turn.rank == slice(None) and self.values != "natural":
-            return Dense(formats.said(x * _mask(self, x, turn), self.values, turn))
+            return Dense(formats.decoded(x * _mask(self, x, turn), self.values, turn))
         places, values = pick(self, x, turn)
         # Only natural draws bits, and a fork costs more than a short row of values.
         fork = turn.fork("values") if self.values == "natural" else turn
-        return Sparse(places, formats.said(values, self.values, fork), x.shape[-1])
+        return Sparse(places, formats.decoded(values, self.values, fork), x.shape[-1])
 
     def choose(self, x: Tensor, turn: Turn) -> Tensor:
         """f[..., d] -> int64[..., k], increasing places; a batched turn of short vectors has them drawn ahead."""

@@ -46,7 +46,7 @@ class TopK:
     def apply(self, x: Tensor, turn: Turn) -> Sparse:
         """f[..., d] -> what is decoded, in x's dtype."""
         places, values = pick(self, x, turn)
-        return Sparse(places, formats.said(values, self.values, turn), x.shape[-1])
+        return Sparse(places, formats.decoded(values, self.values, turn), x.shape[-1])
 
     def wants_largest(self, turn: Turn) -> int:
         """k."""
