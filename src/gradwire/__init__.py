@@ -25,7 +25,7 @@ from gradwire.compress import (
     Ternary,
     TopK,
 )
-from gradwire.ddp import Hook
+from gradwire.doors import Hook
 from gradwire.exchange import (
     CLTK,
     DEFT,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gradwire.exchange import State
+from gradwire.exchange.protocol import visible
 from gradwire.layout import Layout
 
 FORMAT = 1
@@ -39,21 +40,12 @@ def pack(
 
 
 def flatten(state: State, prefix: str = "") -> Iterator[tuple[State, str, str, Tensor]]:
-    """Walk through a nest: (the dictionary it lies in, its key there, dotted name, tensor)."""
-    for key, value in state.items():
+    """Walk through a nest, but for its scratch: (the dictionary it lies in, its key there, dotted name, tensor)."""
+    for key, value in visible(state).items():
         if isinstance(value, Tensor):
             yield state, key, prefix + key, value
         else:
             yield from flatten(value, f"{prefix}{key}.")
-
-
-def copy_(target: State, source: State) -> None:
-    """Copy one nest's values into another of the same structure, in place; a fact may have got another shape."""
-    for (nest, key, _, ours), (*_, theirs) in zip(list(flatten(target)), flatten(source), strict=True):
-        if ours.shape == theirs.shape:
-            ours.copy_(theirs)
-        else:
-            nest[key] = theirs.clone()
 
 
 def by_name(state: State, layout: Layout) -> dict[str, dict[str, Tensor]]:
@@ -68,15 +60,23 @@ def by_name(state: State, layout: Layout) -> dict[str, dict[str, Tensor]]:
     return parts
 
 
-def restore_(state: State, layout: Layout, memory: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Write {parameter: {dotted name: tensor}} back into a state, in place."""
-    first = memory[layout.names[0]]
-    for nest, key, path, values in list(flatten(state)):
-        if (replicated := first.get(UNIT + path)) is not None:
-            nest[key] = replicated.to(values, copy=True)
-            continue
-        for name, part in layout.cut(values).items():
-            part.copy_(memory[name][path])
+def read(state: State, layout: Layout, memory: Mapping[str, Mapping[str, Tensor]], prefix: str = "") -> State:
+    """Make a state like this one, of new tensors, out of {parameter: {dotted name: tensor}}."""
+    return {
+        name: read(part, layout, memory, f"{prefix}{name}.")
+        if isinstance(part, dict)
+        else _read(part, layout, memory, prefix + name)
+        for name, part in visible(state).items()
+    }
+
+
+def _read(like: Tensor, layout: Layout, memory: Mapping[str, Mapping[str, Tensor]], path: str) -> Tensor:
+    if (replicated := memory[layout.names[0]].get(UNIT + path)) is not None:
+        return replicated.detach().to(like, copy=True)
+    flat = torch.empty_like(like)
+    for name, part in layout.cut(flat).items():
+        part.copy_(memory[name][path].detach())
+    return flat
 
 
 def check(saved: Any, mine: Mapping[str, Any]) -> None:

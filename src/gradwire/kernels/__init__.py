@@ -2,7 +2,7 @@
 
 from gradwire.kernels.above import indices_above
 from gradwire.kernels.accumulated import Accumulated, accumulate, values
-from gradwire.kernels.compiled import LONG, prepare, warm_up
+from gradwire.kernels.compiled import warm_up, warm_up_for
 from gradwire.kernels.copies import copy_, scatter_, scatter_add_
 from gradwire.kernels.norms import norms, row_norms
 from gradwire.kernels.reference import finite
@@ -11,14 +11,12 @@ from gradwire.kernels.topk import segmented_topk, topk
 from gradwire.kernels.uniforms import uniforms
 
 __all__ = [
-    "LONG",
     "Accumulated",
     "accumulate",
     "copy_",
     "finite",
     "indices_above",
     "norms",
-    "prepare",
     "row_norms",
     "scatter_",
     "scatter_add_",
@@ -28,4 +26,5 @@ __all__ = [
     "uniforms",
     "values",
     "warm_up",
+    "warm_up_for",
 ]

@@ -43,8 +43,8 @@ def warm_up() -> bool:
     return True
 
 
-def prepare(d: int, device: torch.device) -> None:
-    """Warm up now if vectors of d elements on a device will need it, so that no step waits for it."""
+def warm_up_for(d: int, device: torch.device) -> None:
+    """Load the compiled loops now if vectors of d elements on a device will need them, so that no step waits."""
     if device.type == "cpu" and d >= LONG:
         warm_up()
 

@@ -16,8 +16,8 @@ class Twin(Generic[P, R]):
 
     Attributes:
         by: what runs it. Triton and Numba are imported by the first arguments that are worth it.
-        serves: given the arguments, whether it computes this. The answer depends on the arguments and on what is installed, never on what
-            ran before, so that a run repeats bit for bit.
+        serves: given the arguments, whether it computes this. The answer depends on them and on what is installed,
+            never on what ran before, so that a run repeats bit for bit.
         run: compute it.
     """
 

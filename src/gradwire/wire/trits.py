@@ -1,7 +1,8 @@
 """A scale and d numbers of three values, five to a byte: 3^5 = 243 <= 256, so 1.6 bits each; log2(3) = 1.585 is least.
 
 Wire: | scale: float32 | ceil(d / 5) bytes |
-Byte j is t[5 j] + 3 t[5 j + 1] + 9 t[5 j + 2] + 27 t[5 j + 3] + 81 t[5 j + 4]; the last is padded with zeros. A trit 0, 1, 2 stands for -, 0, + the scale: dithering's levels for s = 1.
+Byte j is t[5 j] + 3 t[5 j + 1] + 9 t[5 j + 2] + 27 t[5 j + 3] + 81 t[5 j + 4]; the last is padded with zeros. A
+trit 0, 1, 2 stands for -, 0, + the scale: dithering's levels for s = 1.
 """
 
 from __future__ import annotations
