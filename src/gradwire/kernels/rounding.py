@@ -77,16 +77,16 @@ def many(x: Tensor, *others: object) -> bool:
 # Levels of a scale (wire/levels.py, wire/trits.py)
 
 
-def _codes_of_a_byte(x: Tensor, scale: Tensor, s: int, key: int, width: int, binary: bool, head: Tensor) -> bool:
+def _codes_of_a_byte(x: Tensor, scale: Tensor, s: int, key: int, width: int, binary: bool) -> bool:
     return s <= MOST and many(x)
 
 
-def _draw_by_numba(x: Tensor, scale: Tensor, s: int, key: int, width: int, binary: bool, head: Tensor) -> Tensor:
+def _draw_by_numba(x: Tensor, scale: Tensor, s: int, key: int, width: int, binary: bool) -> Tensor:
     from gradwire.kernels import cpu
 
-    d, start = x.shape[-1], head.shape[-1]
-    out = compiled.empty(x, start + (nbytes(d, width) if width != FIVES else (d + 4) // 5), torch.uint8)
-    out[..., :start] = head
+    d = x.shape[-1]
+    out = compiled.empty(x, 4 + (nbytes(d, width) if width != FIVES else (d + 4) // 5), torch.uint8)
+    out[..., :4] = scale.contiguous().view(torch.uint8)
     steps = (1 if binary else s) / scale.double().clamp(min=2.0**-149).flatten()
     cpu.levels(
         compiled.rows(x),
@@ -95,7 +95,7 @@ def _draw_by_numba(x: Tensor, scale: Tensor, s: int, key: int, width: int, binar
         binary,
         splitmix.word(key),
         width,
-        start,
+        4,
         compiled.rows(out),
     )
     return out
@@ -110,8 +110,7 @@ def _makes_many(wire: Tensor, scale: Tensor, s: int, width: int, d: int, meaning
 
 def _read_by_numba(wire: Tensor, scale: Tensor, s: int, width: int, d: int, meaning: Meaning) -> tuple[Tensor, int]:
     table = meaning(scale, torch.arange(-s, s + 1).expand(*scale.shape[:-1], -1))
-    head = wire.shape[-1] - (nbytes(d, width) if width != FIVES else (d + 4) // 5)
-    return look_up(wire, head, width, table, d)
+    return look_up(wire, 4, width, table, d)
 
 
 read = (Twin("numba", _makes_many, _read_by_numba),)

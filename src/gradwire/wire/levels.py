@@ -22,9 +22,25 @@ def nbytes(s: int, d: int) -> int:
     return 4 + bits.nbytes(d, _width(s))
 
 
+def encode(scale: Tensor, levels: Tensor, s: int) -> Tensor:
+    """f32[..., 1] and int64[..., d] with |level| <= s -> u8[..., nbytes(s, d)]."""
+    return torch.cat([values.encode(scale, "float32"), bits.pack(levels + s, _width(s))], -1)
+
+
+def decode(wire: Tensor, s: int, d: int) -> tuple[Tensor, Tensor]:
+    """u8[..., nbytes(s, d)] -> the scale f32[..., 1] and the levels int64[..., d].
+
+    Raises:
+        ValueError: the bytes are not d levels between -s and s.
+    """
+    scale, codes = _scale(wire, s, d), bits.unpack(wire[..., 4:], _width(s), d)
+    _check(_largest(codes), s, d)
+    return scale, codes - s
+
+
 def draw(x: Tensor, scale: Tensor, s: int, key: int, *, binary: bool = False) -> Tensor:
     """Finite f[..., d], f32[..., 1] -> u8[..., nbytes(s, d)], rounded at random to multiples or powers of two."""
-    return draw_levels(x, scale, s, key, _width(s), binary, values.encode(scale, "float32"))
+    return draw_levels(x, scale, s, key, _width(s), binary)
 
 
 def read(wire: Tensor, s: int, d: int, meaning: Meaning) -> Tensor:
@@ -33,12 +49,8 @@ def read(wire: Tensor, s: int, d: int, meaning: Meaning) -> Tensor:
     Raises:
         ValueError: the bytes are not d levels between -s and s.
     """
-    if wire.shape[-1] != nbytes(s, d):
-        raise ValueError(f"{d} levels between -{s} and {s} take {nbytes(s, d)} bytes, got {wire.shape[-1]}")
-    scale = values.decode(wire[..., :4], "float32", 1)
-    floats, largest = read_levels(wire, scale, s, _width(s), d, meaning)
-    if largest > 2 * s:
-        raise ValueError(f"the bytes are not {d} levels between -{s} and {s}")
+    floats, largest = read_levels(wire, _scale(wire, s, d), s, _width(s), d, meaning)
+    _check(largest, s, d)
     return floats
 
 
@@ -74,16 +86,31 @@ def _width(s: int) -> int:
     return (2 * s).bit_length()
 
 
-def _draw(x: Tensor, scale: Tensor, s: int, key: int, width: int, binary: bool, head: Tensor) -> Tensor:
-    """Finite f[..., d], f32[..., 1] -> u8[..., head + m]: the head and the codes of levels drawn at random."""
-    levels = (geometric if binary else linear)(x, scale, s, key)
-    return torch.cat([head, bits.pack(levels + s, width)], -1)
+def _scale(wire: Tensor, s: int, d: int) -> Tensor:
+    """u8[..., nbytes(s, d)] -> f32[..., 1]."""
+    if wire.shape[-1] != nbytes(s, d):
+        raise ValueError(f"{d} levels between -{s} and {s} take {nbytes(s, d)} bytes, got {wire.shape[-1]}")
+    return values.decode(wire[..., :4], "float32", 1)
+
+
+def _check(largest: int, s: int, d: int) -> None:
+    if largest > 2 * s:
+        raise ValueError(f"the bytes are not {d} levels between -{s} and {s}")
+
+
+def _largest(codes: Tensor) -> int:
+    return int(codes.max()) if codes.numel() else 0
+
+
+def _draw(x: Tensor, scale: Tensor, s: int, key: int, width: int, binary: bool) -> Tensor:
+    """Finite f[..., d], f32[..., 1] -> u8[..., 4 + m]: the scale, and levels drawn at random."""
+    return encode(scale, (geometric if binary else linear)(x, scale, s, key), s)
 
 
 def _read(wire: Tensor, scale: Tensor, s: int, width: int, d: int, meaning: Meaning) -> tuple[Tensor, int]:
     """u8[..., 4 + m], f32[..., 1] -> what d levels mean f32[..., d], and the largest code."""
     codes = bits.unpack(wire[..., 4:], width, d)
-    return meaning(scale, codes - s), int(codes.max()) if codes.numel() else 0
+    return meaning(scale, codes - s), _largest(codes)
 
 
 def _decoded(x: Tensor, scale: Tensor, s: int, key: int, binary: bool, meaning: Meaning) -> Tensor:

@@ -36,7 +36,7 @@ def unpack(wire: Tensor, count: int) -> Tensor:
 
 def draw(x: Tensor, scale: Tensor, key: int) -> Tensor:
     """Finite f[..., d], f32[..., 1] -> u8[..., 4 + nbytes(d)], rounded at random."""
-    return draw_trits(x, scale, 1, key, FIVES, False, values.encode(scale, "float32"))
+    return draw_trits(x, scale, 1, key, FIVES, False)
 
 
 def read(wire: Tensor, d: int) -> Tensor:
@@ -71,9 +71,10 @@ def _weights(device: torch.device) -> Tensor:
     return torch.tensor([1, 3, 9, 27, 81], dtype=torch.uint8, device=device)
 
 
-def _draw(x: Tensor, scale: Tensor, s: int, key: int, width: int, binary: bool, head: Tensor) -> Tensor:
-    """Finite f[..., d], f32[..., 1] -> u8[..., head + m]: the head and trits drawn at random."""
-    return torch.cat([head, pack((levels.linear(x, scale, s, key) + 1).byte())], -1)
+def _draw(x: Tensor, scale: Tensor, s: int, key: int, width: int, binary: bool) -> Tensor:
+    """Finite f[..., d], f32[..., 1] -> u8[..., 4 + m]: the scale, and trits drawn at random."""
+    trits = (levels.linear(x, scale, s, key) + 1).byte()
+    return torch.cat([values.encode(scale, "float32"), pack(trits)], -1)
 
 
 def _read(wire: Tensor, scale: Tensor, s: int, width: int, d: int, meaning: Meaning) -> tuple[Tensor, int]:
