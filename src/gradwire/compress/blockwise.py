@@ -43,7 +43,7 @@ class Blockwise:
     def encode(self, x: Tensor, turn: Turn) -> Tensor:
         """f[..., d] -> u8[..., nbytes(d)]."""
         wires = [self.compressor.encode(_rows(x, run), _fork(turn, run)) for run in self._runs(x.shape[-1])]
-        return torch.cat([wire.flatten(-2) for wire in wires], -1)
+        return _end_to_end(wires)
 
     def decode(self, wire: Tensor, d: int) -> Message:
         """u8[..., nbytes(d)] -> Sparse or Dense, as the operator decodes."""
@@ -96,9 +96,15 @@ def _join(messages: list[Message], runs: list[Run], d: int) -> Message:
     """One vector out of the runs', which are [..., blocks, size] each."""
     sparse = [(message, run) for message, run in zip(messages, runs, strict=True) if isinstance(message, Sparse)]
     if len(sparse) < len(messages):
-        return Dense(torch.cat([message.dense().flatten(-2) for message in messages], -1))
-    indices = [(message.indices + _starts(run, message.indices.device)).flatten(-2) for message, run in sparse]
-    return Sparse(torch.cat(indices, -1), torch.cat([message.values.flatten(-2) for message, _ in sparse], -1), d)
+        return Dense(_end_to_end([message.dense() for message in messages]))
+    indices = [message.indices + _starts(run, message.indices.device) for message, run in sparse]
+    return Sparse(_end_to_end(indices), _end_to_end([message.values for message, _ in sparse]), d)
+
+
+def _end_to_end(parts: list[Tensor]) -> Tensor:
+    """[..., blocks, size] each -> [..., m]: a view of the only one, or a copy of two."""
+    flat = [part.flatten(-2) for part in parts]
+    return flat[0] if len(flat) == 1 else torch.cat(flat, -1)
 
 
 def _starts(run: Run, device: torch.device) -> Tensor:

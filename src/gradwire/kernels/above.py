@@ -15,7 +15,7 @@ def _on_gpu(x: Tensor, threshold: float) -> bool:
 
 
 def _long_vector(x: Tensor, threshold: float) -> bool:
-    return _usual(threshold) and compiled.long_vector(x)
+    return x.numel() >= compiled.LONG and _usual(threshold) and compiled.long_vector(x)
 
 
 def _usual(threshold: float) -> bool:
@@ -36,5 +36,6 @@ def _by_numba(x: Tensor, threshold: float) -> Tensor:
 
 indices_above = Kernel(
     reference.indices_above,
-    (Twin("triton", _on_gpu, gpu.indices_above), Twin("numba", _long_vector, _by_numba)),
+    cpu=(Twin("numba", _long_vector, _by_numba),),
+    gpu=(Twin("triton", _on_gpu, gpu.indices_above),),
 )

@@ -49,23 +49,25 @@ def warm_up_for(d: int, device: torch.device) -> None:
         warm_up()
 
 
-def long_vector(x: Tensor) -> bool:
+def long_vector(x: Tensor, *others: object, **named: object) -> bool:
     """Whether x is f32[d] as the loops read it, is long enough, and Numba is there."""
-    return x.ndim == 1 and long_rows(x)
+    return x.numel() >= LONG and x.ndim == 1 and long_rows(x)
 
 
-def long_rows(x: Tensor) -> bool:
+def long_rows(x: Tensor, *others: object, **named: object) -> bool:
     """The same of x f32[..., d], whose rows must lie one after the other."""
-    fits = LONG <= x.numel() <= 1 << 32 and x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous()
+    fits = LONG <= x.numel() <= 1 << 32 and x.dtype == torch.float32 and x.is_cpu and x.is_contiguous()
     return fits and warm_up()
 
 
-def readable(x: Tensor, dtype: torch.dtype, count: int, threshold: int) -> bool:
-    """Whether a loop shall read x[..., m] in the host's memory, which makes or takes `count` elements.
+def reads(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether x is such a tensor in the host's memory, and Numba is there. Rows that lie apart will be copied."""
+    return x.dtype == dtype and x.is_cpu and warm_up()
 
-    It does from a threshold on, if Numba is there; rows that do not lie one after the other are copied.
-    """
-    return count >= threshold and x.dtype == dtype and x.device.type == "cpu" and warm_up()
+
+def in_all(rows: Tensor, count: int) -> int:
+    """Elements of `count` for each row of a tensor [..., m]."""
+    return count if rows.ndim == 1 else rows.shape[:-1].numel() * count
 
 
 def vector(x: Tensor) -> Any:

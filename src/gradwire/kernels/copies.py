@@ -13,10 +13,9 @@ from gradwire.kernels.kernel import Kernel, Twin
 
 
 def _copies(target: Tensor, source: Tensor) -> bool:
-    if target.dtype != torch.float32 or not target.is_contiguous():
+    if source.numel() < compiled.SHORT or not (source.ndim == 1 or source.is_contiguous()):
         return False
-    as_it_lies = source.ndim == 1 or source.is_contiguous()
-    return as_it_lies and compiled.readable(source, torch.float32, source.numel(), compiled.SHORT)
+    return target.dtype == torch.float32 and target.is_contiguous() and compiled.reads(source, torch.float32)
 
 
 def _copy_by_numba(target: Tensor, source: Tensor) -> bool:
@@ -27,7 +26,7 @@ def _copy_by_numba(target: Tensor, source: Tensor) -> bool:
     return bool(cpu.copy(source_bits, target_bits))
 
 
-copy_ = Kernel(reference.copy_, (Twin("numba", _copies, _copy_by_numba),))
+copy_ = Kernel(reference.copy_, cpu=(Twin("numba", _copies, _copy_by_numba),))
 
 
 def _scatters(target: Tensor, indices: Tensor, values: Tensor, ends: Sequence[int], starts: Sequence[int]) -> bool:
@@ -43,7 +42,7 @@ def _scatter_by_numba(
     cpu.scatter(target.numpy(), *where, np.array(ends, np.int64), np.array(starts, np.int64))  # pyright: ignore
 
 
-scatter_ = Kernel(reference.scatter_, (Twin("numba", _scatters, _scatter_by_numba),))
+scatter_ = Kernel(reference.scatter_, cpu=(Twin("numba", _scatters, _scatter_by_numba),))
 """Raises ValueError where an index or its piece lies outside; what comes before it has been added."""
 
 
@@ -51,5 +50,5 @@ def _adds_on_gpu(target: Tensor, indices: Tensor, values: Tensor, alpha: float =
     return gpu.serves(target) and gpu.serves(indices, torch.int64) and gpu.serves(values)
 
 
-scatter_add_ = Kernel(reference.scatter_add_, (Twin("triton", _adds_on_gpu, gpu.scatter_add_),))
+scatter_add_ = Kernel(reference.scatter_add_, gpu=(Twin("triton", _adds_on_gpu, gpu.scatter_add_),))
 """In the order of the indices on every device; in the host's memory torch's own loop is as fast as any."""

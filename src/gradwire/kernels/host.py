@@ -24,9 +24,9 @@ WIDE = 1 << 12
 """Elements at a time that are widened: they lie in the first cache."""
 
 
-def reads(x: Tensor) -> bool:
+def reads(x: Tensor, *others: object, **named: object) -> bool:
     """Whether these loops read such a tensor."""
-    return x.ndim == 1 and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    return x.ndim == 1 and x.is_cpu and x.dtype in (torch.float32, torch.float64)
 
 
 def values(x: Tensor) -> Values:

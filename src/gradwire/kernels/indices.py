@@ -26,7 +26,7 @@ def _encode_by_triton(indices: Tensor, d: int, low: int | None, split: int, leng
 
 
 def _many(indices: Tensor, d: int, low: int | None, split: int, length: int) -> bool:
-    return (low or 0) <= MOST and compiled.readable(indices, torch.int64, indices.numel(), compiled.SHORT)
+    return indices.numel() >= compiled.SHORT and (low or 0) <= MOST and compiled.reads(indices, torch.int64)
 
 
 def _encode_by_numba(indices: Tensor, d: int, low: int | None, split: int, length: int) -> Tensor:
@@ -37,12 +37,13 @@ def _encode_by_numba(indices: Tensor, d: int, low: int | None, split: int, lengt
     return out
 
 
-encode = (Twin("triton", _on_gpu, _encode_by_triton), Twin("numba", _many, _encode_by_numba))
+encode_on_gpu = (Twin("triton", _on_gpu, _encode_by_triton),)
+encode = (Twin("numba", _many, _encode_by_numba),)
 
 
 def _makes_many(wire: Tensor, d: int, k: int, low: int | None, split: int, length: int) -> bool:
-    made = wire.shape[:-1].numel() * k
-    return (low or 0) <= MOST and compiled.readable(wire, torch.uint8, made, compiled.SHORT)
+    made = compiled.in_all(wire, k)
+    return made >= compiled.SHORT and (low or 0) <= MOST and compiled.reads(wire, torch.uint8)
 
 
 def _decode_by_numba(wire: Tensor, d: int, k: int, low: int | None, split: int, length: int) -> Tensor:

@@ -1,10 +1,16 @@
-"""A kernel: one definition in plain torch, and faster twins that give the same result for the arguments they serve."""
+"""A kernel: one definition in plain torch, and faster twins that give the same result for the arguments they serve.
+
+A laboratory calls kernels with vectors of a few numbers, hundreds of thousands of times: `serves` must say no in a
+microsecond, so it looks at lengths first.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Literal, ParamSpec, TypeVar
+
+from gradwire.kernels import gpu
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,18 +38,23 @@ class Kernel(Generic[P, R]):
 
     Attributes:
         reference: the definition, plain torch of any dtype on any device, short enough to be read.
-        twins: fastest first. Same result to the last bit, but where a definition says how far sums may differ.
+        cpu: twins for the host's memory, fastest first.
+        gpu: twins for a GPU, of kernels whose first argument is a tensor.
+
+    A twin's result is the reference's to the last bit, but where a definition says how far sums may differ.
     """
 
     reference: Callable[P, R]
-    twins: tuple[Twin[P, R], ...] = ()
+    cpu: tuple[Twin[P, R], ...] = ()
+    gpu: tuple[Twin[P, R], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "__doc__", self.reference.__doc__)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Compute it."""
-        for twin in self.twins:
+        on_gpu = self.gpu and gpu.on_gpu(args[0])  # pyright: ignore[reportArgumentType]
+        for twin in self.gpu if on_gpu else self.cpu:
             if twin.serves(*args, **kwargs):
                 return twin.run(*args, **kwargs)
         return self.reference(*args, **kwargs)

@@ -18,18 +18,10 @@ def _on_gpu(x: Tensor, spans: Spans) -> bool:
     return gpu.serves(x)
 
 
-def _long_vector(x: Tensor, spans: Spans) -> bool:
-    return compiled.long_vector(x)
-
-
 def _by_numba(x: Tensor, spans: Spans) -> list[float]:
     from gradwire.kernels import cpu
 
     return cpu.norms(compiled.vector(x), np.array(spans, np.int64).reshape(-1, 2)).tolist()
-
-
-def _on_host(x: Tensor, spans: Spans) -> bool:
-    return host.reads(x)
 
 
 def _by_numpy(x: Tensor, spans: Spans) -> list[float]:
@@ -38,7 +30,8 @@ def _by_numpy(x: Tensor, spans: Spans) -> list[float]:
 
 norms = Kernel(
     reference.norms,
-    (Twin("triton", _on_gpu, gpu.norms), Twin("numba", _long_vector, _by_numba), Twin("numpy", _on_host, _by_numpy)),
+    cpu=(Twin("numba", compiled.long_vector, _by_numba), Twin("numpy", host.reads, _by_numpy)),
+    gpu=(Twin("triton", _on_gpu, gpu.norms),),
 )
 """Within 1e-12 of the reference, relatively; in the host's memory each element is read once."""
 
@@ -55,5 +48,5 @@ def _rows_by_numba(x: Tensor, p: float = 2.0) -> Tensor:
     return torch.from_numpy(lengths).view(*x.shape[:-1], 1)
 
 
-row_norms = Kernel(reference.row_norms, (Twin("numba", _long_rows, _rows_by_numba),))
+row_norms = Kernel(reference.row_norms, cpu=(Twin("numba", _long_rows, _rows_by_numba),))
 """Within 1e-12 of the reference, relatively."""

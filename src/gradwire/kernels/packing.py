@@ -40,7 +40,7 @@ def _pack_by_triton(values: Tensor, width: int) -> Tensor:
 
 
 def _packs(values: Tensor, width: int) -> bool:
-    return 0 < width <= MOST and compiled.readable(values, torch.int64, values.numel(), compiled.SHORT)
+    return values.numel() >= compiled.SHORT and 0 < width <= MOST and compiled.reads(values, torch.int64)
 
 
 def _pack_by_numba(values: Tensor, width: int) -> Tensor:
@@ -51,7 +51,11 @@ def _pack_by_numba(values: Tensor, width: int) -> Tensor:
     return out
 
 
-pack = Kernel(_pack, (Twin("triton", _packs_on_gpu, _pack_by_triton), Twin("numba", _packs, _pack_by_numba)))
+pack = Kernel(
+    _pack,
+    cpu=(Twin("numba", _packs, _pack_by_numba),),
+    gpu=(Twin("triton", _packs_on_gpu, _pack_by_triton),),
+)
 
 
 def _unpack(wire: Tensor, width: int, count: int) -> Tensor:
@@ -70,7 +74,7 @@ def _unpack_by_triton(wire: Tensor, width: int, count: int) -> Tensor:
 
 
 def _unpacks(wire: Tensor, width: int, count: int) -> bool:
-    return 0 < width <= MOST and compiled.readable(wire, torch.uint8, _made(wire, count), compiled.SHORT)
+    return compiled.in_all(wire, count) >= compiled.SHORT and 0 < width <= MOST and compiled.reads(wire, torch.uint8)
 
 
 def _unpack_by_numba(wire: Tensor, width: int, count: int) -> Tensor:
@@ -82,7 +86,9 @@ def _unpack_by_numba(wire: Tensor, width: int, count: int) -> Tensor:
 
 
 unpack = Kernel(
-    _unpack, (Twin("triton", _unpacks_on_gpu, _unpack_by_triton), Twin("numba", _unpacks, _unpack_by_numba))
+    _unpack,
+    cpu=(Twin("numba", _unpacks, _unpack_by_numba),),
+    gpu=(Twin("triton", _unpacks_on_gpu, _unpack_by_triton),),
 )
 
 
@@ -103,7 +109,7 @@ def _pack_flags_by_triton(flags: Tensor) -> Tensor:
 
 
 def _many_flags(flags: Tensor) -> bool:
-    return compiled.readable(flags, torch.uint8, flags.numel(), compiled.SHORT)
+    return flags.numel() >= compiled.SHORT and compiled.reads(flags, torch.uint8)
 
 
 def _pack_flags_by_numba(flags: Tensor) -> Tensor:
@@ -116,7 +122,8 @@ def _pack_flags_by_numba(flags: Tensor) -> Tensor:
 
 pack_flags = Kernel(
     _pack_flags,
-    (Twin("triton", _flags_on_gpu, _pack_flags_by_triton), Twin("numba", _many_flags, _pack_flags_by_numba)),
+    cpu=(Twin("numba", _many_flags, _pack_flags_by_numba),),
+    gpu=(Twin("triton", _flags_on_gpu, _pack_flags_by_triton),),
 )
 
 
@@ -136,8 +143,8 @@ def _unpack_flags_by_triton(wire: Tensor, count: int) -> Tensor:
 
 
 def _to_many_flags(wire: Tensor, count: int) -> bool:
-    made = _made(wire, count)
-    return count <= 8 * wire.shape[-1] and compiled.readable(wire, torch.uint8, made, compiled.SHORT)
+    made = compiled.in_all(wire, count)
+    return made >= compiled.SHORT and count <= 8 * wire.shape[-1] and compiled.reads(wire, torch.uint8)
 
 
 def _unpack_flags_by_numba(wire: Tensor, count: int) -> Tensor:
@@ -150,10 +157,6 @@ def _unpack_flags_by_numba(wire: Tensor, count: int) -> Tensor:
 
 unpack_flags = Kernel(
     _unpack_flags,
-    (Twin("triton", _flags_to_gpu, _unpack_flags_by_triton), Twin("numba", _to_many_flags, _unpack_flags_by_numba)),
+    cpu=(Twin("numba", _to_many_flags, _unpack_flags_by_numba),),
+    gpu=(Twin("triton", _flags_to_gpu, _unpack_flags_by_triton),),
 )
-
-
-def _made(wire: Tensor, count: int) -> int:
-    """Elements that rows of u8[..., m] make together, `count` each."""
-    return wire.shape[:-1].numel() * count

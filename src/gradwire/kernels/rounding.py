@@ -22,8 +22,6 @@ FIVES = 0
 MOST = 127
 """Levels on each side of zero of which a code takes a byte."""
 
-CODES = 256
-
 Meaning: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """A scale f32[..., 1] and levels int64[..., m] -> their values f32[..., m], element by element."""
 
@@ -36,7 +34,7 @@ def _floats_on_gpu(x: Tensor, key: int) -> bool:
 
 
 def _some(x: Tensor, key: int) -> bool:
-    return compiled.readable(x, torch.float32, x.numel(), compiled.SHORT)
+    return x.numel() >= compiled.SHORT and compiled.reads(x, torch.float32)
 
 
 def _natural_by_numba(x: Tensor, key: int) -> Tensor:
@@ -47,7 +45,8 @@ def _natural_by_numba(x: Tensor, key: int) -> Tensor:
     return out
 
 
-natural = (Twin("triton", _floats_on_gpu, gpu.round_natural), Twin("numba", _some, _natural_by_numba))
+natural = (Twin("numba", _some, _natural_by_numba),)
+natural_on_gpu = (Twin("triton", _floats_on_gpu, gpu.round_natural),)
 
 
 def _bytes_on_gpu(wire: Tensor, k: int) -> bool:
@@ -55,7 +54,7 @@ def _bytes_on_gpu(wire: Tensor, k: int) -> bool:
 
 
 def _makes_some(wire: Tensor, k: int) -> bool:
-    return compiled.readable(wire, torch.uint8, wire.shape[:-1].numel() * k, compiled.SHORT)
+    return compiled.in_all(wire, k) >= compiled.SHORT and compiled.reads(wire, torch.uint8)
 
 
 def _powers_by_numba(wire: Tensor, k: int) -> Tensor:
@@ -66,12 +65,13 @@ def _powers_by_numba(wire: Tensor, k: int) -> Tensor:
     return out
 
 
-powers = (Twin("triton", _bytes_on_gpu, gpu.read_natural), Twin("numba", _makes_some, _powers_by_numba))
+powers = (Twin("numba", _makes_some, _powers_by_numba),)
+powers_on_gpu = (Twin("triton", _bytes_on_gpu, gpu.read_natural),)
 
 
 def many(x: Tensor, *others: object) -> bool:
     """Whether x f32[..., d] is worth rounding to bytes and reading them, even where only the values are wanted."""
-    return compiled.readable(x, torch.float32, x.numel(), compiled.LONG)
+    return x.numel() >= compiled.LONG and compiled.reads(x, torch.float32)
 
 
 # Levels of a scale (wire/levels.py, wire/trits.py)
@@ -105,7 +105,7 @@ draw = (Twin("numba", _codes_of_a_byte, _draw_by_numba),)
 
 
 def _makes_many(wire: Tensor, scale: Tensor, s: int, width: int, d: int, meaning: Meaning) -> bool:
-    return s <= MOST and compiled.readable(wire, torch.uint8, wire.shape[:-1].numel() * d, compiled.LONG)
+    return s <= MOST and compiled.in_all(wire, d) >= compiled.LONG and compiled.reads(wire, torch.uint8)
 
 
 def _read_by_numba(wire: Tensor, scale: Tensor, s: int, width: int, d: int, meaning: Meaning) -> tuple[Tensor, int]:
@@ -123,28 +123,29 @@ def look_up(wire: Tensor, head: int, width: int, table: Tensor, d: int) -> tuple
     """
     from gradwire.kernels import cpu
 
-    full = torch.nn.functional.pad(table, (0, CODES - table.shape[-1]))
     out = compiled.empty(wire, d, torch.float32)
-    return out, int(cpu.look_up(compiled.rows(wire), head, width, compiled.rows(full), compiled.rows(out)))
+    return out, int(cpu.look_up(compiled.rows(wire), head, width, compiled.rows(table), compiled.rows(out)))
 
 
 # Signs (wire/signs.py)
 
 
-def _signs_by_numba(x: Tensor) -> tuple[Tensor, Tensor]:
+def _signs_by_numba(x: Tensor) -> Tensor:
     from gradwire.kernels import cpu
 
     out, values = compiled.empty(x, 4 + nbytes(x.shape[-1], 1), torch.uint8), compiled.rows(x)
     sums = np.empty(len(values))
     cpu.signs(values, values.view(np.int32), 4, compiled.rows(out), sums)
-    return out, torch.from_numpy(sums).view(*x.shape[:-1], 1)
+    means = torch.from_numpy(sums).div_(max(x.shape[-1], 1)).clamp_(max=torch.finfo(torch.float32).max)
+    out[..., :4] = means.float().view(*x.shape[:-1], 1).view(torch.uint8)
+    return out
 
 
 signs = (Twin("numba", many, _signs_by_numba),)
 
 
 def _signs_some(wire: Tensor, scale: Tensor, d: int) -> bool:
-    return compiled.readable(wire, torch.uint8, wire.shape[:-1].numel() * d, compiled.SHORT)
+    return compiled.in_all(wire, d) >= compiled.SHORT and compiled.reads(wire, torch.uint8)
 
 
 def _signed_by_numba(wire: Tensor, scale: Tensor, d: int) -> Tensor:
@@ -165,7 +166,7 @@ THRESHOLDS = 7
 
 
 def _some_values(x: Tensor, width: int, thresholds: Tensor, grain: Tensor) -> bool:
-    return compiled.readable(x, torch.float32, x.numel(), compiled.SHORT)
+    return x.numel() >= compiled.SHORT and compiled.reads(x, torch.float32)
 
 
 def _classes_by_numba(x: Tensor, width: int, thresholds: Tensor, grain: Tensor) -> Tensor:
@@ -196,7 +197,7 @@ classes = (Twin("numba", _some_values, _classes_by_numba),)
 
 
 def _codes(wire: Tensor, width: int, table: Tensor, k: int) -> bool:
-    return compiled.readable(wire, torch.uint8, wire.shape[:-1].numel() * k, compiled.SHORT)
+    return compiled.in_all(wire, k) >= compiled.SHORT and compiled.reads(wire, torch.uint8)
 
 
 def _means_by_numba(wire: Tensor, width: int, table: Tensor, k: int) -> Tensor:

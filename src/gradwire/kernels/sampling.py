@@ -50,11 +50,6 @@ def by_torch(x: Tensor, k: int) -> Tensor:
     return passed[reference.topk(x[passed], k)]
 
 
-def spans_on_host(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> bool:
-    """Whether `spans_by_numpy` serves."""
-    return host.reads(x)
-
-
 def spans_by_numpy(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tensor:
     """`reference.segmented_topk` of f[d]."""
     pieces = [host.values(x)[start:end] for start, end in spans]

@@ -62,7 +62,7 @@ def _sort(values: Tensor) -> Tensor:
 
 def _draws(key: Tensor, d: int, k: int) -> bool:
     # The loop keeps d bits, which is for a k that is not very small beside d.
-    return compiled.LONG <= d <= 4096 * k and k <= d and key.device.type == "cpu" and compiled.warm_up()
+    return compiled.LONG <= d <= 4096 * k and k <= d and key.is_cpu and compiled.warm_up()
 
 
 def _by_numba(key: Tensor, d: int, k: int) -> Tensor:
@@ -72,4 +72,4 @@ def _by_numba(key: Tensor, d: int, k: int) -> Tensor:
     return torch.from_numpy(cpu.support(keys, d, k)).view(*key.shape, k)
 
 
-support = Kernel(_support, (Twin("numba", _draws, _by_numba),))
+support = Kernel(_support, cpu=(Twin("numba", _draws, _by_numba),))

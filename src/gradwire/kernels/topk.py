@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradwire.kernels import compiled, gpu, reference, sampling
+from gradwire.kernels import compiled, gpu, host, reference, sampling
 from gradwire.kernels.accumulated import Accumulated
 from gradwire.kernels.compiled import Numbers, Pairs
 from gradwire.kernels.kernel import Kernel, Twin
@@ -31,17 +31,14 @@ def topk(x: Tensor | Accumulated, k: int) -> Tensor:
 
 
 def _rows_on_gpu(x: Tensor, k: int) -> bool:
-    return gpu.serves_rows(x)
+    # Shorter rows would leave most of a chunk empty (gpu/chunks.py).
+    return (x.ndim == 1 or x.shape[-1] >= 1024) and gpu.serves_rows(x)
 
 
 def _rows_by_triton(x: Tensor, k: int) -> Tensor:
     d, rows = x.shape[-1], x.shape[:-1].numel()
     found = gpu.segmented_topk(x.view(-1), [(row * d, row * d + d) for row in range(rows)], [k] * rows)
     return found.view(*x.shape[:-1], k) - _starts(x)
-
-
-def _long_rows(x: Tensor, k: int) -> bool:
-    return compiled.long_rows(x)
 
 
 def _rows_by_numba(x: Tensor, k: int) -> Tensor:
@@ -58,21 +55,17 @@ def _starts(x: Tensor) -> Tensor:
 
 largest = Kernel(
     reference.topk,
-    (
-        Twin("triton", _rows_on_gpu, _rows_by_triton),
-        Twin("numba", _long_rows, _rows_by_numba),
+    cpu=(
+        Twin("numba", compiled.long_rows, _rows_by_numba),
         Twin("numpy", sampling.on_host, sampling.by_numpy),
         Twin("torch", sampling.long, sampling.by_torch),
     ),
+    gpu=(Twin("triton", _rows_on_gpu, _rows_by_triton), Twin("torch", sampling.long, sampling.by_torch)),
 )
 
 
 def _spans_on_gpu(x: Tensor, spans: Spans, ks: Sequence[int]) -> bool:
     return gpu.serves(x)
-
-
-def _long_vector(x: Tensor, spans: Spans, ks: Sequence[int]) -> bool:
-    return compiled.long_vector(x)
 
 
 def _spans_by_numba(x: Tensor, spans: Spans, ks: Sequence[int]) -> Tensor:
@@ -93,9 +86,6 @@ def _select(x: Tensor, spans: Pairs, ks: Numbers, longest: int) -> Tensor:
 
 segmented_topk = Kernel(
     reference.segmented_topk,
-    (
-        Twin("triton", _spans_on_gpu, gpu.segmented_topk),
-        Twin("numba", _long_vector, _spans_by_numba),
-        Twin("numpy", sampling.spans_on_host, sampling.spans_by_numpy),
-    ),
+    cpu=(Twin("numba", compiled.long_vector, _spans_by_numba), Twin("numpy", host.reads, sampling.spans_by_numpy)),
+    gpu=(Twin("triton", _spans_on_gpu, gpu.segmented_topk),),
 )

@@ -60,4 +60,4 @@ def _by_numpy(
     return torch.from_numpy(numbers.reshape(shape))
 
 
-uniforms = Kernel(_uniforms, (Twin("numba", _many, _by_numba), Twin("numpy", _on_host, _by_numpy)))
+uniforms = Kernel(_uniforms, cpu=(Twin("numba", _many, _by_numba), Twin("numpy", _on_host, _by_numpy)))

@@ -98,5 +98,5 @@ def _decode(wire: Tensor, width: int, table: Tensor, k: int) -> Tensor:
     return table.gather(-1, bits.unpack(wire[..., 4 * count(width) :], width, k))
 
 
-encode_classes = Kernel(_encode, rounding.classes)
-decode_classes = Kernel(_decode, rounding.means)
+encode_classes = Kernel(_encode, cpu=rounding.classes)
+decode_classes = Kernel(_decode, cpu=rounding.means)

@@ -88,8 +88,8 @@ def _decode(wire: Tensor, d: int, k: int, low: int | None, split: int, length: i
     return indices
 
 
-encode_gaps = Kernel(_encode, loops.encode)
-decode_gaps = Kernel(_decode, loops.decode)
+encode_gaps = Kernel(_encode, cpu=loops.encode, gpu=loops.encode_on_gpu)
+decode_gaps = Kernel(_decode, cpu=loops.decode)
 
 
 def _bitmap(positions: Tensor, length: int) -> Tensor:

@@ -122,6 +122,6 @@ def _by_bytes(x: Tensor, scale: Tensor, s: int, key: int, binary: bool, meaning:
     return read(draw(x, scale, s, key, binary=binary), s, x.shape[-1], meaning)
 
 
-draw_levels = Kernel(_draw, rounding.draw)
-read_levels = Kernel(_read, rounding.read)
-decoded_levels = Kernel(_decoded, (Twin("numba", rounding.many, _by_bytes),))
+draw_levels = Kernel(_draw, cpu=rounding.draw)
+read_levels = Kernel(_read, cpu=rounding.read)
+decoded_levels = Kernel(_decoded, cpu=(Twin("numba", rounding.many, _by_bytes),))

@@ -57,6 +57,6 @@ def _by_bytes(x: Tensor, key: int) -> Tensor:
     return decode(encode(x, key), x.shape[-1])
 
 
-encode = Kernel(_encode, rounding.natural)
-decode = Kernel(_decode, rounding.powers)
-decoded = Kernel(_decoded, (Twin("numba", rounding.many, _by_bytes),))
+encode = Kernel(_encode, cpu=rounding.natural, gpu=rounding.natural_on_gpu)
+decode = Kernel(_decode, cpu=rounding.powers, gpu=rounding.powers_on_gpu)
+decoded = Kernel(_decoded, cpu=(Twin("numba", rounding.many, _by_bytes),))

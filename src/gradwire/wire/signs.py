@@ -18,25 +18,14 @@ def nbytes(d: int) -> int:
     return 4 + bits.nbytes(d, 1)
 
 
-def encode(x: Tensor) -> Tensor:
-    """Finite f[..., d] -> u8[..., nbytes(d)]."""
-    wire, total = encode_signs(x)
-    wire[..., :4] = values.encode(total / max(x.shape[-1], 1), "float32")
-    return wire
-
-
 def decode(wire: Tensor, d: int) -> Tensor:
     """u8[..., nbytes(d)] -> f32[..., d]."""
     return decode_signs(wire, values.decode(wire[..., :4], "float32", 1), d)
 
 
-def _encode(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Finite f[..., d] -> u8[..., nbytes(d)] with anything in the mean's bytes, and |x|_1 f64[..., 1].
-
-    The order of summation is a twin's own: within 1e-12 of the sum.
-    """
-    head = torch.empty((*x.shape[:-1], 4), dtype=torch.uint8, device=x.device)
-    return torch.cat([head, bits.pack_flags((x < 0).byte())], -1), _total(x)
+def _encode(x: Tensor) -> Tensor:
+    """Finite f[..., d] -> u8[..., nbytes(d)]. The order of summation is a twin's own: within 1e-12 of the sum."""
+    return torch.cat([_mean(x).view(torch.uint8), bits.pack_flags((x < 0).byte())], -1)
 
 
 def _decode(wire: Tensor, scale: Tensor, d: int) -> Tensor:
@@ -46,19 +35,20 @@ def _decode(wire: Tensor, scale: Tensor, d: int) -> Tensor:
 
 def _decoded(x: Tensor) -> Tensor:
     """Finite f[..., d] -> what is decoded of what is encoded, in x's dtype."""
-    mean = _total(x) / max(x.shape[-1], 1)
-    scale = mean.clamp_(max=torch.finfo(torch.float32).max).float().to(x.dtype)
+    scale = _mean(x).to(x.dtype)
     return torch.where(x < 0, -scale, scale)
 
 
-def _total(x: Tensor) -> Tensor:
-    return x.abs().sum(-1, keepdim=True, dtype=torch.float64)
+def _mean(x: Tensor) -> Tensor:
+    """Finite f[..., d] -> f32[..., 1], 0 of an empty vector."""
+    mean = x.abs().sum(-1, keepdim=True, dtype=torch.float64) / max(x.shape[-1], 1)
+    return mean.clamp_(max=torch.finfo(torch.float32).max).float()
 
 
 def _by_bytes(x: Tensor) -> Tensor:
     return decode(encode(x), x.shape[-1])
 
 
-encode_signs = Kernel(_encode, rounding.signs)
-decode_signs = Kernel(_decode, rounding.signed)
-decoded = Kernel(_decoded, (Twin("numba", rounding.many, _by_bytes),))
+encode = Kernel(_encode, cpu=rounding.signs)
+decode_signs = Kernel(_decode, cpu=rounding.signed)
+decoded = Kernel(_decoded, cpu=(Twin("numba", rounding.many, _by_bytes),))

@@ -92,6 +92,6 @@ def _by_bytes(x: Tensor, scale: Tensor, key: int) -> Tensor:
     return read(draw(x, scale, key), x.shape[-1])
 
 
-draw_trits = Kernel(_draw, rounding.draw)
-read_trits = Kernel(_read, rounding.read)
-decoded_trits = Kernel(_decoded, (Twin("numba", rounding.many, _by_bytes),))
+draw_trits = Kernel(_draw, cpu=rounding.draw)
+read_trits = Kernel(_read, cpu=rounding.read)
+decoded_trits = Kernel(_decoded, cpu=(Twin("numba", rounding.many, _by_bytes),))

@@ -182,9 +182,9 @@ def _choose(codes: Bytes, table: Floats, out: Floats) -> int:
 
 @compile_for("int64(uint8[:,::1], int64, int64, float32[:,::1], float32[:,::1])")
 def look_up(wire: Bytes, head: int, width: int, table: Floats, out: Floats) -> int:
-    """Codes in u8[rows, head + nbytes] of `width` <= 8 bits, or FIVES -> out f32[rows, m] = table f32[rows, 256].
+    """Codes in u8[rows, head + nbytes] of `width` <= 8 bits, or FIVES -> out f32[rows, m] = table f32[rows, c].
 
-    Returns the largest code, of FIVES 255 for bytes that no five of them make.
+    Codes from c on get any value. Returns the largest code, of FIVES 255 for bytes that no five of them make.
     """
     fives, largest, d = np.empty(256, np.uint64), 0, out.shape[1]
     for byte in range(256):
@@ -193,11 +193,13 @@ def look_up(wire: Bytes, head: int, width: int, table: Floats, out: Floats) -> i
             word |= (rest % 3) << 8 * j
             rest //= 3
         fives[byte] = np.uint64(word) if byte < 243 else np.uint64(0xFFFFFFFFFF)
-    codes = np.empty(BLOCK + 8, np.uint8)
+    codes, meanings = np.empty(BLOCK + 8, np.uint8), np.zeros(256, np.float32)
     for row in range(len(wire)):
+        for code in range(table.shape[1]):
+            meanings[code] = table[row, code]
         for start in range(0, d, BLOCK):
             m = min(BLOCK, d - start)
             at = head + (start * width // 8 if width else start // 5)
             _unpack_codes(wire[row], at, wire.shape[1], m, width, fives, codes)
-            largest = max(largest, _choose(codes, table[row], out[row, start : start + m]))
+            largest = max(largest, _choose(codes, meanings, out[row, start : start + m]))
     return int(largest)

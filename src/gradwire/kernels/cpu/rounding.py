@@ -156,7 +156,7 @@ def _level_row(
     for start in range(0, len(x), BLOCK):
         part = x[start : start + BLOCK]
         m = len(part)
-        wide_uniforms(key, base + start, drawn)
+        wide_uniforms(key, base + start, drawn[:m])
         if binary:
             _geometric(part, step, count, drawn, codes)
         else:
