@@ -116,6 +116,18 @@ def _read_by_numba(wire: Tensor, scale: Tensor, s: int, width: int, d: int, mean
 read = (Twin("numba", _makes_many, _read_by_numba),)
 
 
+def _trits(wire: Tensor, scale: Tensor, d: int, meaning: Meaning) -> bool:
+    return compiled.in_all(wire, d) >= compiled.LONG and compiled.reads(wire, torch.uint8)
+
+
+def _trits_by_numba(wire: Tensor, scale: Tensor, d: int, meaning: Meaning) -> tuple[Tensor, bool]:
+    values, largest = _read_by_numba(wire, scale, 1, FIVES, d, meaning)
+    return values, largest <= 2
+
+
+read_trits = (Twin("numba", _trits, _trits_by_numba),)
+
+
 def look_up(wire: Tensor, head: int, width: int, table: Tensor, d: int) -> tuple[Tensor, int]:
     """Codes of `width` <= 8 bits or FIVES behind u8[..., head] -> their values f32[..., d], and the largest of them.
 

@@ -42,8 +42,8 @@ def draw(x: Tensor, scale: Tensor, key: int) -> Tensor:
 def read(wire: Tensor, d: int) -> Tensor:
     """u8[..., 4 + nbytes(d)] -> f32[..., d]. Raises ValueError for bytes that no five trits make."""
     scale = values.decode(wire[..., :4], "float32", 1)
-    floats, largest = read_trits(wire, scale, 1, FIVES, d, _values)
-    if largest > 2:
+    floats, sound = read_trits(wire, scale, d, _values)
+    if not sound:
         check(wire[..., 4:])
     return floats
 
@@ -77,10 +77,10 @@ def _draw(x: Tensor, scale: Tensor, s: int, key: int, width: int, binary: bool) 
     return torch.cat([values.encode(scale, "float32"), pack(trits)], -1)
 
 
-def _read(wire: Tensor, scale: Tensor, s: int, width: int, d: int, meaning: Meaning) -> tuple[Tensor, int]:
-    """u8[..., 4 + m], f32[..., 1] -> what d trits mean f32[..., d], and 2, or 255 for bytes that are no trits."""
-    wrong = bool((wire[..., 4:] >= 243).any())
-    return meaning(scale, _unpack(wire[..., 4:], d).float() - 1), 255 if wrong else 2
+def _read(wire: Tensor, scale: Tensor, d: int, meaning: Meaning) -> tuple[Tensor, bool]:
+    """u8[..., 4 + m], f32[..., 1] -> what d trits mean f32[..., d], and whether all bytes are trits."""
+    sound = not bool((wire[..., 4:] >= 243).any())
+    return meaning(scale, _unpack(wire[..., 4:], d).float() - 1), sound
 
 
 def _decoded(x: Tensor, scale: Tensor, key: int) -> Tensor:
@@ -93,5 +93,5 @@ def _by_bytes(x: Tensor, scale: Tensor, key: int) -> Tensor:
 
 
 draw_trits = Kernel(_draw, cpu=rounding.draw)
-read_trits = Kernel(_read, cpu=rounding.read)
+read_trits = Kernel(_read, cpu=rounding.read_trits)
 decoded_trits = Kernel(_decoded, cpu=(Twin("numba", rounding.many, _by_bytes),))
