@@ -20,9 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradwire import AllReduce, Ledger
-from gradwire.lab import bench, ways
-from gradwire.lab.bench import Measured, Model, Plan, Sheet
-from gradwire.lab.job import Job
+from gradwire.lab import bench, records, ways
+from gradwire.lab.bench import BenchPlan, Measured, Model, Sheet
+from gradwire.lab.comparison.job import TrainingJob
 from gradwire.net.links import free_port
 from gradwire.report import bench as page
 from gradwire.report import bench_bars, bench_words
@@ -191,10 +191,10 @@ def test_ways() -> None:
 
 def test_a_training_run_averages_and_does_not_resume_what_torch_keeps() -> None:
     with pytest.raises(ValueError, match="averages nothing"):
-        Job("none")
+        TrainingJob("none")
     with pytest.raises(ValueError, match="cannot be resumed"):
-        Job("powersgd2", save="here")
-    assert Job("powersgd2").exchange == "powersgd2"
+        TrainingJob("powersgd2", save="here")
+    assert TrainingJob("powersgd2").exchange == "powersgd2"
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("mlp", 5_824_522), ("gpt", 10_868_736), ("resnet18", 11_173_962)])
@@ -236,16 +236,16 @@ def make(name: str) -> None:
 
 
 def test_a_plan_measures_none_first() -> None:
-    assert Plan(methods=("dense", "none")).methods == ("none", "dense")
-    assert Plan().methods == bench.METHODS
-    cells = list(Plan(rates=("10mbit", None), ranks=(2, 4)).cells())
+    assert BenchPlan(methods=("dense", "none")).methods == ("none", "dense")
+    assert BenchPlan().methods == bench.METHODS
+    cells = list(BenchPlan(rates=("10mbit", None), ranks=(2, 4)).cells())
     assert [(cell.ranks, cell.link) for cell in cells] == [
         (2, "10mbit"),
         (2, "loopback"),
         (4, "10mbit"),
         (4, "loopback"),
     ]
-    assert [bench.Cell.from_json(cell.to_json()) for cell in cells] == cells
+    assert [records.from_json(bench.Cell, records.to_json(cell), "the cell") for cell in cells] == cells
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_a_plan_measures_none_first() -> None:
 )
 def test_a_plan_refuses(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=r".") as refused:
-        Plan(**fields)
+        BenchPlan(**fields)
     assert message in str(refused.value)
 
 
@@ -390,7 +390,7 @@ def test_ones_own_model_is_measured_with_every_kind_of_way(tmp_path: Path) -> No
     methods = ("dense", "fp16", "powersgd1", "ef(topk(density=0.1))")
     options = [word for method in methods for word in ("--method", method)]
     arguments = ("--model", "own:make", *options, "--steps", "4", "--output", "out.html")
-    ended = gradwire(tmp_path, "gradwire.cli", "bench", *arguments)
+    ended = gradwire(tmp_path, "gradwire", "bench", *arguments)
     assert ended.returncode == 0, ended.stderr
     assert "own:make, loopback, 2 ranks" in ended.stdout
     found = Sheet.from_json((tmp_path / "out.json").read_text())
@@ -416,7 +416,7 @@ def test_ones_own_model_is_measured_with_every_kind_of_way(tmp_path: Path) -> No
 def test_under_torchrun_the_network_is_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
     torchrun = ("torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()))
-    arguments = ("-m", "gradwire.cli", "bench", "--here", "--model", "own:make", "--method", "dense", "--steps", "2")
+    arguments = ("-m", "gradwire", "bench", "--here", "--model", "own:make", "--method", "dense", "--steps", "2")
     ended = gradwire(tmp_path, *torchrun, *arguments)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("The page:") == 1
@@ -430,7 +430,7 @@ def test_under_torchrun_the_network_is_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.story
 def test_a_loss_beside_the_model_is_refused_by_the_ranks(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
-    ended = gradwire(tmp_path, "gradwire.cli", "bench", "--model", "own:outside", "--steps", "2")
+    ended = gradwire(tmp_path, "gradwire", "bench", "--model", "own:outside", "--steps", "2")
     assert ended.returncode == 2
     assert "it must be computed by the model it is handed" in ended.stderr
     assert "Traceback" not in ended.stderr

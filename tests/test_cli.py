@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from gradwire import net
-from gradwire.lab import compare, demo
-from gradwire.lab.job import Job
-from gradwire.lab.results import Comparison, Run
-from gradwire.spec import EXAMPLES
+from gradwire import net, registry
+from gradwire.lab.comparison import demo
+from gradwire.lab.comparison.job import TrainingJob
+from gradwire.lab.comparison.on_ranks import execute
+from gradwire.lab.comparison.record import Comparison, Run
 
 HALF = ("--density", "0.5")
 
@@ -23,7 +23,7 @@ SMALL = {"seconds": 600.0, "steps": 12, "width": 16, "depth": 1, "heads": 2, "co
 
 
 def gradwire(*arguments: str, folder: Path, seconds: float = 100) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gradwire.cli", *arguments]
+    command = [sys.executable, "-m", "gradwire", *arguments]
     env = {**os.environ, "COLUMNS": "200", "TERM": "dumb"}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=seconds)
 
@@ -31,9 +31,9 @@ def gradwire(*arguments: str, folder: Path, seconds: float = 100) -> subprocess.
 def test_list_shows_every_part(tmp_path: Path) -> None:
     ended = gradwire("list", folder=tmp_path)
     assert ended.returncode == 0
-    for name, example in EXAMPLES.items():
+    for name, entry in registry.PARTS.items():
         assert name in ended.stdout
-        assert example in ended.stdout
+        assert entry.example in ended.stdout
 
 
 @pytest.mark.parametrize(
@@ -168,8 +168,8 @@ def test_on_a_link_the_ledger_agrees_with_the_kernel(exchange: str) -> None:
     """Bytes counted from tensors against tx_bytes less headers: 5 %, which is room for gloo's own small messages."""
     if (reason := net.refusal()) is not None:
         pytest.skip(reason)
-    job = Job(exchange, **{**SMALL, "steps": 60, "width": 64, "depth": 2, "context": 32})
-    run = compare.execute("run", job, 2, "1gbit")
+    job = TrainingJob(exchange, **{**SMALL, "steps": 60, "width": 64, "depth": 2, "context": 32})
+    run = execute("run", job, 2, "1gbit")
     assert run.points[-1].step == 60
     assert run.points[-1].loss < run.points[0].loss
     assert abs(run.link_payload / run.ledger_bytes - 1) < 0.05 + 60 * 1500 / run.ledger_bytes

@@ -25,7 +25,7 @@ from gradwire.advice.pace import Pace, Watch, trained
 from gradwire.advice.survey import agreed, mean, sound, survey
 from gradwire.advice.verdict import CANDIDATES, DENSE, Method, Verdict, judge, predicted
 from gradwire.advice.work import dense
-from gradwire.checkpoint import pack
+from gradwire.checkpoint import modern, pack
 from gradwire.doors import Hook
 from gradwire.doors import attach as open_door
 from gradwire.engine import Scaler
@@ -233,6 +233,7 @@ class Auto:
         chosen = saved.get("exchange")
         if not isinstance(chosen, str):
             raise ValueError("this is not a checkpoint of a gradwire hook")
+        chosen = modern(chosen)
         fitting = (self.choice, repr(self.exchange) if self.hook else AUTO)
         if self.choice is not None and chosen not in fitting:
             raise ValueError(f"the checkpoint is of {chosen}, this run has chosen {self.choice}")

@@ -10,6 +10,7 @@ and lies under the first of them, as "unit.NAME".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -22,6 +23,9 @@ from gradwire.layout import Layout
 
 FORMAT = 1
 UNIT = "unit."
+
+_FORMER = {"Deft": "DEFT", "Micro": "MiCRO", "Ramp": "Warmup"}
+"""Parts that had another name when checkpoints were first written."""
 
 
 def pack(
@@ -86,7 +90,7 @@ def check(saved: Any, mine: Mapping[str, Any]) -> None:
     saved = cast(Mapping[str, Any], saved)
     if saved["format"] != FORMAT:
         raise ValueError(f"the checkpoint has format {saved['format']}, this gradwire reads format {FORMAT}")
-    if saved["exchange"] != mine["exchange"]:
+    if modern(str(saved["exchange"])) != modern(str(mine["exchange"])):
         raise ValueError(f"the checkpoint is of {saved['exchange']}, this hook runs {mine['exchange']}")
     for name in ("step", "seed"):
         if type(saved[name]) is not int:
@@ -99,6 +103,14 @@ def check(saved: Any, mine: Mapping[str, Any]) -> None:
             f"the checkpoint is of rank {saved['rank']} of {saved['world_size']}, this is rank {mine['rank']} of "
             f"{mine['world_size']}; gradwire.merge(checkpoints of all ranks) makes one that fits any number of ranks"
         )
+
+
+def modern(text: str) -> str:
+    """Translate the repr of an exchange in a checkpoint of format 1: parts renamed since then get their new names.
+
+    A repr that names none of them is returned as it is.
+    """
+    return re.sub(rf"\b({'|'.join(_FORMER)})\(", lambda found: f"{_FORMER[found[1]]}(", text)
 
 
 def moment(saved: Mapping[str, Any]) -> str:
@@ -146,7 +158,7 @@ def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
         }
         for name, parts in first["memory"].items()
     }
-    return pack(memory, first["exchange"], first["seed"], first["step"], None, None)
+    return pack(memory, modern(first["exchange"]), first["seed"], first["step"], None, None)
 
 
 def _check_memory(saved: Any, mine: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -23,7 +23,7 @@ from gradwire.doors.ddp import trainable
 from gradwire.engine import Unit, make_units
 from gradwire.exchange import Exchange
 from gradwire.layout import Turn
-from gradwire.memory import Guard
+from gradwire.memory.guard import Guard
 from gradwire.transport.rehearsal import Asked, Course, rehearse
 
 TOGETHER = 4

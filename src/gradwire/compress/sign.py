@@ -15,10 +15,12 @@ from torch import Tensor
 
 from gradwire.compress.protocol import check_length
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Dense
 from gradwire.wire import signs
 
 
+@part("scaledsign", "compressor", example="ef(scaledsign)")
 @dataclass(frozen=True)
 class ScaledSign:
     """Send every value's sign and their mean magnitude. No parameters."""

@@ -15,10 +15,12 @@ from torch import Tensor
 from gradwire.compress import norms
 from gradwire.compress.protocol import check_length, from_omega
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Dense
 from gradwire.wire import trits
 
 
+@part("ternary", "compressor", example="ternary")
 @dataclass(frozen=True)
 class Ternary:
     """Send -, 0 or + for every value, and the p-norm."""

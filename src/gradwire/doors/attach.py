@@ -14,7 +14,7 @@ from gradwire.doors.hook import Hook
 from gradwire.doors.module import attach_module
 from gradwire.engine import Scaler
 from gradwire.exchange import Exchange
-from gradwire.spec import parse
+from gradwire.spec import as_exchange
 
 
 def attach(
@@ -33,9 +33,7 @@ def attach(
         raise TypeError(
             f"attach takes a module, wrapped in DistributedDataParallel or bare, got {type(model).__name__}"
         )
-    exchange = parse(exchange) if isinstance(exchange, str) else exchange
-    if not isinstance(exchange, Exchange):
-        raise TypeError(f"attach takes an exchange or its spec, got {exchange!r}")
+    exchange = as_exchange(exchange, "attach")
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
         raise TypeError(f"a seed is a whole number, got {seed!r}")
     if bucket_mb is not None and not bucket_mb > 0:

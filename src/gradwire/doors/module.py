@@ -144,8 +144,8 @@ class _Door:
             if self.engine.scaler is not None and len(self._given) < len(self.params):
                 unused = sorted(name for param, name in self.names.items() if param not in self._given)
                 raise RuntimeError(
-                    f"no gradient has come of {', '.join(unused)}, and with a scaler the optimizer's step is too late for an "
-                    "exchange; pass find_unused_parameters=True to attach"
+                    f"no gradient has come of {', '.join(unused)}, and under a scaler that must be known when backward "
+                    "ends; pass find_unused_parameters=True to attach"
                 )
             self._finish()
 

@@ -31,7 +31,7 @@ from gradwire.engine.units import make_units
 from gradwire.exchange import Exchange, divide_budget
 from gradwire.exchange.protocol import visible
 from gradwire.layout import Layout, Turn
-from gradwire.memory import Guard
+from gradwire.memory.guard import Guard
 from gradwire.transport.group import agree, compare, own_group
 from gradwire.transport.ledger import Ledger
 from gradwire.transport.process import Process

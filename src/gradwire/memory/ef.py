@@ -37,10 +37,12 @@ from gradwire.exchange.protocol import (
 )
 from gradwire.kernels import Accumulated
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.reprs import quiet
 from gradwire.vector import Sent
 
 
+@part("ef", "memory", example="ef(deft(density=0.01))")
 @quiet("beta", "lr_in_memory")
 @dataclass(frozen=True)
 class EF:

@@ -20,9 +20,11 @@ from gradwire.ask import AllReduce, Ask
 from gradwire.exchange.protocol import Accumulates, Exchange, State
 from gradwire.kernels import Accumulated
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Dense, Sent
 
 
+@part("guard", "memory", example="guard(ef(topk(density=0.01)))")
 @dataclass(frozen=True)
 class Guard:
     """Pass a step with a non-finite value through uncompressed and leave the memory untouched."""
