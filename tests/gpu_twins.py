@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from gradwire import kernels
-from gradwire.kernels import gpu, reference, rounding
-from gradwire.wire import bits, index, values
+from gradwire.kernels import gpu, reference
+from gradwire.wire import bits, index, natural, values
 
 REAL = torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1"
 DEVICE = torch.device("cuda" if REAL else "cpu")
@@ -67,7 +67,7 @@ def same(found: Tensor, wanted: Tensor) -> bool:
 def test_every_kind_is_selected_as_the_reference_does(d: int, sizes: str) -> None:
     """The interpreter takes its time for a launch, so that all kinds lie in one vector."""
     x = torch.cat([vector(d, kind) for kind in KINDS])
-    assert gpu.serve(x)
+    assert gpu.serves(x)
     spans = [(i * d, i * d + d) for i in range(len(KINDS))]
     for k in sorted({0, 1, d // 50, d // 4, d - 1, d}) if sizes == "small" else (1, d // 5):
         ks = [k] * len(KINDS)
@@ -89,7 +89,7 @@ def test_top_of_a_long_vector(kind: str) -> None:
 
 
 def test_top_when_the_sample_misleads(sizes: str) -> None:
-    """A sample that sees only large elements guesses a border that too few pass: selected again, same result."""
+    """A sample that sees only large elements guesses a threshold that too few pass: selected again, same result."""
     d, k = (5000, 40) if sizes == "small" else (20_000, 90)
     x, lane = vector(d, "normal"), torch.arange(selection.SAMPLE, device=DEVICE)
     x[lane * d // selection.SAMPLE + lane * 7919 % (d // selection.SAMPLE)] *= 1000
@@ -198,7 +198,7 @@ def test_natural_rounds_by_the_coins_of_its_key(k: int) -> None:
     x = torch.cat([x.clamp_(-3.4e38, 3.4e38), torch.tensor([0.0, -0.0, 2.0**-126, 1e-45, -3.4e38], device=DEVICE)])
     for key in (0, -77, 2**64 - 5):
         wire = values.encode(x, "natural", key)
-        assert same(wire, torch.cat([rounding.exponents(x, key), on_host(bits.pack_flags, torch.signbit(x).byte())]))
+        assert same(wire, torch.cat([natural.exponents(x, key), on_host(bits.pack_flags, torch.signbit(x).byte())]))
     decoded = values.decode(wire, "natural", len(x))
     assert same(decoded.view(torch.int32), on_host(values.decode, wire, "natural", len(x)).view(torch.int32))
 

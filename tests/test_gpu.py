@@ -162,7 +162,7 @@ def test_importing_gradwire_does_not_import_triton() -> None:
 
 
 def test_vectors_in_the_hosts_memory_are_not_served() -> None:
-    assert not gpu.serve(torch.ones(9))
+    assert not gpu.serves(torch.ones(9))
 
 
 def test_without_triton_one_warning_says_what_it_costs(
@@ -174,8 +174,8 @@ def test_without_triton_one_warning_says_what_it_costs(
         monkeypatch.delitem(sys.modules, f"gradwire.kernels.gpu.{file}", raising=False)
     gpu.ready.cache_clear()
     with caplog.at_level(logging.WARNING, "gradwire"):
-        assert not gpu.serve(torch.ones(9))
-        assert not gpu.serve(torch.ones(9))
+        assert not gpu.serves(torch.ones(9))
+        assert not gpu.serves(torch.ones(9))
     gpu.ready.cache_clear()
     (record,) = caplog.records
     assert "several times as long as with Triton" in record.getMessage()

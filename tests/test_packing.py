@@ -1,4 +1,4 @@
-"""Compiled twins of packing and rounding give the plain definitions' bytes; classes contract; coins are fair."""
+"""Compiled twins of packing and rounding give the plain definitions' bytes; classes contract; uniforms are uniform."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import gradwire as gw
 from gradwire import kernels
-from gradwire.kernels import classes, compiled, packing, splitmix
-from gradwire.wire import index, levels, trits, values
+from gradwire.kernels import compiled, packing, splitmix
+from gradwire.wire import classes, index, levels, trits, values
 
 SIZES = [0, 1, 2, 5, 7, 8, 9, 63, 64, 65, 1000, 1279, 1280, 1281, 5003]
 SHAPES = [*[(d,) for d in SIZES], (3, 0), (3, 1), (3, 67), (2, 2, 1283)]
@@ -68,12 +68,12 @@ def turn(d: int = 1) -> gw.Turn:
     return gw.Turn(0, 1, 0, gw.Layout(["x"], [(d,)]), seed=11)
 
 
-# Coins
+# Uniforms
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("key", [0, 1, 2**63 - 1, -5, 2**62 + 12345])
-def test_coins_are_splitmix_however_they_are_drawn(key: int, dtype: torch.dtype) -> None:
+def test_uniforms_are_splitmix_however_they_are_drawn(key: int, dtype: torch.dtype) -> None:
     bits = {torch.float32: 24, torch.float64: 53}[dtype]
     drawn = same(lambda: kernels.uniforms(key, (60, 50), dtype))
     assert torch.equal(drawn, kernels.uniforms(key, (3000,), dtype).view(60, 50))
@@ -83,7 +83,7 @@ def test_coins_are_splitmix_however_they_are_drawn(key: int, dtype: torch.dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_coins_are_uniform(dtype: torch.dtype) -> None:
+def test_uniforms_are_uniform(dtype: torch.dtype) -> None:
     """Kolmogorov and Smirnov: sqrt(m) sup |F_m - F| exceeds 2.2 once in 8000 keys; chi-square of 1024 bins; pairs."""
     m = 1 << 18
     drawn = kernels.uniforms(2026, (m,), dtype).double()
@@ -132,7 +132,7 @@ def test_indices_and_bytes_that_are_none(d: int, data: st.DataObject) -> None:
     if wire.numel():
         for _ in range(data.draw(st.integers(1, 3))):
             wire.view(-1)[data.draw(st.integers(0, wire.numel() - 1))] = data.draw(st.integers(0, 255))
-        assert heard(lambda: index.decode(wire, d, k)) == heard_plainly(lambda: index.decode(wire, d, k))
+        assert result(lambda: index.decode(wire, d, k)) == result_plainly(lambda: index.decode(wire, d, k))
 
 
 @settings(deadline=None, max_examples=100)
@@ -140,19 +140,19 @@ def test_indices_and_bytes_that_are_none(d: int, data: st.DataObject) -> None:
 def test_any_bytes_are_indices_or_refused(empty_bytes: bytes, d: int, k: int) -> None:
     length = index.nbytes(d, min(k, d))
     wire = torch.tensor(list((empty_bytes + bytes(200))[:length]), dtype=torch.uint8)
-    assert heard(lambda: index.decode(wire, d, min(k, d))) == heard_plainly(lambda: index.decode(wire, d, min(k, d)))
+    assert result(lambda: index.decode(wire, d, min(k, d))) == result_plainly(lambda: index.decode(wire, d, min(k, d)))
 
 
-def heard(call: Callable[[], torch.Tensor]) -> list[int] | str:
+def result(call: Callable[[], torch.Tensor]) -> list[int] | str:
     try:
         return call().tolist()
     except ValueError as error:
         return str(error)
 
 
-def heard_plainly(call: Callable[[], torch.Tensor]) -> list[int] | str:
+def result_plainly(call: Callable[[], torch.Tensor]) -> list[int] | str:
     with plain():
-        return heard(call)
+        return result(call)
 
 
 def test_indices_beyond_32_bits() -> None:
@@ -177,7 +177,7 @@ def test_natural_bytes(shape: tuple[int, ...], kind: str) -> None:
     x, key = vector(shape, kind), turn().key(shared=False)
     wire = same(lambda: values.encode(x, "natural", key))
     y = same(lambda: values.decode(wire, "natural", shape[-1]))
-    assert torch.equal(same(lambda: values.said(x, "natural", turn())), y)
+    assert torch.equal(same(lambda: values.decoded(x, "natural", turn())), y)
     any_bytes = torch.randint(0, 256, wire.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     same(lambda: values.decode(any_bytes, "natural", shape[-1]))
 
@@ -213,25 +213,25 @@ def test_bytes_of_operators(operator: gw.Compressor, shape: tuple[int, ...], kin
     assert torch.equal(same(lambda: operator.apply(x, turn()).dense()), y)
 
 
-@pytest.mark.parametrize("listen", [heard, heard_plainly])
+@pytest.mark.parametrize("call", [result, result_plainly])
 @pytest.mark.parametrize("shape", [(40,), (3, 1283)])
 @pytest.mark.parametrize("s", [1, 2, 20, 100])
-def test_bytes_that_are_no_levels(s: int, shape: tuple[int, ...], listen: Callable[..., object]) -> None:
+def test_bytes_that_are_no_levels(s: int, shape: tuple[int, ...], call: Callable[..., object]) -> None:
     d = shape[-1]
     wire = torch.full((*shape[:-1], levels.nbytes(s, d)), 255, dtype=torch.uint8)
     assert (
-        listen(lambda: gw.compress.Dithering(s).decode(wire, d).dense())
+        call(lambda: gw.compress.Dithering(s).decode(wire, d).dense())
         == f"the bytes are not {d} levels between -{s} and {s}"
     )
-    assert "take" in str(listen(lambda: gw.compress.Dithering(s).decode(wire[..., 1:], d).dense()))
+    assert "take" in str(call(lambda: gw.compress.Dithering(s).decode(wire[..., 1:], d).dense()))
 
 
-@pytest.mark.parametrize("listen", [heard, heard_plainly])
+@pytest.mark.parametrize("call", [result, result_plainly])
 @pytest.mark.parametrize("shape", [(40,), (3, 1283)])
-def test_bytes_that_are_no_trits(shape: tuple[int, ...], listen: Callable[..., object]) -> None:
+def test_bytes_that_are_no_trits(shape: tuple[int, ...], call: Callable[..., object]) -> None:
     wire = torch.zeros((*shape[:-1], 4 + trits.nbytes(shape[-1])), dtype=torch.uint8)
     wire[..., -1] = 244
-    refusal = listen(lambda: gw.compress.Ternary().decode(wire, shape[-1]).dense())
+    refusal = call(lambda: gw.compress.Ternary().decode(wire, shape[-1]).dense())
     assert refusal == "bytes of five trits are below 243, got 244"
 
 
@@ -248,8 +248,8 @@ def test_classes_are_the_definition_s(shape: tuple[int, ...], kind: str, name: v
     wire = same(lambda: values.encode(x, name))
     assert wire.shape == (*shape[:-1], values.nbytes(name, k))
     y = same(lambda: values.decode(wire, name, k))
-    assert torch.equal(values.said(x, name, turn()), y)
-    assert torch.equal(values.said(x.double(), name, turn()), y.double())
+    assert torch.equal(values.decoded(x, name, turn()), y)
+    assert torch.equal(values.decoded(x.double(), name, turn()), y.double())
     any_bytes = torch.randint(0, 127, wire.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     same(lambda: values.decode(any_bytes, name, k))
     for length in {0, wire.shape[-1] - 1} - {wire.shape[-1]}:
@@ -268,7 +268,7 @@ def test_classes_are_the_definition_s(shape: tuple[int, ...], kind: str, name: v
 def test_classes_contract_by_delta_and_never_expand(numbers: list[float], name: values.Format) -> None:
     """|C(x) - x|^2 = |x|^2 - |C(x)|^2 <= (1 - delta) |x|^2."""
     x = torch.tensor(numbers)
-    y = same(lambda: values.said(x, name, turn()))
+    y = same(lambda: values.decoded(x, name, turn()))
     square, left = x.double().square().sum(), (y.double() - x.double()).square().sum()
     assert left <= (1 - values.delta(name, len(x))) * square * (1 + 1e-6) + 2.0**-140
     assert float(left) == pytest.approx(float(square - y.double().square().sum()), rel=1e-6, abs=1e-6 * float(square))
@@ -285,7 +285,7 @@ def test_hard_vectors_come_close_to_delta(name: values.Format, width: int, k: in
         x = torch.zeros(k + int(ratio))
         x[0], x[k:] = 1.0, 1.01 / ratio
         x[1 : 1 + int(share * (k - 1))] = below
-        found = min(found, float(values.said(x, name, turn()).square().sum() / x.square().sum()))
+        found = min(found, float(values.decoded(x, name, turn()).square().sum() / x.square().sum()))
     assert values.delta(name, k + int(ratio)) <= found <= 2 * values.delta(name, k)
 
 
@@ -307,7 +307,7 @@ def test_classes_say_zeros_and_equal_magnitudes_exactly(name: values.Format) -> 
         [3.4e38] * 3,
         [1.0, 5.0],
     ):
-        assert torch.equal(same(lambda x=x: values.said(torch.tensor(x), name, turn())), torch.tensor(x))
+        assert torch.equal(same(lambda x=x: values.decoded(torch.tensor(x), name, turn())), torch.tensor(x))
 
 
 def test_classes_are_no_unbiased_format() -> None:
@@ -321,7 +321,7 @@ def test_fine_classes_say_most_of_what_topk_keeps() -> None:
     """Of the largest hundredth of normal values bits4 keeps 99.8 % of the square, bits2 98.5 %."""
     x = torch.randn(1_000_000, generator=torch.Generator().manual_seed(0))
     kept = x[kernels.topk(x, 10_000)]
-    shares = [float(values.said(kept, name, turn()).square().sum() / kept.square().sum()) for name in CLASSES]
+    shares = [float(values.decoded(kept, name, turn()).square().sum() / kept.square().sum()) for name in CLASSES]
     assert shares[0] > 0.998
     assert shares[1] > 0.985
 

@@ -23,7 +23,6 @@ from gradwire.compress import (
 )
 from gradwire.compress.protocol import Direct, Ragged
 from gradwire.exchange import Gathered
-from gradwire.kernels import rounding
 from gradwire.memory import EF
 from gradwire.wire import levels, trits
 
@@ -149,14 +148,14 @@ def test_the_scale_is_the_norm_rounded_up(p: norms.Norm) -> None:
     # Float64's own rounding of norms is 2^-50 at most here, float32's a unit in its last place: 2^-23, or 2^-149.
     assert bool((scale >= exact * (1 - 2**-50)).all())
     assert bool((scale <= exact * (1 + 2**-22) + 2.0**-149).all())
-    assert bool((rounding.shares(x, scale.float()) <= 1).all())
+    assert bool((levels.ratios(x, scale.float()) <= 1).all())
 
 
 def test_norms_neither_overflow_nor_vanish() -> None:
     for p in (1.0, 2.0, 40.0, 1e6, "inf"):
         assert norms.scale(torch.full((3,), 1e-42), p).item() > 0
         assert math.isfinite(norms.scale(torch.full((3,), 3e38), p).item())
-        assert rounding.shares(torch.zeros(3), norms.scale(torch.zeros(3), p)).tolist() == [0.0, 0.0, 0.0]
+        assert levels.ratios(torch.zeros(3), norms.scale(torch.zeros(3), p)).tolist() == [0.0, 0.0, 0.0]
 
 
 # Unbiased, and by how much
@@ -168,7 +167,7 @@ def test_coins_are_fair_at_every_magnitude(share: float, p: norms.Norm) -> None:
     """Of a million equal small values beside one large one, as many are sent as their share of the sent scale says."""
     x = torch.full((1_000_000,), share, dtype=torch.float64)
     x[0] = 1.0
-    wanted = rounding.shares(x, norms.scale(x, p))[1].item()
+    wanted = levels.ratios(x, norms.scale(x, p))[1].item()
     spoken = Ternary(p).apply(x, turn()).dense()[1:].count_nonzero().item() / (len(x) - 1)
     # Five sigma, and 30 of a million for what is so rare that no normal law holds.
     assert abs(spoken - wanted) <= 5 * math.sqrt(wanted * (1 - wanted) / len(x)) + 30 / len(x)

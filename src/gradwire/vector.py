@@ -12,8 +12,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from gradwire import kernels
-
 
 @dataclass(frozen=True)
 class Dense:
@@ -62,10 +60,13 @@ class Sparse:
     def add_to_(self, target: Tensor, alpha: float = 1.0) -> None:
         """Add alpha times this vector to target f[..., d], in place: k writes."""
         values = self.values.to(target.dtype)
-        if target.ndim == 1:
-            kernels.scatter_add_(target, self.indices, values, alpha)
+        if alpha != 1.0:
+            values = values * alpha
+        if target.is_cuda and target.ndim == 1:
+            # Sorts first: scatter_add_ adds equal indices in any order there, and workers' sums would drift apart.
+            target.index_put_((self.indices,), values, accumulate=True)
         else:
-            target.scatter_add_(-1, self.indices, values if alpha == 1.0 else values * alpha)
+            target.scatter_add_(-1, self.indices, values)
 
     def write_to_(self, target: Tensor) -> None:
         """Overwrite target f[..., d] with this vector."""

@@ -53,7 +53,7 @@ class Bernoulli:
 
     def apply(self, x: Tensor, turn: Turn) -> Dense:
         """Finite f[..., d] -> what is decoded, in x's dtype."""
-        return Dense(formats.said(self._select(x, self._draw(x, turn)), "float32", turn))
+        return Dense(formats.decoded(self._select(x, self._draw(x, turn)), "float32", turn))
 
     def length(self, wire: Tensor, d: int) -> int:
         """Bytes of the message, or of the longest of several. Raises ValueError for a first byte that is no flag."""

@@ -45,7 +45,7 @@ class Blockwise:
     def encode(self, x: Tensor, turn: Turn) -> Tensor:
         """f[..., d] -> u8[..., nbytes(d)]."""
         wires = [self.compressor.encode(_rows(x, blocks), _fork(turn, blocks)) for blocks in self._cut(x.shape[-1])]
-        return torch.cat([wire.flatten(-2) for wire in wires], -1)
+        return _end_to_end(wires)
 
     def decode(self, wire: Tensor, d: int) -> Message:
         """u8[..., nbytes(d)] -> Sparse or Dense, as the operator decodes."""
@@ -100,9 +100,15 @@ def _join(messages: list[Message], cut: list[Blocks], d: int) -> Message:
     """One vector of the blocks' messages, which are [..., count, size] each."""
     sparse = [(message, blocks) for message, blocks in zip(messages, cut, strict=True) if isinstance(message, Sparse)]
     if len(sparse) < len(messages):
-        return Dense(torch.cat([message.dense().flatten(-2) for message in messages], -1))
-    indices = [(message.indices + _starts(blocks, message.indices.device)).flatten(-2) for message, blocks in sparse]
-    return Sparse(torch.cat(indices, -1), torch.cat([message.values.flatten(-2) for message, _ in sparse], -1), d)
+        return Dense(_end_to_end([message.dense() for message in messages]))
+    indices = [message.indices + _starts(blocks, message.indices.device) for message, blocks in sparse]
+    return Sparse(_end_to_end(indices), _end_to_end([message.values for message, _ in sparse]), d)
+
+
+def _end_to_end(parts: list[Tensor]) -> Tensor:
+    """[..., count, size] each -> [..., m]: a view of the only one, or a copy of two."""
+    flat = [part.flatten(-2) for part in parts]
+    return flat[0] if len(flat) == 1 else torch.cat(flat, -1)
 
 
 def _starts(blocks: Blocks, device: torch.device) -> Tensor:

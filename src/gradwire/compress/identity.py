@@ -32,7 +32,7 @@ class Identity:
 
     def apply(self, x: Tensor, turn: Turn) -> Dense:
         """f[..., d] -> what is decoded, in x's dtype."""
-        return Dense(formats.said(x, self.values, turn))
+        return Dense(formats.decoded(x, self.values, turn))
 
     def nbytes(self, d: int) -> int:
         """Bytes on the wire."""

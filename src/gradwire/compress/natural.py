@@ -31,7 +31,7 @@ class Natural:
 
     def apply(self, x: Tensor, turn: Turn) -> Dense:
         """f[..., d] -> what is decoded, in x's dtype."""
-        return Dense(formats.said(x, "natural", turn))
+        return Dense(formats.decoded(x, "natural", turn))
 
     def nbytes(self, d: int) -> int:
         """Bytes on the wire."""

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from gradwire.compress import norms
 from gradwire.compress.protocol import from_omega
-from gradwire.kernels import rounding
 from gradwire.layout import Turn
 from gradwire.registry import part
 from gradwire.vector import Dense
@@ -46,10 +45,8 @@ class NaturalDithering:
 
     def apply(self, x: Tensor, turn: Turn) -> Dense:
         """Finite f[..., d] -> what is decoded, in x's dtype."""
-        if rounding.serves(x):
-            return self.decode(self.encode(x, turn), x.shape[-1])
-        scale = norms.scale(x, self.p)
-        return Dense(self._values(scale, rounding.geometric(x, scale, self.s, turn.key(shared=False))).to(x.dtype))
+        scale, key = norms.scale(x, self.p), turn.key(shared=False)
+        return Dense(levels.decoded(x, scale, self.s, key, self._values, binary=True))
 
     def nbytes(self, d: int) -> int:
         """Bytes on the wire."""

@@ -1,20 +1,19 @@
 """What the quantisers share: a p-norm as the scale, and the constants of p.
 
-The scale travels as a float32 that is rounded up, and shares are taken of the scale that is sent (kernels/rounding.py).
-So no share is above 1, and rounding at random between levels of the sent scale is unbiased whatever the scale has lost.
+The scale travels as a float32 that is rounded up, and ratios are taken to the scale that is sent (wire/levels.py).
+So no ratio is above 1, and rounding at random between levels of the sent scale is unbiased whatever the scale has lost.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from gradwire import kernels
 from gradwire.checks import is_number, is_whole
-from gradwire.kernels import rounding
 
 Norm: TypeAlias = float | Literal["inf"]
 """p of a p-norm. Infinity is a string because a spec knows no other word for it."""
@@ -46,18 +45,10 @@ def scale(x: Tensor, p: Norm) -> Tensor:
 
 def _norm(x: Tensor, p: Norm) -> Tensor:
     """f[..., d] -> f64[..., 1], d > 0."""
-    if p == 2.0 and rounding.serves(x):  # float64 holds the squares of all float32
-        d = x.shape[-1]
-        lengths = kernels.norms(x.reshape(-1), [(start, start + d) for start in range(0, x.numel(), d)])
-        return torch.tensor(lengths, dtype=torch.float64).view(*x.shape[:-1], 1)
     if p == "inf":
         # Without a tensor of magnitudes; the last step makes a zero's sign plus.
         return x.amax(-1, keepdim=True).maximum(-x.amin(-1, keepdim=True)).double().abs_()
-    size = x.abs().double()
-    peak = size.amax(-1, keepdim=True)
-    # Powers of shares of the peak neither overflow nor all underflow, whatever p is; the clamp keeps 0 / 0 away.
-    unit = peak.clamp(min=torch.finfo(torch.float64).tiny)
-    return cast(Tensor, torch.linalg.vector_norm(size / unit, p, -1, keepdim=True)).mul_(unit)
+    return kernels.row_norms(x, p)
 
 
 def root(p: Norm, d: int) -> float:

@@ -56,7 +56,7 @@ class RandK:
         """f[..., d] -> what is decoded, in x's dtype."""
         if x.numel() <= SHORT and turn.rank == slice(None) and self.values in _ONE_BY_ONE:
             d = x.shape[-1]
-            return Dense(formats.said(x * supports.mask(turn, x, self.count(d), self.gain(d)), self.values, turn))
+            return Dense(formats.decoded(x * supports.mask(turn, x, self.count(d), self.gain(d)), self.values, turn))
         return sparse.apply(self, x, turn)
 
     def count(self, d: int) -> int:

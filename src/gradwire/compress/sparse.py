@@ -42,7 +42,7 @@ def decode(self: Sparsifier, wire: Tensor, d: int) -> Sparse:
 def apply(self: Sparsifier, x: Tensor | Accumulated, turn: Turn) -> Sparse:
     """f[..., d] -> what is decoded, in x's dtype."""
     kept = select(self, x, turn)
-    return Sparse(kept.indices, formats.said(kept.values, self.values, _rounding(self, turn)), kept.d)
+    return Sparse(kept.indices, formats.decoded(kept.values, self.values, _rounding(self, turn)), kept.d)
 
 
 def nbytes(self: Sparsifier, d: int) -> int:

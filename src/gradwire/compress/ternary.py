@@ -10,17 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from gradwire.compress import norms
 from gradwire.compress.protocol import check_length, from_omega
-from gradwire.kernels import rounding
 from gradwire.layout import Turn
 from gradwire.registry import part
 from gradwire.vector import Dense
 from gradwire.wire import trits
-from gradwire.wire import values as formats
 
 
 @part("ternary", "compressor", example="ternary")
@@ -35,13 +32,7 @@ class Ternary:
 
     def encode(self, x: Tensor, turn: Turn) -> Tensor:
         """Finite f[..., d] -> u8[..., nbytes(d)]."""
-        scale, key = norms.scale(x, self.p), turn.key(shared=False)
-        if rounding.serves(x):
-            wire = rounding.packed(x, scale, 1, key, rounding.TRITS, False)
-            wire[..., :4] = formats.encode(scale, "float32")
-            return wire
-        signs = rounding.linear(x, scale, 1, key)
-        return torch.cat([formats.encode(scale, "float32"), trits.pack((signs + 1).byte())], -1)
+        return trits.draw(x, norms.scale(x, self.p), turn.key(shared=False))
 
     def decode(self, wire: Tensor, d: int) -> Dense:
         """u8[..., nbytes(d)] -> Dense f32[..., d]."""
@@ -50,10 +41,7 @@ class Ternary:
 
     def apply(self, x: Tensor, turn: Turn) -> Dense:
         """Finite f[..., d] -> what is decoded, in x's dtype."""
-        if rounding.serves(x):
-            return self.decode(self.encode(x, turn), x.shape[-1])
-        scale = norms.scale(x, self.p)
-        return Dense(rounding.linear(x, scale, 1, turn.key(shared=False)).float().mul_(scale).to(x.dtype))
+        return Dense(trits.decoded(x, norms.scale(x, self.p), turn.key(shared=False)))
 
     def nbytes(self, d: int) -> int:
         """Bytes on the wire."""

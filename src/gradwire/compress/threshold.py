@@ -74,7 +74,7 @@ class HardThreshold:
 
     def apply(self, x: Tensor, turn: Turn) -> Dense:
         """Finite f[..., d] -> what is decoded, in x's dtype."""
-        return Dense(formats.said(x.where(x.abs() >= self.level, 0.0), "float32", turn))
+        return Dense(formats.decoded(x.where(x.abs() >= self.level, 0.0), "float32", turn))
 
     def length(self, wire: Tensor, d: int) -> int:
         """Bytes of the message, or of the longest of several. Raises ValueError if they begin with no count."""

@@ -1,24 +1,23 @@
-"""The few loops that touch every element. `reference` defines each one; a faster twin must give the same result."""
+"""The few loops that touch every element. A `Kernel` (kernel.py) is a definition and its faster twins."""
 
+from gradwire.kernels.above import indices_above
 from gradwire.kernels.accumulated import Accumulated, accumulate, values
-from gradwire.kernels.candidates import topk
-from gradwire.kernels.compiled import LONG, warm_up, warm_up_for
-from gradwire.kernels.copies import copy_, scatter_
-from gradwire.kernels.norms import norms
-from gradwire.kernels.places import indices_above, scatter_add_
+from gradwire.kernels.compiled import warm_up, warm_up_for
+from gradwire.kernels.copies import copy_, scatter_, scatter_add_
+from gradwire.kernels.norms import norms, row_norms
 from gradwire.kernels.reference import finite
-from gradwire.kernels.segments import segmented_topk
 from gradwire.kernels.support import support
+from gradwire.kernels.topk import segmented_topk, topk
 from gradwire.kernels.uniforms import uniforms
 
 __all__ = [
-    "LONG",
     "Accumulated",
     "accumulate",
     "copy_",
     "finite",
     "indices_above",
     "norms",
+    "row_norms",
     "scatter_",
     "scatter_add_",
     "segmented_topk",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradwire.kernels import compiled, reference
+from gradwire.kernels import collecting, compiled, reference
 from gradwire.kernels.compiled import Numbers
 from gradwire.kernels.copies import copy_
 
@@ -38,7 +38,7 @@ class Accumulated:
 
     def topk(self, k: int) -> Tensor | None:
         """Indices int64[k] of the k largest magnitudes, increasing, if they are among the collected; else None."""
-        return None if self.keys is None or not 0 < k <= len(self.keys) else compiled.among(self.keys, k)
+        return None if self.keys is None or not 0 < k <= len(self.keys) else collecting.among(self.keys, k)
 
 
 def accumulate(x: Tensor, residual: Tensor | None, pieces: Sequence[Tensor], largest: int = 0) -> Accumulated:
@@ -56,9 +56,9 @@ def accumulate(x: Tensor, residual: Tensor | None, pieces: Sequence[Tensor], lar
     if residual is None:
         return _copied(x, flat)
     on_host = x.device.type == "cpu"
-    in_place = residual.dtype == x.dtype and compiled.serve(x)
+    in_place = residual.dtype == x.dtype and compiled.long_vector(x)
     if in_place:
-        finite, keys = compiled.accumulate(x, residual, flat, largest)
+        finite, keys = collecting.accumulate(x, residual, flat, largest)
         made = Accumulated(x, finite, residual, keys, cleared=True)
     else:
         torch.cat(flat, out=x).add_(residual)

@@ -8,31 +8,47 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradwire.kernels import compiled, reference
+from gradwire.kernels import compiled, gpu, reference
+from gradwire.kernels.kernel import Kernel, Twin
 
 
-def copy_(target: Tensor, source: Tensor) -> bool:
-    """Do what `reference.copy_` does, in one pass."""
-    flat = source.view(-1) if source.is_contiguous() else source
-    fits = flat.ndim == 1 and compiled.reads(flat, torch.float32, compiled.SHORT)
-    if not fits or target.dtype != torch.float32 or not target.is_contiguous():
-        return reference.copy_(target, source)
+def _copies(target: Tensor, source: Tensor) -> bool:
+    if source.numel() < compiled.SHORT or not (source.ndim == 1 or source.is_contiguous()):
+        return False
+    return target.dtype == torch.float32 and target.is_contiguous() and compiled.reads(source, torch.float32)
+
+
+def _copy_by_numba(target: Tensor, source: Tensor) -> bool:
     from gradwire.kernels import cpu
 
+    flat = source.view(-1) if source.is_contiguous() else source
     source_bits, target_bits = (x.detach().numpy().view(np.int32) for x in (flat, target.view(-1)))  # pyright: ignore
     return bool(cpu.copy(source_bits, target_bits))
 
 
-def scatter_(target: Tensor, indices: Tensor, values: Tensor, ends: Sequence[int], starts: Sequence[int]) -> None:
-    """Do what `reference.scatter_` does.
+copy_ = Kernel(reference.copy_, cpu=(Twin("numba", _copies, _copy_by_numba),))
 
-    Raises:
-        ValueError: an index or its place lies outside; what comes before it has been added.
-    """
-    if not (compiled.serve(target) and values.dtype == torch.float32):
-        reference.scatter_(target, indices, values, ends, starts)
-        return
+
+def _scatters(target: Tensor, indices: Tensor, values: Tensor, ends: Sequence[int], starts: Sequence[int]) -> bool:
+    return compiled.long_vector(target) and values.dtype == torch.float32
+
+
+def _scatter_by_numba(
+    target: Tensor, indices: Tensor, values: Tensor, ends: Sequence[int], starts: Sequence[int]
+) -> None:
     from gradwire.kernels import cpu
 
     where = indices.contiguous().numpy(), values.contiguous().numpy()  # pyright: ignore
     cpu.scatter(target.numpy(), *where, np.array(ends, np.int64), np.array(starts, np.int64))  # pyright: ignore
+
+
+scatter_ = Kernel(reference.scatter_, cpu=(Twin("numba", _scatters, _scatter_by_numba),))
+"""Raises ValueError where an index or its piece lies outside; what comes before it has been added."""
+
+
+def _adds_on_gpu(target: Tensor, indices: Tensor, values: Tensor, alpha: float = 1.0) -> bool:
+    return gpu.serves(target) and gpu.serves(indices, torch.int64) and gpu.serves(values)
+
+
+scatter_add_ = Kernel(reference.scatter_add_, gpu=(Twin("triton", _adds_on_gpu, gpu.scatter_add_),))
+"""In the order of the indices on every device; in the host's memory torch's own loop is as fast as any."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 Values: TypeAlias = npt.NDArray[np.floating[Any]]
-Places: TypeAlias = npt.NDArray[np.intp]
+Indices: TypeAlias = npt.NDArray[np.intp]
 
 BLOCK = 1 << 16
 """Elements at a time: a float32 block and its mask lie in the second cache."""
@@ -24,9 +24,9 @@ WIDE = 1 << 12
 """Elements at a time that are widened: they lie in the first cache."""
 
 
-def takes(x: Tensor) -> bool:
+def reads(x: Tensor, *others: object, **named: object) -> bool:
     """Whether these loops read such a tensor."""
-    return x.ndim == 1 and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    return x.ndim == 1 and x.is_cpu and x.dtype in (torch.float32, torch.float64)
 
 
 def values(x: Tensor) -> Values:
@@ -34,48 +34,48 @@ def values(x: Tensor) -> Values:
     return x.detach().numpy()  # pyright: ignore
 
 
-def least(size: Values, k: int) -> np.floating[Any]:
+def kth_largest(size: Values, k: int) -> np.floating[Any]:
     """The k-th largest of magnitudes f[m], k > 0."""
     return np.partition(size, len(size) - k)[len(size) - k]
 
 
-def largest(size: Values, k: int) -> Places:
+def largest(size: Values, k: int) -> Indices:
     """Where the k > 0 largest of magnitudes f[m] lie, increasing; of equals the first win."""
-    border = least(size, k)
-    places: Places = (size >= border).nonzero()[0]
-    surplus = len(places) - k
+    threshold = kth_largest(size, k)
+    indices: Indices = (size >= threshold).nonzero()[0]
+    surplus = len(indices) - k
     if surplus:
-        ties: Places = (size[places] == border).nonzero()[0]
-        places = np.delete(places, ties[len(ties) - surplus :])
-    return places
+        ties: Indices = (size[indices] == threshold).nonzero()[0]
+        indices = np.delete(indices, ties[len(ties) - surplus :])
+    return indices
 
 
-def indices_above(a: Values, border: float) -> tuple[Places, Values]:
-    """Where |a| >= border, increasing, and the magnitudes there. One read of a."""
+def indices_above(a: Values, threshold: float) -> tuple[Indices, Values]:
+    """Where |a| >= threshold, increasing, and the magnitudes there. One read of a."""
     block = min(BLOCK, len(a))
-    size, passed = np.empty(block, a.dtype), np.ones(block + block // 8, np.bool_)
-    places, sizes = list[Places](), list[Values]()
+    size, reached = np.empty(block, a.dtype), np.ones(block + block // 8, np.bool_)
+    indices, sizes = list[Indices](), list[Values]()
     for start in range(0, len(a), block):
         values = a[start : start + block]
         magnitudes = np.abs(values, out=size[: len(values)])
-        np.greater_equal(magnitudes, border, out=passed[block - len(values) : block])
-        inside = _nonzero(passed[block - len(values) :], len(values))
+        np.greater_equal(magnitudes, threshold, out=reached[block - len(values) : block])
+        inside = _nonzero(reached[block - len(values) :], len(values))
         sizes.append(magnitudes[inside])
         inside += start
-        places.append(inside)
-    return np.concatenate(places), np.concatenate(sizes)
+        indices.append(inside)
+    return np.concatenate(indices), np.concatenate(sizes)
 
 
-def _nonzero(passed: npt.NDArray[np.bool_], length: int) -> Places:
+def _nonzero(reached: npt.NDArray[np.bool_], length: int) -> Indices:
     """Where the first `length` are true. Behind them lie an eighth as many that are true.
 
     NumPy (2.4, array_nonzero) has a loop with branches for up to a tenth of trues and one without for more; from about
     a twentieth on the former is the slower one. Those behind decide for the latter.
     """
-    count = np.count_nonzero(passed[:length])
+    count = np.count_nonzero(reached[:length])
     if length < 20 * count < 2 * length:
-        return passed.nonzero()[0][:count]
-    return passed[:length].nonzero()[0]
+        return reached.nonzero()[0][:count]
+    return reached[:length].nonzero()[0]
 
 
 def norms(a: Values, spans: Sequence[tuple[int, int]]) -> list[float]:

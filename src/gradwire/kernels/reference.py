@@ -17,10 +17,10 @@ def topk(x: Tensor, k: int) -> Tensor:
     if k == 0:
         return torch.empty((*x.shape[:-1], 0), dtype=torch.int64, device=x.device)
     size = x.abs()
-    least = size.topk(k, sorted=False).values.amin(-1, keepdim=True)
-    above, equal = size > least, size == least
-    room = k - above.sum(-1, keepdim=True)
-    kept = above | (equal & (equal.cumsum(-1) <= room))
+    threshold = size.topk(k, sorted=False).values.amin(-1, keepdim=True)
+    above, equal = size > threshold, size == threshold
+    free = k - above.sum(-1, keepdim=True)
+    kept = above | (equal & (equal.cumsum(-1) <= free))
     return kept.nonzero()[:, -1].view(*x.shape[:-1], k)
 
 
@@ -44,9 +44,18 @@ def norms(x: Tensor, spans: Sequence[tuple[int, int]]) -> list[float]:
     return cast(list[float], torch.stack(_foreach_norm(parts, 2, torch.float64)).tolist())
 
 
-def indices_above(x: Tensor, least: float) -> Tensor:
-    """Where magnitudes of f[d] are `least` or more: int64[m], increasing."""
-    return (x.abs() >= least).nonzero().view(-1)
+def row_norms(x: Tensor, p: float = 2.0) -> Tensor:
+    """p-norms of the rows of f[..., d], d > 0, in float64, where none overflows or vanishes: f64[..., 1]."""
+    size = x.abs().double()
+    peak = size.amax(-1, keepdim=True)
+    # Powers of ratios to the peak neither overflow nor all underflow, whatever p is; the clamp keeps 0 / 0 away.
+    unit = peak.clamp(min=torch.finfo(torch.float64).tiny)
+    return cast(Tensor, torch.linalg.vector_norm(size / unit, p, -1, keepdim=True)).mul_(unit)
+
+
+def indices_above(x: Tensor, threshold: float) -> Tensor:
+    """Where magnitudes of f[d] reach a threshold: int64[m], increasing."""
+    return (x.abs() >= threshold).nonzero().view(-1)
 
 
 def scatter_add_(target: Tensor, indices: Tensor, values: Tensor, alpha: float = 1.0) -> Tensor:
@@ -65,11 +74,11 @@ def scatter_(target: Tensor, indices: Tensor, values: Tensor, ends: Sequence[int
 
     Piece i ends where the next begins, at ends[i]; where its start is negative it lies elsewhere, and is passed over.
     """
-    bounds, places = (torch.tensor(numbers, device=target.device) for numbers in (ends, starts))
+    bounds, begins = (torch.tensor(numbers, device=target.device) for numbers in (ends, starts))
     piece = torch.bucketize(indices, bounds, right=True)
-    begins = bounds - torch.diff(bounds, prepend=bounds.new_zeros(1))
-    here = places[piece] >= 0
-    target.scatter_add_(-1, (indices + (places - begins)[piece])[here], values[here].to(target.dtype))
+    shifts = begins - bounds + torch.diff(bounds, prepend=bounds.new_zeros(1))
+    here = begins[piece] >= 0
+    target.scatter_add_(-1, (indices + shifts[piece])[here], values[here].to(target.dtype))
 
 
 def finite(x: Tensor) -> Tensor:

@@ -28,12 +28,17 @@ def stream(key: Tensor, count: int, bits: int) -> Tensor:
 
 def words(key: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     """The first outputs whole, by NumPy, which starts sooner than torch."""
-    z = (_counters if count <= FEW else _counters.__wrapped__)(count) + np.uint64(key % 2**64)
+    z = (_counters if count <= FEW else _counters.__wrapped__)(count) + word(key)
     for shift, factor in WORD_ROUNDS:
         z ^= z >> shift
         z *= factor
     z ^= z >> LAST
     return z
+
+
+def word(key: int) -> np.uint64:
+    """A key as the loops take it."""
+    return np.uint64(key % 2**64)
 
 
 @lru_cache(maxsize=64)

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from gradwire.kernels import compiled, splitmix
+from gradwire.kernels.kernel import Kernel, Twin
 
 
-def support(key: Tensor, d: int, k: int) -> Tensor:
+def _support(key: Tensor, d: int, k: int) -> Tensor:
     """int64[...] keys -> int64[..., k] increasing indices below d."""
-    if compiled.draws(key, d, k):
-        return compiled.support(key, d, k)
     if 2 * k > d:
         rest = support(key, d, d - k)
         free = torch.ones((*key.shape, d), dtype=torch.bool, device=key.device).scatter_(-1, rest, False)
@@ -37,8 +36,8 @@ def support(key: Tensor, d: int, k: int) -> Tensor:
 
 def _enough(d: int, k: int) -> int:
     """Draws that hold k distinct values but for one key in a million: their mean number and six standard deviations."""
-    share = k / d
-    mean, variance = -d * math.log1p(-share), d * (share / (1 - share) + math.log1p(-share))
+    density = k / d
+    mean, variance = -d * math.log1p(-density), d * (density / (1 - density) + math.log1p(-density))
     return int(mean + 6 * math.sqrt(max(variance, 0.0))) + 4
 
 
@@ -46,12 +45,12 @@ def _first(values: Tensor, k: int) -> tuple[Tensor, Tensor | None]:
     """Sort draws [..., m] and mark the first k distinct ones, or None if a row has fewer."""
     draws = values.shape[-1]
     bits = draws.bit_length()
-    # One integer tells value and place, so that equals lie in the order in which they were drawn.
+    # One integer tells value and order, so that equals lie in the order in which they were drawn.
     marked = _sort((values << bits).bitwise_or_(torch.arange(draws, device=values.device)))
-    values, places = marked >> bits, marked.bitwise_and_((1 << bits) - 1)
-    places[..., 1:].add_(values[..., 1:] == values[..., :-1], alpha=draws)  # a repetition comes after all places
-    last = _sort(places)[..., k - 1 : k]
-    return values, None if bool((last >= draws).any()) else places <= last
+    values, order = marked >> bits, marked.bitwise_and_((1 << bits) - 1)
+    order[..., 1:].add_(values[..., 1:] == values[..., :-1], alpha=draws)  # a repetition comes after all others
+    last = _sort(order)[..., k - 1 : k]
+    return values, None if bool((last >= draws).any()) else order <= last
 
 
 def _sort(values: Tensor) -> Tensor:
@@ -59,3 +58,18 @@ def _sort(values: Tensor) -> Tensor:
     if values.device.type == "cpu":
         return torch.from_numpy(np.sort(values.numpy(), -1))  # pyright: ignore
     return values.sort(-1).values
+
+
+def _draws(key: Tensor, d: int, k: int) -> bool:
+    # The loop keeps d bits, which is for a k that is not very small beside d.
+    return compiled.LONG <= d <= 4096 * k and k <= d and key.is_cpu and compiled.warm_up()
+
+
+def _by_numba(key: Tensor, d: int, k: int) -> Tensor:
+    from gradwire.kernels import cpu
+
+    keys = key.reshape(-1).numpy().view(np.uint64)  # pyright: ignore
+    return torch.from_numpy(cpu.support(keys, d, k)).view(*key.shape, k)
+
+
+support = Kernel(_support, cpu=(Twin("numba", _draws, _by_numba),))

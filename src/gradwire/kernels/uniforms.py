@@ -1,7 +1,7 @@
-"""Uniform numbers from a 64-bit key and a place: the same on every device, in every version, however a call is cut.
+"""Uniform numbers from a 64-bit key and an index: the same on every device, in every version, however a call is cut.
 
-The coin of place i is the top of SplitMix64's output number i (splitmix.py), 24 bits of it as a float32 and 53 as a
-float64. Of rows [n, d] the places are counted row by row, in one stream.
+Number i is the top of SplitMix64's output number i (splitmix.py), 24 bits of it as a float32 and 53 as a float64. Rows
+[n, d] are counted one after the other, in one stream.
 """
 
 from __future__ import annotations
@@ -15,35 +15,49 @@ import torch
 from torch import Tensor
 
 from gradwire.kernels import compiled, splitmix
+from gradwire.kernels.kernel import Kernel, Twin
 
 BITS = {torch.float32: 24, torch.float64: 53}
+KINDS: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.float64}
+HOST = torch.device("cpu")
 
 
-def uniforms(
-    key: int,
-    shape: Sequence[int],
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
+def _uniforms(
+    key: int, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device = HOST
 ) -> Tensor:
     """f32|f64[*shape] in [0, 1), multiples of 2^-24 or of 2^-53."""
-    count = math.prod(shape)
-    if (device if isinstance(device, torch.device) else torch.device(device)).type == "cpu":
-        return torch.from_numpy(_on_host(key, count, dtype).reshape(shape))
-    draws = splitmix.stream(torch.tensor(key, device=device), count, BITS[dtype])
+    draws = splitmix.stream(torch.tensor(key, device=device), math.prod(shape), BITS[dtype])
     return draws.to(dtype).mul_(2.0 ** -BITS[dtype]).view(*shape)
 
 
-def _on_host(key: int, count: int, dtype: torch.dtype) -> Any:
-    wide = dtype == torch.float64
-    if count < compiled.LONG or not compiled.warm_up():
-        z = splitmix.words(key, count)
-        z >>= np.uint64(64 - BITS[dtype])
-        return np.multiply(z, 2.0 ** -BITS[dtype], dtype=np.float64 if wide else np.float32, casting="unsafe")
+def _many(key: int, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device = HOST) -> bool:
+    return math.prod(shape) >= compiled.LONG and device.type == "cpu" and compiled.warm_up()
+
+
+def _by_numba(
+    key: int, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device = HOST
+) -> Tensor:
     from gradwire.kernels import cpu
 
-    out: Any = np.empty(count, np.float64 if wide else np.float32)
-    if wide:
-        cpu.wide_coins(np.uint64(key % 2**64), 0, out)
+    out: Any = np.empty(math.prod(shape), KINDS[dtype])
+    if dtype == torch.float64:
+        cpu.wide_uniforms(splitmix.word(key), 0, out)
     else:
-        cpu.uniforms(np.uint64(key % 2**64), out)
-    return out
+        cpu.uniforms(splitmix.word(key), out)
+    return torch.from_numpy(out.reshape(shape))
+
+
+def _on_host(key: int, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device = HOST) -> bool:
+    return device.type == "cpu"
+
+
+def _by_numpy(
+    key: int, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device = HOST
+) -> Tensor:
+    z = splitmix.words(key, math.prod(shape))
+    z >>= np.uint64(64 - BITS[dtype])
+    numbers = np.multiply(z, 2.0 ** -BITS[dtype], dtype=KINDS[dtype], casting="unsafe")
+    return torch.from_numpy(numbers.reshape(shape))
+
+
+uniforms = Kernel(_uniforms, cpu=(Twin("numba", _many, _by_numba), Twin("numpy", _on_host, _by_numpy)))

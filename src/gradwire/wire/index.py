@@ -18,7 +18,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from gradwire.kernels import gaps
+from gradwire.kernels import indices as loops
+from gradwire.kernels.kernel import Kernel
 from gradwire.wire import bits
 
 
@@ -33,7 +34,7 @@ def encode(indices: Tensor, d: int) -> Tensor:
     low, _ = _plan(d, k)
     if k == 0:
         return torch.empty((*indices.shape[:-1], 0), dtype=torch.uint8, device=indices.device)
-    return gaps.encode(indices, d, low)
+    return encode_gaps(indices, d, low, *_layout(d, k, low))
 
 
 def decode(wire: Tensor, d: int, k: int) -> Tensor:
@@ -47,11 +48,12 @@ def decode(wire: Tensor, d: int, k: int) -> Tensor:
         raise ValueError(f"{k} indices below {d} take {length} bytes, got {wire.shape[-1]}")
     if k == 0:
         return torch.empty((*wire.shape[:-1], 0), dtype=torch.int64, device=wire.device)
-    return gaps.decode(wire, d, k, low)
+    return decode_gaps(wire, d, k, low, *_layout(d, k, low))
 
 
 @lru_cache(maxsize=4096)
 def _plan(d: int, k: int) -> tuple[int | None, int]:
+    """Low bits and bytes of the shortest message."""
     if not 0 <= k <= d:
         raise ValueError(f"cannot send {k} distinct indices out of {d}")
     if k == 0:
@@ -60,3 +62,43 @@ def _plan(d: int, k: int) -> tuple[int | None, int]:
         (bits.nbytes(k, low) + bits.nbytes(k + ((d - 1) >> low), 1), low) for low in range(max(1, d.bit_length()))
     )
     return (low, length) if length <= bits.nbytes(d, 1) else (None, bits.nbytes(d, 1))
+
+
+def _layout(d: int, k: int, low: int | None) -> tuple[int, int]:
+    """Bytes of low bits, and bits of the bitmap behind them."""
+    return (0, d) if low is None else (bits.nbytes(k, low), k + ((d - 1) >> low))
+
+
+def _encode(indices: Tensor, d: int, low: int | None, split: int, length: int) -> Tensor:
+    """int64[..., k], k > 0, and a layout -> u8[..., m]."""
+    if low is None:
+        return _bitmap(indices, length)
+    upper = _bitmap((indices >> low) + torch.arange(indices.shape[-1], device=indices.device), length)
+    return torch.cat([bits.pack(indices & ((1 << low) - 1), low), upper], -1)
+
+
+def _decode(wire: Tensor, d: int, k: int, low: int | None, split: int, length: int) -> Tensor:
+    """What `_encode` makes of k > 0 indices, u8[..., m], and a layout -> int64[..., k]."""
+    if low is None:
+        return _positions(wire, length, k)
+    upper = _positions(wire[..., split:], length, k) - torch.arange(k, device=wire.device)
+    indices = (upper << low) | bits.unpack(wire[..., :split], low, k)
+    if bool((indices[..., 1:] <= indices[..., :-1]).any()) or (indices.numel() and int(indices.max()) >= d):
+        raise ValueError(f"the bytes are not {k} increasing indices below {d}")
+    return indices
+
+
+encode_gaps = Kernel(_encode, cpu=loops.encode, gpu=loops.encode_on_gpu)
+decode_gaps = Kernel(_decode, cpu=loops.decode)
+
+
+def _bitmap(positions: Tensor, length: int) -> Tensor:
+    flags = torch.zeros((*positions.shape[:-1], length), dtype=torch.uint8, device=positions.device)
+    return bits.pack_flags(flags.scatter_(-1, positions, 1))
+
+
+def _positions(bitmap: Tensor, length: int, k: int) -> Tensor:
+    flags = bits.unpack_flags(bitmap, length)
+    if bool((flags.sum(-1) != k).any()):
+        raise ValueError(f"the bytes do not hold {k} indices")
+    return flags.nonzero()[:, -1].view(*bitmap.shape[:-1], k)

@@ -1,6 +1,8 @@
-"""Numbers of three values, five to a byte: 3^5 = 243 <= 256, so 1.6 bits each where log2(3) = 1.585 is the least.
+"""A scale and d numbers of three values, five to a byte: 3^5 = 243 <= 256, so 1.6 bits each; log2(3) = 1.585 is least.
 
-Wire: byte j is t[5 j] + 3 t[5 j + 1] + 9 t[5 j + 2] + 27 t[5 j + 3] + 81 t[5 j + 4]; the last is padded with zeros.
+Wire: | scale: float32 | ceil(d / 5) bytes |
+Byte j is t[5 j] + 3 t[5 j + 1] + 9 t[5 j + 2] + 27 t[5 j + 3] + 81 t[5 j + 4]; the last is padded with zeros. A
+trit 0, 1, 2 stands for -, 0, + the scale: dithering's levels for s = 1.
 """
 
 from __future__ import annotations
@@ -8,12 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gradwire.kernels import compiled, rounding
-from gradwire.wire import values
+from gradwire.kernels import rounding
+from gradwire.kernels.kernel import Kernel, Twin
+from gradwire.kernels.rounding import FIVES, Meaning
+from gradwire.wire import levels, values
 
 
 def nbytes(count: int) -> int:
-    """Bytes that `count` trits take."""
+    """Bytes that `count` trits take, without a scale."""
     return (count + 4) // 5
 
 
@@ -27,19 +31,26 @@ def pack(trits: Tensor) -> Tensor:
 def unpack(wire: Tensor, count: int) -> Tensor:
     """u8[..., nbytes(m)] -> u8[..., m]. Raises ValueError for bytes that no five trits make."""
     check(wire)
-    return (wire.unsqueeze(-1) // _weights(wire.device) % 3).flatten(-2)[..., :count]
+    return _unpack(wire, count)
+
+
+def draw(x: Tensor, scale: Tensor, key: int) -> Tensor:
+    """Finite f[..., d], f32[..., 1] -> u8[..., 4 + nbytes(d)], rounded at random."""
+    return draw_trits(x, scale, 1, key, FIVES, False)
 
 
 def read(wire: Tensor, d: int) -> Tensor:
-    """A scale and d trits, | float32 | nbytes(d) | -> f32[..., d]: trit - 1 times the scale."""
+    """u8[..., 4 + nbytes(d)] -> f32[..., d]. Raises ValueError for bytes that no five trits make."""
     scale = values.decode(wire[..., :4], "float32", 1)
-    if d < compiled.LONG or not compiled.reads(wire, torch.uint8, 4 + nbytes(d)):
-        return (unpack(wire[..., 4:], d).float() - 1).mul_(scale)
-    signs = torch.arange(-1.0, 2.0).expand(*wire.shape[:-1], -1)
-    floats, largest = rounding.look_up(wire, 4, rounding.TRITS, signs * scale, d)
-    if largest > 2:
+    floats, sound = read_trits(wire, scale, d, _values)
+    if not sound:
         check(wire[..., 4:])
     return floats
+
+
+def decoded(x: Tensor, scale: Tensor, key: int) -> Tensor:
+    """f[..., d], f32[..., 1] -> what is read of what is drawn, in x's dtype."""
+    return decoded_trits(x, scale, key).to(x.dtype)
 
 
 def check(wire: Tensor) -> None:
@@ -48,5 +59,39 @@ def check(wire: Tensor) -> None:
         raise ValueError(f"bytes of five trits are below 243, got {int(wire.max())}")
 
 
+def _values(scale: Tensor, signs: Tensor) -> Tensor:
+    return signs.float() * scale
+
+
+def _unpack(wire: Tensor, count: int) -> Tensor:
+    return (wire.unsqueeze(-1) // _weights(wire.device) % 3).flatten(-2)[..., :count]
+
+
 def _weights(device: torch.device) -> Tensor:
     return torch.tensor([1, 3, 9, 27, 81], dtype=torch.uint8, device=device)
+
+
+def _draw(x: Tensor, scale: Tensor, s: int, key: int, width: int, binary: bool) -> Tensor:
+    """Finite f[..., d], f32[..., 1] -> u8[..., 4 + m]: the scale, and trits drawn at random."""
+    trits = (levels.linear(x, scale, s, key) + 1).byte()
+    return torch.cat([values.encode(scale, "float32"), pack(trits)], -1)
+
+
+def _read(wire: Tensor, scale: Tensor, d: int, meaning: Meaning) -> tuple[Tensor, bool]:
+    """u8[..., 4 + m], f32[..., 1] -> what d trits mean f32[..., d], and whether all bytes are trits."""
+    sound = not bool((wire[..., 4:] >= 243).any())
+    return meaning(scale, _unpack(wire[..., 4:], d).float() - 1), sound
+
+
+def _decoded(x: Tensor, scale: Tensor, key: int) -> Tensor:
+    """f[..., d], f32[..., 1] -> trits drawn at random times the scale, f32[..., d]."""
+    return _values(scale, levels.linear(x, scale, 1, key))
+
+
+def _by_bytes(x: Tensor, scale: Tensor, key: int) -> Tensor:
+    return read(draw(x, scale, key), x.shape[-1])
+
+
+draw_trits = Kernel(_draw, cpu=rounding.draw)
+read_trits = Kernel(_read, cpu=rounding.read_trits)
+decoded_trits = Kernel(_decoded, cpu=(Twin("numba", rounding.many, _by_bytes),))

@@ -3,17 +3,12 @@
 float64   | k x 8 bytes |
 float32   | k x 4 bytes |
 bfloat16  | k x 2 bytes |    rounded to nearest even; what is beyond the largest bfloat16 is clamped to it
-natural   | k bytes: exponent e | ceil(k / 8) bytes: signs, least bit first |   value: 0 if e = 0, else 2^(e - 127)
-bits4     | 8 x float32: levels | k codes of 4 bits (wire/bits.py) |   value: level of code % 8, negative from 8 on
-bits2     | 2 x float32: levels | k codes of 2 bits (wire/bits.py) |   value: level of code % 2, negative from 2 on
+natural   | k bytes of exponents | ceil(k / 8) bytes of signs |      (wire/natural.py)
+bits4     | 8 x float32: levels | k codes of 4 bits |                (wire/classes.py)
+bits2     | 2 x float32: levels | k codes of 2 bits |
 
-Natural rounds |t| at random to one of the two powers of two around it, so that the mean is |t| and the variance at most
-t^2 / 8 (Horváth et al. 2019, arXiv:1905.10988, Theorem 3). Outside the normal float32 range: |t| < 2^-126 becomes 0 or
-2^-126, unbiased still, and |t| > 2^127 becomes 2^127.
-
-bits4 and bits2 draw nothing: every level is the mean magnitude of its class, and the classes lie in equal ratios
-between the least and the largest magnitude of a message (kernels/classes.py). They are for error feedback, which takes
-what they round away up again. Equal magnitudes are exact, zeros among them too.
+natural is unbiased; bfloat16, bits4 and bits2 are for error feedback, which adds what they round away to the next
+message.
 """
 
 from __future__ import annotations
@@ -24,9 +19,8 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from gradwire.kernels import classes, compiled, rounding
 from gradwire.layout import Turn
-from gradwire.wire import bits
+from gradwire.wire import classes, natural
 
 Format: TypeAlias = Literal["bfloat16", "bits2", "bits4", "float32", "float64", "natural"]
 
@@ -61,16 +55,16 @@ def delta(name: Format, k: int) -> float:
 def nbytes(name: Format, k: int) -> int:
     """Bytes that k values take."""
     if name in _WIDTHS:
-        return 4 * classes.count(_WIDTHS[name]) + bits.nbytes(k, _WIDTHS[name])
-    return k + bits.nbytes(k, 1) if name == "natural" else k * _DTYPES[name].itemsize
+        return classes.nbytes(k, _WIDTHS[name])
+    return natural.nbytes(k) if name == "natural" else k * _DTYPES[name].itemsize
 
 
 def encode(x: Tensor, name: Format, key: int = 0) -> Tensor:
-    """f[..., k], finite -> u8[..., nbytes(name, k)]; only `natural` rounds at random, by the coins of `key`."""
+    """f[..., k], finite -> u8[..., nbytes(name, k)]; only `natural` rounds at random, by the uniforms of `key`."""
     if name == "natural":
-        return rounding.natural(x, key)
+        return natural.encode(x, key)
     if name in _WIDTHS:
-        return _classes(x, _WIDTHS[name])
+        return classes.encode(x, _WIDTHS[name])
     dtype, limit = _range(name, x.dtype)
     return x.clamp(-limit, limit).to(dtype).contiguous().view(torch.uint8)
 
@@ -80,24 +74,21 @@ def decode(wire: Tensor, name: Format, k: int) -> Tensor:
     if wire.shape[-1] != nbytes(name, k):
         raise ValueError(f"{k} values as {name} take {nbytes(name, k)} bytes, got {wire.shape[-1]}")
     if name == "natural":
-        return rounding.powers(wire, k)
+        return natural.decode(wire, k)
     if name in _WIDTHS:
-        return _means(wire, _WIDTHS[name], k)
+        return classes.decode(wire, k, _WIDTHS[name])
     # Into a new tensor, because a slice of a larger message need not be aligned for the wider dtype.
     values = torch.empty((*wire.shape[:-1], k), dtype=_DTYPES[name], device=wire.device)
     values.view(torch.uint8).copy_(wire)
     return values if name == "float64" else values.float()
 
 
-def said(x: Tensor, name: Format, turn: Turn) -> Tensor:
+def decoded(x: Tensor, name: Format, turn: Turn) -> Tensor:
     """f[..., k] -> the same dtype, newly made: what a peer decodes of values in a format."""
     if name in _WIDTHS:
         return decode(encode(x, name), name, x.shape[-1]).to(x.dtype)
     if name == "natural":
-        key = turn.key(shared=False)
-        if rounding.serves(x):
-            return rounding.powers(rounding.natural(x, key), x.shape[-1])
-        return rounding.power(rounding.exponents(x, key)).copysign_(x).to(x.dtype)
+        return natural.decoded(x, turn.key(shared=False))
     dtype, limit = _range(name, x.dtype)
     values = x.clamp(-limit, limit)
     return values if dtype == x.dtype else values.to(dtype).to(x.dtype)
@@ -108,21 +99,3 @@ def _range(name: Format, source: torch.dtype) -> tuple[torch.dtype, float]:
     """The dtype of a format, and the largest value that both it and the source can hold."""
     dtype = _DTYPES[name]
     return dtype, min(torch.finfo(dtype).max, torch.finfo(source).max)
-
-
-def _classes(x: Tensor, width: int) -> Tensor:
-    """f[..., k] -> u8[..., 4 C + nbytes(k, width)]: the classes' means, and every value's class and sign."""
-    wire = classes.encode(x, width)
-    if wire is not None:
-        return wire
-    levels, codes = classes.classify(x, width)
-    return torch.cat([levels.view(torch.uint8), bits.pack(codes, width)], -1)
-
-
-def _means(wire: Tensor, width: int, k: int) -> Tensor:
-    head = 4 * classes.count(width)
-    levels = decode(wire[..., :head], "float32", classes.count(width))
-    table = torch.cat([levels, -levels], -1)
-    if k >= compiled.SHORT and compiled.reads(wire, torch.uint8, 0):
-        return rounding.look_up(wire, head, width, table, k)[0]
-    return table.gather(-1, bits.unpack(wire[..., head:], width, k))

@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 Ints: TypeAlias = npt.NDArray[np.int64]
 Bits: TypeAlias = npt.NDArray[np.int32]
 Words: TypeAlias = npt.NDArray[np.uint64]
-Octets: TypeAlias = npt.NDArray[np.uint8]
+Bytes: TypeAlias = npt.NDArray[np.uint8]
 Floats: TypeAlias = npt.NDArray[np.float32]
 Wide: TypeAlias = npt.NDArray[np.float64]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,7 +30,7 @@ SIZE = np.int32(0x7FFFFFFF)
 """All bits of a float32 but its sign."""
 
 INFINITE = np.int32(0x7F800000)
-"""Bits of the least magnitude that is not finite: as a border, one that nothing finite reaches."""
+"""Bits of the least magnitude that is not finite: as a threshold, one that nothing finite reaches."""
 
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 """Of SplitMix64, as in splitmix.py."""
@@ -54,7 +54,7 @@ def compile_for(signature: str, **options: Any) -> Callable[[F], F]:
 
 @intrinsic
 def lowest(typing: Any, word: Any) -> Any:
-    """The place of the lowest bit that is set in a uint64 other than 0."""
+    """The position of the lowest bit that is set in a uint64 other than 0."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(I1, 1))
@@ -63,8 +63,8 @@ def lowest(typing: Any, word: Any) -> Any:
 
 
 @intrinsic
-def hashed(typing: Any, key: Any, place: Any) -> Any:
-    """SplitMix64's output number `place`, from 0 on: a uint64."""
+def hashed(typing: Any, key: Any, index: Any) -> Any:
+    """SplitMix64's output number `index`, from 0 on: a uint64."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         def mixed(z: Any, shift: int, factor: int) -> Any:
@@ -90,33 +90,33 @@ def _in_all(builder: Any, number: Any, lane: Any) -> Any:
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(I32, 64), [0] * 64))
 
 
-def _reaching(builder: Any, bits: Any, least: Any) -> Any:
-    """Which of 64 magnitudes are `least` or more, as a number."""
+def _reaching(builder: Any, bits: Any, threshold: Any) -> Any:
+    """Which of 64 magnitudes reach a threshold, as a number."""
     sizes = builder.and_(bits, ir.Constant(ir.VectorType(I32, 64), [int(SIZE)] * 64))
-    return builder.bitcast(builder.icmp_signed(">=", sizes, _in_all(builder, least, I32)), I64)
+    return builder.bitcast(builder.icmp_signed(">=", sizes, _in_all(builder, threshold, I32)), I64)
 
 
 @intrinsic
-def reaching(typing: Any, bits: Any, at: Any, least: Any) -> Any:
-    """Which of the 64 magnitudes in i32 bits[at : at + 64] are `least` or more, as the bits of a uint64, first lowest.
+def reaching(typing: Any, bits: Any, at: Any, threshold: Any) -> Any:
+    """Which of the 64 magnitudes in i32 bits[at : at + 64] reach a threshold, as the bits of a uint64, first lowest.
 
     A comparison of vectors whose result is read as a number: four instructions where vectors have 512 bits, which
     LLVM does not find in a loop over single elements.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array, start, border = arguments
+        array, start, threshold = arguments
         block = builder.load(_lanes(context, builder, signature.args[0], array, start, I32), align=1)
-        return _reaching(builder, block, border)
+        return _reaching(builder, block, threshold)
 
     return types.uint64(bits, types.int64, types.int32), generate
 
 
 @intrinsic
-def accumulate(typing: Any, source: Any, at: Any, memory: Any, target: Any, to: Any, least: Any) -> Any:
+def accumulate(typing: Any, source: Any, at: Any, memory: Any, target: Any, to: Any, threshold: Any) -> Any:
     """Move source[at : at + 64] to target[to : to + 64], with memory[to : to + 64] added: f32, zeros stay behind.
 
-    Tells which of the 64 sums' magnitudes are `least` or more, as `reaching` does.
+    Tells which of the 64 sums' magnitudes reach a threshold, as `reaching` does.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -134,14 +134,14 @@ def accumulate(typing: Any, source: Any, at: Any, memory: Any, target: Any, to: 
 
 
 @intrinsic
-def beyond(typing: Any, lanes: Any, at: Any, border: Any) -> Any:
-    """Which of the 64 numbers in i32 or u8 lanes[at : at + 64] are above the border, read without a sign."""
+def beyond(typing: Any, lanes: Any, at: Any, threshold: Any) -> Any:
+    """Which of the 64 numbers in i32 or u8 lanes[at : at + 64] are above the threshold, read without a sign."""
     lane, kind = (I8, types.uint8) if lanes.dtype == types.uint8 else (I32, types.int32)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array, start, border = arguments
+        array, start, threshold = arguments
         block = builder.load(_lanes(context, builder, signature.args[0], array, start, lane), align=1)
-        return builder.bitcast(builder.icmp_unsigned(">", block, _in_all(builder, border, lane)), I64)
+        return builder.bitcast(builder.icmp_unsigned(">", block, _in_all(builder, threshold, lane)), I64)
 
     return types.uint64(lanes, types.int64, kind), generate
 
@@ -152,24 +152,24 @@ def _eight(context: Any, builder: Any, signature: Any, array: Any, at: Any) -> A
 
 
 @intrinsic
-def load(typing: Any, empty_bytes: Any, at: Any) -> Any:
+def load(typing: Any, wire: Any, at: Any) -> Any:
     """u8[at : at + 8] as a uint64, least byte first."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.load(_eight(context, builder, signature, *arguments), align=1)
 
-    return types.uint64(empty_bytes, types.int64), generate
+    return types.uint64(wire, types.int64), generate
 
 
 @intrinsic
-def store(typing: Any, empty_bytes: Any, at: Any, word: Any) -> Any:
+def store(typing: Any, wire: Any, at: Any, word: Any) -> Any:
     """Write a uint64 to u8[at : at + 8], least byte first."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         builder.store(arguments[2], _eight(context, builder, signature, *arguments[:2]), align=1)
         return context.get_dummy_value()
 
-    return types.void(empty_bytes, types.int64, types.uint64), generate
+    return types.void(wire, types.int64, types.uint64), generate
 
 
 @intrinsic

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradwire.kernels.cpu.compiler import Ints, Octets, compile_for, lowest
+from gradwire.kernels.cpu.compiler import Bytes, Ints, compile_for, lowest
 from gradwire.kernels.cpu.packing import get, pack_row, put
 
 ONE = np.uint64(1)
 
 
 @compile_for("void(int64[::1], int64, int64, int64, int64, uint8[::1])")
-def _bitmap(indices: Ints, d: int, low: int, gap: int, split: int, out: Octets) -> None:
+def _bitmap(indices: Ints, d: int, low: int, gap: int, split: int, out: Bytes) -> None:
     """Set bit (index_i >> low) + gap i of the bits that begin at byte `split`, up to the end of out."""
     word, at, end, previous = np.uint64(0), split, len(out), -1
     for i in range(len(indices)):
@@ -35,7 +35,7 @@ def _bitmap(indices: Ints, d: int, low: int, gap: int, split: int, out: Octets) 
 
 
 @compile_for("void(int64[:,::1], int64, int64, int64, int64, uint8[:,::1])")
-def encode(indices: Ints, d: int, low: int, gap: int, split: int, out: Octets) -> None:
+def encode(indices: Ints, d: int, low: int, gap: int, split: int, out: Bytes) -> None:
     """Increasing i64[rows, k] below d -> out u8[rows, nbytes]: `low` bits of each, then from byte `split` the bitmap.
 
     Raises:
@@ -48,7 +48,7 @@ def encode(indices: Ints, d: int, low: int, gap: int, split: int, out: Octets) -
 
 
 @compile_for("int64(uint8[::1], int64, int64, int64, int64, int64, int64[::1])")
-def _positions(wire: Octets, d: int, low: int, gap: int, split: int, length: int, out: Ints) -> int:
+def _positions(wire: Bytes, d: int, low: int, gap: int, split: int, length: int, out: Ints) -> int:
     mask, found, end, wrong, previous = (ONE << np.uint64(low)) - ONE, 0, len(wire), 0, -1
     for start in range(0, length, 64):
         word = get(wire, split + (start >> 3), end)
@@ -59,8 +59,8 @@ def _positions(wire: Octets, d: int, low: int, gap: int, split: int, length: int
                 return 1
             bit = start + lowest(word)
             word &= word - ONE
-            place = found * low
-            rest = get(wire, place >> 3, end) >> np.uint64(place & 7) & mask
+            position = found * low
+            rest = get(wire, position >> 3, end) >> np.uint64(position & 7) & mask
             index = (bit - gap * found) << low | np.int64(rest)
             wrong |= not previous < index < d
             previous = index
@@ -70,7 +70,7 @@ def _positions(wire: Octets, d: int, low: int, gap: int, split: int, length: int
 
 
 @compile_for("int64(uint8[:,::1], int64, int64, int64, int64, int64, int64[:,::1])")
-def decode(wire: Octets, d: int, low: int, gap: int, split: int, length: int, out: Ints) -> int:
+def decode(wire: Bytes, d: int, low: int, gap: int, split: int, length: int, out: Ints) -> int:
     """u8[rows, nbytes] -> out i64[rows, k], k > 0, of a bitmap of `length` bits; `low` is at most 56.
 
     Returns 0, or 1 if a row does not hold k indices, else 2 if one's do not increase or reach d.

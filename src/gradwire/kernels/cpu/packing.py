@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from gradwire.kernels.cpu.compiler import Bits, Floats, Ints, Octets, Words, beyond, compile_for, load, store
+from gradwire.kernels.cpu.compiler import Bits, Bytes, Floats, Ints, Words, beyond, compile_for, load, store
 
 BLOCK = 1280
 """Codes at a time, in the first cache: a multiple of 64 and of 5."""
 
-TRITS = 0
+FIVES = 0
 """The width that stands for five numbers of three values in a byte."""
 
 
 @compile_for("void(uint8[::1], int64, int64, uint64)")
-def put(out: Octets, at: int, end: int, word: Any) -> None:
+def put(out: Bytes, at: int, end: int, word: Any) -> None:
     """Write a word to out[at : at + 8], or as much of it as lies before the end."""
     if at + 8 <= end:
         store(out, at, word)
@@ -32,7 +32,7 @@ def put(out: Octets, at: int, end: int, word: Any) -> None:
 
 
 @compile_for("uint64(uint8[::1], int64, int64)")
-def get(wire: Octets, at: int, end: int) -> Any:
+def get(wire: Bytes, at: int, end: int) -> Any:
     """wire[at : at + 8] as a word; zeros for what does not lie before the end."""
     if at + 8 <= end:
         return load(wire, at)
@@ -43,7 +43,7 @@ def get(wire: Octets, at: int, end: int) -> Any:
 
 
 @compile_for("void(int64[::1], int64, uint8[::1], int64)")
-def pack_row(values: Ints, width: int, out: Octets, start: int) -> None:
+def pack_row(values: Ints, width: int, out: Bytes, start: int) -> None:
     """The low bits of values i64[m], 0 <= width <= 62, to out u8 from start on, to a whole byte."""
     mask = (np.uint64(1) << np.uint64(width)) - np.uint64(1)
     end = start + (len(values) * width + 7) // 8
@@ -62,28 +62,28 @@ def pack_row(values: Ints, width: int, out: Octets, start: int) -> None:
 
 
 @compile_for("void(int64[:,::1], int64, uint8[:,::1])")
-def pack(values: Ints, width: int, out: Octets) -> None:
+def pack(values: Ints, width: int, out: Bytes) -> None:
     """i64[rows, m] of `width` bits -> out u8[rows, nbytes]."""
     for row in range(len(values)):
         pack_row(values[row], width, out[row], 0)
 
 
 @compile_for("void(uint8[:,::1], int64, int64[:,::1])")
-def unpack(wire: Octets, width: int, out: Ints) -> None:
+def unpack(wire: Bytes, width: int, out: Ints) -> None:
     """u8[rows, nbytes] -> out i64[rows, m] of `width` bits."""
     mask, end = (np.uint64(1) << np.uint64(width)) - np.uint64(1), wire.shape[1]
     for row in range(len(wire)):
-        empty_bytes = wire[row]
+        packed = wire[row]
         for i in range(out.shape[1]):
             at, shift = i * width >> 3, i * width & 7
-            value = get(empty_bytes, at, end) >> np.uint64(shift)
+            value = get(packed, at, end) >> np.uint64(shift)
             if shift + width > 64:
-                value |= get(empty_bytes, at + 8, end) << np.uint64(64 - shift)
+                value |= get(packed, at + 8, end) << np.uint64(64 - shift)
             out[row, i] = np.int64(value & mask)
 
 
 @compile_for("void(uint8[::1], uint8[::1])")
-def _flags_row(flags: Octets, out: Octets) -> None:
+def _flags_row(flags: Bytes, out: Bytes) -> None:
     whole = len(flags) // 64 * 64
     for at in range(0, whole, 64):
         store(out, at >> 3, beyond(flags, at, np.uint8(0)))
@@ -93,42 +93,42 @@ def _flags_row(flags: Octets, out: Octets) -> None:
 
 
 @compile_for("void(uint8[:,::1], uint8[:,::1])")
-def pack_flags(flags: Octets, out: Octets) -> None:
+def pack_flags(flags: Bytes, out: Bytes) -> None:
     """u8[rows, m] of zeros and ones -> out u8[rows, nbytes]."""
     for row in range(len(flags)):
         _flags_row(flags[row], out[row])
 
 
 @compile_for("void(uint8[:,::1], uint8[:,::1])")
-def unpack_flags(wire: Octets, out: Octets) -> None:
+def unpack_flags(wire: Bytes, out: Bytes) -> None:
     """u8[rows, nbytes] -> out u8[rows, m] of zeros and ones."""
     for row in range(len(wire)):
-        empty_bytes, flags = wire[row], out[row]
+        packed, flags = wire[row], out[row]
         whole = len(flags) // 8
         for i in range(whole):
             for j in range(8):
-                flags[8 * i + j] = empty_bytes[i] >> j & 1
+                flags[8 * i + j] = packed[i] >> j & 1
         for i in range(8 * whole, len(flags)):
-            flags[i] = empty_bytes[i >> 3] >> (i & 7) & 1
+            flags[i] = packed[i >> 3] >> (i & 7) & 1
 
 
 @compile_for("void(int32[::1], int32, uint8[::1], int64)")
-def flag_signs(bits: Bits, border: Any, out: Octets, start: int) -> None:
-    """Which of float32 bits[m] are above the border, read without a sign: to out u8 from start on, a bit each."""
+def flag_signs(bits: Bits, threshold: Any, out: Bytes, start: int) -> None:
+    """Which of float32 bits[m] are above the threshold, read without a sign: to out u8 from start on, a bit each."""
     whole = len(bits) // 64 * 64
     for at in range(0, whole, 64):
-        store(out, start + (at >> 3), beyond(bits, at, border))
+        store(out, start + (at >> 3), beyond(bits, at, threshold))
     for at in range(whole, len(bits), 8):
-        octet = 0
+        byte = 0
         for i in range(at, min(at + 8, len(bits))):
-            octet |= (np.uint32(bits[i]) > np.uint32(border)) << (i - at)
-        out[start + (at >> 3)] = octet
+            byte |= (np.uint32(bits[i]) > np.uint32(threshold)) << (i - at)
+        out[start + (at >> 3)] = byte
 
 
 @compile_for("void(uint8[::1], int64, int64, uint8[::1], int64, int64)")
-def pack_codes(codes: Octets, m: int, width: int, out: Octets, at: int, end: int) -> None:
-    """codes u8[:m] of `width` <= 8 bits, or TRITS, to out u8[at:end]. Reads on to a multiple of 8, or of 5."""
-    if width == TRITS:
+def pack_codes(codes: Bytes, m: int, width: int, out: Bytes, at: int, end: int) -> None:
+    """codes u8[:m] of `width` <= 8 bits, or FIVES, to out u8[at:end]. Reads on to a multiple of 8, or of 5."""
+    if width == FIVES:
         for i in range((m + 4) // 5):
             j = 5 * i
             out[at + i] = codes[j] + 3 * codes[j + 1] + 9 * codes[j + 2] + 27 * codes[j + 3] + 81 * codes[j + 4]
@@ -149,9 +149,9 @@ def pack_codes(codes: Octets, m: int, width: int, out: Octets, at: int, end: int
 
 
 @compile_for("void(uint8[::1], int64, int64, int64, int64, uint64[::1], uint8[::1])")
-def _unpack_codes(wire: Octets, at: int, end: int, m: int, width: int, fives: Words, codes: Octets) -> None:
+def _unpack_codes(wire: Bytes, at: int, end: int, m: int, width: int, fives: Words, codes: Bytes) -> None:
     """What `pack_codes` undoes: codes u8[:m] out of wire from `at` on; writes on to the next multiple of 8."""
-    if width == TRITS:
+    if width == FIVES:
         for i in range((m + 4) // 5):
             store(codes, 5 * i, fives[wire[at + i]])
         return
@@ -171,7 +171,7 @@ def _unpack_codes(wire: Octets, at: int, end: int, m: int, width: int, fives: Wo
 
 
 @compile_for("int64(uint8[::1], float32[::1], float32[::1])")
-def _choose(codes: Octets, table: Floats, out: Floats) -> int:
+def _choose(codes: Bytes, table: Floats, out: Floats) -> int:
     largest = np.uint8(0)
     for i in range(len(out)):
         code = codes[i]
@@ -181,23 +181,25 @@ def _choose(codes: Octets, table: Floats, out: Floats) -> int:
 
 
 @compile_for("int64(uint8[:,::1], int64, int64, float32[:,::1], float32[:,::1])")
-def look_up(wire: Octets, head: int, width: int, table: Floats, out: Floats) -> int:
-    """Codes in u8[rows, head + nbytes] of `width` <= 8 bits, or TRITS -> out f32[rows, m] = table f32[rows, 256].
+def look_up(wire: Bytes, head: int, width: int, table: Floats, out: Floats) -> int:
+    """Codes in u8[rows, head + nbytes] of `width` <= 8 bits, or FIVES -> out f32[rows, m] = table f32[rows, c].
 
-    Returns the largest code, of TRITS 255 for bytes that no five of them make.
+    Codes from c on get any value. Returns the largest code, of FIVES 255 for bytes that no five of them make.
     """
     fives, largest, d = np.empty(256, np.uint64), 0, out.shape[1]
-    for octet in range(256):
-        word, rest = 0, octet
+    for byte in range(256):
+        word, rest = 0, byte
         for j in range(5):
             word |= (rest % 3) << 8 * j
             rest //= 3
-        fives[octet] = np.uint64(word) if octet < 243 else np.uint64(0xFFFFFFFFFF)
-    codes = np.empty(BLOCK + 8, np.uint8)
+        fives[byte] = np.uint64(word) if byte < 243 else np.uint64(0xFFFFFFFFFF)
+    codes, meanings = np.empty(BLOCK + 8, np.uint8), np.zeros(256, np.float32)
     for row in range(len(wire)):
+        for code in range(table.shape[1]):
+            meanings[code] = table[row, code]
         for start in range(0, d, BLOCK):
             m = min(BLOCK, d - start)
             at = head + (start * width // 8 if width else start // 5)
             _unpack_codes(wire[row], at, wire.shape[1], m, width, fives, codes)
-            largest = max(largest, _choose(codes, table[row], out[row, start : start + m]))
+            largest = max(largest, _choose(codes, meanings, out[row, start : start + m]))
     return int(largest)

@@ -11,9 +11,9 @@ import numpy as np
 from gradwire.kernels.cpu.compiler import (
     SIZE,
     Bits,
+    Bytes,
     Floats,
     Ints,
-    Octets,
     Wide,
     as_integer,
     compile_for,
@@ -25,7 +25,7 @@ MANTISSA = np.int32(0x7FFFFF)
 SIGNED, NEGATIVE = np.int32(0x7FFFFFFF), np.int32(-(2**31))
 """Above the first, read without a sign, lies what has a sign, above the second what is below zero."""
 
-COIN = 2.0**-53
+UNIT = 2.0**-53
 
 
 @compile_for("void(uint64, float32[::1])")
@@ -36,23 +36,23 @@ def uniforms(key: Any, out: Floats) -> None:
 
 
 @compile_for("void(uint64, int64, float64[::1])")
-def wide_coins(key: Any, base: int, out: Wide) -> None:
+def wide_uniforms(key: Any, base: int, out: Wide) -> None:
     """Fill f64[m] with those from number `base` on."""
     for i in range(len(out)):
-        out[i] = np.float64(np.int64(hashed(key, base + i) >> np.uint64(11))) * COIN
+        out[i] = np.float64(np.int64(hashed(key, base + i) >> np.uint64(11))) * UNIT
 
 
 @compile_for("void(int32[::1], uint64, int64, uint8[::1])")
-def _exponents(bits: Bits, key: Any, base: int, out: Octets) -> None:
+def _exponents(bits: Bits, key: Any, base: int, out: Bytes) -> None:
     for i in range(len(bits)):
-        # The coin is below the mantissa if both, the coin counted from above, carry into the exponent.
-        coin = np.int32(np.int64(hashed(key, base + i) >> np.uint64(41)))
-        code = np.int32((bits[i] & SIZE) + (MANTISSA - coin)) >> np.int32(23)
+        # The number drawn is below the mantissa if both, it counted from above, carry into the exponent.
+        drawn = np.int32(np.int64(hashed(key, base + i) >> np.uint64(41)))
+        code = np.int32((bits[i] & SIZE) + (MANTISSA - drawn)) >> np.int32(23)
         out[i] = np.uint8(min(code, np.int32(254)))
 
 
 @compile_for("void(int32[:,::1], uint64, uint8[:,::1])")
-def natural(bits: Bits, key: Any, out: Octets) -> None:
+def natural(bits: Bits, key: Any, out: Bytes) -> None:
     """float32 bits[rows, d] -> out u8[rows, d + ceil(d / 8)]: exponents, rounded at random, and signs."""
     d = bits.shape[1]
     for row in range(len(bits)):
@@ -61,16 +61,16 @@ def natural(bits: Bits, key: Any, out: Octets) -> None:
 
 
 @compile_for("void(uint8[:,::1], int32[:,::1])")
-def powers(wire: Octets, out: Bits) -> None:
+def powers(wire: Bytes, out: Bits) -> None:
     """u8[rows, d + ceil(d / 8)] -> float32 bits out[rows, d]."""
     d = out.shape[1]
     whole = d // 8 * 8
     for row in range(len(wire)):
         codes, signs, bits = wire[row, :d], wire[row, d:], out[row]
         for i in range(0, whole, 8):
-            octet = np.uint32(signs[i >> 3])
+            byte = np.uint32(signs[i >> 3])
             for j in range(8):
-                sign = (octet >> np.uint32(j)) << np.uint32(31)
+                sign = (byte >> np.uint32(j)) << np.uint32(31)
                 bits[i + j] = np.int32(sign | np.uint32(codes[i + j]) << np.uint32(23))
         for i in range(whole, d):
             sign = (np.uint32(signs[i >> 3]) >> np.uint32(i & 7)) << np.uint32(31)
@@ -86,7 +86,7 @@ def _total(x: Floats) -> Any:
 
 
 @compile_for("void(float32[:,::1], int32[:,::1], int64, uint8[:,::1], float64[::1])")
-def signs(x: Floats, bits: Bits, head: int, out: Octets, sums: Wide) -> None:
+def signs(x: Floats, bits: Bits, head: int, out: Bytes, sums: Wide) -> None:
     """f32[rows, d] and its bits -> what is negative, in bits of out u8[rows, head + ceil(d / 8)], and sums of |x|."""
     d = x.shape[1]
     for row in range(len(x)):
@@ -98,77 +98,90 @@ def signs(x: Floats, bits: Bits, head: int, out: Octets, sums: Wide) -> None:
 
 
 @compile_for("void(uint8[:,::1], int64, int32[::1], int32[:,::1])")
-def signed(wire: Octets, head: int, scales: Bits, out: Bits) -> None:
+def signed(wire: Bytes, head: int, scales: Bits, out: Bits) -> None:
     """u8[rows, head + ceil(d / 8)], scales f32[rows] -> out f32[rows, d]: a scale, negative where a bit says so."""
     d = out.shape[1]
     whole = d // 8 * 8
     for row in range(len(wire)):
-        empty_bytes, bits, scale = wire[row, head:], out[row], np.uint32(scales[row])
+        negative, bits, scale = wire[row, head:], out[row], np.uint32(scales[row])
         for i in range(0, whole, 8):
-            octet = np.uint32(empty_bytes[i >> 3])
+            byte = np.uint32(negative[i >> 3])
             for j in range(8):
-                bits[i + j] = np.int32(scale ^ (octet >> np.uint32(j)) << np.uint32(31))
+                bits[i + j] = np.int32(scale ^ (byte >> np.uint32(j)) << np.uint32(31))
         for i in range(whole, d):
-            bits[i] = np.int32(scale ^ (np.uint32(empty_bytes[i >> 3]) >> np.uint32(i & 7)) << np.uint32(31))
+            bits[i] = np.int32(scale ^ (np.uint32(negative[i >> 3]) >> np.uint32(i & 7)) << np.uint32(31))
 
 
-# Without the coins' own arithmetic in it, which is that of integers, the next loop is one for vectors of the machine.
+# Without the uniforms' own arithmetic, which is that of integers, the next loop is one for vectors of the machine.
 @compile_for("void(float32[::1], float64, float64, float64[::1], uint8[::1])")
-def _linear(x: Floats, step: float, s: float, uniforms: Wide, codes: Octets) -> None:
+def _linear(x: Floats, step: float, s: float, uniforms: Wide, codes: Bytes) -> None:
     middle = np.int32(s)
     for i in range(len(x)):
         size = abs(np.float64(x[i])) * step
-        sum = (size if size < s else s) + uniforms[i]
-        level = np.int32(sum if sum < s else s)
+        total = (size if size < s else s) + uniforms[i]
+        level = np.int32(total if total < s else s)
         codes[i] = np.uint8(middle + (-level if x[i] < np.float32(0) else level))
 
 
 @compile_for("void(float32[::1], float64, float64, float64[::1], uint8[::1])")
-def _geometric(x: Floats, step: float, s: float, uniforms: Wide, codes: Octets) -> None:
+def _geometric(x: Floats, step: float, s: float, uniforms: Wide, codes: Bytes) -> None:
     lowest, raised, middle = 2.0 ** (1 - s), 2.0 ** (s - 1), np.int32(s)
     for i in range(len(x)):
         size = abs(np.float64(x[i])) * step
-        share = size if size < 1.0 else 1.0
-        bits = as_integer(share)
+        ratio = size if size < 1.0 else 1.0
+        bits = as_integer(ratio)
         mantissa = np.float64(bits & 0xFFFFFFFFFFFFF) * 2.0**-52
         above = np.int32((bits >> 52) - 1023) + middle + np.int32(uniforms[i] < mantissa)
-        level = np.int32(uniforms[i] < share * raised) if share < lowest else above
+        level = np.int32(uniforms[i] < ratio * raised) if ratio < lowest else above
         codes[i] = np.uint8(middle + (-level if x[i] < np.float32(0) else level))
 
 
-@compile_for("void(float32[::1], float64, int64, boolean, uint64, int64, int64, int64, uint8[::1])")
+@compile_for(
+    "void(float32[::1], float64, int64, boolean, uint64, int64, int64, int64, uint8[::1], uint8[::1], float64[::1])"
+)
 def _level_row(
-    x: Floats, step: float, s: int, binary: bool, key: Any, base: int, width: int, at: int, out: Octets
+    x: Floats,
+    step: float,
+    s: int,
+    binary: bool,
+    key: Any,
+    base: int,
+    width: int,
+    at: int,
+    out: Bytes,
+    codes: Bytes,
+    drawn: Wide,
 ) -> None:
-    codes, tossed, end, count = np.zeros(BLOCK + 8, np.uint8), np.empty(BLOCK), len(out), float(s)
+    end, count = len(out), float(s)
     for start in range(0, len(x), BLOCK):
         part = x[start : start + BLOCK]
         m = len(part)
-        wide_coins(key, base + start, tossed)
+        wide_uniforms(key, base + start, drawn[:m])
         if binary:
-            _geometric(part, step, count, tossed, codes)
+            _geometric(part, step, count, drawn, codes)
         else:
-            _linear(part, step, count, tossed, codes)
+            _linear(part, step, count, drawn, codes)
         codes[m : m + 8] = 0
         pack_codes(codes, m, width, out, at, end)
         at += BLOCK * width // 8 if width else BLOCK // 5
 
 
 @compile_for("void(float32[:,::1], float64[::1], int64, boolean, uint64, int64, int64, uint8[:,::1])")
-def levels(x: Floats, steps: Wide, s: int, binary: bool, key: Any, width: int, head: int, out: Octets) -> None:
+def levels(x: Floats, steps: Wide, s: int, binary: bool, key: Any, width: int, head: int, out: Bytes) -> None:
     """f32[rows, d] times steps[rows], at most s (of powers of two: 1), to signed levels, at random: code level + s.
 
     They go to out u8[rows, head + nbytes], `width` <= 8 bits each or TRITS.
     """
-    d = x.shape[1]
+    d, codes, drawn = x.shape[1], np.zeros(BLOCK + 8, np.uint8), np.empty(BLOCK)
     for row in range(len(x)):
-        _level_row(x[row], steps[row], s, binary, key, row * d, width, head, out[row])
+        _level_row(x[row], steps[row], s, binary, key, row * d, width, head, out[row], codes, drawn)
 
 
 @compile_for("void(int32[::1], int32[::1], int32, uint8[::1])")
-def _classify(bits: Bits, borders: Bits, negative: Any, codes: Octets) -> None:
-    """Codes of float32 bits[m]: how many of 7 borders a magnitude reaches, plus `negative` below zero."""
-    a, b, c, d, e, f, g = borders[0], borders[1], borders[2], borders[3], borders[4], borders[5], borders[6]
+def _classify(bits: Bits, thresholds: Bits, negative: Any, codes: Bytes) -> None:
+    """Codes of float32 bits[m]: how many of 7 thresholds a magnitude reaches, plus `negative` below zero."""
+    a, b, c, d = thresholds[0], thresholds[1], thresholds[2], thresholds[3]
+    e, f, g = thresholds[4], thresholds[5], thresholds[6]
     for i in range(len(bits)):
         size = bits[i] & SIZE
         reached = np.int32(size >= a) + np.int32(size >= b) + np.int32(size >= c) + np.int32(size >= d)
@@ -181,13 +194,12 @@ def _classify(bits: Bits, borders: Bits, negative: Any, codes: Octets) -> None:
     " float64[:,::1], int64[:,::1])"
 )
 def classes(
-    x: Floats, bits: Bits, borders: Bits, grains: Wide, width: int, head: int, out: Octets, sums: Wide, counts: Ints
+    x: Floats, bits: Bits, thresholds: Bits, grains: Wide, width: int, head: int, out: Bytes, sums: Wide, counts: Ints
 ) -> None:
     """f32[rows, k] and its bits -> codes in out u8[rows, head + nbytes], sums and counts [rows, classes].
 
-    A magnitude's class is how many of borders[rows, 7] it reaches; the highest of a code's `width` bits is set below
-    zero. Magnitudes
-    are rounded, as grains[rows] says, so that their sums are exact.
+    A magnitude's class is how many of thresholds[rows, 7] it reaches; the highest of a code's `width` bits is set below
+    zero. Magnitudes are rounded, as grains[rows] says, so that their sums are exact.
     """
     rows, k = x.shape
     codes = np.zeros(BLOCK + 8, np.uint8)
@@ -197,10 +209,10 @@ def classes(
     for row in range(rows):
         for start in range(0, k, BLOCK):
             m = min(BLOCK, k - start)
-            _classify(bits[row, start : start + m], borders[row], np.int32(last + 1), codes)
+            _classify(bits[row, start : start + m], thresholds[row], np.int32(last + 1), codes)
             for i in range(m):
-                size, place = np.float64(abs(x[row, start + i])), np.int64(codes[i]) & last
-                sums[row, place] += (size + grains[row]) - grains[row]
-                counts[row, place] += 1
+                size, member_of = np.float64(abs(x[row, start + i])), np.int64(codes[i]) & last
+                sums[row, member_of] += (size + grains[row]) - grains[row]
+                counts[row, member_of] += 1
             codes[m : m + 8] = 0
             pack_codes(codes, m, width, out[row], head + start * width // 8, out.shape[1])

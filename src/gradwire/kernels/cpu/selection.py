@@ -1,8 +1,8 @@
 """Selection by Numba, of float32 in the host's memory: one read of the vector, no copy, the interpreter not held.
 
-A float32 magnitude's bits order as it does. With the place below them they make a key, magnitude << 32 | last - place,
+A float32 magnitude's bits order as it does. With the index below them they make a key, magnitude << 32 | last - index,
 that no other element has and that is larger where of equals the first wins: selection is the k-th largest of integers.
-Places are counted within a span, so that a span has at most 2^32 elements.
+Indices are counted within a span, so that a span has at most 2^32 elements.
 """
 
 # What is in the loops is Numba's language: the signatures above them are its types, checked when it compiles.
@@ -21,7 +21,7 @@ from gradwire.kernels.cpu.compiler import SIZE, Bits, Ints, Words, compile_for, 
 LAST = 0xFFFFFFFF
 
 BLOCK = 1024
-"""Elements between two looks at the room that is left, a multiple of 64."""
+"""Elements between two looks at the buffer's free end, a multiple of 64."""
 
 BINS = 2048
 """Of a histogram: it stays in the first cache."""
@@ -34,7 +34,7 @@ ONE = np.uint64(1)
 
 
 @compile_for("int64(int64[::1], int64, int64, int64[::1], int64[::1])")
-def least_of(keys: Ints, m: int, k: int, rest: Ints, counts: Ints) -> int:
+def kth_largest(keys: Ints, m: int, k: int, rest: Ints, counts: Ints) -> int:
     """The k-th largest of keys[:m], k > 0, equals counted one by one. Overwrites rest, as long as keys, and counts.
 
     A histogram between the smallest and the largest tells the bin where it lies, and the search goes on in there: a
@@ -68,14 +68,14 @@ def least_of(keys: Ints, m: int, k: int, rest: Ints, counts: Ints) -> int:
         m = found
 
 
-def room(d: int, k: int) -> int:
+def buffer_size(d: int, k: int) -> int:
     """Keys that lie in the memory while the k largest of d elements are searched, at most."""
     return 2 * k + max(8, int((float(d) * k) ** (1 / 3))) + 2 * BLOCK
 
 
 @compile_for("int64(int64, int64)")
 def sample_of(d: int, k: int) -> int:
-    """Elements that vote on the border of a span, a multiple of 8.
+    """Elements that set the threshold of a span, a multiple of 8.
 
     s of them leave a surplus of some k / sqrt(s k / d). What both cost together is least near s = (d k)^(1/3).
     """
@@ -91,13 +91,13 @@ def run_of(d: int, k: int, number: int) -> int:
 
 
 @compile_for("int64(int64, int64, int64[::1], int64[::1], int64[::1])")
-def vote_of(d: int, k: int, votes: Ints, rest: Ints, counts: Ints) -> int:
-    """The bits of a magnitude that k of d elements or a few more reach, most likely, by those of a sample."""
-    sample, share = sample_of(d, k), k / d
-    expected = share * sample
+def threshold_of(d: int, k: int, sample: Ints, rest: Ints, counts: Ints) -> int:
+    """The bits of a magnitude that k of d elements or a few more reach, most likely, by a sample's."""
+    size, density = sample_of(d, k), k / d
+    expected = density * size
     # Three standard deviations more than expected: too few cost a second pass, for which all workers wait.
-    wanted = int(expected + 3 * math.sqrt(expected * (1 - share))) + 3
-    return least_of(votes, sample, wanted, rest, counts) if wanted < sample else 0
+    wanted = int(expected + 3 * math.sqrt(expected * (1 - density))) + 3
+    return kth_largest(sample, size, wanted, rest, counts) if wanted < size else 0
 
 
 @compile_for("int64(int32[::1], int64, int64[::1], int64[::1], int64[::1])")
@@ -107,67 +107,67 @@ def _guess(bits: Bits, k: int, keys: Ints, rest: Ints, counts: Ints) -> int:
         start = run_of(len(bits), k, number)
         for j in range(8):
             keys[number * 8 + j] = bits[start + j] & SIZE
-    return vote_of(len(bits), k, keys, rest, counts)
+    return threshold_of(len(bits), k, keys, rest, counts)
 
 
 @compile_for("int64(int32[::1], int64, int64, int64, int64[::1], int64)")
-def _append(bits: Bits, start: int, end: int, border: int, keys: Ints, m: int) -> int:
-    """Append the keys of bits[start:end] that reach the border to keys[:m]; return how many there are then."""
-    least = np.int32(border)
+def _append(bits: Bits, start: int, end: int, threshold: int, keys: Ints, m: int) -> int:
+    """Append the keys of bits[start:end] that reach the threshold to keys[:m]; return how many there are then."""
+    limit = np.int32(threshold)
     whole = start + (end - start) // 64 * 64
     for at in range(start, whole, 64):
-        reach = np.uint64(reaching(bits, at, least))  # pyright: ignore[reportCallIssue]
-        while reach:
-            i = at + np.int64(lowest(reach))  # pyright: ignore[reportCallIssue]
-            reach &= reach - ONE
+        reached = np.uint64(reaching(bits, at, limit))  # pyright: ignore[reportCallIssue]
+        while reached:
+            i = at + np.int64(lowest(reached))  # pyright: ignore[reportCallIssue]
+            reached &= reached - ONE
             keys[m] = np.int64(bits[i] & SIZE) << 32 | LAST - i
             m += 1
     for i in range(whole, end):
         keys[m] = np.int64(bits[i] & SIZE) << 32 | LAST - i
-        m += (bits[i] & SIZE) >= least
+        m += (bits[i] & SIZE) >= limit
     return m
 
 
 @compile_for("int64(int32[::1], int64, int64, int64[::1], int64[::1], int64[::1])")
-def _passing(bits: Bits, k: int, border: int, keys: Ints, rest: Ints, counts: Ints) -> int:
-    """Collect the keys that reach the border; return how many. The k largest are among them if there are k.
+def _passing(bits: Bits, k: int, threshold: int, keys: Ints, rest: Ints, counts: Ints) -> int:
+    """Collect the keys that reach the threshold; return how many. The k largest are among them if there are k.
 
-    Where the room fills up, the k largest so far stay, and the smallest of them is the new border: that is work for k
-    keys after every k that came, so that no vector takes more than linear time.
+    Where the buffer fills up, the k largest so far stay, and the smallest of them is the new threshold: that is work
+    for k keys after every k that came, so that no vector takes more than linear time.
     """
     m = 0
     for start in range(0, len(bits), BLOCK):
         if m + BLOCK > len(keys):
-            least = least_of(keys, m, k, rest, counts)
+            smallest = kth_largest(keys, m, k, rest, counts)
             kept = 0
             for i in range(m):
                 key = keys[i]
                 keys[kept] = key
-                kept += key >= least
-            m, border = kept, (least >> 32) + 1
-        m = _append(bits, start, min(start + BLOCK, len(bits)), border, keys, m)
+                kept += key >= smallest
+            m, threshold = kept, (smallest >> 32) + 1
+        m = _append(bits, start, min(start + BLOCK, len(bits)), threshold, keys, m)
     return m
 
 
 @compile_for("void(int32[::1], int64, int64, int64[::1], int64[::1], int64[::1], int64[::1])")
 def _select(bits: Bits, k: int, base: int, out: Ints, keys: Ints, rest: Ints, counts: Ints) -> None:
-    """Write the places of the k largest magnitudes, plus base, to out i64[k]."""
+    """Write the indices of the k largest magnitudes, plus base, to out i64[k]."""
     if k == len(bits):
         for i in range(k):
             out[i] = base + i
     if k in (0, len(bits)):
         return
-    # No more than is needed: without a border the whole room fills up before there is one.
+    # No more than is needed: without a threshold the whole buffer fills up before there is one.
     keys = keys[: 2 * k + sample_of(len(bits), k) + 2 * BLOCK]
-    border = _guess(bits, k, keys, rest, counts) if len(bits) >= SAMPLED else 0
-    m = _passing(bits, k, border, keys, rest, counts)
+    threshold = _guess(bits, k, keys, rest, counts) if len(bits) >= SAMPLED else 0
+    m = _passing(bits, k, threshold, keys, rest, counts)
     if m < k:
         m = _passing(bits, k, 0, keys, rest, counts)
-    least = least_of(keys, m, k, rest, counts)
+    smallest = kth_largest(keys, m, k, rest, counts)
     at = i = 0
     while at < k:
         out[at] = base + LAST - (keys[i] & LAST)
-        at += keys[i] >= least
+        at += keys[i] >= smallest
         i += 1
 
 
@@ -180,7 +180,7 @@ def segmented_topk(bits: Bits, spans: Ints, ks: Ints, out: Ints, scratch: Ints) 
         spans: starts and ends.
         ks: how many of each.
         out: written.
-        scratch: [2, m], written over; m is what `room` says of the largest k, or more.
+        scratch: [2, m], written over; m is what `buffer_size` says of the largest k, or more.
 
     Raises:
         ValueError: a span that does not lie in the vector, or a k that the span does not have.

@@ -1,4 +1,4 @@
-"""Norms in float64, and places that reach a threshold: Numba's loops."""
+"""Norms in float64, and indices that reach a threshold: Numba's loops."""
 
 # pyright: basic, reportCallIssue=false
 
@@ -36,17 +36,17 @@ def norms(x: Floats, spans: Ints) -> Wide:
 
 
 @compile_for("int64(int32[::1], int32, int64[::1])")
-def indices_above(bits: Bits, least: Any, out: Ints) -> int:
-    """Write the places of float32 bits[d] whose magnitude's bits reach `least` to out i64[d]; return how many."""
+def indices_above(bits: Bits, threshold: Any, out: Ints) -> int:
+    """Write the indices of float32 bits[d] whose magnitude's bits reach `threshold` to out i64[d]; return how many."""
     m, whole = 0, len(bits) // 64 * 64
     for at in range(0, whole, 64):
-        reach = np.uint64(reaching(bits, at, least))
-        while reach:
-            out[m] = at + lowest(reach)
-            reach &= reach - ONE
+        reached = np.uint64(reaching(bits, at, threshold))
+        while reached:
+            out[m] = at + lowest(reached)
+            reached &= reached - ONE
             m += 1
     for i in range(whole, len(bits)):
-        if bits[i] & SIZE >= least:
+        if bits[i] & SIZE >= threshold:
             out[m] = i
             m += 1
     return m
@@ -74,7 +74,7 @@ def scatter(target: Floats, indices: Ints, values: Floats, ends: Ints, starts: I
     """Do what `reference.scatter_` does. A piece is looked up where one ends, which of sorted indices is seldom.
 
     Raises:
-        ValueError: an index or its place lies outside; what comes before it has been added.
+        ValueError: an index or its piece lies outside; what comes before it has been added.
     """
     at = 0
     while at < len(indices):
@@ -89,5 +89,5 @@ def scatter(target: Floats, indices: Ints, values: Floats, ends: Ints, starts: I
             if start + high - low > len(target):
                 raise ValueError("a piece lies outside the target")
             for i in range(at, end):
-                target[np.uint64(indices[i] - low + start)] += values[i]  # unsigned: no place is counted from the end
+                target[np.uint64(indices[i] - low + start)] += values[i]  # unsigned: no index is counted from the end
         at = end

@@ -1,7 +1,7 @@
 """Triton's loops for vectors on a GPU (loops.py, words.py), and when they serve. Triton comes with torch for CUDA.
 
-Each function does what its namesake in `reference`, wire/ or vector.py does, with the same result to the last bit
-(norms within 1e-12), in every run: no sum is made by atomics, and places are written in their order. Nothing here
+Each function does what its namesake in `reference` or wire/ does, with the same result to the last bit
+(norms within 1e-12), in every run: no sum is made by atomics, and indices are written in their order. Nothing here
 imports Triton before the first vector on a GPU.
 """
 
@@ -27,7 +27,8 @@ __all__ = [
     "round_natural",
     "scatter_add_",
     "segmented_topk",
-    "serve",
+    "serves",
+    "serves_rows",
     "unpack",
     "unpack_flags",
 ]
@@ -54,29 +55,34 @@ def ready(device: torch.device) -> bool:
     return works
 
 
-def serve(x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
+def serves(x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
     """Whether x [d] of a dtype lies on a GPU as the loops read it, and Triton works there."""
-    return on_gpu(x) and x.ndim == 1 and x.dtype == dtype and x.is_contiguous() and ready(x.device)
+    return x.ndim == 1 and serves_rows(x, dtype)
+
+
+def serves_rows(x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
+    """The same of x [..., d]."""
+    return on_gpu(x) and x.dtype == dtype and x.is_contiguous() and ready(x.device)
 
 
 def segmented_topk(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tensor:
-    """`reference.segmented_topk` of an x that `serve` takes."""
+    """`reference.segmented_topk` of an x that `serves` takes."""
     from gradwire.kernels.gpu import selection
 
     with torch.cuda.device_of(x):
         return selection.segmented_topk(x, spans, ks)
 
 
-def indices_above(x: Tensor, least: float) -> Tensor:
-    """`reference.indices_above` of an x that `serve` takes, for a border above 0."""
+def indices_above(x: Tensor, threshold: float) -> Tensor:
+    """`reference.indices_above` of an x that `serves` takes, for a threshold above 0."""
     from gradwire.kernels.gpu import selection
 
     with torch.cuda.device_of(x):
-        return selection.indices_above(x, least)
+        return selection.indices_above(x, threshold)
 
 
 def norms(x: Tensor, spans: Sequence[tuple[int, int]]) -> list[float]:
-    """`reference.norms` of an x that `serve` takes, within 1e-12."""
+    """`reference.norms` of an x that `serves` takes, within 1e-12."""
     from gradwire.kernels.gpu import sums
 
     with torch.cuda.device_of(x):
@@ -127,7 +133,7 @@ def bitmap(indices: Tensor, length: int, low: int | None = None) -> Tensor:
 
 
 def round_natural(x: Tensor, key: int) -> Tensor:
-    """`rounding.natural` of f32[k], by the coins of a key: u8[k + ceil(k / 8)]."""
+    """`wire.natural.encode` of f32[k], by the uniforms of a key: u8[k + ceil(k / 8)]."""
     from gradwire.kernels.gpu import messages
 
     with torch.cuda.device_of(x):
@@ -135,7 +141,7 @@ def round_natural(x: Tensor, key: int) -> Tensor:
 
 
 def read_natural(wire: Tensor, k: int) -> Tensor:
-    """`rounding.powers` of u8[k + ceil(k / 8)]: f32[k]."""
+    """`wire.natural.decode` of u8[k + ceil(k / 8)]: f32[k]."""
     from gradwire.kernels.gpu import messages
 
     with torch.cuda.device_of(wire):

@@ -1,0 +1,43 @@
+"""Numba's pass that adds pieces to a residual and collects the elements that reach a threshold (cpu/collecting.py)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradwire.kernels import compiled
+from gradwire.kernels.compiled import Numbers
+
+
+def accumulate(x: Tensor, residual: Tensor, pieces: Sequence[Tensor], largest: int) -> tuple[bool, Numbers]:
+    """What `accumulated.accumulate` does of a long vector, by contiguous pieces f32[m]: finite, and keys."""
+    from gradwire.kernels import cpu
+
+    target, added = x.numpy(), residual.numpy()  # pyright: ignore
+    parts: list[Any] = [piece.detach().numpy() for piece in pieces]  # pyright: ignore
+    ends = list(itertools.accumulate(map(len, parts)))
+    threshold, scratch = cpu.INFINITE, compiled.scratch.keys(cpu.buffer_size(len(x), largest))
+    if 0 < 4 * largest <= len(x) and len(x) >= cpu.SAMPLED:
+        sampled = 0
+        for part, end in zip(parts, ends, strict=True):
+            sampled = cpu.sample(part, added, end - len(part), largest, scratch[0], sampled)
+        threshold = cpu.threshold(len(x), largest, scratch[0], scratch[1])
+    keys, found, sound = np.empty(cpu.buffer_size(len(x), largest) if largest else 0, np.int64), 0, True
+    for part, end in zip(parts, ends, strict=True):
+        found, clean = cpu.move(part, added, target, end - len(part), np.int32(threshold), keys, found)
+        sound &= bool(clean)
+    return sound, keys[: max(0, found)]
+
+
+def among(keys: Numbers, k: int) -> Tensor:
+    """Indices int64[k] of the k largest of i64 keys[m], 0 < k <= m, in their order."""
+    from gradwire.kernels import cpu
+
+    out = np.empty(k, np.int64)
+    cpu.among(keys, out, compiled.scratch.keys(len(keys))[0])
+    return torch.from_numpy(out)

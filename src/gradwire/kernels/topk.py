@@ -1,0 +1,91 @@
+"""Exact Top-k: of a vector, of each row of many, of many spans of one vector.
+
+On the GPU and by Numba all three are one selection over spans; a row is a span, and all rows have one k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradwire.kernels import compiled, gpu, host, reference, sampling
+from gradwire.kernels.accumulated import Accumulated
+from gradwire.kernels.compiled import Numbers, Pairs
+from gradwire.kernels.kernel import Kernel, Twin
+
+Spans = Sequence[tuple[int, int]]
+
+
+def topk(x: Tensor | Accumulated, k: int) -> Tensor:
+    """Do what `reference.topk` does. On a long vector most elements are compared once and never sorted.
+
+    Of an accumulated vector not even that, if its k largest elements were collected on the way.
+    """
+    if not isinstance(x, Accumulated):
+        return largest(x, k)
+    indices = x.topk(k)
+    return largest(x.values, k) if indices is None else indices
+
+
+def _rows_on_gpu(x: Tensor, k: int) -> bool:
+    # Shorter rows would leave most of a chunk empty (gpu/chunks.py).
+    return (x.ndim == 1 or x.shape[-1] >= 1024) and gpu.serves_rows(x)
+
+
+def _rows_by_triton(x: Tensor, k: int) -> Tensor:
+    d, rows = x.shape[-1], x.shape[:-1].numel()
+    found = gpu.segmented_topk(x.view(-1), [(row * d, row * d + d) for row in range(rows)], [k] * rows)
+    return found.view(*x.shape[:-1], k) - _starts(x)
+
+
+def _rows_by_numba(x: Tensor, k: int) -> Tensor:
+    d, rows = x.shape[-1], x.shape[:-1].numel()
+    starts = np.arange(rows) * d
+    found = _select(x, np.stack([starts, starts + d], 1), np.full(rows, k), d)
+    return found if x.ndim == 1 else found.view(*x.shape[:-1], k).sub_(_starts(x))
+
+
+def _starts(x: Tensor) -> Tensor:
+    """Where the rows of x[..., d] start, int64[..., 1]."""
+    return x.shape[-1] * torch.arange(x.shape[:-1].numel(), device=x.device).view(*x.shape[:-1], 1)
+
+
+largest = Kernel(
+    reference.topk,
+    cpu=(
+        Twin("numba", compiled.long_rows, _rows_by_numba),
+        Twin("numpy", sampling.on_host, sampling.by_numpy),
+        Twin("torch", sampling.long, sampling.by_torch),
+    ),
+    gpu=(Twin("triton", _rows_on_gpu, _rows_by_triton), Twin("torch", sampling.long, sampling.by_torch)),
+)
+
+
+def _spans_on_gpu(x: Tensor, spans: Spans, ks: Sequence[int]) -> bool:
+    return gpu.serves(x)
+
+
+def _spans_by_numba(x: Tensor, spans: Spans, ks: Sequence[int]) -> Tensor:
+    if len(spans) != len(ks):
+        raise ValueError(f"every span needs its k, got {len(spans)} spans and {len(ks)} ks")
+    return _select(x, np.array(spans, np.int64).reshape(-1, 2), np.array(ks, np.int64), len(x))
+
+
+def _select(x: Tensor, spans: Pairs, ks: Numbers, longest: int) -> Tensor:
+    """`reference.segmented_topk` of a contiguous x whose spans have so many elements at most."""
+    from gradwire.kernels import cpu
+
+    out = np.empty(int(ks.sum()), np.int64)
+    scratch = compiled.scratch.keys(cpu.buffer_size(longest, int(ks.max(initial=0))))
+    cpu.segmented_topk(compiled.vector(x).view(np.int32), spans, ks, out, scratch)
+    return torch.from_numpy(out)
+
+
+segmented_topk = Kernel(
+    reference.segmented_topk,
+    cpu=(Twin("numba", compiled.long_vector, _spans_by_numba), Twin("numpy", host.reads, sampling.spans_by_numpy)),
+    gpu=(Twin("triton", _spans_on_gpu, gpu.segmented_topk),),
+)
