@@ -27,14 +27,14 @@ def draws(compressor: gw.Compressor, x: torch.Tensor, count: int) -> torch.Tenso
 @pytest.mark.parametrize("compressor", zoo.COMPRESSORS, ids=repr)
 def test_every_operator_obeys(compressor: gw.Compressor, law: str) -> None:
     # d / k times a larger value may be beyond float32.
-    largest = 3.0e35 if isinstance(compressor, gw.RandK | gw.Scaled) else 3.0e37
+    largest = 3.0e35 if isinstance(compressor, gw.compress.RandK | gw.compress.Scaled) else 3.0e37
     check_compressor(compressor, laws=[law], largest=largest)
 
 
 def test_randk_has_equality_for_every_vector() -> None:
     """SPEC of the field: E |Q(x) - x|^2 = (d / k - 1) |x|^2; here by counting all 4-subsets of 9 equally often."""
     x = torch.arange(1.0, 10.0, dtype=torch.float64)
-    y = draws(gw.RandK(4 / 9), x, 200_000)
+    y = draws(gw.compress.RandK(4 / 9), x, 200_000)
     assert (y - x).square().sum(-1).mean() / x.square().sum() == pytest.approx(9 / 4 - 1, rel=5e-3)
 
 
@@ -42,14 +42,14 @@ def test_randk_has_equality_for_every_vector() -> None:
 def test_natural_attains_one_eighth_at_four_thirds(j: int) -> None:
     """Horváth et al. 2019, Theorem 3: the worst case is |t| = 4/3 * 2^j."""
     x = torch.full((200_000,), 4 / 3 * 2.0**j, dtype=torch.float64)
-    y = gw.Natural().decode(gw.Natural().encode(x, turn()), len(x)).dense().double()
+    y = gw.compress.Natural().decode(gw.compress.Natural().encode(x, turn()), len(x)).dense().double()
     assert set((y / 2.0**j).tolist()) == {1.0, 2.0}
     assert ((y - x).square().mean() / x[0] ** 2).item() == pytest.approx(1 / 8, rel=0.02)
 
 
 def test_topk_has_equality_for_equal_magnitudes() -> None:
     x = torch.ones(50)
-    y = gw.TopK(0.2).decode(gw.TopK(0.2).encode(x, turn()), 50).dense()
+    y = gw.compress.TopK(0.2).decode(gw.compress.TopK(0.2).encode(x, turn()), 50).dense()
     assert (y - x).square().sum() == pytest.approx((1 - 0.2) * 50)
 
 
@@ -111,7 +111,7 @@ def test_streams_of_randomness_are_independent() -> None:
 
 
 @pytest.mark.parametrize("density", [0, 1.5, -0.1, float("nan"), True, None, "0.1"])
-@pytest.mark.parametrize("make", [gw.TopK, gw.RandK, gw.SharedRandK, gw.DEFT])
+@pytest.mark.parametrize("make", [gw.compress.TopK, gw.compress.RandK, gw.exchange.SharedRandK, gw.exchange.DEFT])
 def test_a_density_out_of_range_is_refused(make: type, density: object) -> None:
     with pytest.raises(ValueError, match=r"density must lie in \(0, 1\], got"):
         make(density)
@@ -119,8 +119,8 @@ def test_a_density_out_of_range_is_refused(make: type, density: object) -> None:
 
 def test_wrong_parts_are_refused() -> None:
     with pytest.raises(ValueError, match="rounds with a bias"):
-        gw.RandK(0.1, "bfloat16")
+        gw.compress.RandK(0.1, "bfloat16")
     with pytest.raises(ValueError, match="values must be one of"):
-        gw.TopK(0.1, "int8")  # type: ignore[arg-type]
+        gw.compress.TopK(0.1, "int8")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="biased"):
-        gw.Scaled(gw.TopK(0.1))
+        gw.compress.Scaled(gw.compress.TopK(0.1))

@@ -23,13 +23,13 @@ def exchanges(n: int) -> list[gw.Exchange]:
         PowerSGD(),
         PowerSGD(rank=2),
         PowerSGD(rank=9),
-        gw.EF(PowerSGD(rank=2)),
+        gw.memory.EF(PowerSGD(rank=2)),
         PermK(n),
-        gw.DIANA(PermK(n)),
-        gw.SharedRandK(0.1),
-        gw.EF(gw.SharedRandK(0.3, unbiased=False)),
-        gw.Mean(),
-        gw.Gathered(gw.TopK(0.1)),
+        gw.memory.DIANA(PermK(n)),
+        gw.exchange.SharedRandK(0.1),
+        gw.memory.EF(gw.exchange.SharedRandK(0.3, unbiased=False)),
+        gw.exchange.Mean(),
+        gw.exchange.Gathered(gw.compress.TopK(0.1)),
     ]
 
 
@@ -197,7 +197,7 @@ def test_it_says_that_it_is_exact_only_where_no_matrix_is_compressed(r: int) -> 
 
 def test_error_feedback_conserves_and_its_error_stays_bounded() -> None:
     """Accumulators = what was said + errors; with gradients that stay the same all is said in the long run."""
-    sim = gw.Simulator(gw.EF(PowerSGD(2)), MATRIX, 3)
+    sim = gw.Simulator(gw.memory.EF(PowerSGD(2)), MATRIX, 3)
     x = gradients(3, 0, MATRIX)
     errors, total, norms = torch.zeros_like(x), torch.zeros(MATRIX.d, dtype=x.dtype), []
     for _ in range(200):
@@ -214,7 +214,7 @@ def test_error_feedback_conserves_and_its_error_stays_bounded() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_it_recovers_from_gradients_that_were_zero(dtype: torch.dtype) -> None:
     """Also where the first row, which an orthonormal basis of nothing would pick, is zero for ever."""
-    sim = gw.Simulator(gw.EF(PowerSGD()), MATRIX, 2)
+    sim = gw.Simulator(gw.memory.EF(PowerSGD()), MATRIX, 2)
     for _ in range(3):
         sent = sim.step(torch.zeros(2, MATRIX.d, dtype=dtype))
         assert not sent.own.any()
@@ -325,10 +325,10 @@ def test_a_number_of_workers_that_is_none_is_refused(workers: object) -> None:
 
 
 def test_permk_goes_with_diana_and_only_alone_with_error_feedback() -> None:
-    gw.DIANA(PermK(4), alpha=0.25).init(zoo.LAYOUT)
-    gw.EF(PermK(1))
+    gw.memory.DIANA(PermK(4), alpha=0.25).init(zoo.LAYOUT)
+    gw.memory.EF(PermK(1))
     with pytest.raises(ValueError, match="contractive"):
-        gw.EF(PermK(2))
+        gw.memory.EF(PermK(2))
 
 
 # ---- the permutation

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import gradwire as gw
+from gradwire import registry
 
 SOURCE = Path(gw.__file__).parent
 
@@ -25,8 +26,22 @@ def imports(file: Path) -> set[str]:
 
 def test_all_is_complete_and_real() -> None:
     tree = ast.parse((SOURCE / "__init__.py").read_text())
-    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert set(gw.__all__) == imported
+    aliases = [alias for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert sorted(gw.__all__) == sorted(alias.asname or alias.name for alias in aliases)
+    assert all(name in vars(gw) for name in gw.__all__)
+
+
+def test_parts_have_one_address_each() -> None:
+    """The package that defines them, not the top; our own code imports them from their modules, which has types."""
+    for entry in registry.PARTS.values():
+        if entry.origin.startswith("gradwire."):
+            package, name = entry.origin.split(".")[1], entry.make.__name__
+            assert getattr(vars(gw)[package], name) is entry.make
+            assert name not in vars(gw)
+    makers = {entry.make.__name__ for entry in registry.PARTS.values()}
+    for file in SOURCE.rglob("*.py"):
+        for package in ("compress", "exchange", "memory"):
+            assert not imports(file) & {f"gradwire.{package}.{name}" for name in makers}, file
 
 
 def test_only_the_hook_the_transport_and_the_lab_speak_torch_distributed() -> None:

@@ -132,7 +132,7 @@ def test_any_stream_of_ties_and_zeros(stream: list[list[list[int]]], density: fl
     n, d = len(stream[0]), len(stream[0][0])
     x = x.view(len(stream), n, d)
     k = min(d, max(1, int(density * d)))
-    sim = gw.Simulator(gw.OkTopk(density, every), flat(d), n)
+    sim = gw.Simulator(gw.exchange.OkTopk(density, every), flat(d), n)
     for step, rows in enumerate(x):
         sent = sim.step(rows)
         torch.testing.assert_close(sent.mean, sent.own.mean(0), rtol=1e-12, atol=0)
@@ -253,7 +253,7 @@ def test_a_plan_for_other_workers_is_made_anew() -> None:
     xs = stream(3, 500, 1)[0]
     sim, other = gw.Simulator("oktopk(density=0.1)", flat(500), 2), gw.Simulator("oktopk(density=0.1)", flat(500), 3)
     sim.step(xs[:2])
-    exchange, turns = gw.OkTopk(0.1), [gw.Turn(rank, 3, 1, flat(500)) for rank in range(3)]
+    exchange, turns = gw.exchange.OkTopk(0.1), [gw.Turn(rank, 3, 1, flat(500)) for rank in range(3)]
     states = [{"plan": sim.state[0]["plan"].clone()} for _ in range(3)]
     sent = gw.lockstep([exchange(x, state, turn) for x, state, turn in zip(xs, states, turns, strict=True)])
     assert torch.equal(sent[0].mean.dense(), other.step(xs).mean)

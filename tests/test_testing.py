@@ -12,7 +12,7 @@ from torch import Tensor
 import gradwire as gw
 from gradwire.testing import COMPRESSOR_LAWS, EXCHANGE_LAWS, BrokenLaw, check_compressor, check_exchange
 
-RANDK = gw.RandK(0.5)
+RANDK = gw.compress.RandK(0.5)
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,8 @@ COMPRESSORS = {
         (Broken(apply_=rounds_away), "apply and decode after encode differ"),
     ],
     "rows are vectors": [
-        (Broken(encode_=forgets_the_last_row, inner=gw.TopK(0.5)), "is encoded otherwise when it is alone"),
-        (Broken(encode_=flattens_rows, inner=gw.Identity()), r"encode of float32\[2, 3, 0\] gives uint8\[0\]"),
+        (Broken(encode_=forgets_the_last_row, inner=gw.compress.TopK(0.5)), "is encoded otherwise when it is alone"),
+        (Broken(encode_=flattens_rows, inner=gw.compress.Identity()), r"encode of float32\[2, 3, 0\] gives uint8\[0\]"),
     ],
     "operators are pure": [
         (Broken(encode_=writes_into_x), "encode writes into x"),
@@ -196,14 +196,14 @@ COMPRESSORS = {
         (Broken(constants=(None, 1.5)), r"delta\(0\) is 1.5"),
     ],
     "unbiased with variance omega": [
-        (Broken(inner=gw.RandK(0.5, unbiased=False), constants=(1.0, None)), r"promises E C\(x\) = x"),
+        (Broken(inner=gw.compress.RandK(0.5, unbiased=False), constants=(1.0, None)), r"promises E C\(x\) = x"),
         (
             Broken(constants=(0.9, None)),
             r"omega = 0.9 promises E \|C\(x\) - x\|\^2 <= 0.9 \|x\|\^2, and it is (1|0\.99)",
         ),
     ],
     "contracts by delta": [
-        (Broken(inner=gw.TopK(0.5), constants=(None, 0.6)), r"delta = 0.6 promises"),
+        (Broken(inner=gw.compress.TopK(0.5), constants=(None, 0.6)), r"delta = 0.6 promises"),
     ],
     "rows err as vectors do": [(Broken(encode_=halves_rows), "on average over rows, .* over steps")],
 }
@@ -224,7 +224,7 @@ def test_every_law_of_compressors_can_fail() -> None:
 
 def test_what_is_caught_names_all_that_is_needed_to_see_it_again() -> None:
     with pytest.raises(AssertionError) as caught:
-        check_compressor(Broken(inner=gw.TopK(0.5), decode_=one_too_far), seed=3)
+        check_compressor(Broken(inner=gw.compress.TopK(0.5), decode_=one_too_far), seed=3)
     assert str(caught.value).endswith(
         "breaks the law 'bytes are as promised' (d = 1, seed = 3): what is decoded of normal has the index 1, "
         "outside [0, 1)"
@@ -274,11 +274,11 @@ class AsksByValue(Average):
 
 
 @dataclass(frozen=True)
-class Forgetful(gw.EF):
+class Forgetful(gw.memory.EF):
     """Error feedback that loses a tenth of what it has not sent."""
 
     async def __call__(self, x, state, turn):
-        sent = await gw.EF.__call__(self, x, state, turn)
+        sent = await gw.memory.EF.__call__(self, x, state, turn)
         state["error"].mul_(0.9)
         return sent
 
@@ -356,7 +356,7 @@ EXCHANGES = {
         (Average(state=number, move=by_rank), "threshold, which is replicated, differs between worker 1 and worker 0"),
     ],
     "what is not sent is kept": [
-        (Forgetful(gw.Gathered(gw.TopK(0.1))), "own plus the new error is not x plus the old error"),
+        (Forgetful(gw.exchange.Gathered(gw.compress.TopK(0.1))), "own plus the new error is not x plus the old error"),
     ],
     "the repr is a spec": [(type("Odd", (Average,), {"__eq__": object.__eq__, "__hash__": object.__hash__})(), "copy")],
     "answers keep their dtype": [],
@@ -411,7 +411,7 @@ def test_strangers_that_obey_pass() -> None:
 
 
 def test_a_number_of_workers_of_ones_own() -> None:
-    check_exchange(gw.PermK(4), workers=[4])
+    check_exchange(gw.exchange.PermK(4), workers=[4])
     with pytest.raises(BrokenLaw, match="divides the coordinates among 4 workers, and this run has 1"):
         check_exchange("permk(workers=4)", laws=["all workers know one mean"])
 
@@ -419,10 +419,10 @@ def test_a_number_of_workers_of_ones_own() -> None:
 @pytest.mark.parametrize(
     ("check", "words"),
     [
-        (lambda: check_compressor(gw.TopK), "check_compressor takes a compressor or its spec, got <class"),
+        (lambda: check_compressor(gw.compress.TopK), "check_compressor takes a compressor or its spec, got <class"),
         (lambda: check_compressor("mean"), "mean is not a compressor"),
         (
-            lambda: check_exchange(gw.TopK(0.1)),
+            lambda: check_exchange(gw.compress.TopK(0.1)),
             r"check_exchange takes an exchange or its spec, and topk\(density=0.1\)",
         ),
         (lambda: check_exchange("mean", laws=["thou shalt not"]), "there is no law 'thou shalt not'; the laws are"),

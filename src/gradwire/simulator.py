@@ -12,7 +12,8 @@ from gradwire.exchange import Exchange, State
 from gradwire.exchange.law import BrokenLaw, law_broken, tolerance
 from gradwire.exchange.step import step
 from gradwire.layout import Layout, Turn
-from gradwire.memory import Guard, start_
+from gradwire.memory.guard import Guard
+from gradwire.memory.shift import start_
 from gradwire.reprs import describe
 from gradwire.spec import as_exchange
 from gradwire.transport import EVERYBODY, Ledger, batched, lockstep

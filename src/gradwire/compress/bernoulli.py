@@ -15,10 +15,12 @@ from torch import Tensor
 from gradwire.checks import is_number
 from gradwire.compress.protocol import from_omega
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Dense
 from gradwire.wire import values as formats
 
 
+@part("bernoulli", "compressor", example="bernoulli(p=0.2)")
 @dataclass(frozen=True)
 class Bernoulli:
     """Say everything with probability p or else nothing; scaled by 1 / p to be unbiased, or not, to contract."""

@@ -16,6 +16,7 @@ from gradwire.checks import is_whole
 from gradwire.compress.protocol import Compressor, check_length, operate
 from gradwire.compress.scaled import check_part
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Dense, Message, Sparse
 
 
@@ -28,6 +29,7 @@ class Run:
     size: int
 
 
+@part("blockwise", "compressor", example="blockwise(ternary, size=256)")
 @dataclass(frozen=True)
 class Blockwise:
     """Apply an operator to blocks of `size` elements one by one; the last may be shorter."""

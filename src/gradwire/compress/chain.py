@@ -19,9 +19,11 @@ from torch import Tensor
 from gradwire.compress.protocol import Compressor, Sparsifier, check_length, from_omega, operate, pick
 from gradwire.compress.scaled import check_part
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Message, Sparse
 
 
+@part("chain", "compressor", example="chain(randk(density=0.1), dithering(s=4))")
 @dataclass(frozen=True)
 class Chain:
     """Sparsify (topk, randk), then quantise the values that are kept."""

@@ -16,9 +16,11 @@ from torch import Tensor
 from gradwire.compress.protocol import Compressor, from_omega, operate
 from gradwire.compress.scaled import check_part, precision
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Dense, Message, Sparse
 
 
+@part("induced", "compressor", example="induced(topk(density=0.05), randk(density=0.05))")
 @dataclass(frozen=True)
 class Induced:
     """Make a contractive operator unbiased by sending an unbiased operator's word on what it has left out."""

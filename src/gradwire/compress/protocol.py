@@ -7,7 +7,9 @@ from typing import Protocol, cast, runtime_checkable
 
 from torch import Tensor
 
+from gradwire import kernels
 from gradwire.checks import is_number
+from gradwire.kernels import Accumulated
 from gradwire.layout import Turn
 from gradwire.vector import Message
 from gradwire.wire.values import Format
@@ -73,7 +75,7 @@ class Sparsifier(Protocol):
         ...
 
     def choose(self, x: Tensor, turn: Turn) -> Tensor:
-        """f[..., d] -> int64[..., count(d)], increasing places."""
+        """f[..., d] -> int64[..., count(d)], increasing places. A `Selective` one takes an `Accumulated` too."""
         ...
 
     def head(self, places: Tensor, d: int, turn: Turn) -> Tensor:
@@ -105,9 +107,11 @@ class Sparsifier(Protocol):
         ...
 
 
-def pick(sparsifier: Sparsifier, x: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
+def pick(sparsifier: Sparsifier, x: Tensor | Accumulated, turn: Turn) -> tuple[Tensor, Tensor]:
     """f[..., d] -> places int64[..., k] and the values there times the gain f[..., k]."""
-    places, gain = sparsifier.choose(x, turn), sparsifier.gain(x.shape[-1])
+    places = sparsifier.choose(cast(Tensor, x), turn)  # only a `Selective` one is given anything else
+    x = kernels.values(x)
+    gain = sparsifier.gain(x.shape[-1])
     # The same, but the first takes half as long.
     values = x.index_select(0, places) if x.ndim == 1 else x.gather(-1, places)
     return places, values if gain == 1.0 else values.mul_(gain)

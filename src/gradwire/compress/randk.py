@@ -17,6 +17,7 @@ from torch import Tensor
 from gradwire import kernels
 from gradwire.compress.protocol import check_density, check_length, from_omega, kept, pick
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Dense, Message, Sparse
 from gradwire.wire import values as formats
 
@@ -31,6 +32,7 @@ _ONE_BY_ONE = ("bfloat16", "float32", "float64")
 """Formats that round a value without drawing and without regard to the others, so that zeros among them do no harm."""
 
 
+@part("randk", "compressor", example="randk(density=0.1)")
 @dataclass(frozen=True)
 class RandK:
     """Keep density * d random values, at least one; scaled by d / k to be unbiased, or not, to contract."""

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from gradwire.compress.protocol import Compressor, Ragged, operate
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Message
 
 
+@part("scaled", "compressor", example="scaled(randk(density=0.1))")
 @dataclass(frozen=True)
 class Scaled:
     """Shrink an unbiased operator by 1 / (1 + omega) so that error feedback may use it."""

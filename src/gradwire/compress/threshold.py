@@ -18,11 +18,13 @@ from torch import Tensor
 from gradwire import kernels
 from gradwire.checks import is_number
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Dense, Sparse
 from gradwire.wire import index
 from gradwire.wire import values as formats
 
 
+@part("hardthreshold", "compressor", example="hardthreshold(level=0.01)")
 @dataclass(frozen=True)
 class HardThreshold:
     """Keep the values whose magnitude reaches the level, however many they are."""

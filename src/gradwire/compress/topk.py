@@ -13,12 +13,15 @@ from torch import Tensor
 
 from gradwire import kernels
 from gradwire.compress.protocol import check_density, kept, pick
+from gradwire.kernels import Accumulated
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Sparse
 from gradwire.wire import index
 from gradwire.wire import values as formats
 
 
+@part("topk", "compressor", example="topk(density=0.01, values='natural')")
 @dataclass(frozen=True)
 class TopK:
     """Keep the largest magnitudes: density * d of them, at least one."""
@@ -30,11 +33,11 @@ class TopK:
         object.__setattr__(self, "density", check_density(self.density))
         formats.check(self.values)
 
-    def encode(self, x: Tensor, turn: Turn) -> Tensor:
+    def encode(self, x: Tensor | Accumulated, turn: Turn) -> Tensor:
         """f[..., d] -> u8[..., nbytes(d)]."""
         places, values = pick(self, x, turn)
         block = formats.encode(values, self.values, turn.key(shared=False))
-        return torch.cat([self.head(places, x.shape[-1], turn), block], -1)
+        return torch.cat([self.head(places, kernels.values(x).shape[-1], turn), block], -1)
 
     def decode(self, wire: Tensor, d: int) -> Sparse:
         """u8[..., nbytes(d)] -> Sparse with k entries."""
@@ -47,9 +50,13 @@ class TopK:
         places, values = pick(self, x, turn)
         return Sparse(places, formats.said(values, self.values, turn), x.shape[-1])
 
-    def choose(self, x: Tensor, turn: Turn) -> Tensor:
+    def wants_largest(self, turn: Turn) -> int:
+        """k."""
+        return self.count(turn.layout.d)
+
+    def choose(self, x: Tensor | Accumulated, turn: Turn) -> Tensor:
         """f[..., d] -> int64[..., k], increasing places of the largest magnitudes."""
-        return kernels.topk(x, self.count(x.shape[-1]), turn.seen)
+        return kernels.topk(x, self.count(kernels.values(x).shape[-1]))
 
     def head(self, places: Tensor, d: int, turn: Turn) -> Tensor:
         """int64[..., k] -> u8[..., head_nbytes(d)]: the index block."""

@@ -22,10 +22,12 @@ from gradwire.ask import AllReduce, Broadcast
 from gradwire.compress.protocol import check_density, kept
 from gradwire.exchange.protocol import State, stateless
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Sent, Sparse, widen
 from gradwire.wire import index
 
 
+@part("cltk", "exchange", example="ef(cltk(density=0.01), beta=0.1)")
 @dataclass(frozen=True)
 class CLTK:
     """Sum the values where this step's leader has its density * d largest, at least one; leaders take turns."""

@@ -24,6 +24,7 @@ from gradwire.exchange.micro import partition
 from gradwire.exchange.protocol import State, replicated
 from gradwire.exchange.threshold import Control, Span, Start, rank_of, search
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Sent, widen
 
 BLOCKS = 1024
@@ -31,6 +32,7 @@ LANES = 32
 """A block is a multiple of this, for the sake of coalesced reads."""
 
 
+@part("exdyna", "exchange", example="ef(exdyna(density=0.01))")
 @dataclass(frozen=True)
 class ExDyna:
     """MiCRO with parts that adapt, so that all workers find about the same number.

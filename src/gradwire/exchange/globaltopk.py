@@ -24,9 +24,11 @@ from gradwire.compress.protocol import check_density, kept
 from gradwire.compress.topk import TopK
 from gradwire.exchange.protocol import State, stateless
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Sent, Sparse, widen
 
 
+@part("globaltopk", "exchange", example="ef(globaltopk(density=0.01))")
 @dataclass(frozen=True)
 class GlobalTopK:
     """Keep the density * d largest of the sum of everybody's density * d largest, at least one."""

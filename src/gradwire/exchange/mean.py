@@ -9,9 +9,11 @@ from torch import Tensor
 from gradwire.ask import AllReduce
 from gradwire.exchange.protocol import State, stateless
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Dense, Sent
 
 
+@part("mean", "exchange", example="mean")
 @dataclass(frozen=True)
 class Mean:
     """Average every value, in the gradient's own dtype."""

@@ -21,9 +21,11 @@ from torch import Tensor
 from gradwire.exchange.protocol import State
 from gradwire.exchange.threshold import Control, Span, Start, rank_of, search
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Sent, widen
 
 
+@part("micro", "exchange", example="ef(micro(density=0.01))")
 @dataclass(frozen=True)
 class MiCRO:
     """Every worker searches its own part of the vector for what reaches a threshold that keeps the density.

@@ -24,10 +24,12 @@ from gradwire.compress.protocol import from_omega
 from gradwire.exchange.protocol import State, stateless
 from gradwire.kernels.permutation import permutation
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Dense, Sent, Sparse, widen
 from gradwire.wire import values as formats
 
 
+@part("permk", "exchange", example="diana(permk(workers=4))")
 @dataclass(frozen=True)
 class PermK:
     """Gather a random d / n of the coordinates from each worker. `workers` is n: the constants depend on it."""

@@ -23,9 +23,11 @@ from gradwire.ask import AllReduce
 from gradwire.checks import check_whole
 from gradwire.exchange.protocol import State, tensor
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Dense, Sent, widen
 
 
+@part("powersgd", "exchange", example="ef(powersgd(rank=2))")
 @dataclass(frozen=True)
 class PowerSGD:
     """Send each matrix by `rank` directions. Biased: belongs into ef(...), as its authors use it."""

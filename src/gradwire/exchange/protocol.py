@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias, Union, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from gradwire.exchange.refusal import why_no_exchange
+from gradwire.kernels import Accumulated
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Sent
 
@@ -65,20 +66,83 @@ class Exchange(Protocol):
 
 
 @runtime_checkable
-class Taker(Protocol):
-    """An exchange that begins by adding a tensor of its state to x, and lets the caller do so (`Turn.given`).
+class Accumulates(Protocol):
+    """An exchange that adds a residual to x, and can do so in the one pass in which gradients are read.
 
-    On such a turn x is the sum already, put together in the one pass in which gradients arrive, and the exchange's for
-    good: afterwards it lies in the state under the name `takes`; the tensor that was there is the caller's, with what
-    it held before the step. So a caller that may have to go back need not copy it, and nobody needs a third vector.
-    After a step whose `Sent` is not finite it must go back: that tensor, and a copy of the rest, are the state again.
-    Until its first answer the exchange does not change x.
+    The caller then hands the `Accumulated` to the exchange where others take x. The state before the step stays in
+    memory until the next one: to go back to it costs nothing.
     """
 
-    @property
-    def takes(self) -> str | None:
-        """The name in its state; None if it only reads x after all."""
+    def accumulate(self, pieces: Sequence[Tensor], state: State, turn: Turn) -> Accumulated | None:
+        """Compute residual + pieces, the gradients f[...] of one unit in order; the sum is the new residual.
+
+        Local. The pieces may hold zeros afterwards (`Accumulated.cleared`). None if the exchange cannot take this step
+        so; then nothing has changed, and the caller hands over x as ever.
+        """
         ...
+
+    def rollback(self, state: State) -> None:
+        """Make the state what it was before `accumulate`, in place and on the spot."""
+        ...
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """An exchange or a compressor that selects by magnitude, and takes an `Accumulated` where others take a tensor."""
+
+    def wants_largest(self, turn: Turn) -> int:
+        """How many of the largest magnitudes it selects on this turn; 0 if it cannot tell, and takes a tensor."""
+        ...
+
+
+BEFORE = "_before"
+"""Where a state keeps what it was before the step. A name that begins with an underscore is scratch: no checkpoint
+holds it, and nobody but its owner reads it."""
+
+
+def wants_largest(part: object, turn: Turn) -> int:
+    """How many of the largest magnitudes a part selects on this turn; 0 if it takes nothing but a tensor."""
+    return part.wants_largest(turn) if isinstance(part, Selective) else 0
+
+
+def keep_(state: State) -> None:
+    """Copy the state to where `restore_` finds it; in place from the second time on."""
+    current = visible(state)
+    if isinstance(before := state.get(BEFORE), dict):
+        copy_(before, current)
+    else:
+        state[BEFORE] = clone(current)
+
+
+def restore_(state: State) -> None:
+    """Make the state what it was when `keep_` was called, in place."""
+    before = state.get(BEFORE)
+    if isinstance(before, dict):
+        current = visible(state)
+        copy_(current, before)
+        state.update(current)
+
+
+def visible(state: State) -> State:
+    """Return the state without its scratch: the same tensors in a new dictionary."""
+    return {name: part for name, part in state.items() if not name.startswith("_")}
+
+
+def clone(state: State) -> State:
+    """Copy a nest of tensors."""
+    return {name: clone(part) if isinstance(part, dict) else part.clone() for name, part in state.items()}
+
+
+def copy_(target: State, source: State) -> None:
+    """Copy one nest's values into another of the same structure, in place. Replicated state may change its shape."""
+    for name, theirs in source.items():
+        ours = target[name]
+        if isinstance(theirs, dict):
+            copy_(nest(target, name), theirs)
+        elif not isinstance(ours, dict) and ours.shape == theirs.shape:
+            ours.copy_(theirs)
+        else:
+            target[name] = theirs.clone()
 
 
 def stateless(
@@ -137,7 +201,7 @@ def divide_budget(states: Mapping[Layout, State]) -> dict[Layout, float]:
 
 def _weight(state: State) -> float | None:
     """Read the weight that lies anywhere in a state; None if there is none."""
-    for name, part in state.items():
+    for name, part in visible(state).items():
         found = _weight(part) if isinstance(part, dict) else float(part) if name == WEIGHT else None
         if found is not None:
             return found

@@ -15,9 +15,11 @@ from gradwire.ask import AllReduce
 from gradwire.compress.protocol import check_density, from_omega, kept
 from gradwire.exchange.protocol import State, stateless
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Sent, Sparse, widen
 
 
+@part("sharedrandk", "exchange", example="sharedrandk(density=0.1)")
 @dataclass(frozen=True)
 class SharedRandK:
     """Sum the values at random places common to all; scaled by d / k to be unbiased, or not, to contract."""

@@ -29,6 +29,7 @@ from gradwire.compress.threshold import HardThreshold
 from gradwire.exchange.gathered import Gathered
 from gradwire.exchange.protocol import State, replicated
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Sent, Sparse, widen
 
 FIRST = 0.25
@@ -41,6 +42,7 @@ TINY = torch.finfo(torch.float32).tiny
 """The lowest level: what is smaller, zero above all, is not sent."""
 
 
+@part("sidco", "exchange", example="ef(sidco(density=0.01))")
 @dataclass(frozen=True)
 class SIDCo:
     """Send what exceeds an exponential law's threshold, about density * d values, fitted in at most so many stages."""

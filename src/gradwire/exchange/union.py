@@ -22,11 +22,14 @@ from gradwire import kernels
 from gradwire.ask import AllGather, AllReduce
 from gradwire.compress.protocol import check_density, kept
 from gradwire.exchange.protocol import State, stateless
+from gradwire.kernels import Accumulated
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Sent, Sparse, widen
 from gradwire.wire import index
 
 
+@part("uniontopk", "exchange", example="ef(uniontopk(density=0.01))")
 @dataclass(frozen=True)
 class UnionTopK:
     """Sum the values wherever any worker has one of its density * d largest, at least one each."""
@@ -38,13 +41,19 @@ class UnionTopK:
 
     init = stateless
 
-    async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
+    def wants_largest(self, turn: Turn) -> int:
+        """k."""
+        return kept(self.density, turn.layout.d)
+
+    async def __call__(self, x: Tensor | Accumulated, state: State, turn: Turn) -> Sent:
         """One AllGather of u8[index.nbytes(d, k)], one AllReduce of f[|union|]; `own` is x at the union."""
-        d, x = x.shape[-1], widen(x)
+        values = widen(kernels.values(x))
+        d = values.shape[-1]
         k = kept(self.density, d)
-        wires = await AllGather(index.encode(kernels.topk(x, k, turn.seen), d))
+        largest = kernels.topk(x if isinstance(x, Accumulated) else values, k)
+        wires = await AllGather(index.encode(largest, d))
         union = cast(Tensor, index.decode(wires, d, k).unique())
-        values = x[..., union]
+        values = values[..., union]
         total = await AllReduce(values)
         return Sent(own=Sparse(union.expand_as(values), values, d), mean=Sparse(union, total.div_(turn.size), d))
 

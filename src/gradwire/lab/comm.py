@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwire.auto import Auto, attach
-from gradwire.ddp import Hook
+from gradwire.doors import Hook
 from gradwire.lab.plain import Plain, on_a_ring, wrap
 from gradwire.lab.ways import DENSE, NONE, is_torch
 

@@ -21,9 +21,11 @@ from torch import Tensor
 from gradwire.checks import is_number
 from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest, tensor
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Sent, Sparse, Vector
 
 
+@part("dgc", "memory", example="dgc(warmup(topk(density=0.001), steps=400))")
 @dataclass(frozen=True)
 class DGC:
     """Momentum-corrected error feedback with masking. Takes contractive operators; no momentum in the optimizer.

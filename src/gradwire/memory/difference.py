@@ -22,9 +22,11 @@ from torch import Tensor
 from gradwire.ask import AllReduce
 from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest, tensor
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Dense, Sent, widen
 
 
+@part("difference", "memory", example="difference(randk(density=0.1), a=0.01, p=0.01)")
 @dataclass(frozen=True)
 class Difference:
     """Send changes, corrected by a share a of what has been said wrong, and all of it with probability p.
@@ -92,11 +94,13 @@ class Difference:
         return p > 0 and torch.rand((), generator=turn.fork("coin").rng(shared=True)).item() < p
 
 
+@part("marina", "memory", example="marina(randk(density=0.1))")
 def MARINA(exchange: Exchange, p: float | None = None) -> Difference:
     """MARINA (Gorbunov et al. 2021, arXiv:2102.07845): unbiased operators, everything sent with probability p."""
     return Difference(exchange, a=0.0, p=p)
 
 
+@part("dasha", "memory", example="dasha(randk(density=0.1))")
 def DASHA(exchange: Exchange, a: float | None = None) -> Difference:
     """DASHA (Tyurin and Richtárik 2022, arXiv:2202.01268): unbiased operators, nothing whole but the first."""
     return Difference(exchange, a=a, p=0.0)

@@ -21,9 +21,11 @@ from torch import Tensor
 from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest
 from gradwire.layout import Layout, Turn
 from gradwire.memory.shift import DIANA
+from gradwire.registry import part
 from gradwire.vector import Offset, Sent, widen
 
 
+@part("iterates", "memory", example="iterates(diana(natural), gamma=0.1)")
 @dataclass(frozen=True)
 class Iterates:
     """Compress params - gamma x, the model after a step of length gamma, instead of the gradient x."""
@@ -64,6 +66,7 @@ class Iterates:
         return None
 
 
+@part("gdci", "memory", example="gdci(natural, gamma=0.1)")
 def GDCI(exchange: Exchange, gamma: float) -> Iterates:
     """Gradient descent with compressed iterates (Khaled and Richtárik 2019, arXiv:1909.04716): unbiased operators."""
     check_exchange(exchange, "gdci")
@@ -72,6 +75,7 @@ def GDCI(exchange: Exchange, gamma: float) -> Iterates:
     return Iterates(exchange, gamma)
 
 
+@part("vrgdci", "memory", example="vrgdci(natural, gamma=0.1)")
 def VRGDCI(exchange: Exchange, gamma: float, alpha: float | None = None) -> Iterates:
     """VR-GDCI (Shulgin and Richtárik 2022, arXiv:2206.10452): GDCI whose shifts follow the iterates like DIANA's."""
     return Iterates(DIANA(exchange, alpha), gamma)

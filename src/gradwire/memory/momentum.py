@@ -15,9 +15,11 @@ from torch import Tensor
 from gradwire.exchange.protocol import Exchange, State, check_exchange, nest, tensor
 from gradwire.layout import Layout, Turn
 from gradwire.memory.shift import EF21
+from gradwire.registry import part
 from gradwire.vector import Sent
 
 
+@part("momentum", "memory", example="momentum(ef21(topk(density=0.01)), eta=0.1)")
 @dataclass(frozen=True)
 class Momentum:
     """Exchange the running average v of the vectors, in which the newest weighs eta."""
@@ -59,6 +61,7 @@ class Momentum:
         return None
 
 
+@part("ef21sgdm", "memory", example="ef21sgdm(topk(density=0.01), eta=0.1)")
 def EF21SGDM(exchange: Exchange, eta: float = 0.1) -> Momentum:
     """EF21 with momentum (Fatkhullin, Tyurin and Richtárik 2023, arXiv:2305.15155): contractive operators."""
     return Momentum(EF21(exchange), eta)

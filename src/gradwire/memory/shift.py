@@ -28,6 +28,7 @@ from torch import Tensor
 from gradwire.ask import AllReduce
 from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest, tensor
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Dense, Offset, Sent, widen
 
 
@@ -44,6 +45,7 @@ class Rule(Protocol):
         ...
 
 
+@part("shifted", "memory", example="shifted(natural, follow())")
 @dataclass(frozen=True)
 class Shifted:
     """Send the difference to a shift; the rule moves the shift."""
@@ -83,6 +85,7 @@ class Shifted:
         return None
 
 
+@part("fixed", "rule", example="shifted(randk(density=0.1), fixed())")
 @dataclass(frozen=True)
 class Fixed:
     """Leave the shifts where they are (DCGD, DCGD-FIXED)."""
@@ -95,6 +98,7 @@ class Fixed:
         return Sent(own=Offset(h, sent.own, 1.0), mean=Offset(mean_h, sent.mean, 1.0))
 
 
+@part("follow", "rule", example="shifted(randk(density=0.1), follow(alpha=0.1))")
 @dataclass(frozen=True)
 class Follow:
     """Move the shifts by alpha times the message: DIANA, by default at alpha = 1 / (1 + omega), or EF21 at 1.
@@ -162,6 +166,7 @@ class Follow:
         return Sent(own=Offset(h, sent.own, rest), mean=Offset(mean_h, sent.mean, rest))
 
 
+@part("restart", "rule", example="shifted(randk(density=0.1), restart(p=0.05))")
 @dataclass(frozen=True)
 class Restart:
     """Set the shifts to the vectors themselves with probability p: Rand-DIANA. By default p = 1 / (1 + omega).
@@ -195,21 +200,25 @@ class Restart:
         return said
 
 
+@part("diana", "memory", example="diana(randk(density=0.1))")
 def DIANA(exchange: Exchange, alpha: float | None = None) -> Shifted:
     """DIANA (Mishchenko et al. 2019, arXiv:1901.09269): unbiased operators, alpha <= 1 / (1 + omega)."""
     return Shifted(exchange, Follow(alpha))
 
 
+@part("ef21", "memory", example="ef21(topk(density=0.01))")
 def EF21(exchange: Exchange) -> Shifted:
     """EF21 (Richtárik et al. 2021, arXiv:2106.05203): contractive operators, every message moves the shift whole."""
     return Shifted(exchange, Follow(1.0))
 
 
+@part("efbv", "memory", example="efbv(topk(density=0.01), lam=1.0, nu=0.9)")
 def EFBV(exchange: Exchange, lam: float, nu: float) -> Shifted:
     """EF-BV (Condat, Yi and Richtárik 2022, arXiv:2205.04180): DIANA at (alpha, 1), EF21 at (1, 1), and between."""
     return Shifted(exchange, Follow(lam, nu))
 
 
+@part("randdiana", "memory", example="randdiana(randk(density=0.1))")
 def RandDIANA(exchange: Exchange, p: float | None = None) -> Shifted:
     """Rand-DIANA (Shulgin and Richtárik 2022, arXiv:2206.10452): unbiased operators, shifts restart at random."""
     return Shifted(exchange, Restart(p))

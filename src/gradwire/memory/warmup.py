@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from gradwire.checks import check_whole, is_number
-from gradwire.exchange.protocol import Exchange, State, check_exchange
+from gradwire.exchange.protocol import Exchange, State, check_exchange, wants_largest
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Sent
 
 
+@part("warmup", "memory", example="ef(warmup(deft(density=0.01), steps=400, start=0.25, factor=4.0))")
 @dataclass(frozen=True)
 class Warmup:
     """Run an exchange at the densities start, start / factor, ... above its own, then at its own.
@@ -78,6 +80,10 @@ class Warmup:
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """One step of the stage that is due."""
         return await self.at(turn.step)(x, state, turn)
+
+    def wants_largest(self, turn: Turn) -> int:
+        """That of the stage that is due."""
+        return wants_largest(self.at(turn.step), turn)
 
     def omega(self, d: int) -> float | None:
         """The largest of all stages, None if one is biased."""

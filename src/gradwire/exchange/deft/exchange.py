@@ -33,10 +33,12 @@ from gradwire.exchange.deft.plan import Plan, apportion_k, assign_k, pack, parti
 from gradwire.exchange.disjoint import gather, hear_counts
 from gradwire.exchange.protocol import WEIGHT, State, no_weight, tensor
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.reprs import quiet
 from gradwire.vector import Sent, Sparse, widen
 
 
+@part("deft", "exchange", example="deft(density=0.01)")
 @quiet("k_source", "exact_k", "repack_every", "merge", "pack_by", "overlap")
 @dataclass(frozen=True)
 class DEFT:

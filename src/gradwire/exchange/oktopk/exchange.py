@@ -41,9 +41,11 @@ from gradwire.exchange.oktopk.survivors import survive, tell
 from gradwire.exchange.oktopk.threshold import is_near, reach
 from gradwire.exchange.protocol import State
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Sent, Sparse, widen
 
 
+@part("oktopk", "exchange", example="ef(oktopk(density=0.01))")
 @dataclass(frozen=True)
 class OkTopk:
     """About the k = density * d largest sums of what the workers find large; anew every `recompute_every` steps."""

@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from gradwire.compress import Compressor, NaturalDithering, RandK, TopK
+from gradwire.compress.natural_dithering import NaturalDithering
+from gradwire.compress.protocol import Compressor
+from gradwire.compress.randk import RandK
+from gradwire.compress.topk import TopK
 from gradwire.lab.figures.record import ROUNDING
 from gradwire.lab.methods import Method, compose
 from gradwire.lab.problems import Problem, make

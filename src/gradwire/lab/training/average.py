@@ -12,7 +12,7 @@ from gradwire.checkpoint import flatten
 from gradwire.exchange import Exchange, State
 from gradwire.lab.training.settings import Training
 from gradwire.layout import Layout
-from gradwire.memory import Guard
+from gradwire.memory.guard import Guard
 from gradwire.simulator import Simulator
 from gradwire.spec import parse
 from gradwire.transport import Ledger
