@@ -23,7 +23,8 @@ from pathlib import Path
 import torch
 
 from gradwire import kernels
-from gradwire.lab import selection, shapes
+from gradwire.lab.models import shapes
+from gradwire.lab.studies import selection
 
 BARRED = ("lstm", "neumf", "resnet18")
 
@@ -35,7 +36,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     ns = (1, 2, 4) if given.quick else (1, 2, 4, 8, 16, 32, 64, 128, 256)
-    found: dict[str, dict[str, selection.Measured]] = {}
+    found: dict[str, dict[str, selection.SelectionTimes]] = {}
     kernels.warm_up()
     for model in given.models:
         repeats = 3 if given.quick else 15 if model in BARRED else 5
@@ -51,7 +52,7 @@ def main() -> None:
         file.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
 
 
-def table(model: str, measured: selection.Measured) -> None:
+def table(model: str, measured: selection.SelectionTimes) -> None:
     reference = measured.torch_topk.median
     print(
         f"\n{model} by {measured.pack_by}: d = {measured.d:,}, k = {measured.k:,}; torch.topk takes {reference * 1e3:,.0f} ms"

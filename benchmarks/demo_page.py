@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from gradwire.lab.results import Comparison, Run
+from gradwire.lab.comparison.record import Comparison, Run
 
 ROOT = Path(__file__).parents[1]
 

@@ -30,10 +30,10 @@ def main() -> None:
     losses = {
         run["spec"]: loss_at(run["points"], STEPS) for run in json.loads((RESULTS / "race.json").read_text())["runs"]
     }
-    plan = bench.Plan(
+    plan = bench.BenchPlan(
         model="gpt", methods=(*TORCH, *OURS), rates=("10mbit",), steps=20, seconds=25, bucket_mb=BUCKET_MB
     )
-    sheet = bench.run(plan, lambda event: None)
+    sheet = bench.run(plan)
     rows = judge({each.method: each.step for each in sheet.measured}, losses)
     show(rows)
     write("equal_loss.json", {"rows": rows, "cells": [dataclasses.asdict(each) for each in sheet.measured]})

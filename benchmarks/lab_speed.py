@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from gradwire.compress import RandK
-from gradwire.lab import descent, methods, problems
+from gradwire.lab.convex import descent, methods, problems
 
 
 def loop(problem: problems.Problem, step: float, alpha: float, k: int, rounds: int, seed: int = 0) -> np.ndarray:
@@ -42,7 +42,7 @@ def loop(problem: problems.Problem, step: float, alpha: float, k: int, rounds: i
     return x
 
 
-def laboratory(problem: problems.Problem, method: methods.Method, rounds: int) -> None:
+def laboratory(problem: problems.Problem, method: methods.ConvexMethod, rounds: int) -> None:
     """The same by the laboratory, from the start of a run to its last mark."""
     for _ in descent.walk(problem, method, rounds, every=rounds):
         pass

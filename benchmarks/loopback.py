@@ -16,8 +16,8 @@ def main() -> None:
 
 def judge(model: str) -> list[Row]:
     """One row: at most 3 % slower."""
-    plan = bench.Plan(model=model, methods=("dense", "auto"), rates=(None,), steps=60, seconds=20)
-    sheet = bench.run(plan, lambda event: None)
+    plan = bench.BenchPlan(model=model, methods=("dense", "auto"), rates=(None,), steps=60, seconds=20)
+    sheet = bench.run(plan)
     auto = next(each for each in sheet.measured if each.method.startswith("auto"))  # "auto (dense)"
     return [row(f"auto on loopback, {model}, in steps of dense", sheet.ratio(auto, "dense"), most=1.03)]
 

@@ -22,8 +22,8 @@ from rows import RESULTS, Row, row, show, write
 from gradwire import net
 from gradwire.advice import CANDIDATES, Method
 from gradwire.advice import judge as advise
-from gradwire.lab.advised import ask
-from gradwire.lab.advising import Question
+from gradwire.lab.bench.advised import Question
+from gradwire.lab.bench.advising import ask
 from gradwire.lab.studies import chart
 from gradwire.lab.studies.draw import draw
 
@@ -74,7 +74,7 @@ def main() -> None:
 def measure(model: str, rate: str | None) -> Cell:
     """Predict and measure all methods of a cell; seconds of a step."""
     question = Question(model, CANDIDATES, check=True, beside=TORCH, steps=8, seconds=6.0)
-    advised = ask(question, 2, rate, lambda event: None)
+    advised = ask(question, 2, rate)
     predicted = {method.name: method.seconds for method in advised.verdict.methods if math.isfinite(method.seconds)}
     return {
         "model": model,

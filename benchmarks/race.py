@@ -16,9 +16,9 @@ import json
 
 from rows import RESULTS, Row, row, show, write
 
-from gradwire.lab import compare
-from gradwire.lab.job import Job
-from gradwire.lab.results import Comparison, Point, Run, Split
+from gradwire.lab.comparison.job import TrainingJob
+from gradwire.lab.comparison.on_ranks import execute
+from gradwire.lab.comparison.record import Comparison, Point, Run, Split
 from gradwire.lab.ways import is_torch
 
 RATE, LEARNING_RATE = "100mbit", 0.08
@@ -63,11 +63,11 @@ def read() -> dict[str, Run]:
 
 def run(way: str, steps: int, loopback: bool) -> Run:
     """Train; of a slow way count the steps on the link."""
-    job = Job(way, steps=steps, seconds=1e6, learning_rate=LEARNING_RATE, evaluate_every=12.0, **MODEL)
-    done = compare.execute(way, job, 2, None if loopback else RATE)
+    job = TrainingJob(way, steps=steps, seconds=1e6, learning_rate=LEARNING_RATE, evaluate_every=12.0, **MODEL)
+    done = execute(way, job, 2, None if loopback else RATE)
     if not loopback:
         return done
-    timed = compare.execute(way, dataclasses.replace(job, steps=10, evaluate_every=1e6), 2, RATE)
+    timed = execute(way, dataclasses.replace(job, steps=10, evaluate_every=1e6), 2, RATE)
     points = tuple(dataclasses.replace(at, seconds=at.step * timed.step_seconds, sent_bytes=0) for at in done.points)
     return dataclasses.replace(timed, points=points)
 

@@ -2,7 +2,7 @@
 
     python benchmarks/shifted_gpt.py [--steps 300] [--seed 0]
 
-Two ranks over loopback: same model, batches, optimizer and learning rate (gradwire.lab.job.Job), only the exchange differs.
+Two ranks over loopback: same model, batches, optimizer and learning rate (TrainingJob), only the exchange differs.
 What counts is the held-out loss after the last step, and the bytes a rank sends a step; the seconds are those of loopback,
 where compression does not pay. A loss above dense's by more than the run's allowance is an error (exit code 1).
 """
@@ -16,9 +16,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from gradwire.lab import compare
-from gradwire.lab.job import Job
-from gradwire.lab.results import Run
+from gradwire.lab import records
+from gradwire.lab.comparison.job import TrainingJob
+from gradwire.lab.comparison.on_ranks import execute
+from gradwire.lab.comparison.record import Run
 
 RANKS = 2
 AMPLE_SECONDS = 1e5  # the steps end a run, not the clock; evaluated before the first step and after the last
@@ -47,7 +48,7 @@ def main() -> int:
         "ranks": RANKS,
         "link": "loopback",
         "job": asdict(job("dense", arguments.steps, arguments.seed)) | {"exchange": None},
-        "versions": compare.versions(),
+        "versions": records.platform_versions(),
         "runs": [
             {
                 "exchange": run.spec,
@@ -77,12 +78,12 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def job(exchange: str, steps: int, seed: int) -> Job:
-    return Job(exchange, seconds=AMPLE_SECONDS, steps=steps, seed=seed, evaluate_every=AMPLE_SECONDS)
+def job(exchange: str, steps: int, seed: int) -> TrainingJob:
+    return TrainingJob(exchange, seconds=AMPLE_SECONDS, steps=steps, seed=seed, evaluate_every=AMPLE_SECONDS)
 
 
 def follow(spec: str, steps: int, seed: int) -> Run:
-    run = compare.execute(spec, job(spec, steps, seed), RANKS, None)
+    run = execute(spec, job(spec, steps, seed), RANKS, None)
     print(f"{spec}: {run.points[0].loss:.4f} -> {run.points[-1].loss:.4f}", flush=True)
     return run
 

@@ -57,9 +57,7 @@ def main() -> None:
 def measure(model: str, rate: str, beside: tuple[str, ...] = (), seconds: float = 40) -> tuple[list[Row], bench.Sheet]:
     """Race gradwire's methods, and others beside them, on one link: a row each, and one for its best, with the bar."""
     ours = OURS if rate == "100mbit" else (*OURS, SHARED)
-    sheet = bench.run(
-        bench.Plan(model=model, methods=ours + beside, rates=(rate,), steps=25, seconds=seconds), lambda event: None
-    )
+    sheet = bench.run(bench.BenchPlan(model=model, methods=ours + beside, rates=(rate,), steps=25, seconds=seconds))
     ratios = {each.method: sheet.ratio(each, "none") for each in sheet.measured}
     best = min((method for method in ratios if method in ours), key=ratios.__getitem__)
     where = f"{model} at {rate}"

@@ -19,8 +19,9 @@ from gradwire.advice import Cost, Errand, Job, Link, Method, Pace, Part, buckets
 from gradwire.advice import step_seconds as step
 from gradwire.advice.work import _lay
 from gradwire.cli.advise import rate_of, table
-from gradwire.lab.advised import Advised, ask
-from gradwire.lab.advising import Question
+from gradwire.lab import records
+from gradwire.lab.bench.advised import Advised, Question
+from gradwire.lab.bench.advising import ask
 from gradwire.memory import Guard
 from gradwire.transport.rehearsal import Asked, Course, rehearse
 
@@ -234,7 +235,7 @@ def test_a_question_is_refused_early() -> None:
     with pytest.raises(ValueError, match="density must lie in"):
         Question("mlp", ("topk(density=2)",))
     question = Question("mlp", ("natural",), check=True)
-    assert Question.from_json(question.to_json()) == question
+    assert records.from_json(Question, records.to_json(question), "the question") == question
 
 
 # ---- the command

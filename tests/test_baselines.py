@@ -14,7 +14,7 @@ from torch import Tensor
 
 import gradwire as gw
 from gradwire import spec
-from gradwire.exchange.sidco import BAND, threshold
+from gradwire.exchange.sidco import BAND, fit_threshold
 from gradwire.kernels import reference
 from gradwire.wire import index
 
@@ -212,8 +212,10 @@ def test_sidcos_count_is_about_k_also_of_what_error_feedback_leaves(name: str) -
 def test_one_stage_is_the_exponential_laws() -> None:
     x = normal(1000).abs()
     for k in (1, 30, 999):
-        assert threshold(x, k, 1) == pytest.approx(min(x.max().item(), x.mean().item() * math.log(1000 / k)), rel=1e-12)
-    assert threshold(x, 1000, 1) == 0.0
+        assert fit_threshold(x, k, 1) == pytest.approx(
+            min(x.max().item(), x.mean().item() * math.log(1000 / k)), rel=1e-12
+        )
+    assert fit_threshold(x, 1000, 1) == 0.0
 
 
 def test_two_stages_are_the_exponential_laws_of_the_peaks_over_the_first() -> None:
@@ -221,7 +223,7 @@ def test_two_stages_are_the_exponential_laws_of_the_peaks_over_the_first() -> No
     first = x.mean().item() * math.log(4)
     peaks = x[x >= first]
     wanted = first + (peaks.mean().item() - first) * math.log(len(peaks) / k)
-    assert threshold(x, k, 2) == pytest.approx(wanted, rel=1e-12)
+    assert fit_threshold(x, k, 2) == pytest.approx(wanted, rel=1e-12)
 
 
 def test_a_stage_more_is_asked_for_outside_the_band_only_and_by_all() -> None:
@@ -243,7 +245,7 @@ def test_everybody_selects_by_a_threshold_of_ones_own() -> None:
     x[1] *= 100
     sent = gw.Simulator(gw.exchange.SIDCo(0.05), flat(4000), 2).step(x)
     for row, own in zip(x, sent.own, strict=True):
-        level = threshold(row.abs(), 200, 1)
+        level = fit_threshold(row.abs(), 200, 1)
         assert torch.equal(own, in_float32(row * (row.abs() >= level)))
 
 
@@ -253,10 +255,10 @@ def test_inputs_without_a_law(stages: int) -> None:
     d, k = 64, 4
     equal, tiny = torch.full((d,), 2.5), torch.full((d,), 1e-40)
     spike = torch.zeros(d).index_fill_(0, torch.tensor(5), 3e38)
-    assert threshold(torch.zeros(d), k, stages) == 0.0
-    assert threshold(torch.zeros(0), 0, stages) == 0.0
-    assert threshold(equal, k, stages) <= 2.5
-    assert int((spike >= max(threshold(spike, k, stages), 1e-38)).sum()) == 1
+    assert fit_threshold(torch.zeros(d), k, stages) == 0.0
+    assert fit_threshold(torch.zeros(0), 0, stages) == 0.0
+    assert fit_threshold(equal, k, stages) <= 2.5
+    assert int((spike >= max(fit_threshold(spike, k, stages), 1e-38)).sum()) == 1
     sim = gw.Simulator(gw.exchange.SIDCo(0.07, stages=stages), flat(d), 1)
     for x, count in ((torch.zeros(d), 0), (equal, d), (spike, 1), (-equal, d), (tiny, 0)):
         sent = sim.step(x[None])
@@ -271,7 +273,7 @@ def test_stages_that_do_not_fit_start_in_range() -> None:
         sim = gw.Simulator(gw.exchange.SIDCo(0.05), flat(2000), 1)
         sim.start(x)
         sim.state[0]["stages"].fill_(said)
-        level = threshold(x[0].abs(), 100, meant)
+        level = fit_threshold(x[0].abs(), 100, meant)
         assert torch.equal(sim.step(x).own != 0, x.abs() >= level)
 
 

@@ -20,9 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradwire import AllReduce, Ledger
-from gradwire.lab import bench, ways
-from gradwire.lab.bench import Measured, Model, Plan, Sheet
-from gradwire.lab.job import Job
+from gradwire.lab import bench, records, ways
+from gradwire.lab.bench import BenchPlan, Measured, Model, Sheet
+from gradwire.lab.comparison.job import TrainingJob
 from gradwire.net.links import free_port
 from gradwire.report import bench as page
 from gradwire.report import bench_bars, bench_words
@@ -191,10 +191,10 @@ def test_ways() -> None:
 
 def test_a_training_run_averages_and_does_not_resume_what_torch_keeps() -> None:
     with pytest.raises(ValueError, match="averages nothing"):
-        Job("none")
+        TrainingJob("none")
     with pytest.raises(ValueError, match="cannot be resumed"):
-        Job("powersgd2", save="here")
-    assert Job("powersgd2").exchange == "powersgd2"
+        TrainingJob("powersgd2", save="here")
+    assert TrainingJob("powersgd2").exchange == "powersgd2"
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("mlp", 5_824_522), ("gpt", 10_868_736), ("resnet18", 11_173_962)])
@@ -236,16 +236,16 @@ def make(name: str) -> None:
 
 
 def test_a_plan_measures_none_first() -> None:
-    assert Plan(methods=("dense", "none")).methods == ("none", "dense")
-    assert Plan().methods == bench.METHODS
-    cells = list(Plan(rates=("10mbit", None), ranks=(2, 4)).cells())
+    assert BenchPlan(methods=("dense", "none")).methods == ("none", "dense")
+    assert BenchPlan().methods == bench.METHODS
+    cells = list(BenchPlan(rates=("10mbit", None), ranks=(2, 4)).cells())
     assert [(cell.ranks, cell.link) for cell in cells] == [
         (2, "10mbit"),
         (2, "loopback"),
         (4, "10mbit"),
         (4, "loopback"),
     ]
-    assert [bench.Cell.from_json(cell.to_json()) for cell in cells] == cells
+    assert [records.from_json(bench.Cell, records.to_json(cell), "the cell") for cell in cells] == cells
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_a_plan_measures_none_first() -> None:
 )
 def test_a_plan_refuses(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=r".") as refused:
-        Plan(**fields)
+        BenchPlan(**fields)
     assert message in str(refused.value)
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from gradwire import net, registry
-from gradwire.lab import compare, demo
-from gradwire.lab.job import Job
-from gradwire.lab.results import Comparison, Run
+from gradwire.lab.comparison import demo
+from gradwire.lab.comparison.job import TrainingJob
+from gradwire.lab.comparison.on_ranks import execute
+from gradwire.lab.comparison.record import Comparison, Run
 
 HALF = ("--density", "0.5")
 
@@ -167,8 +168,8 @@ def test_on_a_link_the_ledger_agrees_with_the_kernel(exchange: str) -> None:
     """Bytes counted from tensors against tx_bytes less headers: 5 %, which is room for gloo's own small messages."""
     if (reason := net.refusal()) is not None:
         pytest.skip(reason)
-    job = Job(exchange, **{**SMALL, "steps": 60, "width": 64, "depth": 2, "context": 32})
-    run = compare.execute("run", job, 2, "1gbit")
+    job = TrainingJob(exchange, **{**SMALL, "steps": 60, "width": 64, "depth": 2, "context": 32})
+    run = execute("run", job, 2, "1gbit")
     assert run.points[-1].step == 60
     assert run.points[-1].loss < run.points[0].loss
     assert abs(run.link_payload / run.ledger_bytes - 1) < 0.05 + 60 * 1500 / run.ledger_bytes

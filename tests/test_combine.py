@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import gradwire as gw
 from gradwire import kernels
-from gradwire.compress import randk
+from gradwire.compress import supports
 from gradwire.compress.blockwise import Blockwise
 from gradwire.compress.chain import Chain
 from gradwire.compress.induced import Induced
@@ -277,7 +277,7 @@ def test_wires_are_the_parts_one_after_the_other() -> None:
     x, t = normal(100, dtype=torch.float32), turn(100)
     first = gw.compress.TopK(0.1).encode(x, t.fork("contractive"))
     assert torch.equal(Induced(gw.compress.TopK(0.1), gw.compress.Natural()).encode(x, t)[: len(first)], first)
-    head = gw.compress.TopK(0.1).head(gw.compress.TopK(0.1).choose(x, t), 100, t)
+    head = gw.compress.TopK(0.1).encode_indices(gw.compress.TopK(0.1).choose(x, t), 100, t)
     assert torch.equal(Chain(gw.compress.TopK(0.1), gw.compress.Natural()).encode(x, t)[: len(head)], head)
     assert Chain(gw.compress.RandK(0.1), gw.compress.Natural()).nbytes(100) == 8 + 10 + 2
     blocks = [gw.compress.TopK(0.1).encode(block, t) for block in x.split(30)]
@@ -288,15 +288,15 @@ def test_wires_are_the_parts_one_after_the_other() -> None:
     "sparsifier", [gw.compress.TopK(0.2), gw.compress.RandK(0.2), gw.compress.RandK(0.8)], ids=repr
 )
 @pytest.mark.parametrize("rank", [1, slice(None)], ids=["one", "batched"])
-def test_a_head_says_the_places(sparsifier: Sparsifier, rank: int | slice) -> None:
+def test_indices_are_decoded_as_they_were_chosen(sparsifier: Sparsifier, rank: int | slice) -> None:
     assert isinstance(sparsifier, Sparsifier)
     for d in (0, 1, 50):
         x, t = normal(2, 3, d), turn(d, rank)
-        places = sparsifier.choose(x, t)
-        head = sparsifier.head(places, d, t)
-        assert head.shape == (2, 3, sparsifier.head_nbytes(d))
-        assert places.shape == (2, 3, sparsifier.count(d))
-        assert torch.equal(sparsifier.places(head, d), places)
+        indices = sparsifier.choose(x, t)
+        wire = sparsifier.encode_indices(indices, d, t)
+        assert wire.shape == (2, 3, sparsifier.index_nbytes(d))
+        assert indices.shape == (2, 3, sparsifier.count(d))
+        assert torch.equal(sparsifier.decode_indices(wire, d), indices)
 
 
 # Without bytes
@@ -345,7 +345,7 @@ def test_a_batched_turn_draws_the_supports_of_many_steps_at_once(monkeypatch: py
         return support(key, d, k)
 
     monkeypatch.setattr(kernels, "support", counted)
-    randk._ahead.cache_clear()
+    supports._ahead.cache_clear()
     c, x = gw.compress.RandK(0.1), normal(10, 80)
     chosen = [c.choose(x, turn(80, slice(None), step)) for step in range(1200)]
     assert calls == [5120] * 3

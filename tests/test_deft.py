@@ -138,7 +138,7 @@ def test_every_layer_has_one_place_and_a_budget_it_can_fill(
     plan = deft.pack(layers, ks, n)
     assert sorted(itertools.chain(*plan.bins, plan.common)) == list(range(len(layers)))
     assert set(plan.common) == {x for x in range(len(layers)) if ks[x] == layers[x]}
-    assert deft.Plan.read(plan.message(), n) == deft.Plan(plan.bins, plan.common, [])
+    assert deft.Packing.read(plan.message(), n) == deft.Packing(plan.bins, plan.common, [])
     assert len(plan.message()) == n + len(layers)
 
 

@@ -15,7 +15,7 @@ import torch
 
 import gradwire as gw
 from gradwire import registry, spec, testing
-from gradwire.lab import methods, theory
+from gradwire.lab.convex import methods, theory
 from gradwire.wire import index
 
 ROOT = Path(__file__).parents[1]

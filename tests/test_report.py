@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import pytest
 
 from gradwire import report
-from gradwire.lab.results import Comparison, Point, Run, Split
+from gradwire.lab.comparison.record import Comparison, Point, Run, Split
 from gradwire.report import labels, style, words
 
 NAN, INF = math.nan, math.inf

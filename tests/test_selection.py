@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import gradwire as gw
-from gradwire.lab import costs, selection, shapes
+from gradwire.lab.models import shapes
+from gradwire.lab.studies import costs, selection
 
 NS = (1, 2, 4, 8, 16, 32)
 

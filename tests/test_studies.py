@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from gradwire.lab import figures, shapes, studies
-from gradwire.lab.studies import breakdown, density, example, scaling, searching, tasks
+from gradwire.lab import studies
+from gradwire.lab.models import shapes
+from gradwire.lab.studies import breakdown, density, example, figures, scaling, searching, tasks
 from gradwire.lab.studies.chart import thin
 from gradwire.lab.studies.runs import run_all
 from gradwire.lab.training import History, Training, train

@@ -17,11 +17,12 @@ import torch
 
 import gradwire as gw
 from gradwire import cli
-from gradwire.lab.tasks import TASKS, images, make, ratings
-from gradwire.lab.tasks.protocol import part
-from gradwire.lab.tasks.resnet import resnet8, resnet18
+from gradwire.lab.averager import InProcess
+from gradwire.lab.models.resnet import resnet8, resnet18
 from gradwire.lab.training import Evaluation, Event, History, Step, Training, train, train_on_ranks
-from gradwire.lab.training.average import Lockstep, residual, support
+from gradwire.lab.training.memory import residual, support
+from gradwire.lab.training.tasks import TASKS, images, make, ratings
+from gradwire.lab.training.tasks.protocol import part
 from gradwire.layout import Layout
 from gradwire.vector import Dense, Sparse
 
@@ -194,7 +195,7 @@ def test_movielens_is_the_published_one_and_negatives_are_unseen() -> None:
     users = torch.arange(943)
     assert not found.seen[users[:, None], found.candidates].any()
     asked = users.repeat(20)
-    from gradwire.lab.tasks.recommendation import _unseen
+    from gradwire.lab.training.tasks.recommendation import _unseen
 
     assert not found.seen[asked, _unseen(found.seen, asked, torch.Generator().manual_seed(0))].any()
 
@@ -326,10 +327,10 @@ def test_every_worker_clips_its_own_gradient() -> None:
     """The mean of two vectors of length 0.001 at most moves the model by 0.001 times the rate at most."""
     told: list[torch.Tensor] = []
 
-    class Spy(Lockstep):
-        def send(self, xs, step, point, lr):
+    class Spy(InProcess):
+        def send(self, xs, step, params, lr):
             told.append(xs.norm(dim=1))
-            return super().send(xs, step, point, lr)
+            return super().send(xs, step, params, lr)
 
     from gradwire.lab.training.loop import follow
 
@@ -340,10 +341,10 @@ def test_every_worker_clips_its_own_gradient() -> None:
 def test_the_learning_rate_falls_and_the_memory_is_told() -> None:
     told: list[float] = []
 
-    class Spy(Lockstep):
-        def send(self, xs, step, point, lr):
+    class Spy(InProcess):
+        def send(self, xs, step, params, lr):
             told.append(lr)
-            return super().send(xs, step, point, lr)
+            return super().send(xs, step, params, lr)
 
     from gradwire.lab.training.loop import follow
 
@@ -354,10 +355,10 @@ def test_the_learning_rate_falls_and_the_memory_is_told() -> None:
 @NEEDS["vision"]
 def test_running_statistics_are_those_of_worker_0() -> None:
     """As DDP keeps them; so a second worker changes nothing before the first update."""
-    from gradwire.lab.training.run import Run
+    from gradwire.lab.training.run import TrainingRun
 
     def after(workers: int) -> list[torch.Tensor]:
-        run = Run(Training("vision", workers=workers, batch=2, model="resnet18").filled(), Lockstep)
+        run = TrainingRun(Training("vision", workers=workers, batch=2, model="resnet18").filled(), InProcess)
         for worker, row in enumerate(run.rows):
             run.gradient(worker, row)
         return list(run.model.buffers())

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 import gradwire as gw
-from gradwire.lab import theory
-from gradwire.lab.theory import Constants, Distance, Gap, Plan, plan
+from gradwire.lab.convex import theory
+from gradwire.lab.convex.theory import Constants, Distance, Gap, TheoryPlan, plan
 
 POINTS = 200
 ROUNDING = 1e-12  # of float64, over sums of at most 40 x 40 terms
@@ -106,7 +106,7 @@ class Case:
     method: str
     options: dict[str, float]
 
-    def plan(self, constants: Constants, omega: theory.PerWorker, conservative: bool = False) -> Plan:
+    def plan(self, constants: Constants, omega: theory.PerWorker, conservative: bool = False) -> TheoryPlan:
         exact = {name: self.options[name] for name in ("delta", "boost") if name in self.options}
         default = plan(self.method, constants, omega=omega, conservative=conservative, **exact)
         shares = {name: share * getattr(default, name) for name, share in self.options.items() if name not in exact}
@@ -132,7 +132,7 @@ DISTANCES = [
 ]
 
 
-def expected(case: Case, plan: Plan, problem: Quadratics, omega: Tensor, x: Tensor, h: Tensor) -> Tensor:
+def expected(case: Case, plan: TheoryPlan, problem: Quadratics, omega: Tensor, x: Tensor, h: Tensor) -> Tensor:
     """E V of the next state: f[...]. V is quadratic, so it is V of the mean state plus the weighted variances."""
     gradients, iterates = problem.gradients(x), case.method in ("gdci", "vr_gdci")
     shift = h
@@ -152,14 +152,14 @@ def expected(case: Case, plan: Plan, problem: Quadratics, omega: Tensor, x: Tens
     return middle + scale**2 * variance.sum(-1) / len(problem.c) ** 2 + (weights * h_variance).sum(-1)
 
 
-def wanted(plan: Plan, problem: Quadratics) -> Callable[[Tensor], Tensor]:
+def wanted(plan: TheoryPlan, problem: Quadratics) -> Callable[[Tensor], Tensor]:
     """What the shifts should be at x."""
     if plan.method in ("gdci", "vr_gdci"):
         return lambda x: x.unsqueeze(-2) - plan.gamma * problem.gradients(x)
     return problem.gradients
 
 
-def one_round(case: Case, plan: Plan, problem: Quadratics, omega: Tensor) -> tuple[Tensor, Tensor]:
+def one_round(case: Case, plan: TheoryPlan, problem: Quadratics, omega: Tensor) -> tuple[Tensor, Tensor]:
     """E V(next), and rate * V + noise: f[POINTS] each."""
     x, h = states(problem, wanted(plan, problem))
     if case.method in ("dcgd", "gdci"):
@@ -169,7 +169,7 @@ def one_round(case: Case, plan: Plan, problem: Quadratics, omega: Tensor) -> tup
     return expected(case, plan, problem, omega, x, h), bound
 
 
-def longer(plan: Plan, factor: float) -> Plan:
+def longer(plan: TheoryPlan, factor: float) -> TheoryPlan:
     """The same promise with a longer step; weights and noise grow by its square, as theorems have them."""
     v = plan.lyapunov
     if isinstance(v, Distance):
@@ -238,7 +238,7 @@ def randk(d: int, k: int, n: int, scale: float) -> Operator:
     return lambda r: masks * r
 
 
-def value_round(plan: Plan, problem: Quadratics, operator: Operator, x: Tensor, h: Tensor) -> Tensor:
+def value_round(plan: TheoryPlan, problem: Quadratics, operator: Operator, x: Tensor, h: Tensor) -> Tensor:
     """E V(next), f[...], from points f[..., d] and what is held of the workers' gradients there, f[..., n, d]."""
     gradients = problem.gradients(x).unsqueeze(-3)
     x, h = x.unsqueeze(-2), h.unsqueeze(-3)
@@ -257,7 +257,7 @@ def value_round(plan: Plan, problem: Quadratics, operator: Operator, x: Tensor, 
     return value(plan, problem, x, h).mean(-1)
 
 
-def value(plan: Plan, problem: Quadratics, x: Tensor, h: Tensor) -> Tensor:
+def value(plan: TheoryPlan, problem: Quadratics, x: Tensor, h: Tensor) -> Tensor:
     assert isinstance(plan.lyapunov, Gap)
     return plan.lyapunov(problem.gap(x), h, problem.gradients(x))
 
@@ -400,7 +400,7 @@ NEVER = 1e-9  # a probability that no test meets
 Sides = list[tuple[float, Callable[[gw.exchange.Gathered], gw.Exchange]]]
 
 
-def sides(plan: Plan) -> Sides:
+def sides(plan: TheoryPlan) -> Sides:
     """The exchange of a plan; where one coin decides for all workers, both of its sides with their probabilities."""
     match plan.method:
         case "dcgd" | "fixed" | "star":

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import gradwire as gw
-from gradwire.lab import theory
-from gradwire.lab.theory import METHODS, Constants, Gap, plan
+from gradwire.lab.convex import theory
+from gradwire.lab.convex.theory import METHODS, Constants, Gap, plan
 
 SIX = Constants(L=2.0, L_i=[1.0, 2.0, 3.0, 4.0, 1.0, 7.0], mu=0.05)
 WITHOUT_CONVEXITY = ["ef21", "ef_bv", "marina", "dasha", "ef21_sgdm"]

@@ -33,6 +33,7 @@ SPECS = [
     "blockwise(ternary, size=16)",
     "sharedrandk(density=0.1)",
     "sharedrandk(density=0.9, unbiased=false)",
+    "int8allreduce(workers=5)",
     "powersgd",
     "powersgd(rank=2)",
     "deft(density=0.05)",
@@ -178,7 +179,7 @@ TRAINED = [
 ]
 """What the stories train: every exchange, memory and rule, and one of each kind of message."""
 
-RANDOM = ("bernoulli", "dithering", "natural", "perm", "rand", "ternary")
+RANDOM = ("bernoulli", "dithering", "int8", "natural", "perm", "rand", "ternary")
 """Words in the specs of parts that draw random numbers."""
 
 COMPRESSORS = [

@@ -6,7 +6,7 @@ import sys
 
 from gradwire import net
 from gradwire.cli.console import complain
-from gradwire.lab import compare
+from gradwire.lab import remote
 
 try:
     import typer
@@ -35,6 +35,6 @@ def main() -> None:
     except (ValueError, ArithmeticError, ModuleNotFoundError, FileNotFoundError, net.Refused) as error:
         complain(error)
         sys.exit(2)
-    except compare.Failed as error:
+    except remote.Failed as error:
         complain(error)
         sys.exit(error.code)

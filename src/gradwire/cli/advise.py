@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich import box
@@ -15,8 +15,9 @@ from rich.table import Table
 from gradwire import advice
 from gradwire.cli.console import bars, complain, link_of, out
 from gradwire.lab import bench
-from gradwire.lab.advised import Advised, ask, ask_here
-from gradwire.lab.advising import Question
+from gradwire.lab.bench.advised import Advised, Probed, Question
+from gradwire.lab.bench.advising import answer, ask
+from gradwire.lab.remote import ignore
 from gradwire.report.whole import write_whole
 
 NOTE = "Fewer bytes a step may take more steps: below a density of 1 % many models learn more slowly."
@@ -52,7 +53,9 @@ def advise_command(
     found, _ = link_of(rate)
     with bars() as progress:
         task = progress.add_task("asking", total=None, facts="a few steps without a network")
-        _finish(ask(question, ranks, found, lambda event: progress.update(task, facts=_facts(event))), output)
+        advised = ask(question, ranks, found, lambda event: progress.update(task, facts=_facts(event)))
+        progress.update(task, facts="done")
+    _finish(advised, output)
 
 
 def table(advised: Advised) -> Table:
@@ -101,19 +104,15 @@ def rate_of(crossover: float | None) -> str:
     return f"{megabits / 1e3:.3g} Gbit/s" if megabits >= 1e3 else f"{megabits:.3g} Mbit/s"
 
 
-def _facts(event: dict[str, Any]) -> str:
+def _facts(event: Probed | bench.Progress) -> str:
     """What goes on."""
-    match event["event"]:
-        case "link":
-            return f"{1e3 * event['compute']:.1f} ms of compute; rehearsing"
-        case "step":
-            return f"measuring {event['method']}"
-        case _:
-            return "done"
+    if isinstance(event, Probed):
+        return f"{1e3 * event.compute:.1f} ms of compute; rehearsing"
+    return f"measuring {event.method}"
 
 
 def _here(question: Question, output: Path | None, first: bool) -> None:
-    advised = ask_here(question)
+    advised = answer(question, ignore)
     if first:
         _finish(advised, output)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.progress import Progress, TaskID
@@ -33,13 +33,13 @@ def bench_command(
         list[str] | None, typer.Option(help="Of every link, such as 100mbit, or loopback. Repeat it.")
     ] = None,
     ranks: Annotated[list[int] | None, typer.Option(min=1, max=64, help="Processes: 2. Repeat it.")] = None,
-    steps: Annotated[int, typer.Option(help="Timed steps of every method.")] = bench.Plan.steps,
+    steps: Annotated[int, typer.Option(help="Timed steps of every method.")] = bench.BenchPlan.steps,
     seconds: Annotated[
         float, typer.Option(help="Of every method on every link, if they are over before the steps.")
-    ] = bench.Plan.seconds,
+    ] = bench.BenchPlan.seconds,
     bucket_mb: Annotated[
         float, typer.Option(help="Megabytes that gradwire's methods exchange together.")
-    ] = bench.Plan.bucket_mb,
+    ] = bench.BenchPlan.bucket_mb,
     here: Annotated[
         bool, typer.Option("--here", help="The network as it is, under torchrun ... -m gradwire bench --here.")
     ] = False,
@@ -53,7 +53,7 @@ def bench_command(
         raise ValueError("on the network as it is, rates and ranks are what they are: leave out --rate and --ranks")
     rates, note = _rates(rate or [LOOPBACK])
     methods = tuple(method) if method else bench.METHODS
-    plan = bench.Plan(model, methods, rates, tuple(ranks or [2]), steps, seconds, bucket_mb)
+    plan = bench.BenchPlan(model, methods, rates, tuple(ranks or [2]), steps, seconds, bucket_mb)
     _check_output(output)
     if here:
         bench.live_here(lambda first: _measure_here(plan, output, first), complain)
@@ -69,16 +69,14 @@ class Listening:
         self.progress = progress
         self.tasks: dict[tuple[str, str, int], TaskID] = {}
 
-    def hear(self, event: dict[str, Any]) -> None:
+    def hear(self, event: bench.Progress) -> None:
         """Move a bar on."""
-        if event["event"] != "step":
-            return
-        key = event["method"], event["link"], event["ranks"]
+        key = event.method, event.link, event.ranks
         if key not in self.tasks:
-            name = f"{words.short(event['method'], 28)}, {event['link']} x {event['ranks']}"
+            name = f"{words.short(event.method, 28)}, {event.link} x {event.ranks}"
             self.tasks[key] = self.progress.add_task(name, total=1.0, facts="")
-        facts = f"{words.number(1e3 * event['seconds'])} ms"
-        self.progress.update(self.tasks[key], completed=event["done"], facts=facts)
+        facts = f"{words.number(1e3 * event.seconds)} ms"
+        self.progress.update(self.tasks[key], completed=event.done, facts=facts)
 
 
 def _rates(asked: list[str]) -> tuple[tuple[str | None, ...], str]:
@@ -112,7 +110,7 @@ def _files(output: Path) -> tuple[Path, Path, Path]:
     return output, output.with_suffix(".json"), output.with_suffix(".csv")
 
 
-def _measure_here(plan: bench.Plan, output: Path, first: bool) -> None:
+def _measure_here(plan: bench.BenchPlan, output: Path, first: bool) -> None:
     """As one rank; the first speaks and writes."""
     if not first:
         bench.run_here(plan)

@@ -14,7 +14,8 @@ from rich.progress import Progress
 
 from gradwire.cli.console import bars, command, out
 from gradwire.compress import Compressor
-from gradwire.lab import descent, figures, methods, problems
+from gradwire.lab import records
+from gradwire.lab.convex import descent, methods, problems
 from gradwire.spec import operator
 
 Option = Annotated[
@@ -61,7 +62,7 @@ def run_command(
     if output is not None:
         record = {
             "command": command(),
-            "versions": figures.versions(),
+            "versions": records.versions(),
             "problem": repr(task),
             "method": repr(chosen),
             "marks": [asdict(mark) for mark in trace.marks],
@@ -74,7 +75,7 @@ def follow(
     progress: Progress,
     name: str,
     problem: problems.Problem,
-    method: methods.Method,
+    method: methods.ConvexMethod,
     rounds: int,
     seed: int,
     until: float,
@@ -117,7 +118,7 @@ def _pair(text: str) -> tuple[str, Any]:
     return name, None if value.lower() == "none" else value
 
 
-def _about(problem: problems.Problem, method: methods.Method) -> str:
+def _about(problem: problems.Problem, method: methods.ConvexMethod) -> str:
     """What is run, and what theory says of it."""
     lines = [
         f"{problem.name}: n = {problem.n}, d = {problem.d}, L = {problem.L:.4g}, "
@@ -127,8 +128,8 @@ def _about(problem: problems.Problem, method: methods.Method) -> str:
     plan = method.plan
     if plan is None:
         return "\n".join([*lines, f"step {method.step:.4g}; no theorem covers this"])
-    told = {name: getattr(plan, name) for name in ("alpha", "p", "eta", "gamma", "lam", "nu")}
-    facts = ", ".join(f"{name} = {value:.4g}" for name, value in told.items() if value is not None)
+    known = {name: getattr(plan, name) for name in ("alpha", "p", "eta", "gamma", "lam", "nu")}
+    facts = ", ".join(f"{name} = {value:.4g}" for name, value in known.items() if value is not None)
     if method.step != plan.step:
         return "\n".join([*lines, f"step {method.step:.4g}, not the theorem's {plan.step:.4g}; {facts}"])
     promise = "" if plan.rate >= 1 else f"; at most {math.ceil(plan.rounds(0.1)):,} rounds for a digit"

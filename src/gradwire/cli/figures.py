@@ -11,8 +11,10 @@ from rich.table import Table
 
 from gradwire.cli.console import bars, command, out
 from gradwire.cli.descend import follow
-from gradwire.lab import figures, link, studies
-from gradwire.lab.figures.draw import canvas
+from gradwire.lab import studies
+from gradwire.lab.studies import figures
+from gradwire.lab.studies.figures import link
+from gradwire.lab.studies.figures.draw import canvas
 
 NAMES = (*figures.FIGURES, "link", *studies.STUDIES)
 """Every figure."""
@@ -39,7 +41,7 @@ def figure_command(
             studies.draw(chart, picture)
             table = _facts(chart)
         else:
-            figure = _on_ranks(seed) if each == "link" else _in_process(figures.sheet(each, seed), seed)
+            figure = _on_ranks(seed) if each == "link" else _in_process(figures.plan(each, seed), seed)
             written = figures.write(figure, output, command())
             figures.draw(figure, picture)
             table = _table(figure)
@@ -63,19 +65,19 @@ def _facts(chart: studies.Chart) -> Table:
     return table
 
 
-def _in_process(sheet: figures.Sheet, seed: int) -> figures.Figure:
-    """Run a sheet's tasks one after the other."""
+def _in_process(planned: figures.PlannedFigure, seed: int) -> figures.Figure:
+    """Run a figure's curves one after the other."""
     curves: list[figures.Curve] = []
     with bars() as progress:
-        for task in sheet.tasks:
-            name = f"{task.panel}: {task.label}"
-            trace = follow(progress, name, task.problem, task.method, task.rounds, seed, task.until, "batched")
-            curves.append(figures.curve(task.panel, task.label, task.problem, trace))
-    return figures.Figure(sheet.name, sheet.title, sheet.caption, tuple(curves))
+        for each in planned.curves:
+            name = f"{each.panel}: {each.label}"
+            trace = follow(progress, name, each.problem, each.method, each.rounds, seed, each.until, "batched")
+            curves.append(figures.curve(each.panel, each.label, each.problem, trace))
+    return figures.Figure(planned.name, planned.title, planned.caption, tuple(curves))
 
 
 def _on_ranks(seed: int) -> figures.Figure:
-    """Run the tasks of the link figure on processes."""
+    """Run the curves of the link figure on processes."""
     with bars() as progress:
 
         def start(name: str) -> link.Tell:

@@ -12,9 +12,9 @@ import typer
 from rich.table import Table
 
 from gradwire.cli.console import bars, command, err, link_of, out
-from gradwire.lab.tasks import TASKS
 from gradwire.lab.training import Event, History, Step, Training, train, train_on_ranks
 from gradwire.lab.training.record import MISSING, scalars, write
+from gradwire.lab.training.tasks import TASKS
 
 
 def task_command(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.progress import Progress
@@ -11,9 +11,11 @@ from rich.table import Table
 
 from gradwire import report
 from gradwire.cli.console import bars, command, link_of, out
-from gradwire.lab import compare, demo
-from gradwire.lab.job import Job
-from gradwire.lab.results import Comparison, Run
+from gradwire.lab import records
+from gradwire.lab.comparison import demo
+from gradwire.lab.comparison.job import Pulse, Started, TrainingJob
+from gradwire.lab.comparison.on_ranks import execute
+from gradwire.lab.comparison.record import Comparison, Point, Run
 
 Rate = Annotated[str | None, typer.Option(help="Bandwidth of every link: 10mbit, 100mbit, 1gbit. Left out: loopback.")]
 Ranks = Annotated[int, typer.Option(min=1, max=64, help="Processes, each on a link of its own.")]
@@ -48,7 +50,7 @@ def demo_command(
         ranks=ranks,
         budget_seconds=seconds,
         command=command(),
-        versions=compare.versions(),
+        versions=records.platform_versions(),
         note=demo.NOTE,
         runs=tuple(runs),
     )
@@ -65,14 +67,14 @@ def train_command(
     seconds: Annotated[float, typer.Option(help="Training time.")] = 60.0,
     steps: Annotated[int, typer.Option(help="Steps, if they come to an end before the time.")] = 1_000_000,
     seed: Seed = 0,
-    learning_rate: Annotated[float, typer.Option(help="Of SGD.")] = Job.learning_rate,
-    width: Annotated[int, typer.Option(help="Of the model.")] = Job.width,
+    learning_rate: Annotated[float, typer.Option(help="Of SGD.")] = TrainingJob.learning_rate,
+    width: Annotated[int, typer.Option(help="Of the model.")] = TrainingJob.width,
     bucket_mb: Annotated[float | None, typer.Option(help="Megabytes exchanged together.")] = None,
     save: Annotated[Path | None, typer.Option(help="Folder to write a checkpoint to, one file a rank.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Folder of a checkpoint to go on from.")] = None,
 ) -> None:
     """Train the small GPT once, on processes of this machine."""
-    job = Job(
+    job = TrainingJob(
         exchange,
         seconds=seconds,
         steps=steps,
@@ -90,18 +92,24 @@ def train_command(
     out.print(_table([run]))
 
 
-def _follow(progress: Progress, name: str, job: Job, ranks: int, rate: str | None, sizes: list[int]) -> Run:
+def _follow(progress: Progress, name: str, job: TrainingJob, ranks: int, rate: str | None, sizes: list[int]) -> Run:
     """Execute a job behind a progress bar; note the model's parameters in `sizes`."""
     task = progress.add_task(name, total=1.0, facts="starting")
-    facts = {"step": 0, "loss": float("nan")}
+    loss = float("nan")
 
-    def listen(event: dict[str, Any]) -> None:
-        facts.update({key: event[key] for key in facts if key in event})
-        sizes.extend([event["parameters"]] if event["parameters"] else [])
-        done = max(event.get("seconds", 0.0) / job.seconds, facts["step"] / job.steps)
-        progress.update(task, completed=done, facts=f"step {facts['step']:>5}  loss {facts['loss']:.3f}")
+    def listen(event: Started | Point | Pulse) -> None:
+        nonlocal loss
+        seconds = 0.0
+        if isinstance(event, Started):
+            sizes.append(event.parameters)
+        else:
+            seconds = event.seconds
+        if isinstance(event, Point):
+            loss = event.loss
+        done = max(seconds / job.seconds, event.step / job.steps)
+        progress.update(task, completed=done, facts=f"step {event.step:>5}  loss {loss:.3f}")
 
-    run = compare.execute(name, job, ranks, rate, listen)
+    run = execute(name, job, ranks, rate, listen)
     progress.update(task, completed=1.0)
     return run
 

@@ -1,4 +1,4 @@
-"""Identity: say everything. Wire: the values in the chosen format (wire/values.py)."""
+"""Identity: send everything. Wire: the values in the chosen format (wire/values.py)."""
 
 from __future__ import annotations
 

@@ -173,8 +173,8 @@ class Unit:
             return
         for pointer, one in storages.items():
             starts = [int(g.storage_offset()) if g.untyped_storage().data_ptr() == pointer else -1 for g in gradients]
-            bucket = one.new_empty(0).set_(one.untyped_storage())  # pyright: ignore[reportArgumentType]
-            kernels.scatter_(bucket, mean.indices, mean.values, ends, starts)
+            whole = one.new_empty(0).set_(one.untyped_storage())  # pyright: ignore[reportArgumentType]
+            kernels.scatter_(whole, mean.indices, mean.values, ends, starts)
 
 
 def _scatter_apart(gradients: Sequence[Tensor], mean: Sparse, ends: Sequence[int]) -> None:

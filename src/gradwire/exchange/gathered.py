@@ -1,4 +1,4 @@
-"""Gathered: every worker sends its compressed vector to every other, and all average what they decode."""
+"""Gathered: every worker sends its compressed vector to every other, and all average the decoded vectors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gradwire.vector import Message, Sent, widen
 class Gathered:
     """Gather any compressor's messages; each worker sends nbytes(d) to each other.
 
-    Of a `Ragged` compressor's it first gathers the lengths, 8 bytes, and then as many bytes as the longest takes.
+    With a `Ragged` compressor it first gathers the lengths, 8 bytes, then messages padded to the longest.
     """
 
     compressor: Compressor
@@ -67,13 +67,13 @@ class Gathered:
 
 @lru_cache
 def _is_ragged(kind: type) -> bool:
-    """Remembered: to look through a protocol takes longer than a round of a small problem may."""
+    """Cached: a protocol check takes longer than a round of a small problem may."""
     return issubclass(kind, Ragged)
 
 
 @lru_cache(maxsize=64)
 def _unread(batch_shape: torch.Size, length: int, device: torch.device) -> Tensor:
-    """One byte in as many places as u8[*batch_shape, length] has."""
+    """u8[*batch_shape, length] of one byte in memory: it has the shape of messages, which are only counted."""
     return torch.zeros(1, dtype=torch.uint8, device=device).expand(*batch_shape, length)
 
 

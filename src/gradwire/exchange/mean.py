@@ -21,7 +21,7 @@ class Mean:
     init = stateless
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """One AllReduce of f[d], divided first: the sum of two float16 values may be inf where their mean is not."""
+        """One AllReduce of f[d], divided first, because float16 values may overflow in the sum and not in the mean."""
         return Sent(own=Dense(x.clone()), mean=Dense(await AllReduce(x / turn.size)))
 
     def omega(self, d: int) -> float | None:

@@ -1,4 +1,4 @@
-"""What every exchange is."""
+"""The protocol of exchanges, and their states."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from gradwire.vector import Sent
 State: TypeAlias = dict[str, Union[Tensor, "State"]]
 """A nest of tensors, owned by the caller and changed in place.
 
-A tensor [d] holds one value per coordinate. A tensor of any other shape is a fact that all workers know alike, such as
-a threshold; it may be replaced by one of another shape.
+A tensor [d] holds one value per coordinate. A tensor of any other shape is replicated: the same on all workers, such as
+a threshold. It may be replaced by one of another shape.
 """
 
 WEIGHT = "weight"
-"""A fact of this name says how much an exchange asks of a budget that it shares with others (`Turn.budget`)."""
+"""Replicated state of this name: how much an exchange asks of a budget for several (`Turn.budget`)."""
 
 NOMINAL = 1 << 20
-"""The dimension at which a pairing is judged before the real one is known; being biased does not depend on it."""
+"""The dimension at which a pairing is checked before the real one is known; bias does not depend on it."""
 
 
 @runtime_checkable
@@ -44,8 +44,8 @@ class Exchange(Protocol):
     ) -> State:
         """Make the state of a worker before its first step. Refuses what does not fit the layout (ValueError).
 
-        In a batched laboratory one state serves all n workers and lead is (n,): what is a worker's own is then [n, d],
-        what all workers know is [d] as ever.
+        In batched mode one state serves all n workers and batch_shape is (n,): state per worker is then [n, d], and
+        replicated state keeps its shape.
         """
         ...
 
@@ -152,7 +152,7 @@ def stateless(
     device: torch.device | str = "cpu",
     batch_shape: tuple[int, ...] = (),
 ) -> State:
-    """Nothing to remember: the `init` of an exchange whose every step is a step of its own."""
+    """No state: the `init` of an exchange whose steps are independent of each other."""
     return {}
 
 
@@ -171,9 +171,9 @@ def tensor(state: State, name: str) -> Tensor:
 
 
 def replicated(state: State, name: str, shape: tuple[int, ...]) -> Tensor:
-    """Read a fact, which is zeros before it is known; a checkpoint's of another shape gives way to zeros in the state.
+    """Read replicated state, which is zeros at first; a checkpoint's of another shape is replaced by zeros.
 
-    All workers hold the same facts, so that all start anew alike.
+    It is the same on all workers, so all start again alike.
     """
     found = tensor(state, name)
     if found.shape != shape:
@@ -182,15 +182,15 @@ def replicated(state: State, name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def no_weight() -> State:
-    """Nobody has asked for anything yet: f64[1, 1], on the CPU, where budgets are shared out."""
+    """No weight yet: f64[1, 1], on the CPU, where budgets are divided."""
     return {WEIGHT: torch.zeros((1, 1), dtype=torch.float64)}
 
 
 def divide_budget(states: Mapping[Layout, State]) -> dict[Layout, float]:
-    """What part of a common budget each of several units gets, relative to its size: `Turn.budget` of the next step.
+    """Divide a common budget among several units: `Turn.budget` of the next step, relative to each unit's size.
 
-    In proportion to the weights that they know from the step before; by size where none is known. Weights are facts, so
-    that all workers share out alike.
+    In proportion to their weights from the step before; by size if there are none. Weights are replicated, so all
+    workers divide alike.
     """
     weights = [_weight(state) or 0.0 for state in states.values()]
     total, d = math.fsum(weights), sum(layout.d for layout in states)

@@ -1,14 +1,14 @@
-"""Top-k with the union of everybody's places, as the DEFT paper has it: what one selects, all send.
+"""Top-k with the union of all workers' indices, as the DEFT paper has it: all workers send what any worker selects.
 
-Every worker selects the k largest magnitudes of its own vector, and everybody's values are summed wherever anybody has
-selected. So the support grows with the number of workers, from k up to n k: the gradient build-up that exclusive
-selection (`DEFT`) and a leader's selection (`CLTK`) avoid. Supports that are independent and uniform cover
+Each worker selects the k largest magnitudes of its own vector, and all workers' values are summed at the union of the
+selected indices. So the support grows with the number of workers, from k up to n k: the gradient build-up that
+exclusive selection (`DEFT`) and a leader's selection (`CLTK`) avoid. Independent uniform supports cover
 1 - (1 - k / d)^n of the vector (Yoon and Oh, ICPP 2023, arXiv:2307.03500; its baseline Top-k).
 
 rank r of n workers                                                                   per step and worker
 -----------------------------------------------------------------------------------------------------------
-AllGather  the places of one's own k largest magnitudes (wire/index.py)                  u8[index.nbytes(d, k)]
-AllReduce  everybody's values at the union of all places                                 f[|union|], k <= |union| <= n k
+AllGather  the indices of the worker's k largest magnitudes (wire/index.py)              u8[index.nbytes(d, k)]
+AllReduce  all workers' values at the union                                              f[|union|], k <= |union| <= n k
 """
 
 from __future__ import annotations
@@ -62,5 +62,5 @@ class UnionTopK:
         return 0.0 if kept(self.density, d) == d else None
 
     def delta(self, d: int) -> float | None:
-        """k / d, as Top-k's: the union contains one's own places."""
+        """k / d, as Top-k's: the union contains the worker's own indices."""
         return kept(self.density, d) / d if d else 1.0

@@ -1,8 +1,8 @@
 """Iterates: compress the next model instead of the gradient.
 
 Any exchange, conjugated by T(x) = params - gamma x, where x is a gradient and params the model at which it was taken:
-    send T_i = params - gamma x_i,    own_i = (params - what was said of T_i) / gamma,    mean likewise.
-An optimizer's step of length eta gamma along the mean is then (1 - eta) params + eta * the average of what was said.
+    send T_i = params - gamma x_i,    own_i = (params - what was sent of T_i) / gamma,    mean likewise.
+An optimizer's step of length eta gamma along the mean is then (1 - eta) params + eta * the average of what was sent.
 
 | method  | is                                        | source                                                      |
 |---------|-------------------------------------------|-------------------------------------------------------------|
@@ -49,7 +49,7 @@ class Iterates:
         return {"inner": self.exchange.init(layout, dtype, device, batch_shape)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Exchange params - gamma x. ValueError where nobody knows the params."""
+        """Exchange params - gamma x. Raises ValueError if the turn has no params."""
         if turn.params is None:
             raise ValueError("iterates compresses the model after a step and needs to know the model: give params")
         x, params = widen(x), turn.params()
@@ -62,7 +62,7 @@ class Iterates:
         return 0.0 if self.exchange.omega(d) == 0.0 else None
 
     def delta(self, d: int) -> float | None:
-        """None: what is said may be larger than x."""
+        """None: `own` may be larger than x."""
         return None
 
 

@@ -1,8 +1,8 @@
-"""Momentum before compression: what is exchanged is a running average of the worker's own gradients.
+"""Momentum before compression: exchange a running average of the worker's own gradients.
 
     v = (1 - eta) v + eta x, starting at the first x; then the exchange of v.
-Over EF21 this is EF21-SGDM (Fatkhullin, Tyurin and Richtárik 2023, arXiv:2305.15155), which needs no large batches
-where EF21 does. The law holds as it is: the mean is the average of what the workers said of their v.
+Over EF21 this is EF21-SGDM (Fatkhullin, Tyurin and Richtárik 2023, arXiv:2305.15155), which does
+without EF21's large batches. The law holds as it is: the mean is the average of what the workers sent of their v.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Momentum:
         return {"v": v, "inner": self.exchange.init(layout, dtype, device, batch_shape)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Move v in place, and exchange it."""
+        """Update v in place, and exchange it."""
         v = tensor(state, "v")
         if turn.step == 0:
             v.copy_(x)
@@ -53,11 +53,11 @@ class Momentum:
         return await self.exchange(v, nest(state, "inner"), turn)
 
     def omega(self, d: int) -> float | None:
-        """None: what is said is of the past as well."""
+        """None: `own` also contains past vectors."""
         return None
 
     def delta(self, d: int) -> float | None:
-        """None: with its memory, what is said may be larger than x."""
+        """None: with its memory, `own` may be larger than x."""
         return None
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from gradwire.lab.results import Comparison, Run
+from gradwire.lab.comparison.record import Comparison, Run
 from gradwire.report import style, svg, words
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ def html(cell: tuple[Measured, ...], title: str) -> str:
     """A figure with its title."""
     shown = reach(cell)
     rows = "".join(_row(one, HEAD + ROW * index, shown) for index, one in enumerate(cell))
-    told = "; ".join(f"{one.method}: {words.number(one.step * 1e3)} ms" for one in cell)
+    steps = "; ".join(f"{one.method}: {words.number(one.step * 1e3)} ms" for one in cell)
     return (
         f'<figure>\n<h2>{escape(title)}</h2>\n{_key(cell)}<svg xmlns="http://www.w3.org/2000/svg" role="img" '
-        f'aria-label="{escape(told)}" style="height:{HEAD + ROW * len(cell)}px">{_scale(shown, len(cell))}{rows}'
+        f'aria-label="{escape(steps)}" style="height:{HEAD + ROW * len(cell)}px">{_scale(shown, len(cell))}{rows}'
         "</svg>\n</figure>\n"
     )
 

@@ -1,4 +1,4 @@
-"""What a benchmark has found, in sentences: also where it is that compression does not pay."""
+"""The findings of a benchmark in sentences, also where compression does not pay."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from gradwire.report import words
 Cell = tuple[Measured, ...]
 
 SOONER = 1.05
-"""What is not faster than dense by a twentieth is not faster: steps of one method differ by that much."""
+"""A method counts as faster than dense from this factor on: the steps of one method differ by as much."""
 
 
 def winner(cell: Cell) -> Measured | None:
-    """The way with the shortest step that averages at all; None if there is none."""
+    """The method with the shortest step, "none" excluded; None if there is no other."""
     return min((one for one in cell if one.method != NONE), key=lambda one: one.step, default=None)
 
 
@@ -29,19 +29,21 @@ def finding(sheet: Sheet, cell: Cell) -> str:
     where, dense, best = f"{_on(cell[0].link)}, {cell[0].ranks} ranks", sheet.of(cell[0], "dense"), winner(cell)
     if not best:
         return f"{where}: only steps without a network were measured"
-    told = f"{words.number(best.step * 1e3)} ms a step"
+    step = f"{words.number(best.step * 1e3)} ms a step"
     if not dense or (best is dense and len(cell) <= 2):
-        return f"{where}: {best.method} takes {told}"
+        return f"{where}: {best.method} takes {step}"
     if not pays(sheet, cell):
         rivals = [one for one in cell if one.method not in (NONE, "dense")]
         rival = min(rivals, key=lambda one: one.step)
-        ratio, step = words.factor(rival.step / dense.step), words.number(rival.step * 1e3)
+        ratio, slower = words.factor(rival.step / dense.step), words.number(rival.step * 1e3)
         own = words.number(dense.step * 1e3)
-        return f"{where}: do not compress; dense DDP takes {own} ms a step, {rival.method} {step} ms ({ratio} of that)"
+        return (
+            f"{where}: do not compress; dense DDP takes {own} ms a step, {rival.method} {slower} ms ({ratio} of that)"
+        )
     close = [one.method for one in cell if one not in (best, dense) and one.method != NONE and _close(one, best)]
     others = f"; {', '.join(close)} within a tenth of that" if close else ""
     factor = words.factor(dense.step / best.step)
-    return f"{where}: {best.method} takes {told}{others}; {factor} times faster than dense DDP"
+    return f"{where}: {best.method} takes {step}{others}; {factor} times faster than dense DDP"
 
 
 def headline(sheet: Sheet) -> str:
@@ -59,7 +61,7 @@ def headline(sheet: Sheet) -> str:
 
 
 def remarks(sheet: Sheet) -> list[str]:
-    """What a careful reader must know about these numbers; empty when all went well."""
+    """Caveats of these numbers; empty if there are none."""
     found = [sheet.note] if sheet.note else []
     for one in sheet.measured:
         if one.steps < 5:

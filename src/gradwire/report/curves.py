@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from gradwire.lab.results import Comparison, Run
+from gradwire.lab.comparison.record import Comparison, Run
 from gradwire.report import labels, style, svg, view, words
 
 if TYPE_CHECKING:

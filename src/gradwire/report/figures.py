@@ -7,7 +7,7 @@ from functools import partial
 from html import escape
 from typing import TYPE_CHECKING
 
-from gradwire.lab.results import Comparison
+from gradwire.lab.comparison.record import Comparison
 from gradwire.report import bars, curves, svg, view, words
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ def _losses(name: str, title: str, comparison: Comparison, across: view.Across) 
 
 def _figure(name: str, title: str, label: str, draw: Callable[[bool], Figure]) -> str:
     """A figure with its title: the wide drawing and the narrow one, of which the style sheet shows one."""
-    told = f'role="img" aria-label="{escape(f"{title}. {label}")}"'
+    described = f'role="img" aria-label="{escape(f"{title}. {label}")}"'
     drawings = (
-        svg.inline(draw(wide), f"{name}-{kind}", f'class="{kind}" {told}')
+        svg.inline(draw(wide), f"{name}-{kind}", f'class="{kind}" {described}')
         for wide, kind in ((True, "wide"), (False, "narrow"))
     )
     return f"<figure>\n<h2>{title}</h2>\n" + "".join(drawings) + "</figure>"

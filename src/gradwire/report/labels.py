@@ -1,4 +1,4 @@
-"""A label beside the end of every line; labels that want the same place share it without overlap."""
+"""A label beside the end of every line; labels that want the same height are moved apart."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gradwire.lab.results import Comparison
+from gradwire.lab.comparison.record import Comparison
 from gradwire.report import style, svg, view, words
 
 if TYPE_CHECKING:
@@ -23,23 +23,23 @@ def label_ends(axes: Axes, comparison: Comparison, across: view.Across, wide: bo
         x, y = to_share((across.x(last), last.loss)) if last else (math.nan, 1.0)
         ends.append((float(x), min(max(float(y), 0.0), 1.0)))
     gap, size, longest = (36, 13, 23) if wide else (31, 11, 15)
-    places = spread([y for _, y in ends], gap / box.height)
-    for index, (run, (x, y), place) in enumerate(zip(comparison.runs, ends, places, strict=True)):
+    heights = spread([y for _, y in ends], gap / box.height)
+    for index, (run, (x, y), height) in enumerate(zip(comparison.runs, ends, heights, strict=True)):
         color, name, note = svg.RUNS[style.colour(index)], words.short(run.name, longest), across.note(comparison, run)
         bend, end, text = (1 + pixels / box.width for pixels in (2, 14, 19))
         if math.isfinite(x):
-            axes.plot((x, bend, end), (y, y, place), ":", color=color, linewidth=1, transform=share, clip_on=False)
+            axes.plot((x, bend, end), (y, y, height), ":", color=color, linewidth=1, transform=share, clip_on=False)
             axes.plot(x, y, "o", color=color, markersize=4.5, transform=share, clip_on=False)
-        upper, lower = place + 8 / box.height, place - 8 / box.height
+        upper, lower = height + 8 / box.height, height - 8 / box.height
         axes.text(text, upper, name, va="center", fontsize=size, color=color, fontweight="bold", transform=share)
         axes.text(text, lower, note, va="center", fontsize=size - 1, transform=share)
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Places in [0, 1], at least `gap` apart and in the order of `wanted`, moved as little as that allows."""
+    """Heights in [0, 1], at least `gap` apart and in the order of `wanted`, moved as little as that allows."""
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     gap = min(gap, 1 / max(1, len(order) - 1))
-    blocks: list[tuple[float, int]] = []  # pool adjacent violators: (mean of the wanted places less their gaps, count)
+    blocks: list[tuple[float, int]] = []  # pool adjacent violators: (mean of the wanted heights less their gaps, count)
     for rank, index in enumerate(order):
         mean, count = wanted[index] - rank * gap, 1
         while blocks and blocks[-1][0] > mean:
@@ -47,6 +47,6 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
             mean, count = (before * many + mean * count) / (many + count), many + count
         blocks.append((mean, count))
     flat = [mean for mean, count in blocks for _ in range(count)]
-    room = 1 - (len(order) - 1) * gap
-    places = {index: min(max(flat[rank], 0.0), room) + rank * gap for rank, index in enumerate(order)}
-    return [places[index] for index in range(len(wanted))]
+    top = 1 - (len(order) - 1) * gap
+    heights = {index: min(max(flat[rank], 0.0), top) + rank * gap for rank, index in enumerate(order)}
+    return [heights[index] for index in range(len(wanted))]

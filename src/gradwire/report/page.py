@@ -3,7 +3,7 @@
 from html import escape
 from pathlib import Path
 
-from gradwire.lab.results import Comparison
+from gradwire.lab.comparison.record import Comparison
 from gradwire.report import figures, sentences, svg, table, words
 from gradwire.report.whole import document, terms, titled, write_whole
 

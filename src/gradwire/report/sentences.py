@@ -3,7 +3,7 @@
 import math
 import re
 
-from gradwire.lab.results import HEADER_BYTES, Comparison
+from gradwire.lab.comparison.record import HEADER_BYTES, Comparison
 from gradwire.report import view, words
 
 DIPPED = 1.05  # above this the baseline's own speed-up is worth a remark; below it is the noise of an evaluation

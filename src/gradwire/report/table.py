@@ -3,7 +3,7 @@
 import re
 from html import escape
 
-from gradwire.lab.results import Comparison, Run
+from gradwire.lab.comparison.record import Comparison, Run
 from gradwire.report import style, words
 
 NONE = "&ndash;"

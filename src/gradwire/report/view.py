@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gradwire.lab.results import Comparison, Point, Run
+from gradwire.lab.comparison.record import Comparison, Point, Run
 from gradwire.report import words
 
 
@@ -61,5 +61,5 @@ def loss_limits(comparison: Comparison) -> tuple[float, float, bool]:
     start = max(each[0] for each in losses)  # a run that blows up leaves through the top
     wanted = max(lasts[0] + 3 * (lasts[0] - low), low + 1.5 * (max(lasts) - low), (low + start) / 2)
     high = min(start, wanted)
-    room = 0.06 * (high - low) or 0.5
-    return low - room, high + room, worst > high + room
+    margin = 0.06 * (high - low) or 0.5
+    return low - margin, high + margin, worst > high + margin

@@ -2,7 +2,7 @@
 
 import math
 
-from gradwire.lab.results import Comparison, Run
+from gradwire.lab.comparison.record import Comparison, Run
 
 SOONER = 1.005  # below this a speed-up reads "1.00": not sooner
 TIMES = "\N{MULTIPLICATION SIGN}"

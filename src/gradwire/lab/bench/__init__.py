@@ -1,23 +1,24 @@
 """What a step of training costs, and where its time goes, per way of averaging, link and number of ranks.
 
-sheet = bench.run(bench.Plan("mlp", ("dense", "ef(topk(density=0.01))"), rates=("100mbit",)))
+sheet = bench.run(bench.BenchPlan("mlp", ("dense", "ef(topk(density=0.01))"), rates=("100mbit",)))
 print(sheet.to_csv())
 """
 
-from gradwire.lab.bench.here import HERE, live_here, run_here
-from gradwire.lab.bench.plan import METHODS, Cell, Plan
+from gradwire.lab.bench.plan import METHODS, BenchPlan, Cell
+from gradwire.lab.bench.race import Progress
 from gradwire.lab.bench.results import Measured, Model, Sheet
-from gradwire.lab.bench.run import run
+from gradwire.lab.bench.run import HERE, live_here, run, run_here
 from gradwire.lab.bench.workloads import BUILT_IN, Workload, check_model, make
 
 __all__ = [
     "BUILT_IN",
     "HERE",
     "METHODS",
+    "BenchPlan",
     "Cell",
     "Measured",
     "Model",
-    "Plan",
+    "Progress",
     "Sheet",
     "Workload",
     "check_model",

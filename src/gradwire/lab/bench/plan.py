@@ -1,12 +1,10 @@
-"""What is to be measured: a Plan of links and numbers of ranks, and each of its cells, as text on a command line."""
+"""What is to be measured: a plan of links and numbers of ranks, and each of its cells."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from gradwire import net
 from gradwire.lab.bench.workloads import check_model
@@ -22,7 +20,7 @@ METHODS = (
     "ef(topk(density=0.01, values='natural'))",
     "ef(deft(density=0.01))",
 )
-"""What is measured where nobody says what."""
+"""The default: one of each kind."""
 
 
 @dataclass(frozen=True)
@@ -38,24 +36,14 @@ class Cell:
     seconds: float
     bucket_mb: float
 
-    def to_json(self) -> str:
-        """One line."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Cell:
-        """Read what `to_json` wrote."""
-        fields: dict[str, Any] = json.loads(text)
-        return cls(methods=tuple(fields.pop("methods")), **fields)
-
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """All methods on a model, for every link and number of ranks.
 
-    model: built in, or a factory `module:name`. methods: names of `lab/ways.py`; "none" comes first and by itself, for
-    the others are held against it. rates: such as "100mbit"; None is loopback. steps: timed ones of every method, as
-    many as fit into its `seconds` in a cell, two at least. bucket_mb: of gradwire's ways.
+    model: built in, or a factory `module:name`. methods: names of `lab.ways`; "none" is always measured, and first,
+    because the others are compared with it. rates: such as "100mbit"; None is loopback. steps: timed steps of every
+    method, as many as fit into its `seconds` in a cell, two at least. bucket_mb: of gradwire's ways.
     """
 
     model: str = "mlp"
@@ -78,8 +66,8 @@ class Plan:
             if not every or len(set(every)) < len(every):
                 raise ValueError(f"a plan names every {kind} once, got {', '.join(map(str, every)) or 'none'}")
         if min(self.ranks) < 1 or self.steps < 2 or not self.seconds > 0:
-            least = f"{min(self.ranks)} ranks, {self.steps} steps and {self.seconds:g} seconds"
-            raise ValueError(f"a plan needs a rank, two steps and some seconds at least, got {least}")
+            got = f"{min(self.ranks)} ranks, {self.steps} steps and {self.seconds:g} seconds"
+            raise ValueError(f"a plan needs a rank, two steps and some seconds at least, got {got}")
         if not 0 < self.bucket_mb < math.inf:
             raise ValueError(f"bucket_mb must be positive and finite, got {self.bucket_mb}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import time
 from dataclasses import dataclass, field
 
@@ -11,12 +10,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from gradwire import net
 from gradwire.advice.pace import STEPS
+from gradwire.lab import remote
 from gradwire.lab.bench.workloads import Workload
-from gradwire.lab.comm import Comm, average
-from gradwire.lab.plain import DENSE_STEPS
 from gradwire.lab.ways import AUTO, NONE, powersgd_rank
+from gradwire.lab.ways.torchs import DENSE_STEPS
+from gradwire.lab.ways.wrapped import Comm, average
 
 LEARNING_RATE, MOMENTUM = 1e-3, 0.9
 
@@ -44,10 +43,10 @@ class Racer:
 
     @property
     def warm_steps(self) -> tuple[int, int]:
-        """Untimed steps before the first timed one: at least, and where they are quick.
+        """Untimed steps before the first timed one: how many at least, and how many where steps are quick.
 
-        DDP lays out its buckets anew after the first. What comes before PowerSGD's own beginning is quick;
-        what comes before auto's decision is dense.
+        DDP lays out its buckets anew after the first. PowerSGD's steps before it begins are quick here; auto's steps
+        before its decision are dense.
         """
         before = DENSE_STEPS if powersgd_rank(self.method) else STEPS if self.method == AUTO else 0
         return before + 1, before + (2 if self.method == NONE else 3)
@@ -72,14 +71,14 @@ class Racer:
         return self.last
 
     def warm(self) -> None:
-        """A step of which nothing is noted."""
+        """An untimed step."""
         self.step()
         self.comm.collectives()
 
     def time(self, steps: int) -> None:
-        """Note so many steps."""
+        """Time so many steps."""
         dist.barrier()
-        sent, tx = self.comm.sent(), link_bytes()
+        sent, tx = self.comm.sent(), remote.link_counters()[0]
         for _ in range(steps):
             selecting = self.comm.selecting()
             self.timed.steps.append(self.step())
@@ -87,7 +86,7 @@ class Racer:
             self.timed.collectives.append(self.comm.collectives())
         dist.barrier()  # what the socket still held is on the link by now
         self.timed.sent += self.comm.sent() - sent
-        self.timed.tx += link_bytes() - tx
+        self.timed.tx += remote.link_counters()[0] - tx
 
     def check(self) -> None:
         """Refuse, after a step, a loss that has not gone through all of the model (ValueError)."""
@@ -97,12 +96,6 @@ class Racer:
             raise ValueError("the loss gives no gradient to the model: it must be computed by the model it is handed")
         if without:
             raise ValueError(f"the loss gives no gradient to {', '.join(without[:3])}: freeze what is not trained")
-
-
-def link_bytes() -> int:
-    """Bytes the kernel has sent on the link so far; 0 on loopback, which all ranks share."""
-    interface = os.environ.get("GRADWIRE_INTERFACE", "lo")
-    return 0 if interface == "lo" else net.tx_bytes(interface)
 
 
 def size(model: nn.Module) -> tuple[int, int, int]:

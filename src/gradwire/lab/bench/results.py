@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from dataclasses import asdict, dataclass
-from typing import cast
 
-from gradwire.lab.results import read, writable
+from gradwire.lab import records
 from gradwire.lab.ways import AUTO_DENSE, NONE, is_torch
 
 DERIVED = ("exposed_selection", "exposed_wire", "exposed_wait", "other", "to_none", "to_dense")
@@ -116,16 +114,12 @@ class Sheet:
 
     def to_json(self) -> str:
         """Strict JSON; `Sheet.from_json` gives an equal record back."""
-        return json.dumps(writable(asdict(self)), indent=1, allow_nan=False) + "\n"
+        return records.to_json(self, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Sheet:
         """The record that `to_json` wrote. ValueError, in one sentence, for any other text."""
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"the sheet is not JSON: {error}") from error
-        return cast(Sheet, read(cls, value, "the sheet"))
+        return records.from_json(cls, text, "the sheet")
 
     def to_csv(self) -> str:
         """A line for every measurement, the derived columns last; an empty field where there is no such figure."""

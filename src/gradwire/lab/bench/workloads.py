@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradwire.lab import corpus
-from gradwire.lab.gpt import GPT
-from gradwire.lab.names import check_name
-from gradwire.lab.tasks.resnet import resnet18
+from gradwire.lab.checks import check_name
+from gradwire.lab.models.gpt import GPT
+from gradwire.lab.models.resnet import resnet18
 
 CONTEXT = 320
 """Bytes of a sequence of the built-in GPT."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from gradwire.lab import shapes
+from gradwire.lab.models import shapes
 from gradwire.lab.studies import breakdown, density, example, scaling, searching, tasks
 from gradwire.lab.studies.chart import Chart, Line, Panel, Tell, write
 from gradwire.lab.studies.draw import draw
@@ -14,7 +14,7 @@ from gradwire.lab.studies.draw import draw
 
 @dataclass(frozen=True)
 class Study:
-    """How to make a chart from a seed, and how many pieces of work that is, each told when it is done."""
+    """Makes a chart from a seed, in so many pieces of work, and reports every piece when it is done."""
 
     pieces: int
     make: Callable[[int, Tell], Chart]

@@ -1,12 +1,12 @@
-"""Where a step's time goes: real ranks over a slow link, each sparsifier beside the dense mean."""
+"""Where a step's time goes: every sparsifier and the dense mean, on real ranks over a slow link."""
 
 from __future__ import annotations
 
 from types import MappingProxyType
 
 from gradwire import net
-from gradwire.lab.compare import execute
-from gradwire.lab.job import Job
+from gradwire.lab.comparison.job import TrainingJob
+from gradwire.lab.comparison.on_ranks import execute
 from gradwire.lab.studies.chart import Chart, Line, Panel, Tell
 
 RATE, RANKS, SECONDS = "100mbit", 2, 12.0
@@ -30,13 +30,13 @@ def breakdown(seed: int, tell: Tell) -> Chart:
     rate, place = (RATE, "links of 100 Mbit/s") if net.refusal() is None else (None, "loopback, for links are refused")
     facts: list[dict[str, float | str]] = []
     for label, exchange in METHODS.items():
-        run = execute(label, Job(exchange, seconds=SECONDS, seed=seed, evaluate_every=SECONDS), RANKS, rate)
+        run = execute(label, TrainingJob(exchange, seconds=SECONDS, seed=seed, evaluate_every=SECONDS), RANKS, rate)
         steps = max(1, run.points[-1].step - run.points[0].step)
         parts = {name: 1e3 * getattr(run.split, part) for name, part in PARTS.items()}
         whole = {"step, ms": 1e3 * run.step_seconds, "kilobytes": run.ledger_bytes / steps / 1e3}
         facts.append({"method": label, "exchange": exchange} | parts | whole)
         tell(f"{label}: {1e3 * run.step_seconds:.0f} ms a step")
-    few = [place for place, fact in enumerate(facts) if fact["method"] not in ("fp16", "dense")]
+    few = [index for index, fact in enumerate(facts) if fact["method"] not in ("fp16", "dense")]
     panels = {"all": list(range(len(facts))), "sparsifiers": few}
     return Chart(
         name="deft-breakdown",

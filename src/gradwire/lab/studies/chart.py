@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from gradwire.lab.figures import versions
+from gradwire.lab import records
 
 Tell: TypeAlias = Callable[[str], None]
-"""Is told of every piece of work that is done, in a few words."""
+"""Takes a few words on every piece of work that is done."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes. ticks: lines are stacked bars in places of these names. level: a height to compare with."""
+    """One pair of axes. ticks: names of bars; the lines are stacked in them. level: a height to compare with."""
 
     title: str
     x: str
@@ -30,7 +30,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Line:
-    """Points under a label in a panel. low, high: the least and the most of what y is the mean or median of."""
+    """Points under a label in a panel. low, high: minimum and maximum of the values whose mean or median y is."""
 
     panel: str
     label: str
@@ -63,7 +63,9 @@ def write(chart: Chart, folder: Path, command: str) -> list[Path]:
             spread = (line.low or blank, line.high or blank)
             rows.writerows([line.panel, line.label, *point] for point in zip(line.x, line.y, *spread, strict=True))
     about = {"name": chart.name, "title": chart.title, "caption": chart.caption, "command": command}
-    record.write_text(json.dumps({**about, "versions": versions(), "facts": list(chart.facts)}, indent=1) + "\n")
+    record.write_text(
+        json.dumps({**about, "versions": records.versions(), "facts": list(chart.facts)}, indent=1) + "\n"
+    )
     return [table, record]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gradwire.lab.figures.draw import COLOURS, canvas
 from gradwire.lab.studies.chart import Chart, Line, Panel
+from gradwire.lab.studies.figures.draw import COLOURS, canvas
 
 WIDTH, HEIGHT, COLUMNS = 5.2, 3.6, 3
 MOST_TICKS = 10

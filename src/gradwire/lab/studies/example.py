@@ -11,7 +11,7 @@ WORKERS, K = 4, 55
 
 
 def example(seed: int, tell: Tell) -> Chart:
-    """Seven tensors, four workers, k = 55. The seed is for those who draw; here nobody does."""
+    """Seven tensors, four workers, k = 55. Nothing is drawn, so the seed is not used."""
     spans = deft.partition(list(TENSORS.values()), WORKERS)
     sizes = [end - start for start, end in spans]
     names = _names(spans)
@@ -19,13 +19,13 @@ def example(seed: int, tell: Tell) -> Chart:
     plan = deft.pack(sizes, ks, WORKERS)
     home = {x: f"worker {bin}" for bin, layers in enumerate(plan.bins) for x in layers}
     owner = [home.get(x, "sent whole") for x in range(len(sizes))]
-    everybody = [*(f"worker {bin}" for bin in range(WORKERS)), "sent whole"]
-    ticks, workers = tuple(names), tuple(everybody[:-1])
+    owners = [*(f"worker {bin}" for bin in range(WORKERS)), "sent whole"]
+    ticks, workers = tuple(names), tuple(owners[:-1])
     cut, norm, budget, load = "1. cut", "2. norms", "3. budgets", "4. bins"
     lines = [
         Line(panel, who, *_bars([value if owner[x] == who else 0.0 for x, value in enumerate(values)]))
         for panel, values in ((cut, sizes), (norm, NORMS), (budget, ks))
-        for who in everybody
+        for who in owners
     ]
     lines += [
         Line(load, who, *_bars([plan.loads[bin] if who == f"worker {bin}" else 0.0 for bin in range(WORKERS)]))

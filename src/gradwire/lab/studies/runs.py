@@ -1,4 +1,4 @@
-"""Run many trainings, as many at a time as there are cores, each on one thread: results do not depend on the order."""
+"""Run many trainings, one for each core at a time. Each has one thread, so results do not depend on the order."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from gradwire.lab.training import History, Training, train
 def run_all(trainings: Sequence[Training], tell: Tell) -> list[History]:
     """Train them all, equal ones once, and return their histories in the order given.
 
-    Raises whatever a run raises, and starts no other then.
+    If a run raises, the others are cancelled and its exception is raised.
     """
     wanted = list(dict.fromkeys(trainings))
     found: dict[Training, History] = {}
-    # A process of its own for each core: forked workers would inherit threads that wait for nobody.
+    # A process of its own for each core: forked workers would inherit threads that are never woken.
     context = multiprocessing.get_context("spawn")
     cores = min(len(wanted), len(os.sched_getaffinity(0)))
     with ProcessPoolExecutor(max(1, cores), mp_context=context, initializer=_alone) as pool:

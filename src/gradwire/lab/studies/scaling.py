@@ -69,7 +69,7 @@ def _training(exchange: str, n: int, seed: int) -> Training:
 
 
 def _facts(method: str, n: int, run: History) -> dict[str, Any]:
-    """Density over target: its mean, least and most, and those of the last quarter of the steps."""
+    """Density over target: mean, minimum and maximum, over all steps and over the last quarter."""
     densities = [step.density / DENSITY for step in run.steps]
     late = densities[3 * len(densities) // 4 :]
     return {

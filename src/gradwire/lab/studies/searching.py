@@ -1,13 +1,14 @@
 """Selection at scale: what a worker's share of the search costs as workers are added, on the shapes of real models.
 
-Measured beside three curves that promise it: linear, DEFT's cost model, and the paper's bound for equal layers.
+SelectionTimes beside three curves that promise it: linear, DEFT's cost model, and the paper's bound for equal layers.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from gradwire.lab import costs, selection, shapes
+from gradwire.lab.models import shapes
+from gradwire.lab.studies import costs, selection
 from gradwire.lab.studies.chart import Chart, Line, Panel, Tell
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -46,7 +47,7 @@ def searching(seed: int, tell: Tell) -> Chart:
     )
 
 
-def _line(panel: str, label: str, measured: selection.Measured) -> Line:
+def _line(panel: str, label: str, measured: selection.SelectionTimes) -> Line:
     """Speed-ups by n; the band is that of the slowest rank's quartiles."""
     whole = [scale.whole.median for scale in measured.scales]
     slowest = [scale.slowest for scale in measured.scales]
@@ -57,7 +58,7 @@ def _line(panel: str, label: str, measured: selection.Measured) -> Line:
     return Line(panel, label, _floats(SIZES), *speedups)
 
 
-def _facts(model: str, measured: selection.Measured, scale: selection.Scale) -> dict[str, Any]:
+def _facts(model: str, measured: selection.SelectionTimes, scale: selection.Scale) -> dict[str, Any]:
     """Milliseconds; `share` is n times the slowest rank's over Top-k's, 1 where selection scales linearly."""
     return {
         "model": model,

@@ -1,4 +1,4 @@
-"""Three tasks under five ways to average, at one realised density, several seeds: what compression costs in quality."""
+"""The cost of compression in quality: three tasks, five ways to average, one realised density, several seeds."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from statistics import mean
 from types import MappingProxyType
 from typing import Any
 
-from gradwire.lab import tasks
 from gradwire.lab.studies.chart import Chart, Line, Panel, Tell
 from gradwire.lab.studies.runs import run_all
-from gradwire.lab.training import DENSE, History, Training
+from gradwire.lab.training import DENSE, History, Training, tasks
 
 WORKERS, SEEDS, PILOT_STEPS = 8, 3, 60
 SETTINGS: tuple[tuple[str, float], ...] = (
@@ -20,7 +19,7 @@ SETTINGS: tuple[tuple[str, float], ...] = (
     ("vision", 0.01),
     ("language", 0.01),
 )
-"""Tasks and densities. In 400 steps, or 800, error feedback says every value 40 times at 10 %, and 4 times at 1 %."""
+"""Tasks and densities. In 400 steps, or 800, error feedback sends every value 40 times at 10 %, and 4 times at 1 %."""
 
 METHODS: Mapping[str, str] = MappingProxyType(
     {
@@ -36,7 +35,7 @@ METHODS: Mapping[str, str] = MappingProxyType(
 def quality(seed: int, tell: Tell) -> Chart:
     """Train every task with 8 workers under every method, three seeds each.
 
-    Top-k's union is larger than what one worker selects; its density is lowered until the union's is the others'.
+    Top-k's union is larger than one worker's selection. Its density is lowered until the union's equals the others'.
     """
     shares = {(task, density): _calibrate(task, density, seed, tell) for task, density in SETTINGS}
     keys = [(task, density, method, seed + i) for task, density in SETTINGS for method in METHODS for i in range(SEEDS)]
@@ -83,7 +82,7 @@ def _calibrate(task: str, density: float, seed: int, tell: Tell) -> float:
 
 
 def _line(panel: str, method: str, metric: str, runs: Sequence[History]) -> Line:
-    """The metric over epochs: mean, least and most of the seeds."""
+    """The metric over epochs: mean, minimum and maximum over the seeds."""
     epochs = tuple(evaluation.epoch for evaluation in runs[0].evaluations)
     each = [[evaluation.metrics[metric] for evaluation in run.evaluations] for run in runs]
     columns = list(zip(*each, strict=True))

@@ -16,13 +16,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from gradwire.lab.training.average import Average, Memory, put_
+from gradwire.lab.averager import Averager, Memory
+from gradwire.lab.training.memory import put_
 from gradwire.lab.training.settings import Training
 
 FORMAT = 1
 PARTS = {"format", "training", "step", "seconds", "model", "optimizer", "memory"}
 FREE = {"steps", "learning_rate", "evaluate_every", "decay", "data"}
-"""Settings that may change when a run goes on; with another number of steps decays come elsewhere."""
+"""Settings that may change when a run goes on. With another number of steps the decays move."""
 
 
 def save_whole(
@@ -32,10 +33,10 @@ def save_whole(
     seconds: float,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    average: Average,
+    averager: Averager,
 ) -> None:
-    """Write a checkpoint, or leave the old one as it was. Of several processes the first one writes."""
-    memory = average.memories()
+    """Write a checkpoint whole, or leave the old one as it was. Of several processes the first one writes."""
+    memory = averager.memories()
     if not memory:
         return
     settings = asdict(training)
@@ -49,13 +50,13 @@ def save_whole(
 
 
 def load(
-    file: Path, training: Training, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average
+    file: Path, training: Training, model: nn.Module, optimizer: torch.optim.Optimizer, averager: Averager
 ) -> tuple[int, float]:
     """Go on from a checkpoint: its step and seconds.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is none, or one of another run.
+        ValueError: it is not a checkpoint, or one of another run.
     """
     saved = _read(file)
     try:
@@ -65,7 +66,7 @@ def load(
     try:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        for worker, state in zip(average.workers, average.states, strict=True):
+        for worker, state in zip(averager.workers, averager.states, strict=True):
             put_(
                 state,
                 cast(list[Memory], saved["memory"])[worker],

@@ -1,19 +1,20 @@
-"""The loop: every worker's gradient at the same model, their compressed mean, one step of an optimizer."""
+"""The training loop: every worker's gradient at the same model, their compressed mean, one step of an optimizer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from gradwire.lab.training.average import Lockstep, Meet
+from gradwire.lab import remote
+from gradwire.lab.averager import InProcess, Meet
 from gradwire.lab.training.checkpoint import load, save_whole
-from gradwire.lab.training.run import Run
+from gradwire.lab.training.run import TrainingRun
 from gradwire.lab.training.settings import Evaluation, Event, History, Step, Training
 
 
 def train(
     training: Training,
-    listen: Callable[[Event], None] = lambda event: None,
+    listen: Callable[[Event], None] = remote.ignore,
     resume: Path | None = None,
     save: Path | None = None,
 ) -> History:
@@ -21,7 +22,7 @@ def train(
 
     Args:
         training: the run.
-        listen: is told every step and evaluation.
+        listen: is called with every step and evaluation.
         resume: a checkpoint to go on from, of the same run up to its steps and learning rate.
         save: the file for a checkpoint, written whole at every evaluation.
 
@@ -30,7 +31,7 @@ def train(
         ArithmeticError: a gradient is not finite any more.
         ModuleNotFoundError, FileNotFoundError: data or checkpoint are not there.
     """
-    return follow(training, Lockstep, listen, resume, save)
+    return follow(training, InProcess, listen, resume, save)
 
 
 def follow(
@@ -41,16 +42,16 @@ def follow(
         raise ValueError(f"a checkpoint is written to a file, and {save} is a folder")
     if save is not None and not save.parent.is_dir():
         raise ValueError(f"there is no folder {save.parent} to write the checkpoint {save.name} to")
-    run = Run(training.filled(), meet)
+    run = TrainingRun(training.filled(), meet)
     if resume is not None:
-        run.step, run.seconds = load(resume, run.training, run.model, run.optimizer, run.average)
+        run.step, run.seconds = load(resume, run.training, run.model, run.optimizer, run.averager)
     steps: list[Step] = []
     evaluations: list[Evaluation] = []
     while True:
         if run.step % run.settings.evaluate_every == 0 or run.step >= run.settings.steps:
             if save is not None:
-                save_whole(save, run.training, run.step, run.seconds, run.model, run.optimizer, run.average)
-            if 0 in run.average.workers:
+                save_whole(save, run.training, run.step, run.seconds, run.model, run.optimizer, run.averager)
+            if 0 in run.averager.workers:
                 evaluations.append(run.evaluate())
                 listen(evaluations[-1])
         if run.step >= run.settings.steps:

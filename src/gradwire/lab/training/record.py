@@ -1,4 +1,4 @@
-"""What a run leaves in a folder: steps.csv, run.json, and scalars for TensorBoard, if that is installed."""
+"""The files of a run: steps.csv, run.json, and scalars for TensorBoard if that is installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from gradwire.lab.figures.record import versions
+from gradwire.lab import records
 from gradwire.lab.training.settings import Event, History, Step
 
 MISSING = "no scalars for TensorBoard, for it is not installed: pip install 'gradwire[tensorboard]'"
@@ -27,7 +27,7 @@ def write(history: History, folder: Path, command: str) -> list[Path]:
     metric, settings = history.training.make().metric, history.training.settings
     about: dict[str, Any] = {
         "command": command,
-        "versions": versions(),
+        "versions": records.versions(),
         "training": asdict(history.training),
         "optimizer": settings.optimizer if settings.optimizer == "sgd" else f"adam, betas {settings.betas}",
         "data": history.source,
@@ -42,7 +42,7 @@ def write(history: History, folder: Path, command: str) -> list[Path]:
 
 @contextmanager
 def scalars(folder: Path) -> Generator[Callable[[Event], None] | None]:
-    """Open a folder of TensorBoard's; what is yielded takes every event of a run. None if there is no TensorBoard."""
+    """Open a folder for TensorBoard and yield a function that takes every event of a run; None without TensorBoard."""
     if importlib.util.find_spec("tensorboard") is None:
         yield None
         return

@@ -1,4 +1,4 @@
-"""One run's model, data, optimizer and memories, and what a step of it is."""
+"""A run's model, data, optimizer and memories, and its steps."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gradwire.lab.tasks.protocol import Settings, rng
-from gradwire.lab.training.average import Meet, residual, support
+from gradwire.lab.averager import Meet
+from gradwire.lab.training.memory import guarded, residual, support
 from gradwire.lab.training.settings import Evaluation, Step, Training
+from gradwire.lab.training.tasks.protocol import Settings, rng
 from gradwire.layout import Layout
 
 FALL = 0.1
-"""What the learning rate is multiplied by at each of the decays."""
+"""Factor of the learning rate at each decay."""
 
 
-class Run:
-    """Task, model, optimizer, memories and clock. `training` leaves nothing open."""
+class TrainingRun:
+    """Task, model, optimizer, memories and clock. `training` has every default written out."""
 
     def __init__(self, training: Training, meet: Meet) -> None:
         self.training, self.task = training, training.make()
@@ -29,8 +30,8 @@ class Run:
         named = [(name, param) for name, param in self.model.named_parameters() if param.requires_grad][::-1]
         self.layout = Layout([name for name, _ in named], [tuple(param.shape) for _, param in named])
         self.parameters = [param for _, param in named]
-        self.average = meet(training, self.layout)
-        self.xs = torch.zeros(len(self.average.workers), self.layout.d)
+        self.averager = meet(guarded(training), self.layout, training.workers, training.seed)
+        self.xs = torch.zeros(len(self.averager.workers), self.layout.d)
         self.rows = [list(self.layout.cut(x).values()) for x in self.xs]
         self.mean = torch.zeros(self.layout.d)
         for param, view in zip(self.parameters, self.layout.cut(self.mean).values(), strict=True):
@@ -40,23 +41,23 @@ class Run:
 
     def advance(self) -> Step:
         """One step. ArithmeticError if a gradient is not finite."""
-        began, sent = time.perf_counter(), self.sent()
-        loss = sum(self.gradient(worker, row) for worker, row in zip(self.average.workers, self.rows, strict=True))
+        began, before = time.perf_counter(), self.counted()
+        loss = sum(self.gradient(worker, row) for worker, row in zip(self.averager.workers, self.rows, strict=True))
         self.clip()
         computed, lr = time.perf_counter(), self.rate()
-        point = torch.cat([param.detach().flatten() for param in self.parameters])
-        heard = self.average.send(self.xs, self.step, point, lr)
-        if not heard.finite:
+        params = torch.cat([param.detach().flatten() for param in self.parameters])
+        sent = self.averager.send(self.xs, self.step, params, lr)
+        if not sent.finite:
             raise ArithmeticError(f"a gradient of step {self.step + 1} is not finite; try a smaller learning rate")
-        heard.mean.write_to_(self.mean)
+        sent.mean.write_to_(self.mean)
         averaged = time.perf_counter()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
         ended = time.perf_counter()
         self.step, self.seconds = self.step + 1, self.seconds + ended - began
-        density = support(heard.mean, self.mean) / self.layout.d
-        return self.report(loss, density, sent, (computed - began, averaged - computed, ended - averaged))
+        density = support(sent.mean, self.mean) / self.layout.d
+        return self.report(loss, density, before, (computed - began, averaged - computed, ended - averaged))
 
     def gradient(self, worker: int, row: list[Tensor]) -> float:
         """Write one worker's gradient into its row; its loss.
@@ -76,7 +77,7 @@ class Run:
         return loss.item()
 
     def clip(self) -> None:
-        """Shorten every worker's own gradient, before anything is compressed."""
+        """Clip every worker's own gradient, before it is compressed."""
         if self.settings.clip:
             norms = self.xs.square().sum(1, keepdim=True).sqrt_()
             self.xs.mul_((self.settings.clip / (norms + 1e-6)).clamp_(max=1.0))
@@ -86,29 +87,29 @@ class Run:
         falls = sum(self.step >= part * self.settings.steps for part in self.settings.decay)
         return self.settings.lr * FALL**falls
 
-    def sent(self) -> tuple[float, float]:
+    def counted(self) -> tuple[float, float]:
         """Bytes and traffic of the workers here so far."""
-        entries = self.average.ledger.entries.values()
+        entries = self.averager.ledger.entries.values()
         return sum(entry.bytes for entry in entries), sum(entry.traffic for entry in entries)
 
     def report(
         self, loss: float, density: float, before: tuple[float, float], seconds: tuple[float, float, float]
     ) -> Step:
-        """Put the numbers of all workers together."""
-        lengths = [length for length in map(residual, self.average.states) if length is not None]
-        after = self.sent()
+        """A step's numbers, those of all workers put together."""
+        lengths = [length for length in map(residual, self.averager.states) if length is not None]
+        after = self.counted()
         mine = [loss, sum(lengths), *(new - old for new, old in zip(after, before, strict=True))]
-        mean, length, sent, traffic = (number / self.training.workers for number in self.average.total(mine))
+        mean, length, sent, traffic = (number / self.training.workers for number in self.averager.total(mine))
         return Step(self.step, mean, density, length if lengths else None, sent, traffic, *seconds)
 
     def evaluate(self) -> Evaluation:
-        """Held-out numbers; the clock stands still."""
+        """Metrics on held-out data; the clock stands still."""
         metrics = self.task.evaluate(self.model)
         return Evaluation(self.step, self.step / self.per_epoch, self.seconds, metrics)
 
 
 def _optimizer(settings: Settings, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
-    """Behind the mean: SGD with Nesterov's momentum, or Adam."""
+    """SGD with Nesterov's momentum, or Adam; it is given the mean as the gradient."""
     if settings.optimizer == "adam":
         return torch.optim.Adam(parameters, settings.lr, settings.betas)
     return torch.optim.SGD(parameters, settings.lr, settings.momentum, nesterov=settings.momentum > 0)

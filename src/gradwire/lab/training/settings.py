@@ -1,4 +1,4 @@
-"""What a training run is, and what comes of it."""
+"""The settings of a training run, the events it reports, and its history."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ from dataclasses import dataclass, fields, replace
 from statistics import mean
 from typing import Any, TypeAlias
 
-from gradwire.lab.names import check_name
-from gradwire.lab.problems.checks import check_count, check_number
-from gradwire.lab.tasks import TASKS, Settings, Task, make
+from gradwire.lab.checks import check_count, check_name, check_number
+from gradwire.lab.training.tasks import TASKS, Settings, Task, make
 from gradwire.spec import SpecError, parse
 
 DENSE = "dense"
 """The plain mean, by its usual name."""
 
 OPEN = ("steps", "model", "batch", "momentum", "clip", "evaluate_every", "decay")
-"""Settings that may be left to the task, beside the learning rate."""
+"""Settings that may be left to the task, like the learning rate."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """n workers that train one model in lockstep. What is None is the task's default; `filled` puts it in.
+    """A run of n workers that train one model. None stands for the task's default; `filled` puts it in.
 
     task: a name in TASKS. exchange: "dense" or a spec. batch: samples a worker and step. learning_rate: of the
-    optimizer, outside the memory unless the exchange takes it in. momentum: of SGD. clip: the longest a worker's own
-    gradient may be before it is compressed, 0 for any. evaluate_every: steps. decay: parts of the run after which the
-    learning rate falls to a tenth. data: where to read instead of what is installed.
+    optimizer, outside the memory unless the exchange takes it in. momentum: of SGD. clip: the largest norm of a
+    worker's own gradient before compression, 0 for no limit. evaluate_every: steps. decay: fractions of the run after
+    which the learning rate falls to a tenth. data: a place to read from instead of the installed data.
 
     Raises:
         ValueError: a name, spec or number that cannot be, in one sentence.
@@ -82,30 +81,30 @@ class Training:
         return replace(make(self.task).defaults, **chosen)
 
     def filled(self) -> Training:
-        """The same run with nothing left to defaults."""
+        """The same run with every default written out."""
         settings = self.settings
         chosen: dict[str, Any] = {name: getattr(settings, name) for name in OPEN}
         return replace(self, learning_rate=settings.lr, **chosen)
 
     @classmethod
-    def from_dict(cls, told: dict[str, Any]) -> Training:
-        """Read what `asdict` gave, after a journey through JSON or a file."""
+    def from_dict(cls, saved: dict[str, Any]) -> Training:
+        """Read what `asdict` gave, also out of JSON or a checkpoint."""
         known = {field.name for field in fields(cls)}
-        if set(told) != known:
-            raise ValueError(f"these are not the settings of a training run: {', '.join(sorted(set(told) ^ known))}")
-        decay = None if told["decay"] is None else tuple(told["decay"])
-        return replace(cls(told["task"]), **(told | {"decay": decay}))
+        if set(saved) != known:
+            raise ValueError(f"these are not the settings of a training run: {', '.join(sorted(set(saved) ^ known))}")
+        decay = None if saved["decay"] is None else tuple(saved["decay"])
+        return replace(cls(saved["task"]), **(saved | {"decay": decay}))
 
 
 @dataclass(frozen=True)
 class Step:
     """One step, counted from 1.
 
-    loss: the workers' mean, before the step. density: entries of the mean that are sent, of a Dense one those that are
-    not zero, over d. residual: the mean over the workers of the length of error feedback's memory after the step; None
-    where there is none. bytes, traffic: what a worker brought and what that puts on its link (see the ledger), the
-    average over the workers. gradient_seconds: forward and backward, of all workers that share a process together.
-    exchange_seconds: compression and network, likewise. update_seconds: the optimizer's.
+    loss: the workers' mean, before the step. density: entries of the mean that are sent, or of a dense mean those that
+    are not zero, over d. residual: norm of error feedback's residual after the step, the mean over the workers; None
+    where there is none. bytes, traffic: what a worker sent, and what that puts on its link (see the ledger), the mean
+    over the workers. gradient_seconds: forward and backward of all workers in the process. exchange_seconds:
+    compression and network, likewise. update_seconds: the optimizer's.
     """
 
     step: int
@@ -149,10 +148,10 @@ class History:
 
     @property
     def kilobytes(self) -> float:
-        """What a worker brought in a step, the mean over the steps."""
+        """Kilobytes that a worker sent in a step, the mean over the steps."""
         return mean(step.bytes for step in self.steps) / 1e3
 
     @property
     def final(self) -> dict[str, float]:
-        """What the last evaluation gave."""
+        """The metrics of the last evaluation."""
         return self.evaluations[-1].metrics

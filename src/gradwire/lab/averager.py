@@ -1,0 +1,156 @@
+"""Who averages the vectors of n workers: one process for all of them, or one process for each.
+
+The loops of the laboratory (`convex.descent`, `training.loop`) are written against `Averager` and know nothing else of
+where the workers are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gradwire.checkpoint import flatten
+from gradwire.exchange import Exchange, State
+from gradwire.layout import Layout, Turn
+from gradwire.memory import start_
+from gradwire.simulator import Simulator
+from gradwire.transport import Ledger
+from gradwire.transport.process import Process
+from gradwire.vector import Sent
+
+Memory: TypeAlias = dict[str, Tensor]
+"""One worker's state, by dotted names."""
+
+
+class Averager(Protocol):
+    """Averages over all n workers, some of which are in this process."""
+
+    @property
+    def workers(self) -> range:
+        """Workers whose vectors this process computes."""
+        ...
+
+    @property
+    def states(self) -> Sequence[State]:
+        """Their states."""
+        ...
+
+    @property
+    def ledger(self) -> Ledger:
+        """What they have sent."""
+        ...
+
+    def send(self, xs: Tensor, step: int, params: Tensor, lr: float | None = None) -> Sent:
+        """Average f[workers here, d]: what the first of them knows, until the next call."""
+        ...
+
+    def total(self, numbers: Sequence[float]) -> list[float]:
+        """Add numbers up over all processes, outside the ledger."""
+        ...
+
+    def memories(self) -> list[Memory]:
+        """Copies of all n states, in order; nothing in a process other than the first of several."""
+        ...
+
+
+class Meet(Protocol):
+    """Makes an averager. shifts: f[n, d], what memories of shifts start from."""
+
+    def __call__(
+        self,
+        exchange: Exchange,
+        layout: Layout,
+        workers: int,
+        seed: int,
+        dtype: torch.dtype = torch.float32,
+        shifts: Tensor | None = None,
+    ) -> Averager:
+        """Make it."""
+        ...
+
+
+class InProcess:
+    """All workers in this process: in lockstep, bit for bit what happens on a network, or batched, which is faster."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        layout: Layout,
+        workers: int,
+        seed: int,
+        dtype: torch.dtype = torch.float32,
+        shifts: Tensor | None = None,
+        *,
+        batched: bool = False,
+    ) -> None:
+        self.simulator = Simulator(exchange, layout, workers, seed, batched=batched)
+        self.simulator.start(torch.empty(0, dtype=dtype), shifts)
+        self.workers, self.ledger = range(workers), self.simulator.ledger
+
+    @property
+    def states(self) -> Sequence[State]:
+        """The simulator's: one for each worker, or one for the batch."""
+        return self.simulator.state
+
+    def send(self, xs: Tensor, step: int, params: Tensor, lr: float | None = None) -> Sent:
+        """Average the rows. All workers know the same mean."""
+        self.simulator.steps = step
+        return self.simulator.send(xs, params, lr)[0]
+
+    def total(self, numbers: Sequence[float]) -> list[float]:
+        """The numbers themselves: there is no other process."""
+        return list(numbers)
+
+    def memories(self) -> list[Memory]:
+        """Copies in the order of the workers."""
+        return [{name: values.clone() for _, _, name, values in flatten(state)} for state in self.states]
+
+
+class OnRank:
+    """One worker of the default process group, which exists. ValueError if it has another number of ranks."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        layout: Layout,
+        workers: int,
+        seed: int,
+        dtype: torch.dtype = torch.float32,
+        shifts: Tensor | None = None,
+    ) -> None:
+        self.process = Process(cast(dist.ProcessGroup, dist.group.WORLD))
+        rank = self.process.rank
+        if self.process.size != workers:
+            raise ValueError(f"a run of {workers} workers needs as many ranks, got {self.process.size}")
+        self.exchange, self.layout, self.seed = exchange, layout, seed
+        self.states: Sequence[State] = (exchange.init(layout, dtype),)
+        if shifts is not None:
+            start_(self.states[0], shifts[rank], shifts.mean(0))
+        self.workers, self.ledger = range(rank, rank + 1), self.process.ledger
+
+    def send(self, xs: Tensor, step: int, params: Tensor, lr: float | None = None) -> Sent:
+        """Average over the ranks."""
+        rank, size = self.process.rank, self.process.size
+        turn = Turn(rank, size, step, self.layout, self.seed, params=lambda: params, lr=lr)
+        return self.process.run(self.exchange(xs[0], self.states[0], turn))
+
+    def total(self, numbers: Sequence[float]) -> list[float]:
+        """One all-reduce of a few numbers."""
+        sums = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(sums)
+        return [float(number) for number in sums]
+
+    def memories(self) -> list[Memory]:
+        """Gather all states on rank 0. Their shapes are equal on all ranks."""
+        found: list[Memory] = [{} for _ in range(self.process.size)]
+        for _, _, name, values in flatten(self.states[0]):
+            parts = [torch.empty_like(values) for _ in found] if self.process.rank == 0 else None
+            if values.numel():
+                dist.gather(values.contiguous(), parts)
+            for memory, part in zip(found, parts or (), strict=False):
+                memory[name] = part
+        return found if self.process.rank == 0 else []

@@ -1,0 +1,75 @@
+"""What advice is asked for, and what it has come to."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+from gradwire.advice import CANDIDATES, Method, Verdict
+from gradwire.lab import records
+from gradwire.lab.bench.plan import BenchPlan
+from gradwire.lab.bench.workloads import check_model
+from gradwire.spec import parse
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which of these specs pays on this model?
+
+    check: measure all of them too, `steps` each in `seconds` at most, and with them the ways in `beside`, of which
+    nothing is predicted.
+    """
+
+    model: str = "mlp"
+    candidates: tuple[str, ...] = CANDIDATES
+    bucket_mb: float = 25.0
+    check: bool = False
+    beside: tuple[str, ...] = ()
+    steps: int = 20
+    seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        check_model(self.model)
+        if not self.candidates or len(set(self.candidates)) < len(self.candidates):
+            raise ValueError(f"advice takes every candidate once, got {', '.join(self.candidates) or 'none'}")
+        for spec in self.candidates:
+            parse(spec)
+        self.plan(("dense", *self.beside))
+
+    def plan(self, methods: tuple[str, ...]) -> BenchPlan:
+        """The benchmark that measures methods on this model."""
+        return BenchPlan(self.model, methods, steps=self.steps, seconds=self.seconds, bucket_mb=self.bucket_mb)
+
+
+@dataclass(frozen=True)
+class Probed:
+    """The link and the pace are known: seconds of a step without a network."""
+
+    compute: float
+
+
+@dataclass(frozen=True)
+class Advised:
+    """A verdict, and what it rests on.
+
+    compute: seconds of a step without a network. alpha, beta: seconds a call and bytes a second, by kind of collective;
+    beta is None where size made no difference. measured: seconds of a step, by method, if that was asked for.
+    """
+
+    model: str
+    link: str
+    ranks: int
+    compute: float
+    alpha: dict[str, float]
+    beta: dict[str, float | None]
+    verdict: Verdict
+    measured: dict[str, float] = field(default_factory=dict[str, float])
+
+    def error(self, method: Method) -> float | None:
+        """Predicted over measured, less one; None where nothing was measured."""
+        seconds = self.measured.get(method.name)
+        return None if seconds is None else method.seconds / seconds - 1
+
+    def to_json(self) -> str:
+        """Strict JSON, with the sentence."""
+        fields = asdict(self) | {"sentence": self.verdict.sentence}
+        return records.strict(fields, indent=1) + "\n"

@@ -1,0 +1,61 @@
+"""What one run of the small GPT is, the same for every rank; and what a rank tells while it trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gradwire.lab.ways import NONE, check_way, powersgd_rank
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A training run of the small GPT on the corpus, until `seconds` of training or `steps` are over.
+
+    exchange: a way of `lab.ways`, such as a spec. batch: sequences per rank and step, of `context` bytes each.
+    evaluate_every: seconds of training between evaluations. save, resume: folders, one file a rank.
+    """
+
+    exchange: str
+    seconds: float = 60.0
+    steps: int = 1_000_000
+    seed: int = 0
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    context: int = 64
+    batch: int = 4
+    learning_rate: float = 0.08
+    momentum: float = 0.8
+    clip: float = 1.0
+    warmup: int = 20
+    evaluate_every: float = 2.0
+    bucket_mb: float | None = None
+    save: str | None = None
+    resume: str | None = None
+
+    def __post_init__(self) -> None:
+        check_way(self.exchange)
+        if self.exchange == NONE:
+            raise ValueError("a run on several ranks that averages nothing is no run: leave none to gradwire bench")
+        if powersgd_rank(self.exchange) and (self.save or self.resume):
+            raise ValueError(f"{self.exchange} is torch's and keeps its memory to itself: it cannot be resumed")
+        if not self.seconds > 0 or self.steps < 1:
+            raise ValueError(f"a run needs a budget, got {self.seconds:g} seconds and {self.steps} steps")
+        if self.width % self.heads or min(self.width, self.depth, self.heads, self.context, self.batch) < 1:
+            raise ValueError(f"the width must be a multiple of the heads, got {self.width} and {self.heads}")
+
+
+@dataclass(frozen=True)
+class Started:
+    """Training begins: parameters of the model, and the step that it goes on from."""
+
+    parameters: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """A sign of life: steps and seconds of training so far."""
+
+    step: int
+    seconds: float

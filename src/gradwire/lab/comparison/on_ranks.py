@@ -1,0 +1,33 @@
+"""Run a job on n ranks over a link."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from gradwire.lab import remote
+from gradwire.lab.comparison.job import Pulse, Started, TrainingJob
+from gradwire.lab.comparison.record import Point, Run
+from gradwire.lab.comparison.trainer import Trainer
+
+
+def execute(
+    name: str,
+    job: TrainingJob,
+    ranks: int,
+    rate: str | None,
+    listen: Callable[[Started | Point | Pulse], None] = remote.ignore,
+) -> Run:
+    """Train on `ranks` processes, on links of `rate` or over loopback, and return what came of it.
+
+    Raises:
+        gradwire.lab.remote.Failed: a rank refused its input or died; the message is its own.
+        gradwire.net.Refused: the kernel does not give links.
+    """
+    run = remote.run(train, job, ranks, name=f"the run {name!r}", rate=rate, listen=listen, timeout=120)
+    return replace(run, name=name)
+
+
+def train(job: TrainingJob, tell: remote.Tell) -> Run:
+    """Be one of the ranks."""
+    return Trainer(job, tell).run()

@@ -1,0 +1,175 @@
+"""One rank of a run of the small GPT: model, data, optimizer, clock, evaluations and checkpoints."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from gradwire.lab import corpus, remote
+from gradwire.lab.comparison.clock import Clock
+from gradwire.lab.comparison.job import Pulse, Started, TrainingJob
+from gradwire.lab.comparison.record import Point, Run, Split
+from gradwire.lab.models.gpt import GPT
+from gradwire.lab.ways.wrapped import average
+
+GO, EVALUATE, STOP = 0, 1, 2
+EVALUATION_SEQUENCES = 256
+CLOCK_STEPS = 4
+WARM, COUNTED, PULSE_SECONDS = 4, 20, 0.5
+
+
+class Trainer:
+    """Model, data, optimizer and counters of one rank of the default process group, which exists."""
+
+    def __init__(self, job: TrainingJob, tell: remote.Tell) -> None:
+        self.job, self.tell, self.rank, self.size = job, tell, dist.get_rank(), dist.get_world_size()
+        torch.manual_seed(job.seed)
+        self.model = GPT(job.width, job.depth, job.heads, job.context)
+        self.corpus = corpus.standard_library()
+        self.comm = average(self.model, job.exchange, job.seed, job.bucket_mb)
+        self.ddp = self.comm.ddp
+        self.optimizer = torch.optim.SGD(self.model.parameters(), job.learning_rate, job.momentum, nesterov=True)
+        self.step, self.link_start, self.next_pulse = 0, (0, 0), 0.0
+        self.points: list[Point] = []
+        if job.resume:
+            self.load(Path(job.resume))
+
+    def run(self) -> Run:
+        """The whole life of a run."""
+        compute = self.compute_seconds()
+        self.tell(Started(sum(p.numel() for p in self.model.parameters()), self.step))
+        steps, optimizing, selecting = self.train()
+        if self.job.save:
+            self.save(Path(self.job.save))
+        step = statistics.median(steps)
+        deciles = statistics.quantiles(steps, n=10) if len(steps) > 1 else [step] * 9
+        work = min(step, compute + statistics.median(optimizing))
+        selection = min(step - work, selecting / len(steps))
+        link_bytes, link_packets = self.link()
+        run = Run(
+            name=self.job.exchange,
+            spec=self.job.exchange,
+            points=tuple(self.points),
+            split=Split(work, selection, step - work - selection),
+            step_seconds=step,
+            step_seconds_low=deciles[0],
+            step_seconds_high=deciles[-1],
+            ledger_bytes=round(self.comm.sent()),
+            link_bytes=link_bytes,
+            link_packets=link_packets,
+        )
+        self.comm.close()
+        return run
+
+    def train(self) -> tuple[list[float], list[float], float]:
+        """Step until the budget is spent: seconds of every step, of every optimizer step, and of all selection."""
+        self.link_start, first = self.link(), self.step
+        clock = Clock()
+        steps: list[float] = []
+        optimizing: list[float] = []
+        self.evaluate(clock)
+        while (order := self.order(clock, first)) != STOP:
+            began = time.perf_counter()
+            optimizing.append(self.train_step())
+            steps.append(time.perf_counter() - began)
+            if order == EVALUATE:
+                self.evaluate(clock)
+        self.evaluate(clock)
+        return steps, optimizing, self.comm.selecting()
+
+    def train_step(self) -> float:
+        """One step on a fresh batch; the seconds of the optimizer's part."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.job.learning_rate * min(1.0, (self.step + 1) / self.job.warmup)
+        self.loss(self.ddp).backward()
+        self.comm.stepped()
+        began = time.perf_counter()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.job.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=False)
+        self.step += 1
+        return time.perf_counter() - began
+
+    def loss(self, model: nn.Module) -> Tensor:
+        """The loss on this rank's batch of this step; a function of seed, step and rank."""
+        draw = torch.Generator().manual_seed((self.job.seed * 1_000_003 + self.step) * 1024 + self.rank)
+        tokens, targets = self.corpus.batch(self.job.batch, self.job.context, draw)
+        return model(tokens, targets)
+
+    def compute_seconds(self) -> float:
+        """Median seconds of forward and backward when nothing is sent."""
+        found: list[float] = []
+        dist.barrier()  # or a rank that is ready first would have both cores for itself
+        for _ in range(WARM + COUNTED):
+            began = time.perf_counter()
+            with self.ddp.no_sync():
+                self.loss(self.ddp).backward()
+            found.append(time.perf_counter() - began)
+        self.optimizer.zero_grad(set_to_none=True)
+        return statistics.median(found[WARM:])
+
+    def order(self, clock: Clock, first: int) -> int:
+        """What comes next, the same on all ranks: by the steps done, and every few steps by rank 0's clock."""
+        done = self.step - first
+        if done >= self.job.steps:
+            return STOP
+        if done % CLOCK_STEPS:
+            return GO
+        due = len(self.points) * self.job.evaluate_every
+        order = STOP if clock.seconds() >= self.job.seconds else EVALUATE if clock.seconds() >= due else GO
+        (order,) = remote.agreed(order)
+        self.pulse(clock)
+        return int(order)
+
+    def pulse(self, clock: Clock) -> None:
+        """Tell a sign of life twice a second."""
+        if clock.seconds() >= self.next_pulse:
+            self.next_pulse = clock.seconds() + PULSE_SECONDS
+            self.tell(Pulse(self.step, clock.seconds()))
+
+    @torch.no_grad()
+    def evaluate(self, clock: Clock) -> None:
+        """Held-out loss, every rank a part; the clock stands still."""
+        sent = self.link()[0] or round(self.comm.sent())
+        with clock.pause():
+            tokens, targets = self.corpus.evaluation(EVALUATION_SEQUENCES, self.job.context)
+            part = slice(self.rank, None, self.size)
+            loss = self.model(tokens[part], targets[part]).double() * len(tokens[part])
+            dist.all_reduce(loss)
+        self.points.append(Point(self.step, clock.seconds(), sent, loss.item() / EVALUATION_SEQUENCES))
+        self.tell(self.points[-1])
+
+    def link(self) -> tuple[int, int]:
+        """Bytes and packets the kernel has sent for this rank in training; 0 on loopback, which all ranks share."""
+        now = remote.link_counters()
+        return now[0] - self.link_start[0], now[1] - self.link_start[1]
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's checkpoint whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"rank{self.rank}.pt"
+        parts = {"model": self.model, "optimizer": self.optimizer, "comm": self.comm}
+        torch.save({"step": self.step, **{name: part.state_dict() for name, part in parts.items()}}, f"{file}.part")
+        dist.barrier()
+        os.replace(f"{file}.part", file)
+
+    def load(self, folder: Path) -> None:
+        """Go on from this rank's checkpoint. ValueError if it is not one, or of something else."""
+        file = folder / f"rank{self.rank}.pt"
+        try:
+            saved = torch.load(file, weights_only=True)
+            step, comm, model, optimizer = (saved[name] for name in ("step", "comm", "model", "optimizer"))
+        except FileNotFoundError:
+            raise ValueError(f"there is no checkpoint {file}") from None
+        except Exception as error:
+            raise ValueError(f"{file} is not a checkpoint of a training run: {str(error).splitlines()[0]}") from None
+        self.comm.load_state_dict(comm)
+        self.model.load_state_dict(model)
+        self.optimizer.load_state_dict(optimizer)
+        self.step = step

@@ -1,0 +1,1 @@
+"""Convex problems, the theory of methods on them, and their descent."""

@@ -1,0 +1,136 @@
+"""Descent: run a method on a problem and write down how far it is, and what it has sent.
+
+The error is |x - x*|^2 / |x^0 - x*|^2. Bytes are counted from what the workers bring to their asks: the uplink of one
+worker, on average.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+
+from gradwire.lab.averager import InProcess, Meet
+from gradwire.lab.convex.methods import ConvexMethod
+from gradwire.lab.convex.problems import Problem
+from gradwire.layout import Layout
+
+Transport: TypeAlias = Literal["batched", "lockstep"]
+
+DIVERGED = 1e12
+"""Error at which a run is given up."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where a run is: rounds done, error, bytes that a worker has sent, and bytes on its link by gloo's algorithms."""
+
+    round: int
+    error: float
+    bytes: int
+    traffic: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A run: its marks, the first at round 0, and the seconds it took."""
+
+    method: ConvexMethod
+    marks: tuple[Mark, ...]
+    seconds: float
+
+    def first_below(self, error: float) -> Mark | None:
+        """The first mark at or below an error."""
+        return next((mark for mark in self.marks if mark.error <= error), None)
+
+    @property
+    def plateau(self) -> float:
+        """Where the run has ended: the mean error over the last quarter of its rounds."""
+        last = [mark.error for mark in self.marks if mark.round >= 0.75 * self.marks[-1].round]
+        return sum(last) / len(last)
+
+    def contraction(self) -> float:
+        """Measured factor per round by which the error falls: a least-squares line through its logarithm.
+
+        Only marks before the first that is within ten times the plateau, or below 1e-20, count.
+        """
+        floor = max(10 * self.plateau, 1e-20)
+        end = next((i for i, mark in enumerate(self.marks) if mark.error <= floor), len(self.marks))
+        if end < 2:
+            return float("nan")
+        rounds = torch.tensor([mark.round for mark in self.marks[:end]], dtype=torch.float64)
+        logs = torch.tensor([mark.error for mark in self.marks[:end]], dtype=torch.float64).log()
+        rounds = rounds - rounds.mean()
+        return math.exp((rounds.dot(logs) / rounds.square().sum()).item())
+
+
+def descend(
+    problem: Problem,
+    method: ConvexMethod,
+    rounds: int,
+    *,
+    seed: int = 0,
+    every: int | None = None,
+    until: float = 0.0,
+    transport: Transport = "batched",
+    listen: Callable[[Mark], None] | None = None,
+) -> Trace:
+    """Run gradient descent through a method's exchange, with all workers in this process.
+
+    Args:
+        problem: what is minimised, from its start.
+        method: its exchange averages the gradients, its step is the optimizer's.
+        rounds: at most.
+        seed: of the method's randomness.
+        every: rounds between marks; by default so that there are about 400.
+        until: the error at which to stop.
+        transport: batched is fast, lockstep is bit for bit what happens on a network.
+        listen: is called with every mark.
+
+    Raises:
+        ValueError: rounds or every are not positive; the exchange does not run batched.
+    """
+    every = max(1, rounds // 400) if every is None else every
+    if rounds < 1 or every < 1:
+        raise ValueError(f"rounds and every must be at least 1, got {rounds} and {every}")
+    started = time.perf_counter()
+    marks: list[Mark] = []
+    meet = functools.partial(InProcess, batched=transport == "batched")
+    for mark in walk(problem, method, rounds, every, seed, meet):
+        marks.append(mark)
+        if listen:
+            listen(mark)
+        if not until < mark.error < DIVERGED:
+            break
+    return Trace(method, tuple(marks), time.perf_counter() - started)
+
+
+def walk(
+    problem: Problem,
+    method: ConvexMethod,
+    rounds: int,
+    every: int,
+    seed: int,
+    meet: Meet,
+    dtype: torch.dtype = torch.float64,
+) -> Iterator[Mark]:
+    """The loop: descend with those workers that `meet` places in this process, and mark every so many rounds.
+
+    The point is kept in float64; gradients and memories have the dtype.
+    """
+    averager = meet(method.exchange, Layout(["x"], [(problem.d,)]), problem.n, seed, dtype, method.shifts)
+    x, gradients = problem.start.clone(), torch.empty(problem.n, problem.d, dtype=problem.start.dtype)
+    mine = gradients[averager.workers.start : averager.workers.stop]
+    start = (x - problem.best).square().sum()
+    yield Mark(0, 1.0, 0, 0)
+    for k in range(1, rounds + 1):
+        problem.gradients(x, gradients)
+        averager.send(mine.to(dtype), k - 1, x.to(dtype)).mean.add_to_(x, -method.step)
+        if k % every == 0 or k == rounds:
+            error = ((x - problem.best).square().sum() / start).item()
+            yield Mark(k, error, averager.ledger.bytes, averager.ledger.traffic)

@@ -1,0 +1,37 @@
+"""Theory: the parameters under which theorems hold, what they promise, and the Lyapunov functions they measure it by.
+
+>>> constants = Constants(L=1.0, L_i=[1.0, 1.0], mu=0.1)
+>>> plan("diana", constants, omega=3.0).alpha
+0.25
+"""
+
+from gradwire.lab.convex.theory.constants import Constants
+from gradwire.lab.convex.theory.contractive import ef21, ef21_sgdm, ef_bv, spread
+from gradwire.lab.convex.theory.differences import dasha, marina
+from gradwire.lab.convex.theory.gradients import dcgd, dcgd_fixed, dcgd_star, diana, generalised_diana, rand_diana
+from gradwire.lab.convex.theory.iterates import gdci, vr_gdci
+from gradwire.lab.convex.theory.methods import METHODS, plan
+from gradwire.lab.convex.theory.plans import Distance, Gap, TheoryPlan
+
+__all__ = [
+    "METHODS",
+    "Constants",
+    "Distance",
+    "Gap",
+    "TheoryPlan",
+    "dasha",
+    "dcgd",
+    "dcgd_fixed",
+    "dcgd_star",
+    "diana",
+    "ef21",
+    "ef21_sgdm",
+    "ef_bv",
+    "gdci",
+    "generalised_diana",
+    "marina",
+    "plan",
+    "rand_diana",
+    "spread",
+    "vr_gdci",
+]

@@ -1,0 +1,116 @@
+"""What a theorem prescribes for a method, and the Lyapunov function by which it measures progress.
+
+A plan says E V(next) <= rate * V + noise for one round from any state, and V is one of two functions: Distance, in
+which the iterates approach x*, or Gap, in which the values approach f(x*).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SOURCE = "Shulgin and Richtárik 2022, arXiv:2206.10452; constants derived here"
+
+
+@dataclass(frozen=True)
+class Distance:
+    """V = |x - x*|^2 + sum_i weights_i |h_i - a_i|^2, where h_i are the shifts before the exchange at x.
+
+    a_i is what the shift should be: grad f_i(x*), or x* - gamma grad f_i(x*) where iterates are compressed. Empty
+    weights are zeros. One round adds at most sum_i noise_i |h_i - a_i|^2.
+    """
+
+    weights: tuple[float, ...] = ()
+    noise: tuple[float, ...] = ()
+    gamma: float | None = None
+
+    def __call__(self, x: Tensor, h: Tensor | None, best: Tensor, best_gradients: Tensor) -> Tensor:
+        """f[..., d], f[..., n, d], f[d], f[n, d] -> f[...]. Shifts of None are zeros."""
+        return (x - best).square().sum(-1) + self._spread(self.weights, h, best, best_gradients)
+
+    def added(self, h: Tensor | None, best: Tensor, best_gradients: Tensor) -> Tensor:
+        """What a round adds at most: f[..., n, d], f[d], f[n, d] -> f[...]."""
+        return self._spread(self.noise, h, best, best_gradients)
+
+    def _spread(self, weights: tuple[float, ...], h: Tensor | None, best: Tensor, best_gradients: Tensor) -> Tensor:
+        if not weights:
+            return best.new_zeros(())
+        wanted = best_gradients if self.gamma is None else best - self.gamma * best_gradients
+        errors = (wanted if h is None else h - wanted).square().sum(-1)
+        return (errors * errors.new_tensor(weights)).sum(-1)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """V = f(x) - f(x*) + each * (1/n) sum_i |h_i - grad f_i(x)|^2 + mean * |(1/n) sum_i h_i - grad f(x)|^2.
+
+    h_i is what the method holds of worker i's gradient, after the exchange at x if `after`, else before it.
+    """
+
+    each: float = 0.0
+    mean: float = 0.0
+    after: bool = True
+
+    def __call__(self, gap: Tensor | float, h: Tensor, gradients: Tensor) -> Tensor:
+        """f(x) - f(x*) f[...], f[..., n, d], grad f_i(x) f[..., n, d] -> f[...]."""
+        errors = h - gradients
+        return gap + self.each * errors.square().sum(-1).mean(-1) + self.mean * errors.mean(-2).square().sum(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TheoryPlan:
+    """Parameters under which a theorem holds, and what it promises. A parameter that the method lacks is None.
+
+    method: its name in METHODS. theorem: where it is from. step: of the optimizer, x -= step * mean.
+    rate: what a round leaves of V on average; 1 where nothing is strongly convex, then V only does not grow.
+    lyapunov: V, or None where no theorem was proved here.
+
+    alpha: share of a message by which a shift follows it; DASHA's a. p: probability of a round that is sent whole.
+    gamma: length of the gradient step whose result is compressed (GDCI, VR-GDCI); for other methods the step itself.
+    eta: weight of the compressed iterate, so that step = eta * gamma (GDCI, VR-GDCI); weight of the newest gradient
+    (EF21-SGDM); relative bias of the operator (EF-BV). lam, nu: EF-BV's. weight: M, by which the shifts' error weighs
+    M gamma^2 in V, or M eta^2 (VR-GDCI).
+    """
+
+    method: str
+    theorem: str
+    step: float
+    rate: float
+    lyapunov: Distance | Gap | None
+    gamma: float
+    alpha: float | None = None
+    p: float | None = None
+    eta: float | None = None
+    lam: float | None = None
+    nu: float | None = None
+    weight: float | None = None
+
+    def rounds(self, eps: float) -> float:
+        """Rounds after which E V is at most eps times what it was (plus the neighbourhood).
+
+        Raises:
+            ValueError: eps is not in (0, 1), or the theorem promises no linear rate.
+        """
+        if not 0 < eps < 1:
+            raise ValueError(f"eps must lie in (0, 1), got {eps}")
+        if self.rate >= 1:
+            raise ValueError(f"{self.method} is promised no linear rate without strong convexity: mu = 0")
+        return math.log(eps) / math.log(self.rate) if self.rate > 0 else 1.0
+
+    def neighbourhood(self, best: Tensor, best_gradients: Tensor, h: Tensor | None = None) -> Tensor:
+        """The limit that the theorem gives for E V: f[d], f[n, d], shifts f[n, d] (None: zeros) -> f[].
+
+        Positive for DCGD, DCGD-FIXED (|x - x*|^2 ends within (2 gamma / mu) (1/n^2) sum_i omega_i |grad f_i(x*) -
+        h_i|^2) and GDCI; 0 for the methods that converge to x*.
+        """
+        if not isinstance(self.lyapunov, Distance) or not self.lyapunov.noise:
+            return torch.zeros((), dtype=best.dtype, device=best.device)
+        return self.lyapunov.added(h, best, best_gradients) / (1 - self.rate)
+
+
+def slower(x: float, share: float, boost: float, omegas: tuple[float, ...]) -> float:
+    """The slower of the iterates and of the shifts, which leave 1 - share + share / boost if they matter at all."""
+    return max(x, 1 - share * (1 - 1 / boost)) if any(omegas) else x

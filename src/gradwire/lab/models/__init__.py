@@ -1,0 +1,1 @@
+"""Models: small networks to train, and the tensor shapes of large ones."""

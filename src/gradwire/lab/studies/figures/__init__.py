@@ -1,0 +1,18 @@
+"""Figures of the laboratory: each is a list of runs, drawn and written down with the command that made it."""
+
+from gradwire.lab.studies.figures.draw import draw
+from gradwire.lab.studies.figures.plans import FIGURES, PlannedCurve, PlannedFigure, plan
+from gradwire.lab.studies.figures.record import Curve, Facts, Figure, curve, write
+
+__all__ = [
+    "FIGURES",
+    "Curve",
+    "Facts",
+    "Figure",
+    "PlannedCurve",
+    "PlannedFigure",
+    "curve",
+    "draw",
+    "plan",
+    "write",
+]

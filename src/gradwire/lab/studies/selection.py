@@ -1,0 +1,177 @@
+"""The time of DEFT's selection by the number of workers: every worker's share is searched, one after the other.
+
+One gradient stands for all workers, so the shares of ranks 0 ... n - 1 are the bins of one plan. Top-k of the whole
+vector by the same kernel is timed in turn with every n. Seconds are the thread's own, which excludes other processes.
+The slowest rank is the one with the largest median, so that one interruption does not decide.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradwire import kernels
+from gradwire.exchange.deft import Packing, assign_k, pack, partition
+from gradwire.exchange.deft.plan import KEPT
+from gradwire.layout import Layout
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds over repeats: the median and the quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Seconds at n workers.
+
+    layers: L after partitioning. whole: Top-k of all d elements. slowest: selection of the slowest rank.
+    norms, budgets, packing: the parts of a plan, without the wire.
+    fullest: elements of the largest bin times n / d; 1 is an even share, which the packing does not aim at.
+    richest: largest budget of a bin times n / k. An element that is kept costs more than one that is not.
+    expected: the ratio by the cost n_x + 20 k_x of the layers, without a constant cost of a search.
+    indivisible: the costliest layer's part of `expected`, below which no packing gets.
+    """
+
+    n: int
+    layers: int
+    whole: Timing
+    slowest: Timing
+    norms: Timing
+    budgets: Timing
+    packing: Timing
+    fullest: float
+    richest: float
+    expected: float
+    indivisible: float
+
+    @property
+    def ratio(self) -> float:
+        """The slowest rank's seconds times n, over those of Top-k: 1 is a linear speed-up, less is better."""
+        return self.n * self.slowest.median / self.whole.median
+
+    @property
+    def plan(self) -> float:
+        """Seconds of the plan's three parts."""
+        return self.norms.median + self.budgets.median + self.packing.median
+
+
+@dataclass(frozen=True)
+class SelectionTimes:
+    """One model, packed by "cost" or "elements": d elements of which k are selected, and torch.topk's seconds."""
+
+    d: int
+    k: int
+    pack_by: str
+    torch_topk: Timing
+    scales: tuple[Scale, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Fixed before the clock starts: the layers for n workers, their budgets and the plan."""
+
+    layers: list[tuple[int, int]]
+    sizes: list[int]
+    norms: list[float]
+    ks: list[int]
+    plan: Packing
+
+
+def measure(
+    layout: Layout, density: float, ns: Sequence[int], repeats: int, seed: int = 0, pack_by: str = "cost"
+) -> SelectionTimes:
+    """Time all n in turn, `repeats` times, after one round that warms up.
+
+    Args:
+        layout: tensors of the model.
+        density: k / d.
+        ns: numbers of workers.
+        repeats: rounds that count.
+        seed: of the gradient.
+        pack_by: what the bins are even in, as Deft has it.
+
+    Raises:
+        ValueError: no n, or no repeat.
+    """
+    if not ns or repeats < 1:
+        raise ValueError(f"a measurement needs workers and repeats, got n = {list(ns)} and {repeats} repeats")
+    x, k = gradient(layout, seed), int(density * layout.d)
+    prepared = {n: _prepare(layout, x, k, n, pack_by) for n in ns}
+    seconds: dict[int, list[dict[str, float]]] = {n: [] for n in ns}
+    for turn in range(repeats + 1):
+        for n in ns:
+            once = _round(x, k, n, prepared[n], pack_by)
+            if turn:
+                seconds[n].append(once)
+    torch_topk = [_clock(lambda: x.abs().topk(k, sorted=False)) for _ in range(min(repeats, 3))]
+    scales = tuple(_scale(n, prepared[n], seconds[n], layout.d, k) for n in ns)
+    return SelectionTimes(layout.d, k, pack_by, _timing(torch_topk), scales)
+
+
+def gradient(layout: Layout, seed: int = 0) -> Tensor:
+    """Normal f32[d] whose tensors differ in scale: lognormal, sigma = 1."""
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randn(layout.d, generator=rng)
+    for part in layout.cut(x).values():
+        part.mul_(float(torch.randn((), generator=rng).exp()))
+    return x
+
+
+def _prepare(layout: Layout, x: Tensor, k: int, n: int, pack_by: str) -> Prepared:
+    layers = partition(layout.sizes, n)
+    sizes = [end - start for start, end in layers]
+    norms = kernels.norms(x, layers)
+    ks = assign_k(sizes, norms, k)
+    return Prepared(layers, sizes, norms, ks, pack(sizes, ks, n, pack_by))
+
+
+def _round(x: Tensor, k: int, n: int, prepared: Prepared, pack_by: str) -> dict[str, float]:
+    """Seconds of every part, once; ranks under their numbers."""
+    sizes, ks = prepared.sizes, prepared.ks
+    once = {
+        "whole": _clock(lambda: kernels.topk(x, k)),
+        "norms": _clock(lambda: kernels.norms(x, prepared.layers)),
+        "budgets": _clock(lambda: assign_k(sizes, prepared.norms, k)),
+        "packing": _clock(lambda: pack(sizes, ks, n, pack_by)),
+    }
+    for rank, bin in enumerate(map(sorted, prepared.plan.bins)):
+        spans, wanted = [prepared.layers[i] for i in bin], [ks[i] for i in bin]
+        once[str(rank)] = _clock(lambda spans=spans, wanted=wanted: kernels.segmented_topk(x, spans, wanted))
+    return once
+
+
+def _clock(work: Callable[[], object]) -> float:
+    started = time.thread_time()
+    work()
+    return time.thread_time() - started
+
+
+def _scale(n: int, prepared: Prepared, rounds: Sequence[dict[str, float]], d: int, k: int) -> Scale:
+    parts = {part: _timing([once[part] for once in rounds]) for part in rounds[0]}
+    costs = [size + KEPT * k for size, k in zip(prepared.sizes, prepared.ks, strict=True)]
+    searched = [costs[i] for bin in prepared.plan.bins for i in bin]
+    return Scale(
+        n=n,
+        layers=len(prepared.layers),
+        slowest=max((parts[str(rank)] for rank in range(n)), key=lambda timing: timing.median),
+        fullest=max(sum(prepared.sizes[i] for i in bin) for bin in prepared.plan.bins) * n / d,
+        richest=max(sum(prepared.ks[i] for i in bin) for bin in prepared.plan.bins) * n / k,
+        expected=max(sum(costs[i] for i in bin) for bin in prepared.plan.bins) * n / (d + KEPT * k),
+        indivisible=max(searched, default=0) * n / (d + KEPT * k),
+        **{part: parts[part] for part in ("whole", "norms", "budgets", "packing")},
+    )
+
+
+def _timing(seconds: Sequence[float]) -> Timing:
+    low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
+    return Timing(median, low, high)

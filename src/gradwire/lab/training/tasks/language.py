@@ -1,0 +1,89 @@
+"""Language: predict the next byte of source code, by an LSTM or a small transformer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gradwire.lab.checks import check_name
+from gradwire.lab.corpus import Corpus, standard_library
+from gradwire.lab.models.gpt import GPT
+from gradwire.lab.models.lstm import LSTM
+from gradwire.lab.training.tasks.protocol import Settings, check_file, rng, share
+
+CONTEXT = 64
+SEQUENCES = 256
+"""Windows of an evaluation."""
+
+MODELS: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(
+    {"lstm": LSTM, "gpt": lambda: GPT(64, 2, 4, CONTEXT), "gpt128": lambda: GPT(128, 4, 4, CONTEXT)}
+)
+
+
+@dataclass(frozen=True)
+class Language:
+    """The source of CPython's standard library as bytes, in windows of 64. `data`: a file of text instead."""
+
+    data: Path | None = None
+    name = "language"
+    metric = "perplexity"
+    higher_is_better = False
+    models = tuple(MODELS)
+    defaults = Settings("lstm", batch=8, lr=2.0, steps=400, evaluate_every=50, momentum=0.9, clip=1.0, decay=(0.75,))
+
+    @property
+    def corpus(self) -> Corpus:
+        """The bytes, read once in a process."""
+        return _corpus(self.data)
+
+    @property
+    def source(self) -> str:
+        """Which text it is."""
+        what = "the source of CPython's standard library" if self.data is None else str(self.data)
+        sizes = f"{len(self.corpus.train):,} bytes to train on, {len(self.corpus.held_out):,} held out"
+        return f"{what}: {sizes}"
+
+    def model(self, name: str | None, seed: int) -> nn.Module:
+        """Make lstm (two layers 96 wide), gpt (two blocks 64 wide) or gpt128 (four, 128 wide)."""
+        name = name or self.defaults.model
+        check_name("model of language", name, MODELS)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return MODELS[name]()
+
+    def loss(self, model: nn.Module, worker: int, workers: int, step: int, batch: int, seed: int) -> Tensor:
+        """Nats per byte on random windows."""
+        tokens, targets = self.corpus.batch(batch, CONTEXT, rng("windows", seed, step, worker))
+        return model(tokens, targets)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Perplexity of a byte, e to the loss, and the loss in nats per byte."""
+        model.eval()
+        tokens, targets = self.corpus.evaluation(SEQUENCES, CONTEXT)
+        loss = model(tokens, targets).double()
+        model.train()
+        return {"perplexity": loss.exp().item(), "loss": loss.item()}
+
+    def steps_per_epoch(self, workers: int, batch: int) -> int:
+        """Steps in which as many bytes are read as there are; windows are drawn with replacement."""
+        return share(len(self.corpus.train) // CONTEXT, "windows", workers, batch)
+
+
+@functools.cache
+def _corpus(file: Path | None) -> Corpus:
+    """A file's last twentieth is held out."""
+    if file is None:
+        return standard_library()
+    text = torch.tensor(np.frombuffer(check_file(file).read_bytes(), np.uint8))
+    cut = len(text) - len(text) // 20
+    if len(text) - cut <= CONTEXT + 1:
+        raise ValueError(f"{file} holds {len(text):,} bytes; language needs at least {20 * (CONTEXT + 2):,}")
+    return Corpus(text[:cut], text[cut:])

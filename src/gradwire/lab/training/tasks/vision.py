@@ -1,0 +1,73 @@
+"""Vision: classify pictures of 28 x 28 pixels into ten classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gradwire.lab.checks import check_name
+from gradwire.lab.models.resnet import resnet8, resnet18
+from gradwire.lab.training.tasks.images import Images, load
+from gradwire.lab.training.tasks.protocol import Settings, part, share
+
+MODELS = {"resnet8": resnet8, "resnet18": resnet18}
+
+
+@dataclass(frozen=True)
+class Vision:
+    """Residual networks on the pictures that `images.load` finds. `data`: a folder of IDX files to read instead."""
+
+    data: Path | None = None
+    name = "vision"
+    metric = "accuracy"
+    higher_is_better = True
+    models = tuple(MODELS)
+    defaults = Settings("resnet8", batch=16, lr=0.05, steps=400, evaluate_every=50, momentum=0.9, decay=(0.75,))
+
+    @property
+    def images(self) -> Images:
+        """The pictures, read once in a process."""
+        return load(self.data)
+
+    @property
+    def source(self) -> str:
+        """Which pictures they are."""
+        return self.images.source
+
+    def model(self, name: str | None, seed: int) -> nn.Module:
+        """Make resnet8 or resnet18 for one channel."""
+        name = name or self.defaults.model
+        check_name("model of vision", name, MODELS)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return MODELS[name](1)
+
+    def loss(self, model: nn.Module, worker: int, workers: int, step: int, batch: int, seed: int) -> Tensor:
+        """Cross-entropy on the worker's part of a shuffled epoch."""
+        chosen = part(len(self.images.labels), worker, workers, step, batch, seed)
+        return F.cross_entropy(model(_scaled(self.images.images[chosen])), self.images.labels[chosen])
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Accuracy and loss on the pictures held out."""
+        model.eval()
+        pictures: Sequence[Tensor] = torch.split(self.images.held_out_images, 250)
+        parts = [model(_scaled(images)) for images in pictures]
+        model.train()
+        logits, labels = torch.cat(parts), self.images.held_out_labels
+        right = (logits.argmax(1) == labels).double().mean().item()
+        return {"accuracy": right, "loss": F.cross_entropy(logits.double(), labels).item()}
+
+    def steps_per_epoch(self, workers: int, batch: int) -> int:
+        """Whole steps in the training pictures; an epoch leaves the remainder out."""
+        return share(len(self.images.labels), "pictures", workers, batch)
+
+
+def _scaled(images: Tensor) -> Tensor:
+    """u8 -> float32 of about zero mean and unit variance."""
+    return images.float().div_(255).sub_(0.2860).div_(0.3530)  # mean and deviation of Fashion-MNIST's pixels
