@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def forget() -> Iterator[None]:
+    """What a test registers is gone after it, and installed packages are asked anew."""
+    from gradwire import registry
+
+    known = dict(registry.PARTS)
+    registry.load_installed.cache_clear()
+    yield
+    registry.PARTS.clear()
+    registry.PARTS.update(known)
+    registry.load_installed.cache_clear()
 
 
 @pytest.fixture

@@ -14,20 +14,23 @@ from gradwire import net
 HERE = Path(__file__).parent
 
 
-def play(name: str, *arguments: str, ranks: int, seconds: float = 120.0, group: float = 60.0) -> list[dict[str, Any]]:
-    """Run a life of ranks.py on every rank; all must end well. What they printed, by rank."""
-    codes, printed, complaints = watch(name, *arguments, ranks=ranks, seconds=seconds, group=group)
+def play(
+    name: str, *arguments: str, ranks: int, seconds: float = 120.0, group: float = 60.0, lives: str = "ranks.py"
+) -> list[dict[str, Any]]:
+    """Run a function of a file of lives on every rank; all must end well. What they printed, by rank."""
+    codes, printed, complaints = watch(name, *arguments, ranks=ranks, seconds=seconds, group=group, lives=lives)
     assert codes == [0] * ranks, f"{name} ended with {codes}:\n{complaints}"
     return sorted(printed, key=lambda line: line["rank"])
 
 
 def watch(
-    name: str, *arguments: str, ranks: int, seconds: float, group: float
+    name: str, *arguments: str, ranks: int, seconds: float, group: float, lives: str = "ranks.py"
 ) -> tuple[list[int], list[dict[str, Any]], str]:
-    """Run a life of ranks.py on every rank: exit codes, JSON lines printed, standard error."""
-    command = [sys.executable, str(HERE / "ranks.py"), name, *arguments]
+    """Run a function of a file of lives on every rank: exit codes, JSON lines printed, standard error."""
+    command = [sys.executable, str(HERE / lives), name, *arguments]
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
-        env = {"STORY_FOLDER": folder, "GROUP_TIMEOUT": str(group), "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+        path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+        env = {"STORY_FOLDER": folder, "GROUP_TIMEOUT": str(group), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         with net.launch([command] * ranks, env={**os.environ, **env}, stderr=errors, grace=seconds) as cluster:
             codes = cluster.wait(timeout=seconds)
             lines = list(cluster.lines())

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import gradwire as gw
 from gradwire import spec
-from gradwire.exchange.sidco import BAND, threshold
+from gradwire.exchange.sidco import BAND, fit_threshold
 from gradwire.kernels import reference
 from gradwire.wire import index
 
@@ -53,7 +53,7 @@ densities = st.sampled_from([0.01, 0.1, 0.3, 0.7, 1.0])
 def test_everybody_sends_what_anybody_selects(x: Tensor, density: float) -> None:
     n, d = x.shape
     union = chosen(x, max(1, int(density * d))).any(0)
-    sent = gw.Simulator(gw.UnionTopK(density), flat(d), n).step(x)
+    sent = gw.Simulator(gw.exchange.UnionTopK(density), flat(d), n).step(x)
     assert torch.equal(sent.own, x * union)
     torch.testing.assert_close(sent.mean, (x * union).mean(0))
 
@@ -63,7 +63,7 @@ def test_build_up_grows_with_the_workers_as_chance_would_have_it() -> None:
     d, density = 20_000, 0.01
     found = []
     for n in (1, 2, 4, 8, 16):
-        sent = gw.Simulator(gw.UnionTopK(density), flat(d), n).step(normal(n, d))
+        sent = gw.Simulator(gw.exchange.UnionTopK(density), flat(d), n).step(normal(n, d))
         union = int((sent.own != 0).any(0).sum())
         assert 200 <= union <= 200 * n
         wanted = d * (1 - (1 - density) ** n)
@@ -75,16 +75,16 @@ def test_build_up_grows_with_the_workers_as_chance_would_have_it() -> None:
 
 def test_workers_who_agree_build_nothing_up() -> None:
     x = normal(500).expand(8, -1)
-    sent = gw.Simulator(gw.UnionTopK(0.1), flat(500), 8).step(x)
+    sent = gw.Simulator(gw.exchange.UnionTopK(0.1), flat(500), 8).step(x)
     assert int((sent.mean != 0).sum()) == 50
 
 
 @pytest.mark.parametrize("density", [0.02, 0.3, 1.0])
 def test_the_unions_contraction_is_top_ks(density: float) -> None:
-    exchange = gw.UnionTopK(density)
+    exchange = gw.exchange.UnionTopK(density)
     x = normal(3, 400)
     sent = gw.Simulator(exchange, flat(400), 3).step(x)
-    assert exchange.delta(400) == gw.TopK(density).delta(400)
+    assert exchange.delta(400) == gw.compress.TopK(density).delta(400)
     bound = (1 - exchange.delta(400)) * x.square().sum(-1)
     assert bool(((sent.own - x).square().sum(-1) <= bound + 1e-12).all())
 
@@ -100,7 +100,7 @@ def test_gtopk_keeps_the_largest_sums(x: Tensor, density: float) -> None:
     k = max(1, int(density * d))
     selected = x * chosen(x, k)
     total = selected.sum(0)
-    sent = gw.Simulator(gw.GlobalTopK(density), flat(d), n).step(x)
+    sent = gw.Simulator(gw.exchange.GlobalTopK(density), flat(d), n).step(x)
     best = chosen(total[None], k)[0]
     torch.testing.assert_close(sent.mean, total * best / n)
     # A zero sum may be of values that cancel: then only what is large enough to be kept by its size is certain.
@@ -111,14 +111,14 @@ def test_gtopk_keeps_the_largest_sums(x: Tensor, density: float) -> None:
 
 def test_of_equal_sums_the_lowest_places_are_kept() -> None:
     x = torch.tensor([[3.0, 0.0, 2.0, 0.0, 0.0], [0.0, 0.0, 1.0, -3.0, 0.0]])
-    sent = gw.Simulator(gw.GlobalTopK(0.4), flat(5), 2).step(x)  # sums 3, 0, 3, -3, 0 and two are kept
+    sent = gw.Simulator(gw.exchange.GlobalTopK(0.4), flat(5), 2).step(x)  # sums 3, 0, 3, -3, 0 and two are kept
     assert sent.mean.tolist() == [1.5, 0.0, 1.5, 0.0, 0.0]
     assert sent.own.tolist() == [[3.0, 0.0, 2.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0]]
 
 
 def test_what_is_kept_but_not_selected_by_oneself_is_not_said() -> None:
     x = torch.tensor([[9.0, 4.0, 0.0], [5.0, 6.0, 0.0]])
-    sim = gw.Simulator(gw.EF(gw.GlobalTopK(0.34)), flat(3), 2)
+    sim = gw.Simulator(gw.memory.EF(gw.exchange.GlobalTopK(0.34)), flat(3), 2)
     assert sim.step(x).mean.tolist() == [4.5, 0.0, 0.0]
     assert [state["error"].tolist() for state in sim.state] == [[0.0, 4.0, 0.0], [5.0, 6.0, 0.0]]
 
@@ -129,7 +129,7 @@ def test_what_is_kept_but_not_selected_by_oneself_is_not_said() -> None:
 @pytest.mark.parametrize("batched", [False, True])
 def test_leaders_take_turns_and_select_for_all(batched: bool) -> None:
     n, d, k = 3, 200, 10
-    sim = gw.Simulator(gw.CLTK(0.05), flat(d), n, batched=batched)
+    sim = gw.Simulator(gw.exchange.CLTK(0.05), flat(d), n, batched=batched)
     for step in range(7):
         x = normal(n, d, seed=step)
         sent = sim.step(x)
@@ -157,7 +157,7 @@ def test_bytes_are_those_of_the_methods(n: int) -> None:
     assert ledger.entries["AllReduce"].bytes == n * 4 * union
     assert ledger.traffic == round((n - 1) * places + 2 * (n - 1) / n * 4 * union)
     ledger, places, _ = traffic("globaltopk", n, d, density)
-    assert ledger.bytes == gw.TopK(density).nbytes(d) == places + 4 * k
+    assert ledger.bytes == gw.compress.TopK(density).nbytes(d) == places + 4 * k
     assert ledger.traffic == (n - 1) * (places + 4 * k)
     assert ledger.entries["AllReduce"].calls == ledger.entries["Broadcast"].calls == 0
     ledger, places, support = traffic("cltk", n, d, density)
@@ -193,7 +193,7 @@ def law(name: str, n: int, d: int, step: int) -> Tensor:
 def test_sidcos_count_is_about_k_once_its_stages_have_adapted(name: str, density: float) -> None:
     """Within 30 % of k whatever the law and the density, where one stage misses k by a factor of up to 30."""
     n, d = 2, 100_000
-    sim = gw.Simulator(gw.SIDCo(density), flat(d), n)
+    sim = gw.Simulator(gw.exchange.SIDCo(density), flat(d), n)
     counts = [(sim.step(law(name, n, d, step)).own != 0).sum(-1).double().mean().item() for step in range(11)]
     assert sum(counts[-3:]) / 3 == pytest.approx(density * d, rel=0.3)
     if name == "layers" and density == 0.001:
@@ -204,7 +204,7 @@ def test_sidcos_count_is_about_k_once_its_stages_have_adapted(name: str, density
 def test_sidcos_count_is_about_k_also_of_what_error_feedback_leaves(name: str) -> None:
     """Errors end at the threshold and follow no law; the count stays within 30 % of k on average."""
     d, n = 20_000, 2
-    sim = gw.Simulator(gw.EF(gw.SIDCo(0.01)), flat(d), n)
+    sim = gw.Simulator(gw.memory.EF(gw.exchange.SIDCo(0.01)), flat(d), n)
     counts = [(sim.step(law(name, n, d, step)).own != 0).sum(-1).double().mean().item() for step in range(40)]
     assert sum(counts[20:]) / 20 == pytest.approx(200, rel=0.3)
 
@@ -212,8 +212,10 @@ def test_sidcos_count_is_about_k_also_of_what_error_feedback_leaves(name: str) -
 def test_one_stage_is_the_exponential_laws() -> None:
     x = normal(1000).abs()
     for k in (1, 30, 999):
-        assert threshold(x, k, 1) == pytest.approx(min(x.max().item(), x.mean().item() * math.log(1000 / k)), rel=1e-12)
-    assert threshold(x, 1000, 1) == 0.0
+        assert fit_threshold(x, k, 1) == pytest.approx(
+            min(x.max().item(), x.mean().item() * math.log(1000 / k)), rel=1e-12
+        )
+    assert fit_threshold(x, 1000, 1) == 0.0
 
 
 def test_two_stages_are_the_exponential_laws_of_the_peaks_over_the_first() -> None:
@@ -221,12 +223,12 @@ def test_two_stages_are_the_exponential_laws_of_the_peaks_over_the_first() -> No
     first = x.mean().item() * math.log(4)
     peaks = x[x >= first]
     wanted = first + (peaks.mean().item() - first) * math.log(len(peaks) / k)
-    assert threshold(x, k, 2) == pytest.approx(wanted, rel=1e-12)
+    assert fit_threshold(x, k, 2) == pytest.approx(wanted, rel=1e-12)
 
 
 def test_a_stage_more_is_asked_for_outside_the_band_only_and_by_all() -> None:
     n, d, density = 3, 50_000, 0.001
-    sim = gw.Simulator(gw.SIDCo(density, stages=4), flat(d), n)
+    sim = gw.Simulator(gw.exchange.SIDCo(density, stages=4), flat(d), n)
     before = 1
     for step in range(8):
         x = law("normal", n, d, step)
@@ -241,9 +243,9 @@ def test_a_stage_more_is_asked_for_outside_the_band_only_and_by_all() -> None:
 def test_everybody_selects_by_a_threshold_of_ones_own() -> None:
     x = normal(2, 4000)
     x[1] *= 100
-    sent = gw.Simulator(gw.SIDCo(0.05), flat(4000), 2).step(x)
+    sent = gw.Simulator(gw.exchange.SIDCo(0.05), flat(4000), 2).step(x)
     for row, own in zip(x, sent.own, strict=True):
-        level = threshold(row.abs(), 200, 1)
+        level = fit_threshold(row.abs(), 200, 1)
         assert torch.equal(own, in_float32(row * (row.abs() >= level)))
 
 
@@ -253,11 +255,11 @@ def test_inputs_without_a_law(stages: int) -> None:
     d, k = 64, 4
     equal, tiny = torch.full((d,), 2.5), torch.full((d,), 1e-40)
     spike = torch.zeros(d).index_fill_(0, torch.tensor(5), 3e38)
-    assert threshold(torch.zeros(d), k, stages) == 0.0
-    assert threshold(torch.zeros(0), 0, stages) == 0.0
-    assert threshold(equal, k, stages) <= 2.5
-    assert int((spike >= max(threshold(spike, k, stages), 1e-38)).sum()) == 1
-    sim = gw.Simulator(gw.SIDCo(0.07, stages=stages), flat(d), 1)
+    assert fit_threshold(torch.zeros(d), k, stages) == 0.0
+    assert fit_threshold(torch.zeros(0), 0, stages) == 0.0
+    assert fit_threshold(equal, k, stages) <= 2.5
+    assert int((spike >= max(fit_threshold(spike, k, stages), 1e-38)).sum()) == 1
+    sim = gw.Simulator(gw.exchange.SIDCo(0.07, stages=stages), flat(d), 1)
     for x, count in ((torch.zeros(d), 0), (equal, d), (spike, 1), (-equal, d), (tiny, 0)):
         sent = sim.step(x[None])
         assert int((sent.own != 0).sum()) == count
@@ -268,17 +270,17 @@ def test_stages_that_do_not_fit_start_in_range() -> None:
     """A fact that came from elsewhere, out of range, is as good as the nearest one in it."""
     x = normal(1, 2000)
     for said, meant in ((-3.0, 1), (0.0, 1), (99.0, 10)):
-        sim = gw.Simulator(gw.SIDCo(0.05), flat(2000), 1)
+        sim = gw.Simulator(gw.exchange.SIDCo(0.05), flat(2000), 1)
         sim.start(x)
         sim.state[0]["stages"].fill_(said)
-        level = threshold(x[0].abs(), 100, meant)
+        level = fit_threshold(x[0].abs(), 100, meant)
         assert torch.equal(sim.step(x).own != 0, x.abs() >= level)
 
 
 @pytest.mark.parametrize("stages", [0, -1, 2.0, True, "2", None])
 def test_a_number_of_stages_that_is_none_is_refused(stages: object) -> None:
     with pytest.raises(ValueError, match="stages must be a whole number and at least 1, got"):
-        gw.SIDCo(0.1, stages)  # type: ignore[arg-type]
+        gw.exchange.SIDCo(0.1, stages)  # type: ignore[arg-type]
 
 
 # ---- all of them
@@ -351,7 +353,9 @@ def ef_in_words(n: int, d: int, steps: int, beta: float, k: int, lrs: list[float
 def test_the_low_pass_memory_is_its_formula(beta: float, inside: bool, batched: bool) -> None:
     n, d, steps = 3, 120, 12
     lrs = [0.3 / (1 + step) if inside else 1.0 for step in range(steps)]
-    sim = gw.Simulator(gw.EF(gw.UnionTopK(0.05), beta, lr_in_memory=inside), flat(d), n, batched=batched)
+    sim = gw.Simulator(
+        gw.memory.EF(gw.exchange.UnionTopK(0.05), beta, lr_in_memory=inside), flat(d), n, batched=batched
+    )
     got = torch.stack([sim.step(normal(n, d, seed=step), lr=lrs[step]).mean for step in range(steps)])
     errors = sim.state[0]["error"] if batched else torch.stack([state["error"] for state in sim.state])
     means, memory = ef_in_words(n, d, steps, beta, 6, lrs)
@@ -362,7 +366,7 @@ def test_the_low_pass_memory_is_its_formula(beta: float, inside: bool, batched: 
 def test_beta_one_is_the_plain_memory_bit_for_bit() -> None:
     """In float32: one addition and one subtraction a step, in place, whatever the options' defaults are."""
     d, plain, error = 300, gw.Simulator("ef(topk(density=0.1))", flat(300), 1), torch.zeros(300)
-    assert plain.exchange == gw.EF(gw.Gathered(gw.TopK(0.1)), beta=1, lr_in_memory=False)
+    assert plain.exchange == gw.memory.EF(gw.exchange.Gathered(gw.compress.TopK(0.1)), beta=1, lr_in_memory=False)
     for step in range(20):
         g = normal(1, d, seed=step, dtype=torch.float32)
         error += g[0]
@@ -383,7 +387,9 @@ def test_a_memory_that_loses_nothing_has_nothing_to_remember() -> None:
 def test_at_a_constant_learning_rate_inside_is_outside(lr: float, exact: bool) -> None:
     """Bit for bit where lr is a power of two; else up to rounding, of which float64 leaves 1e-12 after 30 steps."""
     n, d = 3, 200
-    outside, inside = (gw.Simulator(gw.EF(gw.UnionTopK(0.05), lr_in_memory=way), flat(d), n) for way in (False, True))
+    outside, inside = (
+        gw.Simulator(gw.memory.EF(gw.exchange.UnionTopK(0.05), lr_in_memory=way), flat(d), n) for way in (False, True)
+    )
     for step in range(30):
         want, got = outside.step(normal(n, d, seed=step)).mean, inside.step(normal(n, d, seed=step), lr=lr).mean
         torch.testing.assert_close(got, want, rtol=0 if exact else 1e-10, atol=0 if exact else 1e-12)
@@ -409,7 +415,7 @@ def test_inside_it_is_the_papers_algorithm_1_and_outside_it_is_not() -> None:
     lrs = [0.5] * 10 + [0.05] * 10 + [0.005] * 10
     models = []
     for way in (True, False):
-        sim = gw.Simulator(gw.EF(gw.UnionTopK(k / d), lr_in_memory=way), flat(d), n)
+        sim = gw.Simulator(gw.memory.EF(gw.exchange.UnionTopK(k / d), lr_in_memory=way), flat(d), n)
         x = torch.zeros(d, dtype=torch.float64)
         for step, lr in enumerate(lrs):
             x -= lr * sim.step(normal(n, d, seed=step), lr=lr).mean
@@ -451,8 +457,8 @@ def test_checkpoints_and_figures_from_before_the_options_name_the_same_exchange(
     assert "EF(exchange=Gathered(compressor=TopK(density=0.05, values='float32')))" in strings
     for words in strings:
         assert repr(gw.parse(words)) == words
-    assert repr(gw.DEFT(0.01)) == "DEFT(density=0.01)"
-    assert repr(gw.EF(gw.DEFT(0.01))) == "EF(exchange=DEFT(density=0.01))"
+    assert repr(gw.exchange.DEFT(0.01)) == "DEFT(density=0.01)"
+    assert repr(gw.memory.EF(gw.exchange.DEFT(0.01))) == "EF(exchange=DEFT(density=0.01))"
 
 
 def _exchanges(found: object) -> list[str]:
@@ -468,9 +474,9 @@ def _exchanges(found: object) -> list[str]:
 @pytest.mark.parametrize(
     ("exchange", "words"),
     [
-        (gw.EF(gw.CLTK(0.1), 0.5), "EF(exchange=CLTK(density=0.1), beta=0.5)"),
-        (gw.EF(gw.CLTK(0.1), lr_in_memory=True), "EF(exchange=CLTK(density=0.1), lr_in_memory=True)"),
-        (gw.EF(gw.SIDCo(1)), "EF(exchange=SIDCo(density=1.0, stages=10))"),
+        (gw.memory.EF(gw.exchange.CLTK(0.1), 0.5), "EF(exchange=CLTK(density=0.1), beta=0.5)"),
+        (gw.memory.EF(gw.exchange.CLTK(0.1), lr_in_memory=True), "EF(exchange=CLTK(density=0.1), lr_in_memory=True)"),
+        (gw.memory.EF(gw.exchange.SIDCo(1)), "EF(exchange=SIDCo(density=1.0, stages=10))"),
     ],
 )
 def test_options_that_are_set_show(exchange: gw.Exchange, words: str) -> None:

@@ -8,57 +8,45 @@ import zoo
 from test_memory import xs
 
 import gradwire as gw
+from gradwire.testing import transports
+from gradwire.testing.runs import Setup, runs_batched
+from gradwire.testing.trial import Law
 
-POINT = torch.linspace(-1, 1, zoo.LAYOUT.d, dtype=torch.float64)
 LOCKSTEP = ["deft", "exdyna", "micro", "oktopk", "sidco"]
 BATCHED = [spec for spec in zoo.SPECS if not any(part in spec for part in LOCKSTEP)]
 DRAWN = [spec for spec in BATCHED if any(word in spec for word in zoo.RANDOM) and "shared" not in spec]
+SETUP = Setup((1, 3), zoo.LAYOUT, seed=2)
 
 
-def simulators(spec: str, n: int) -> tuple[gw.Simulator, gw.Simulator]:
-    return gw.Simulator(spec, zoo.LAYOUT, n, seed=2), gw.Simulator(spec, zoo.LAYOUT, n, seed=2, batched=True)
+def law(spec: str) -> Law:
+    return Law("a batch is n workers", spec)
 
 
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("spec", BATCHED)
 def test_the_law_and_the_bytes(spec: str, n: int) -> None:
-    lockstep, batched = simulators(spec, n)
-    for step in range(5):
-        lockstep.step(xs(n, step), POINT)
-        sent = batched.step(xs(n, step), POINT)
-        torch.testing.assert_close(sent.mean, sent.own.mean(0), rtol=1e-9, atol=1e-12)
-    # Coins of one's own fall otherwise in a batch, and so do the lengths of messages that depend on them.
-    if "bernoulli" not in spec:
-        for kind, entry in lockstep.ledger.entries.items():
-            other = batched.ledger.entries[kind]
-            assert (entry.calls, entry.bytes) == (other.calls, other.bytes)
-            assert entry.traffic == pytest.approx(other.traffic, rel=1e-12)
+    # Workers of a batch toss other coins, and the lengths of messages that depend on them differ.
+    certain = "bernoulli" not in spec
+    transports.batch_obeys_the_law(gw.parse(spec), law(spec), SETUP, n, bytes_are_certain=certain)
 
 
 @pytest.mark.parametrize("spec", [spec for spec in BATCHED if spec not in DRAWN])
 def test_what_draws_nothing_of_its_own_is_equal(spec: str) -> None:
-    """Within float64's rounding: sums over workers may be taken in another order."""
-    lockstep, batched = simulators(spec, 3)
-    for step in range(8):
-        want, got = lockstep.step(xs(3, step), POINT), batched.step(xs(3, step), POINT)
-        torch.testing.assert_close(got.mean, want.mean, rtol=1e-10, atol=1e-12)
-        torch.testing.assert_close(got.own, want.own, rtol=1e-10, atol=1e-12)
+    transports.batch_equals_lockstep(gw.parse(spec), law(spec), SETUP, 3)
 
 
 @pytest.mark.parametrize("spec", DRAWN)
 def test_what_draws_is_equal_in_distribution(spec: str) -> None:
-    """The mean after two steps over 120 seeds: first and second moment of its projections agree within 5 sigma."""
-    seeds, layout = 120, gw.Layout(["w", "b"], [(3, 4), (3,)])
-    directions = torch.randn(layout.d, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    vectors = torch.randn(2, 3, layout.d, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = []
-    for batched in (False, True):
-        sims = [gw.Simulator(spec, layout, 3, seed=seed, batched=batched) for seed in range(seeds)]
-        last = [[sim.step(rows, POINT[: layout.d]).mean for rows in vectors][-1] for sim in sims]
-        moments = torch.stack(last) @ directions
-        found.append(torch.cat([moments, moments.square()], 1))
-    sigma = ((found[0].var(0) + found[1].var(0)) / seeds).sqrt()
-    assert bool(((found[0].mean(0) - found[1].mean(0)).abs() <= 5 * sigma + 1e-9).all())
+    transports.batch_equals_in_distribution(gw.parse(spec), law(spec), SETUP)
+
+
+@pytest.mark.parametrize("spec", zoo.SPECS)
+def test_the_law_finds_out_what_runs_batched_and_what_draws(spec: str) -> None:
+    """So that a stranger need not say it."""
+    exchange = gw.parse(spec)
+    assert runs_batched(exchange, 3, zoo.LAYOUT) == (spec in BATCHED)
+    if spec in BATCHED:
+        assert transports.draws_of_its_own(exchange, SETUP, 3) == (spec in DRAWN)
 
 
 @pytest.mark.parametrize("part", LOCKSTEP)

@@ -390,7 +390,7 @@ def test_ones_own_model_is_measured_with_every_kind_of_way(tmp_path: Path) -> No
     methods = ("dense", "fp16", "powersgd1", "ef(topk(density=0.1))")
     options = [word for method in methods for word in ("--method", method)]
     arguments = ("--model", "own:make", *options, "--steps", "4", "--output", "out.html")
-    ended = gradwire(tmp_path, "gradwire.cli", "bench", *arguments)
+    ended = gradwire(tmp_path, "gradwire", "bench", *arguments)
     assert ended.returncode == 0, ended.stderr
     assert "own:make, loopback, 2 ranks" in ended.stdout
     found = Sheet.from_json((tmp_path / "out.json").read_text())
@@ -416,7 +416,7 @@ def test_ones_own_model_is_measured_with_every_kind_of_way(tmp_path: Path) -> No
 def test_under_torchrun_the_network_is_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
     torchrun = ("torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()))
-    arguments = ("-m", "gradwire.cli", "bench", "--here", "--model", "own:make", "--method", "dense", "--steps", "2")
+    arguments = ("-m", "gradwire", "bench", "--here", "--model", "own:make", "--method", "dense", "--steps", "2")
     ended = gradwire(tmp_path, *torchrun, *arguments)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("The page:") == 1
@@ -430,7 +430,7 @@ def test_under_torchrun_the_network_is_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.story
 def test_a_loss_beside_the_model_is_refused_by_the_ranks(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
-    ended = gradwire(tmp_path, "gradwire.cli", "bench", "--model", "own:outside", "--steps", "2")
+    ended = gradwire(tmp_path, "gradwire", "bench", "--model", "own:outside", "--steps", "2")
     assert ended.returncode == 2
     assert "it must be computed by the model it is handed" in ended.stderr
     assert "Traceback" not in ended.stderr

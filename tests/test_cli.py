@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from gradwire import net
+from gradwire import net, registry
 from gradwire.lab.comparison import demo
 from gradwire.lab.comparison.job import TrainingJob
 from gradwire.lab.comparison.on_ranks import execute
 from gradwire.lab.comparison.record import Comparison, Run
-from gradwire.spec import EXAMPLES
 
 HALF = ("--density", "0.5")
 
@@ -24,7 +23,7 @@ SMALL = {"seconds": 600.0, "steps": 12, "width": 16, "depth": 1, "heads": 2, "co
 
 
 def gradwire(*arguments: str, folder: Path, seconds: float = 100) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gradwire.cli", *arguments]
+    command = [sys.executable, "-m", "gradwire", *arguments]
     env = {**os.environ, "COLUMNS": "200", "TERM": "dumb"}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=seconds)
 
@@ -32,9 +31,9 @@ def gradwire(*arguments: str, folder: Path, seconds: float = 100) -> subprocess.
 def test_list_shows_every_part(tmp_path: Path) -> None:
     ended = gradwire("list", folder=tmp_path)
     assert ended.returncode == 0
-    for name, example in EXAMPLES.items():
+    for name, entry in registry.PARTS.items():
         assert name in ended.stdout
-        assert example in ended.stdout
+        assert entry.example in ended.stdout
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import gradwire as gw
 from gradwire import kernels
-from gradwire.compress import randk
+from gradwire.compress import supports
 from gradwire.compress.blockwise import Blockwise
 from gradwire.compress.chain import Chain
 from gradwire.compress.induced import Induced
@@ -20,48 +20,48 @@ from gradwire.compress.protocol import Compressor, Direct, Sparsifier, operate
 from gradwire.vector import Message, Sparse
 
 DRAWS = 4000
-PROJECTION = gw.RandK(0.2, unbiased=False)
+PROJECTION = gw.compress.RandK(0.2, unbiased=False)
 UNBIASED = [
-    Induced(gw.TopK(0.2), gw.RandK(0.1)),
-    Induced(gw.TopK(0.2, "bfloat16"), gw.Natural()),
-    Induced(gw.Scaled(gw.RandK(0.3)), gw.RandK(0.2)),
-    Induced(PROJECTION, gw.RandK(0.5)),
-    Chain(gw.RandK(0.2), gw.Natural()),
-    Chain(gw.RandK(0.5), gw.RandK(0.5)),
-    Blockwise(gw.RandK(0.25), 8),
-    Blockwise(gw.Natural(), 25),
-    Blockwise(Induced(gw.TopK(0.2), gw.RandK(0.3)), 20),
-    Induced(Blockwise(gw.TopK(0.1), 10), Chain(gw.RandK(0.5), gw.Natural())),
+    Induced(gw.compress.TopK(0.2), gw.compress.RandK(0.1)),
+    Induced(gw.compress.TopK(0.2, "bfloat16"), gw.compress.Natural()),
+    Induced(gw.compress.Scaled(gw.compress.RandK(0.3)), gw.compress.RandK(0.2)),
+    Induced(PROJECTION, gw.compress.RandK(0.5)),
+    Chain(gw.compress.RandK(0.2), gw.compress.Natural()),
+    Chain(gw.compress.RandK(0.5), gw.compress.RandK(0.5)),
+    Blockwise(gw.compress.RandK(0.25), 8),
+    Blockwise(gw.compress.Natural(), 25),
+    Blockwise(Induced(gw.compress.TopK(0.2), gw.compress.RandK(0.3)), 20),
+    Induced(Blockwise(gw.compress.TopK(0.1), 10), Chain(gw.compress.RandK(0.5), gw.compress.Natural())),
 ]
 CONTRACTIVE = [
     PROJECTION,
-    gw.RandK(0.2, "bfloat16", unbiased=False),
-    gw.RandK(0.4, "natural", unbiased=False),
-    Chain(gw.TopK(0.2), gw.Natural()),
-    Chain(gw.TopK(0.2), gw.Scaled(gw.RandK(0.1))),
-    Chain(PROJECTION, gw.Natural()),
-    Chain(gw.RandK(1.0), gw.TopK(0.1)),
-    Blockwise(gw.TopK(0.1), 20),
-    Blockwise(gw.Scaled(gw.RandK(0.2)), 7),
-    gw.Scaled(Blockwise(gw.RandK(0.2), 7)),
-    gw.Scaled(Induced(gw.TopK(0.2), gw.RandK(0.1))),
+    gw.compress.RandK(0.2, "bfloat16", unbiased=False),
+    gw.compress.RandK(0.4, "natural", unbiased=False),
+    Chain(gw.compress.TopK(0.2), gw.compress.Natural()),
+    Chain(gw.compress.TopK(0.2), gw.compress.Scaled(gw.compress.RandK(0.1))),
+    Chain(PROJECTION, gw.compress.Natural()),
+    Chain(gw.compress.RandK(1.0), gw.compress.TopK(0.1)),
+    Blockwise(gw.compress.TopK(0.1), 20),
+    Blockwise(gw.compress.Scaled(gw.compress.RandK(0.2)), 7),
+    gw.compress.Scaled(Blockwise(gw.compress.RandK(0.2), 7)),
+    gw.compress.Scaled(Induced(gw.compress.TopK(0.2), gw.compress.RandK(0.1))),
 ]
 PLAIN = [
-    gw.Identity(),
-    gw.Identity("float64"),
-    gw.Identity("bfloat16"),
-    gw.Natural(),
-    gw.TopK(0.3),
-    gw.TopK(0.3, "float64"),
-    gw.TopK(0.3, "natural"),
-    gw.RandK(0.3),
-    gw.RandK(0.3, "float64"),
-    gw.RandK(0.7, "natural"),
-    gw.Scaled(gw.RandK(0.3)),
-    gw.Scaled(gw.RandK(0.3, "float64")),
-    gw.Scaled(gw.Natural()),
-    Induced(gw.Identity("bfloat16"), gw.Natural()),
-    Induced(gw.TopK(0.3, "float64"), gw.RandK(0.3)),
+    gw.compress.Identity(),
+    gw.compress.Identity("float64"),
+    gw.compress.Identity("bfloat16"),
+    gw.compress.Natural(),
+    gw.compress.TopK(0.3),
+    gw.compress.TopK(0.3, "float64"),
+    gw.compress.TopK(0.3, "natural"),
+    gw.compress.RandK(0.3),
+    gw.compress.RandK(0.3, "float64"),
+    gw.compress.RandK(0.7, "natural"),
+    gw.compress.Scaled(gw.compress.RandK(0.3)),
+    gw.compress.Scaled(gw.compress.RandK(0.3, "float64")),
+    gw.compress.Scaled(gw.compress.Natural()),
+    Induced(gw.compress.Identity("bfloat16"), gw.compress.Natural()),
+    Induced(gw.compress.TopK(0.3, "float64"), gw.compress.RandK(0.3)),
 ]
 ALL = PLAIN + UNBIASED + CONTRACTIVE
 
@@ -89,7 +89,7 @@ def draws(compressor: Compressor, x: torch.Tensor, count: int = DRAWS) -> torch.
 
 @pytest.mark.parametrize("d", [40, 300, 1000])
 def test_constants_follow_from_the_parts(d: int) -> None:
-    topk, unbiased, natural = gw.TopK(0.1), gw.RandK(0.2), gw.Natural()
+    topk, unbiased, natural = gw.compress.TopK(0.1), gw.compress.RandK(0.2), gw.compress.Natural()
     # Horváth and Richtárik 2021, Theorem 3.
     assert Induced(topk, unbiased).omega(d) == pytest.approx(4 * (1 - 0.1))
     assert Induced(topk, natural).delta(d) == pytest.approx(1 - 0.9 / 8)
@@ -97,15 +97,20 @@ def test_constants_follow_from_the_parts(d: int) -> None:
     # Horváth et al. 2019, Theorem 5: C_nat after Q in U(omega) is in U(9/8 omega + 1/8).
     assert Chain(unbiased, natural).omega(d) == pytest.approx(9 / 8 * 4 + 1 / 8)
     assert Chain(unbiased, natural).delta(d) is None
-    assert Chain(gw.RandK(0.9), natural).delta(d) == pytest.approx(1 - (9 / 8 / 0.9 - 1))
+    assert Chain(gw.compress.RandK(0.9), natural).delta(d) == pytest.approx(1 - (9 / 8 / 0.9 - 1))
     # A projection and then what contracts, in the dimension of what is kept.
     assert Chain(topk, natural).omega(d) is None
     assert Chain(topk, natural).delta(d) == pytest.approx(0.1 * 7 / 8)
-    assert Chain(PROJECTION, gw.TopK(0.5)).delta(d) == pytest.approx(0.2 * 0.5)
-    assert Chain(topk, gw.RandK(0.25)).delta(d) is None
-    assert Chain(topk, gw.Scaled(gw.RandK(0.25))).delta(d) == pytest.approx(0.1 * kept_share(0.25, d // 10))
+    assert Chain(PROJECTION, gw.compress.TopK(0.5)).delta(d) == pytest.approx(0.2 * 0.5)
+    assert Chain(topk, gw.compress.RandK(0.25)).delta(d) is None
+    assert Chain(topk, gw.compress.Scaled(gw.compress.RandK(0.25))).delta(d) == pytest.approx(
+        0.1 * kept_share(0.25, d // 10)
+    )
     # A scaled-up support before what is biased is neither unbiased nor a contraction.
-    assert (Chain(unbiased, gw.TopK(0.5)).omega(d), Chain(unbiased, gw.TopK(0.5)).delta(d)) == (None, None)
+    assert (Chain(unbiased, gw.compress.TopK(0.5)).omega(d), Chain(unbiased, gw.compress.TopK(0.5)).delta(d)) == (
+        None,
+        None,
+    )
     # The worst block decides: of 16 and of d % 16 elements.
     rest = [16, d % 16]
     assert Blockwise(unbiased, 16).omega(d) == max(unbiased.omega(size) or 0.0 for size in rest)
@@ -113,7 +118,7 @@ def test_constants_follow_from_the_parts(d: int) -> None:
     assert (Blockwise(topk, 16).omega(d), Blockwise(unbiased, 16).delta(d)) == (None, None)
     # Rand-k without its factor is a projection on k of d coordinates.
     assert (PROJECTION.omega(d), PROJECTION.delta(d)) == (None, pytest.approx(0.2))
-    assert gw.RandK(0.2, "natural", unbiased=False).delta(d) == pytest.approx(0.2 * 7 / 8)
+    assert gw.compress.RandK(0.2, "natural", unbiased=False).delta(d) == pytest.approx(0.2 * 7 / 8)
 
 
 def kept_share(density: float, d: int) -> float:
@@ -147,33 +152,33 @@ def test_contracts_by_delta(compressor: Compressor, kind: str) -> None:
 
 def test_randk_without_its_factor_sends_the_same_places_and_the_values_themselves() -> None:
     x, t = normal(50, dtype=torch.float32), turn(50)
-    scaled, plain = through(gw.RandK(0.2), x, t), through(PROJECTION, x, t)
+    scaled, plain = through(gw.compress.RandK(0.2), x, t), through(PROJECTION, x, t)
     assert torch.equal(plain.indices, scaled.indices)
     assert torch.equal(plain.values, x[plain.indices])
     assert torch.equal(plain.values * 5, scaled.values)
-    assert len(PROJECTION.encode(x, t)) == gw.RandK(0.2).nbytes(50)
+    assert len(PROJECTION.encode(x, t)) == gw.compress.RandK(0.2).nbytes(50)
     # Equality on average for every x, here by draws of a support each.
     errors = (draws(PROJECTION, x.double(), 20_000) - x).square().sum(-1)
     assert errors.mean() / x.square().sum() == pytest.approx(0.8, rel=0.03)
 
 
-@pytest.mark.parametrize("correction", [gw.RandK(0.1), gw.Natural()])
+@pytest.mark.parametrize("correction", [gw.compress.RandK(0.1), gw.compress.Natural()])
 def test_induced_by_the_identity_has_no_variance(correction: Compressor) -> None:
     x = normal(200, dtype=torch.float32)
-    assert torch.equal(through(Induced(gw.Identity(), correction), x, turn(200)).dense(), x)
+    assert torch.equal(through(Induced(gw.compress.Identity(), correction), x, turn(200)).dense(), x)
 
 
 def test_induced_corrects_what_rounding_takes_away() -> None:
     """The correction sees x less the bfloat16 values that are really sent, so an exact one restores x."""
     x = normal(200, dtype=torch.float32)
-    for contractive in (gw.Identity("bfloat16"), gw.TopK(0.2, "bfloat16")):
-        y = through(Induced(contractive, gw.Identity()), x, turn(200)).dense()
+    for contractive in (gw.compress.Identity("bfloat16"), gw.compress.TopK(0.2, "bfloat16")):
+        y = through(Induced(contractive, gw.compress.Identity()), x, turn(200)).dense()
         # x - C(x) is exact where C(x) is near x (Sterbenz 1974), and so is the sum.
         assert torch.equal(y, x)
 
 
 def test_induced_of_two_sparse_parts_is_sparse_and_twice_is_added_twice() -> None:
-    x, parts = normal(30, dtype=torch.float32), (gw.TopK(0.5), gw.RandK(0.5))
+    x, parts = normal(30, dtype=torch.float32), (gw.compress.TopK(0.5), gw.compress.RandK(0.5))
     said = through(Induced(*parts), x, turn(30))
     assert isinstance(said, Sparse)
     assert said.indices.shape == (30,)
@@ -185,15 +190,19 @@ def test_induced_of_two_sparse_parts_is_sparse_and_twice_is_added_twice() -> Non
 
 def test_the_two_parts_of_induced_draw_independently() -> None:
     x = torch.ones(1000)
-    said = through(Induced(gw.RandK(0.1, unbiased=False), gw.RandK(0.1)), x, turn(1000))
+    said = through(Induced(gw.compress.RandK(0.1, unbiased=False), gw.compress.RandK(0.1)), x, turn(1000))
     twice = 200 - len(said.indices.unique())
     # Of 100 places out of 1000 drawn twice about 10 meet, with a standard deviation of about 3.
     assert abs(twice - 10) <= 15
 
 
-@pytest.mark.parametrize("sparsifier", [gw.TopK(0.2), gw.RandK(0.2), PROJECTION], ids=repr)
-@pytest.mark.parametrize("quantiser", [gw.Identity(), gw.Identity("bfloat16"), gw.Natural()], ids=repr)
-def test_chain_is_sparsify_then_quantise(sparsifier: gw.TopK | gw.RandK, quantiser: Compressor) -> None:
+@pytest.mark.parametrize("sparsifier", [gw.compress.TopK(0.2), gw.compress.RandK(0.2), PROJECTION], ids=repr)
+@pytest.mark.parametrize(
+    "quantiser", [gw.compress.Identity(), gw.compress.Identity("bfloat16"), gw.compress.Natural()], ids=repr
+)
+def test_chain_is_sparsify_then_quantise(
+    sparsifier: gw.compress.TopK | gw.compress.RandK, quantiser: Compressor
+) -> None:
     x, t = normal(3, 120, dtype=torch.float32), turn(120)
     kept = through(sparsifier, x, t.fork("sparsifier"))
     quantised = through(quantiser, kept.values, t.fork("quantiser"))
@@ -205,19 +214,21 @@ def test_chain_is_sparsify_then_quantise(sparsifier: gw.TopK | gw.RandK, quantis
 @pytest.mark.parametrize("values", ["float32", "float64", "bfloat16"])
 def test_topk_with_a_format_is_a_chain(values: str) -> None:
     x, t = normal(3, 120), turn(120)
-    chain = Chain(gw.TopK(0.2), gw.Identity(values))
-    assert torch.equal(chain.encode(x, t), gw.TopK(0.2, values).encode(x, t))
+    chain = Chain(gw.compress.TopK(0.2), gw.compress.Identity(values))
+    assert torch.equal(chain.encode(x, t), gw.compress.TopK(0.2, values).encode(x, t))
 
 
 def test_a_sparse_quantiser_makes_the_chain_sparser() -> None:
     x = normal(4, 100, dtype=torch.float32)
-    said = through(Chain(gw.TopK(0.4), gw.TopK(0.25)), x, turn(100))
-    assert torch.equal(said.dense(), through(gw.TopK(0.1), x, turn(100)).dense())
+    said = through(Chain(gw.compress.TopK(0.4), gw.compress.TopK(0.25)), x, turn(100))
+    assert torch.equal(said.dense(), through(gw.compress.TopK(0.1), x, turn(100)).dense())
     assert said.indices.shape == (4, 10)
 
 
 @pytest.mark.parametrize("d", [0, 1, 7, 8, 9, 40])
-@pytest.mark.parametrize("inner", [gw.TopK(0.3), gw.TopK(0.3, "bfloat16"), gw.Identity("bfloat16")], ids=repr)
+@pytest.mark.parametrize(
+    "inner", [gw.compress.TopK(0.3), gw.compress.TopK(0.3, "bfloat16"), gw.compress.Identity("bfloat16")], ids=repr
+)
 def test_blockwise_is_the_operator_on_every_block(inner: Compressor, d: int) -> None:
     x = normal(2, 3, d, dtype=torch.float32)
     said = through(Blockwise(inner, 8), x, turn(d))
@@ -230,17 +241,17 @@ def test_blockwise_is_the_operator_on_every_block(inner: Compressor, d: int) -> 
 
 def test_every_block_of_every_row_draws_for_itself() -> None:
     x = torch.ones(3, 4, 5 * 64 + 63)
-    places = through(Blockwise(gw.RandK(0.25), 64), x, turn(383)).dense().ne(0)
+    places = through(Blockwise(gw.compress.RandK(0.25), 64), x, turn(383)).dense().ne(0)
     blocks = torch.cat([places[..., :320].reshape(60, 64)[:, :63], places[..., 320:].reshape(12, 63)])
     assert len(blocks.unique(dim=0)) == 72
-    noise = through(Blockwise(gw.Natural(), 64), torch.full((3, 4, 383), 1.5), turn(383)).dense()
+    noise = through(Blockwise(gw.compress.Natural(), 64), torch.full((3, 4, 383), 1.5), turn(383)).dense()
     rows = torch.cat([noise[..., :320].reshape(60, 64)[:, :63], noise[..., 320:].reshape(12, 63)])
     assert len(rows.unique(dim=0)) == 72
 
 
 def test_nested_blocks_draw_from_streams_of_their_own() -> None:
     x = torch.full((47,), 1.5)
-    said = through(Blockwise(Blockwise(gw.Natural(), 5), 12), x, turn(47)).dense()
+    said = through(Blockwise(Blockwise(gw.compress.Natural(), 5), 12), x, turn(47)).dense()
     five = [*said.split(12)[0].split(5)[:2], *said.split(12)[3].split(5)[:2]]
     assert len({tuple(block.tolist()) for block in five}) == 4
 
@@ -264,26 +275,28 @@ def test_bytes_are_as_promised_and_pure(c: Compressor, d: int, seed: int) -> Non
 
 def test_wires_are_the_parts_one_after_the_other() -> None:
     x, t = normal(100, dtype=torch.float32), turn(100)
-    first = gw.TopK(0.1).encode(x, t.fork("contractive"))
-    assert torch.equal(Induced(gw.TopK(0.1), gw.Natural()).encode(x, t)[: len(first)], first)
-    head = gw.TopK(0.1).head(gw.TopK(0.1).choose(x, t), 100, t)
-    assert torch.equal(Chain(gw.TopK(0.1), gw.Natural()).encode(x, t)[: len(head)], head)
-    assert Chain(gw.RandK(0.1), gw.Natural()).nbytes(100) == 8 + 10 + 2
-    blocks = [gw.TopK(0.1).encode(block, t) for block in x.split(30)]
-    assert torch.equal(Blockwise(gw.TopK(0.1), 30).encode(x, t), torch.cat(blocks))
+    first = gw.compress.TopK(0.1).encode(x, t.fork("contractive"))
+    assert torch.equal(Induced(gw.compress.TopK(0.1), gw.compress.Natural()).encode(x, t)[: len(first)], first)
+    head = gw.compress.TopK(0.1).encode_indices(gw.compress.TopK(0.1).choose(x, t), 100, t)
+    assert torch.equal(Chain(gw.compress.TopK(0.1), gw.compress.Natural()).encode(x, t)[: len(head)], head)
+    assert Chain(gw.compress.RandK(0.1), gw.compress.Natural()).nbytes(100) == 8 + 10 + 2
+    blocks = [gw.compress.TopK(0.1).encode(block, t) for block in x.split(30)]
+    assert torch.equal(Blockwise(gw.compress.TopK(0.1), 30).encode(x, t), torch.cat(blocks))
 
 
-@pytest.mark.parametrize("sparsifier", [gw.TopK(0.2), gw.RandK(0.2), gw.RandK(0.8)], ids=repr)
+@pytest.mark.parametrize(
+    "sparsifier", [gw.compress.TopK(0.2), gw.compress.RandK(0.2), gw.compress.RandK(0.8)], ids=repr
+)
 @pytest.mark.parametrize("rank", [1, slice(None)], ids=["one", "batched"])
-def test_a_head_says_the_places(sparsifier: Sparsifier, rank: int | slice) -> None:
+def test_indices_are_decoded_as_they_were_chosen(sparsifier: Sparsifier, rank: int | slice) -> None:
     assert isinstance(sparsifier, Sparsifier)
     for d in (0, 1, 50):
         x, t = normal(2, 3, d), turn(d, rank)
-        places = sparsifier.choose(x, t)
-        head = sparsifier.head(places, d, t)
-        assert head.shape == (2, 3, sparsifier.head_nbytes(d))
-        assert places.shape == (2, 3, sparsifier.count(d))
-        assert torch.equal(sparsifier.places(head, d), places)
+        indices = sparsifier.choose(x, t)
+        wire = sparsifier.encode_indices(indices, d, t)
+        assert wire.shape == (2, 3, sparsifier.index_nbytes(d))
+        assert indices.shape == (2, 3, sparsifier.count(d))
+        assert torch.equal(sparsifier.decode_indices(wire, d), indices)
 
 
 # Without bytes
@@ -332,8 +345,8 @@ def test_a_batched_turn_draws_the_supports_of_many_steps_at_once(monkeypatch: py
         return support(key, d, k)
 
     monkeypatch.setattr(kernels, "support", counted)
-    randk._ahead.cache_clear()
-    c, x = gw.RandK(0.1), normal(10, 80)
+    supports._ahead.cache_clear()
+    c, x = gw.compress.RandK(0.1), normal(10, 80)
     chosen = [c.choose(x, turn(80, slice(None), step)) for step in range(1200)]
     assert calls == [5120] * 3
     for step in (0, 1, 511, 512, 700, 1023, 1024, 1199):
@@ -409,19 +422,25 @@ class Long:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: gw.RandK(0.1, "bfloat16"), "bfloat16 rounds with a bias; use .* unbiased=false"),
-        (lambda: gw.RandK(0.1, unbiased=2), "unbiased must be true or false, got 2"),
-        (lambda: Induced(gw.RandK(0.1), gw.Natural()), r"RandK\(density=0.1.*may expand .* scaled"),
-        (lambda: Induced(gw.TopK(0.1), gw.TopK(0.1)), r"corrects by an unbiased operator, and TopK\(density=0.1"),
-        (lambda: Induced(gw.TopK(0.1), Long()), r"induced takes .* one length, and those of Long\(\) differ"),
-        (lambda: Induced(Long(), gw.Natural()), "induced takes"),
-        (lambda: Chain(gw.TopK(0.1, "natural"), gw.Natural()), "leave its own format alone, got values='natural'"),
-        (lambda: Chain(gw.TopK(0.1), Long()), "chain takes"),
+        (lambda: gw.compress.RandK(0.1, "bfloat16"), "bfloat16 rounds with a bias; use .* unbiased=false"),
+        (lambda: gw.compress.RandK(0.1, unbiased=2), "unbiased must be true or false, got 2"),
+        (lambda: Induced(gw.compress.RandK(0.1), gw.compress.Natural()), r"RandK\(density=0.1.*may expand .* scaled"),
+        (
+            lambda: Induced(gw.compress.TopK(0.1), gw.compress.TopK(0.1)),
+            r"corrects by an unbiased operator, and TopK\(density=0.1",
+        ),
+        (lambda: Induced(gw.compress.TopK(0.1), Long()), r"induced takes .* one length, and those of Long\(\) differ"),
+        (lambda: Induced(Long(), gw.compress.Natural()), "induced takes"),
+        (
+            lambda: Chain(gw.compress.TopK(0.1, "natural"), gw.compress.Natural()),
+            "leave its own format alone, got values='natural'",
+        ),
+        (lambda: Chain(gw.compress.TopK(0.1), Long()), "chain takes"),
         (lambda: Blockwise(Long(), 8), "blockwise takes"),
-        (lambda: Blockwise(gw.Natural(), 0), "size must be .* at least 1, got 0"),
-        (lambda: Blockwise(gw.Natural(), True), "size must be .* at least 1, got True"),
-        (lambda: Blockwise(gw.Natural(), 2.5), "size must be .* at least 1, got 2.5"),
-        (lambda: gw.Scaled(Long()), "scaled takes"),
+        (lambda: Blockwise(gw.compress.Natural(), 0), "size must be .* at least 1, got 0"),
+        (lambda: Blockwise(gw.compress.Natural(), True), "size must be .* at least 1, got True"),
+        (lambda: Blockwise(gw.compress.Natural(), 2.5), "size must be .* at least 1, got 2.5"),
+        (lambda: gw.compress.Scaled(Long()), "scaled takes"),
     ],
 )
 def test_what_does_not_fit_is_refused(make: type, words: str) -> None:
@@ -432,9 +451,12 @@ def test_what_does_not_fit_is_refused(make: type, words: str) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Induced(0.1, gw.Natural()), "induced is made of compressors, got 0.1"),
-        (lambda: Chain(gw.Natural(), gw.Natural()), r"starts with a sparsifier, topk or randk, got Natural\(\)"),
-        (lambda: Chain(gw.TopK(0.1), "natural"), "chain is made of compressors, got 'natural'"),
+        (lambda: Induced(0.1, gw.compress.Natural()), "induced is made of compressors, got 0.1"),
+        (
+            lambda: Chain(gw.compress.Natural(), gw.compress.Natural()),
+            r"starts with a sparsifier, topk or randk, got Natural\(\)",
+        ),
+        (lambda: Chain(gw.compress.TopK(0.1), "natural"), "chain is made of compressors, got 'natural'"),
         (lambda: Blockwise(8, 8), "blockwise is made of compressors, got 8"),
     ],
 )

@@ -138,7 +138,7 @@ def test_every_layer_has_one_place_and_a_budget_it_can_fill(
     plan = deft.pack(layers, ks, n)
     assert sorted(itertools.chain(*plan.bins, plan.common)) == list(range(len(layers)))
     assert set(plan.common) == {x for x in range(len(layers)) if ks[x] == layers[x]}
-    assert deft.Plan.read(plan.message(), n) == deft.Plan(plan.bins, plan.common, [])
+    assert deft.Packing.read(plan.message(), n) == deft.Packing(plan.bins, plan.common, [])
     assert len(plan.message()) == n + len(layers)
 
 
@@ -238,7 +238,7 @@ def test_density_stays_at_the_users_value_where_topks_union_grows(n: int) -> Non
 def test_supports_of_different_ranks_are_disjoint(n: int) -> None:
     """The union's indices are all distinct, so the workers' shares cannot overlap; and all own the same union."""
     where = layout([(40, 30), (0,), (1,), (700,), (3, 3), (50,)])
-    exchange = gw.DEFT(0.05)
+    exchange = gw.exchange.DEFT(0.05)
     for step in range(3):
         xs = accumulators(n, where, equal=False, seed=step)
         sent = gw.lockstep([exchange(xs[r], {}, gw.Turn(r, n, step, where)) for r in range(n)])
@@ -255,7 +255,7 @@ def test_one_worker_selects_layer_by_layer() -> None:
     layers = deft.partition(list(where.sizes), 1)
     ks = deft.assign_k(lengths(layers), kernels.norms(x, layers), int(0.1 * where.d))
     want = torch.cat([reference.topk(x[a:b], k) + a for (a, b), k in zip(layers, ks, strict=True)])
-    (sent,) = gw.lockstep([gw.DEFT(0.1)(x, {}, gw.Turn(0, 1, 0, where))])
+    (sent,) = gw.lockstep([gw.exchange.DEFT(0.1)(x, {}, gw.Turn(0, 1, 0, where))])
     assert sorted(sent.mean.indices.tolist()) == sorted(want.tolist())
 
 
@@ -270,7 +270,7 @@ def test_density_one_is_the_dense_mean_and_leaves_no_residual(n: int) -> None:
 
 
 def overhear(
-    exchange: gw.DEFT, xs: torch.Tensor, states: list[gw.State], step: int, where: gw.Layout
+    exchange: gw.exchange.DEFT, xs: torch.Tensor, states: list[gw.State], step: int, where: gw.Layout
 ) -> list[list[gw.AllReduce | gw.AllGather | gw.Broadcast]]:
     """Run one step of len(xs) workers: what they ask, round by round, by rank."""
     n = len(xs)
@@ -303,7 +303,7 @@ def test_bins_and_delegates_rotate_with_period_n(n: int) -> None:
     x = accumulators(n, where, equal=True)
 
     def search(step: int) -> list[list[int]]:
-        share, _, places, _ = overhear(gw.DEFT(0.05), x, [{}] * n, step, where)
+        share, _, places, _ = overhear(gw.exchange.DEFT(0.05), x, [{}] * n, step, where)
         assert {ask.root for ask in share} == {step % n}
         return [ask.x.tolist() for ask in places]
 
@@ -361,7 +361,7 @@ def union(sent: list[gw.Sent]) -> torch.Tensor:
 
 
 options = st.builds(
-    gw.DEFT,
+    gw.exchange.DEFT,
     density=st.floats(0.001, 1.0),
     k_source=st.sampled_from(["local", "delegate"]),
     exact_k=st.booleans(),
@@ -373,10 +373,10 @@ options = st.builds(
 
 @settings(deadline=None, max_examples=80)
 @given(options, st.lists(st.integers(0, 60), max_size=8), st.integers(1, 5), st.integers(0, 2**31), st.booleans())
-def test_all_options_together(exchange: gw.DEFT, sizes: list[int], n: int, seed: int, silent: bool) -> None:
+def test_all_options_together(exchange: gw.exchange.DEFT, sizes: list[int], n: int, seed: int, silent: bool) -> None:
     """The law, disjoint selections, conservation, and how many are sent; layers swell and fade between the steps."""
     where = layout([(size,) for size in sizes])
-    sim, rng = gw.Simulator(gw.EF(exchange), where, n), torch.Generator().manual_seed(seed)
+    sim, rng = gw.Simulator(gw.memory.EF(exchange), where, n), torch.Generator().manual_seed(seed)
     errors, k = torch.zeros(n, where.d, dtype=torch.float64), max(1, int(exchange.density * where.d))
     for _ in range(5):
         scales = torch.cat([10 ** (4 * torch.rand(1, generator=rng)).expand(size) for size in sizes] + [torch.zeros(0)])
@@ -406,7 +406,7 @@ def test_identical_accumulators_give_the_sum_of_the_budgets_at_every_step(source
     k = int(0.05 * where.d)
     total = sum(share(lengths(layers), kernels.norms(xs[0], layers), k))
     assert not exact or total == k
-    sim = gw.Simulator(gw.DEFT(0.05, source, exact), where, n)
+    sim = gw.Simulator(gw.exchange.DEFT(0.05, source, exact), where, n)
     assert [len(union(sim.send(xs))) for _ in range(2 * n + 1)] == [total] * (2 * n + 1)
 
 
@@ -415,7 +415,7 @@ def test_a_delegates_budgets_make_the_count_exact_and_save_an_ask(n: int) -> Non
     """The sum of the delegate's budgets, though all gradients differ; one int32 message of n + 2 L numbers."""
     where = layout(SHAPES)
     layers = deft.partition(where.sizes, n)
-    exchange = gw.DEFT(0.05, k_source="delegate")
+    exchange = gw.exchange.DEFT(0.05, k_source="delegate")
     for step in range(2 * n):
         xs = accumulators(n, where, equal=False, seed=step)
         delegate = xs[step % n]
@@ -435,7 +435,7 @@ def test_what_has_no_budget_is_searched_by_nobody() -> None:
     k = int(0.05 * where.d)
     sent = gw.Simulator("deft(density=0.05, k_source='delegate', exact_k=true)", where, n).send(xs)
     assert len(union(sent)) == k
-    _, places, _ = overhear(gw.DEFT(0.05, "delegate", exact_k=True), xs, [{}] * n, 0, where)
+    _, places, _ = overhear(gw.exchange.DEFT(0.05, "delegate", exact_k=True), xs, [{}] * n, 0, where)
     assert {len(ask.x) for ask in places} == {index.nbytes(64, k)}
     assert int(union(sent).min()) >= 128
     # Every layer gets one by default.
@@ -447,7 +447,7 @@ def test_what_has_no_budget_is_searched_by_nobody() -> None:
 def test_a_plan_serves_for_its_steps_and_the_delegates_take_turns(source: str) -> None:
     """With repack_every = n each of the n workers packs once in n * n steps, where t mod n would be rank 0 always."""
     where, n = layout(SHAPES), 3
-    exchange = gw.DEFT(0.05, source, repack_every=n)
+    exchange = gw.exchange.DEFT(0.05, source, repack_every=n)
     states = [exchange.init(where) for _ in range(n)]
     roots = []
     for step in range(n * n):
@@ -458,7 +458,7 @@ def test_a_plan_serves_for_its_steps_and_the_delegates_take_turns(source: str) -
 
 
 def test_a_plan_that_serves_one_step_leaves_no_state() -> None:
-    assert gw.DEFT(0.1, "delegate", exact_k=True, merge=9).init(layout(SHAPES)) == {}
+    assert gw.exchange.DEFT(0.1, "delegate", exact_k=True, merge=9).init(layout(SHAPES)) == {}
 
 
 def test_budgets_that_grow_old_stay_the_delegates() -> None:
@@ -512,7 +512,7 @@ def test_with_another_number_of_workers_the_layers_are_cut_anew_and_the_plan_mad
 
 def test_a_plan_of_another_layout_is_none_although_it_is_as_long() -> None:
     here, there = layout([(100,), (30,)]), layout([(30,), (100,)])
-    exchange = gw.DEFT(0.1, "delegate", repack_every=10)
+    exchange = gw.exchange.DEFT(0.1, "delegate", repack_every=10)
     (state,) = states = [exchange.init(here)]
     gw.lockstep([exchange(accumulators(1, here, equal=True)[0], state, gw.Turn(0, 1, 0, here))])
     length = state["plan"].shape
@@ -546,7 +546,7 @@ def test_a_plan_survives_a_checkpoint(source: str) -> None:
         sim.step(accumulators(n, where, equal=False, seed=step))
     other.start(torch.zeros(n, where.d))
     for ours, theirs in zip(other.state, sim.state, strict=True):
-        checkpoint.restore_(ours, where, checkpoint.by_name(theirs, where))
+        ours.update(checkpoint.read(ours, where, checkpoint.by_name(theirs, where)))
     other.steps = sim.steps
     for step in range(2, 6):
         xs = accumulators(n, where, equal=False, seed=step)
@@ -561,7 +561,7 @@ def test_merged_checkpoints_keep_the_plan() -> None:
     sim.step(accumulators(n, where, equal=False))
     saved = [checkpoint.pack(checkpoint.by_name(s, where), "deft", 0, 1, r, n) for r, s in enumerate(sim.state)]
     state = gw.parse(EVERYTHING).init(where)
-    checkpoint.restore_(state, where, gw.merge(saved)["memory"])
+    state.update(checkpoint.read(state, where, gw.merge(saved)["memory"]))
     assert torch.equal(state["plan"], sim.state[0]["plan"])
 
 
@@ -591,7 +591,7 @@ def test_fewer_than_layers(n: int) -> None:
     where = layout([(10,)] * 100)
     xs = accumulators(n, where, equal=False)
     for exact, count in ((False, 100), (True, 5)):
-        sent = gw.Simulator(gw.DEFT(0.005, "delegate", exact), where, n).send(xs)
+        sent = gw.Simulator(gw.exchange.DEFT(0.005, "delegate", exact), where, n).send(xs)
         assert len(union(sent)) == count
 
 
@@ -662,13 +662,13 @@ def test_float32_at_the_end_of_its_range() -> None:
 )
 def test_options_that_are_none_are_refused(wrong: dict[str, object], sentence: str) -> None:
     with pytest.raises(ValueError, match=f"^{sentence}$"):
-        gw.DEFT(0.1, **wrong)  # type: ignore[arg-type]
+        gw.exchange.DEFT(0.1, **wrong)  # type: ignore[arg-type]
 
 
 def test_options_at_their_defaults_go_unsaid() -> None:
     """The repr of the plain exchange is that of checkpoints that are older than the options."""
-    assert repr(gw.DEFT(0.01)) == "DEFT(density=0.01)"
-    assert repr(gw.DEFT(0.01, merge=64)) == "DEFT(density=0.01, merge=64)"
+    assert repr(gw.exchange.DEFT(0.01)) == "DEFT(density=0.01)"
+    assert repr(gw.exchange.DEFT(0.01, merge=64)) == "DEFT(density=0.01, merge=64)"
 
 
 def units_of(widths: list[int]) -> list[gw.Layout]:

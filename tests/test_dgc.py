@@ -77,7 +77,7 @@ def test_what_is_owed_is_conserved(spec: str) -> None:
 
 def test_a_sparse_message_says_something_also_where_it_says_zero() -> None:
     """As this worker's value may be where another has chosen: the message is up to date there, and momentum is not."""
-    memory, layout = gw.DGC(gw.Gathered(gw.TopK(1.0)), momentum=0.5), gw.Layout(["w"], [(2,)])
+    memory, layout = gw.memory.DGC(gw.exchange.Gathered(gw.compress.TopK(1.0)), momentum=0.5), gw.Layout(["w"], [(2,)])
     state = memory.init(layout)
     state["u"].copy_(torch.tensor([1.0, 1.0]))
     state["v"].copy_(torch.tensor([-0.5, 0.0]))
@@ -130,13 +130,13 @@ def test_clipping_a_batch_is_clipping_its_rows() -> None:
         torch.testing.assert_close(sent.mean.dense(), sim.step(xs(n, step)).mean, rtol=1e-10, atol=1e-12)
 
 
-def densities(warmup: gw.Warmup, steps: int) -> list[float]:
+def densities(warmup: gw.memory.Warmup, steps: int) -> list[float]:
     return [warmup.at(step).compressor.density for step in range(steps)]
 
 
 def test_the_ramp_of_the_paper() -> None:
     """75, 93.75, 98.4375, 99.6 and 99.9 % of the values left out (Lin et al. 2018, section 3.3)."""
-    warmup = gw.Warmup(gw.Gathered(gw.TopK(0.001)), steps=400)
+    warmup = gw.memory.Warmup(gw.exchange.Gathered(gw.compress.TopK(0.001)), steps=400)
     assert [stage.compressor.density for stage in warmup.stages] == [0.25, 0.0625, 0.015625, 0.00390625]
     assert densities(warmup, 401)[::100] == [0.25, 0.0625, 0.015625, 0.00390625, 0.001]
     assert [densities(warmup, 401).count(stage.compressor.density) for stage in warmup.stages] == [100] * 4
@@ -154,7 +154,10 @@ def test_the_ramp_of_the_paper() -> None:
     ],
 )
 def test_stages_share_the_steps(final: float, start: float, factor: float, steps: int, want: list[float]) -> None:
-    assert densities(gw.Warmup(gw.Gathered(gw.TopK(final)), steps, start, factor), len(want)) == want
+    assert (
+        densities(gw.memory.Warmup(gw.exchange.Gathered(gw.compress.TopK(final)), steps, start, factor), len(want))
+        == want
+    )
 
 
 RAMPED = [0.5, 0.5, 0.1, 0.02, 0.01, 0.01]
@@ -168,7 +171,7 @@ def test_every_stage_sends_its_own_bytes() -> None:
         brought.append(sim.ledger.bytes)
         assert int((sent.own[0] != 0).sum()) == int(RAMPED[step] * D)
     sizes = [after - before for before, after in itertools.pairwise(brought)]
-    assert sizes == [gw.TopK(density).nbytes(D) for density in RAMPED]
+    assert sizes == [gw.compress.TopK(density).nbytes(D) for density in RAMPED]
 
 
 @pytest.mark.parametrize("part", ["topk", "scaled(randk", "deft", "oktopk"])
@@ -184,17 +187,17 @@ def test_one_state_serves_all_stages(part: str) -> None:
 
 
 def test_a_ramp_has_the_weakest_constants_of_its_stages() -> None:
-    warmup = gw.Warmup(gw.Gathered(gw.TopK(0.01)), steps=10)
-    assert warmup.delta(1000) == gw.TopK(0.01).delta(1000)
+    warmup = gw.memory.Warmup(gw.exchange.Gathered(gw.compress.TopK(0.01)), steps=10)
+    assert warmup.delta(1000) == gw.compress.TopK(0.01).delta(1000)
     assert warmup.omega(1000) is None
-    warmup = gw.Warmup(gw.Gathered(gw.RandK(0.01)), steps=10)
-    assert warmup.omega(1000) == gw.RandK(0.01).omega(1000)
+    warmup = gw.memory.Warmup(gw.exchange.Gathered(gw.compress.RandK(0.01)), steps=10)
+    assert warmup.omega(1000) == gw.compress.RandK(0.01).omega(1000)
     assert warmup.delta(1000) is None  # a random tenth of a vector, scaled up, may expand
 
 
 def test_a_density_is_found_wherever_it_lies() -> None:
     warmup = gw.parse("warmup(ef(chain(topk(density=0.01), scaled(ternary))), steps=2)")
-    assert isinstance(warmup, gw.Warmup)
+    assert isinstance(warmup, gw.memory.Warmup)
     assert warmup.at(0) == gw.parse("ef(chain(topk(density=0.25), scaled(ternary)))")
     assert warmup.at(2) is warmup.exchange
 
@@ -205,7 +208,7 @@ def test_a_density_is_found_wherever_it_lies() -> None:
         ("dgc(randk(density=0.1))", "dgc needs a contractive operator, and Gathered"),
         ("dgc(ef(topk(density=0.1)))", "put no memory inside another"),
         ("ef(dgc(topk(density=0.1)))", "ef needs a contractive operator"),
-        ("dgc(warmup(randk(density=0.1), steps=3))", "dgc needs a contractive operator, and Ramp"),
+        ("dgc(warmup(randk(density=0.1), steps=3))", "dgc needs a contractive operator, and Warmup"),
         ("dgc(mean, momentum=1)", r"momentum must lie in \[0, 1\), got 1"),
         ("dgc(mean, momentum='much')", r"momentum must lie in \[0, 1\), got 'much'"),
         ("dgc(mean, clip=0)", "clip must be none or a positive number, got 0"),
@@ -227,6 +230,6 @@ def test_bad_parameters_are_refused(spec: str, words: str) -> None:
 
 
 def test_a_bare_compressor_is_refused() -> None:
-    for make in (gw.DGC, lambda e: gw.Warmup(e, 3)):
+    for make in (gw.memory.DGC, lambda e: gw.memory.Warmup(e, 3)):
         with pytest.raises(TypeError, match=r"a compressor becomes one as gathered\(compressor\)"):
-            make(gw.TopK(0.1))
+            make(gw.compress.TopK(0.1))

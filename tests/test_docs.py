@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import gradwire as gw
-from gradwire import spec
+from gradwire import registry, spec
 from gradwire.lab.convex import methods, theory
 from gradwire.wire import index
 
@@ -22,10 +22,11 @@ SHIFTED = (ROOT / "docs" / "shifted.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/deft.md", "docs/shifted.md"])
-def test_the_docs_python_runs(page: str) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/deft.md", "docs/parts.md", "docs/shifted.md"])
+def test_the_docs_python_runs(page: str, forget: None) -> None:
     torch.manual_seed(0)
-    exec("\n".join(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)), {})
+    script = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL))
+    exec(compile(script, page, "exec", dont_inherit=True), {})
 
 
 def test_the_readmes_diff_is_the_example() -> None:
@@ -50,9 +51,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_specs_in_the_docs_are_specs(page: Path) -> None:
-    parts = {name for kind in spec.REGISTRY.values() for name in kind}
     for quoted in re.findall(r"`([a-z0-9]+\([^`]*\))`", page.read_text()):
-        if quoted.split("(")[0] in parts and "..." not in quoted:
+        if quoted.split("(")[0] in registry.PARTS and "..." not in quoted:
             assert spec.build(
                 quoted if "density" in quoted or "(values" not in quoted else quoted.replace("(", "(0.1, ")
             ), quoted
@@ -63,19 +63,19 @@ def test_bytes_are_what_formats_md_says() -> None:
     d, k = 1_000_000, 10_000
     assert 8 * index.nbytes(d, k) / k == pytest.approx(8.6, abs=0.05)
     for compressor, bits, kept in (
-        (gw.Identity(), 32, d),
-        (gw.Natural(), 9, d),
-        (gw.TopK(0.01), 8.6 + 32, k),
-        (gw.TopK(0.01, "natural"), 8.6 + 9, k),
-        (gw.RandK(0.01), 32, k),
-        (gw.Dithering(16), 6, d),
-        (gw.NaturalDithering(8), 5, d),
-        (gw.Ternary(), 1.6, d),
-        (gw.ScaledSign(), 1, d),
-        (gw.Bernoulli(0.2), 32, d),
-        (gw.Chain(gw.TopK(0.01), gw.Natural()), 8.6 + 9, k),
-        (gw.Induced(gw.TopK(0.01), gw.RandK(0.01)), 8.6 + 32 + 32, k),
-        (gw.Blockwise(gw.Ternary(), 256), 1.75, d),
+        (gw.compress.Identity(), 32, d),
+        (gw.compress.Natural(), 9, d),
+        (gw.compress.TopK(0.01), 8.6 + 32, k),
+        (gw.compress.TopK(0.01, "natural"), 8.6 + 9, k),
+        (gw.compress.RandK(0.01), 32, k),
+        (gw.compress.Dithering(16), 6, d),
+        (gw.compress.NaturalDithering(8), 5, d),
+        (gw.compress.Ternary(), 1.6, d),
+        (gw.compress.ScaledSign(), 1, d),
+        (gw.compress.Bernoulli(0.2), 32, d),
+        (gw.compress.Chain(gw.compress.TopK(0.01), gw.compress.Natural()), 8.6 + 9, k),
+        (gw.compress.Induced(gw.compress.TopK(0.01), gw.compress.RandK(0.01)), 8.6 + 32 + 32, k),
+        (gw.compress.Blockwise(gw.compress.Ternary(), 256), 1.75, d),
     ):
         assert 8 * compressor.nbytes(d) / kept == pytest.approx(bits, abs=0.05)
 
@@ -83,14 +83,16 @@ def test_bytes_are_what_formats_md_says() -> None:
 def test_a_threshold_sends_what_formats_md_says() -> None:
     x = torch.zeros(1_000_000)
     x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:10_000]] = 1.0
-    wire = gw.HardThreshold(0.01).encode(x, gw.Turn(0, 1, 0, gw.Layout(["x"], [x.shape])))
+    wire = gw.compress.HardThreshold(0.01).encode(x, gw.Turn(0, 1, 0, gw.Layout(["x"], [x.shape])))
     assert 8 * len(wire) / 10_000 == pytest.approx(8.6 + 32, abs=0.05)
 
 
 def test_the_operators_table_is_what_they_promise() -> None:
     """Every compressor there is has a row, and its constants and bits at d = 1,000,000 are those of the code."""
     d, rows = 1_000_000, _rows("| operator |")
-    assert {row[0].split("(")[0] for row in rows} == set(spec.REGISTRY["compressor"])
+    assert {row[0].split("(")[0] for row in rows} == {
+        name for name, entry in registry.parts("compressor").items() if entry.origin.startswith("gradwire.")
+    }
     for text, kind, omega, delta, bits, *_ in rows:
         part = spec.build(text)
         assert (omega, delta) == (_number(part.omega(d)), _number(part.delta(d))), text
@@ -220,4 +222,4 @@ def test_the_speed_page_shows_the_results_that_lie_beside_it() -> None:
 
 def test_a_hundredth_of_the_values_in_nine_bits_is_a_180th_of_the_bytes() -> None:
     d = 10_000_000
-    assert 180 <= 4 * d / gw.TopK(density=0.01, values="natural").nbytes(d) <= 185
+    assert 180 <= 4 * d / gw.compress.TopK(density=0.01, values="natural").nbytes(d) <= 185

@@ -1,4 +1,4 @@
-"""PowerSGD and Perm-K: the law, what their papers promise, and that a batch of workers is n workers."""
+"""PowerSGD, Perm-K, the int8 all-reduce: the law, the promises of their papers, and that a batch is n workers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 import zoo
 
 import gradwire as gw
+from gradwire.exchange.int8 import Int8AllReduce
 from gradwire.exchange.permk import PermK
 from gradwire.exchange.powersgd import PowerSGD
 from gradwire.kernels.permutation import permutation
@@ -23,13 +24,13 @@ def exchanges(n: int) -> list[gw.Exchange]:
         PowerSGD(),
         PowerSGD(rank=2),
         PowerSGD(rank=9),
-        gw.EF(PowerSGD(rank=2)),
+        gw.memory.EF(PowerSGD(rank=2)),
         PermK(n),
-        gw.DIANA(PermK(n)),
-        gw.SharedRandK(0.1),
-        gw.EF(gw.SharedRandK(0.3, unbiased=False)),
-        gw.Mean(),
-        gw.Gathered(gw.TopK(0.1)),
+        gw.memory.DIANA(PermK(n)),
+        gw.exchange.SharedRandK(0.1),
+        gw.memory.EF(gw.exchange.SharedRandK(0.3, unbiased=False)),
+        gw.exchange.Mean(),
+        gw.exchange.Gathered(gw.compress.TopK(0.1)),
     ]
 
 
@@ -197,7 +198,7 @@ def test_it_says_that_it_is_exact_only_where_no_matrix_is_compressed(r: int) -> 
 
 def test_error_feedback_conserves_and_its_error_stays_bounded() -> None:
     """Accumulators = what was said + errors; with gradients that stay the same all is said in the long run."""
-    sim = gw.Simulator(gw.EF(PowerSGD(2)), MATRIX, 3)
+    sim = gw.Simulator(gw.memory.EF(PowerSGD(2)), MATRIX, 3)
     x = gradients(3, 0, MATRIX)
     errors, total, norms = torch.zeros_like(x), torch.zeros(MATRIX.d, dtype=x.dtype), []
     for _ in range(200):
@@ -214,7 +215,7 @@ def test_error_feedback_conserves_and_its_error_stays_bounded() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_it_recovers_from_gradients_that_were_zero(dtype: torch.dtype) -> None:
     """Also where the first row, which an orthonormal basis of nothing would pick, is zero for ever."""
-    sim = gw.Simulator(gw.EF(PowerSGD()), MATRIX, 2)
+    sim = gw.Simulator(gw.memory.EF(PowerSGD()), MATRIX, 2)
     for _ in range(3):
         sent = sim.step(torch.zeros(2, MATRIX.d, dtype=dtype))
         assert not sent.own.any()
@@ -325,10 +326,70 @@ def test_a_number_of_workers_that_is_none_is_refused(workers: object) -> None:
 
 
 def test_permk_goes_with_diana_and_only_alone_with_error_feedback() -> None:
-    gw.DIANA(PermK(4), alpha=0.25).init(zoo.LAYOUT)
-    gw.EF(PermK(1))
+    gw.memory.DIANA(PermK(4), alpha=0.25).init(zoo.LAYOUT)
+    gw.memory.EF(PermK(1))
     with pytest.raises(ValueError, match="contractive"):
-        gw.EF(PermK(2))
+        gw.memory.EF(PermK(2))
+
+
+# ---- Int8AllReduce
+
+
+def copies(n: int, x: torch.Tensor, count: int = DRAWS) -> torch.Tensor:
+    """own f[count, n, d] of one step with x that many times, side by side: the scale is that of one."""
+    sim = gw.Simulator(Int8AllReduce(n), gw.Layout(["x"], [(count, x.shape[-1])]), n, seed=5, batched=True)
+    return sim.step(x.repeat(1, count)).own.view(n, count, -1).transpose(0, 1)
+
+
+@pytest.mark.parametrize(("n", "d"), [(1, 6), (3, 20), (9, 5), (127, 2)])
+@pytest.mark.parametrize("kind", ["normal", "uneven", "spike"])
+def test_int8_is_unbiased_and_its_variance_is_that_of_dithering_all_vectors_as_one(n: int, d: int, kind: str) -> None:
+    x = normal(n, d)
+    x *= {"normal": 1.0, "uneven": torch.logspace(0, -3, n, dtype=x.dtype).unsqueeze(1), "spike": 1e-3}[kind]
+    if kind == "spike":
+        x[0, 0] = 1.0
+    own = copies(n, x)
+    # Fewer than 30 copies unlike the others obey no normal law: they may as well have been none, or twice as many.
+    rare = (own != own.median(0).values).sum(0) < 30
+    unseen = torch.where(rare, 30 / DRAWS * (own - own.mean(0)).abs().amax(), 0.0)
+    assert bool(((own.mean(0) - x).abs() <= 5 * own.std(0) / math.sqrt(DRAWS) + unseen + 1e-12).all())
+    errors = (own - x).square().sum((1, 2))
+    assert errors.mean() <= Int8AllReduce(n).omega(d) * x.square().sum() + 5 * errors.std() / math.sqrt(DRAWS)
+
+
+def test_int8_attains_a_quarter_of_its_step_squared() -> None:
+    """Values half way between two multiples of the step, but for the largest: d n / (4 L^2) in units of its square."""
+    n, d, levels = 4, 50, 127 // 4
+    x = torch.full((n, d), 0.5 / levels, dtype=torch.float64)
+    x[0, 0] = 1.0
+    errors = (copies(n, x) - x).square().sum((1, 2))
+    assert errors.mean() == pytest.approx((n * d - 1) / (4 * levels**2))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 63, 64, 127])
+def test_int8_sums_never_overflow_and_take_a_byte_a_value(n: int) -> None:
+    for batched in (False, True):
+        sim = gw.Simulator(Int8AllReduce(n), gw.Layout(["x"], [(3,)]), n, batched=batched)
+        sent = sim.step(torch.tensor([3.0e38, -3.0e38, 0.0]).expand(n, -1))
+        torch.testing.assert_close(sent.mean, torch.tensor([3.0e38, -3.0e38, 0.0]))
+        assert sim.ledger.bytes == 4 + 3 if not batched else n * 7
+
+
+def test_int8_is_for_no_more_workers_than_it_was_made_for() -> None:
+    sim = gw.Simulator(Int8AllReduce(2), zoo.LAYOUT, 3)
+    with pytest.raises(ValueError, match=r"Int8AllReduce\(workers=2\) .* 2 workers' .*, and this run has 3"):
+        sim.step(gradients(3, 0))
+    assert sim.ledger.bytes == 0
+    with pytest.raises(ValueError, match="at most 127 workers' numbers, got workers=128"):
+        Int8AllReduce(128)
+    with pytest.raises(ValueError, match="workers must be a whole number and at least 1, got 0"):
+        Int8AllReduce(0)
+
+
+def test_int8_goes_with_diana_and_not_with_error_feedback() -> None:
+    gw.memory.DIANA(Int8AllReduce(4)).init(zoo.LAYOUT)
+    with pytest.raises(ValueError, match="contractive"):
+        gw.memory.EF(Int8AllReduce(2))
 
 
 # ---- the permutation

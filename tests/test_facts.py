@@ -59,7 +59,7 @@ def test_a_rotten_fact_harms_nobody(spec: str, how: str) -> None:
     for path, fact in facts(saved).items():
         saved["memory"][zoo.LAYOUT.names[0]][path] = ROTTEN[how](fact)
     for state in sim.state:
-        checkpoint.restore_(state, zoo.LAYOUT, saved["memory"])
+        state.update(checkpoint.read(state, zoo.LAYOUT, saved["memory"]))
     for step in range(4):
         told = sim.step(xs(ranks, step, torch.float32))
         torch.testing.assert_close(told.own.mean(0), told.mean, rtol=1e-5, atol=1e-6)

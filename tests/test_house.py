@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import gradwire as gw
+from gradwire import registry
 
 SOURCE = Path(gw.__file__).parent
 
@@ -25,8 +26,22 @@ def imports(file: Path) -> set[str]:
 
 def test_all_is_complete_and_real() -> None:
     tree = ast.parse((SOURCE / "__init__.py").read_text())
-    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert set(gw.__all__) == imported
+    aliases = [alias for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert sorted(gw.__all__) == sorted(alias.asname or alias.name for alias in aliases)
+    assert all(name in vars(gw) for name in gw.__all__)
+
+
+def test_parts_have_one_address_each() -> None:
+    """The package that defines them, not the top; our own code imports them from their modules, which has types."""
+    for entry in registry.PARTS.values():
+        if entry.origin.startswith("gradwire."):
+            package, name = entry.origin.split(".")[1], entry.make.__name__
+            assert getattr(vars(gw)[package], name) is entry.make
+            assert name not in vars(gw)
+    makers = {entry.make.__name__ for entry in registry.PARTS.values()}
+    for file in SOURCE.rglob("*.py"):
+        for package in ("compress", "exchange", "memory"):
+            assert not imports(file) & {f"gradwire.{package}.{name}" for name in makers}, file
 
 
 def test_only_the_hook_the_transport_and_the_lab_speak_torch_distributed() -> None:
@@ -39,7 +54,33 @@ def test_only_the_hook_the_transport_and_the_lab_speak_torch_distributed() -> No
     laboratory |= {"lab/ways/torchs.py", "lab/bench/run.py", "lab/bench/race.py", "lab/bench/racer.py"}
     laboratory |= {"lab/bench/advising.py"}
     advisers = {"advice/link.py", "advice/survey.py", "auto.py"}
-    assert speakers == {"transport/process.py", "transport/group.py", "ddp.py", *advisers, *laboratory}
+    doors = {"engine/engine.py", "doors/attach.py", "doors/ddp.py", "doors/module.py"}
+    assert speakers == {"transport/process.py", "transport/group.py", *doors, *advisers, *laboratory}
+
+
+def test_the_engine_knows_no_wrapper_and_one_door_nothing_of_another() -> None:
+    for file in (SOURCE / "engine").glob("*.py"):
+        assert not {name for name in imports(file) if name.startswith(("torch.nn", "gradwire.doors"))}, file
+        assert "bucket" not in file.read_text().lower(), file
+    for door, others in (("ddp", "module"), ("module", "ddp"), ("hook", "attach")):
+        found = imports(SOURCE / "doors" / f"{door}.py")
+        assert f"gradwire.doors.{others}" not in found
+        assert not {name for name in found if name.startswith("gradwire.compress")}
+
+
+def test_the_vocabulary_imports_no_kernels() -> None:
+    for name in ("ask", "layout"):
+        assert not {found for found in imports(SOURCE / f"{name}.py") if found.startswith("gradwire")}
+
+
+def test_no_class_name_stands_for_two_things() -> None:
+    found = [
+        node.name
+        for file in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert sorted(name for name in set(found) if found.count(name) > 1) == []
 
 
 def test_nothing_is_unpickled() -> None:

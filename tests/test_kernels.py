@@ -281,26 +281,27 @@ def test_a_copy_of_any_shape_and_dtype() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[1], [63, 0, 1], [64, 64], [5, 9000, 1, 300], [70_001, 2, 40_000]])
-@pytest.mark.parametrize("scale", [1.0, 1024.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
-def test_a_vector_is_joined_from_pieces(sizes: list[int], scale: float, dtype: torch.dtype) -> None:
+def test_a_vector_is_accumulated_from_pieces(sizes: list[int], dtype: torch.dtype) -> None:
     pieces = [vector(size, "normal", dtype, seed) for seed, size in enumerate(sizes)]
     pieces[0] = pieces[0].repeat(2)[::2]  # lies with gaps
-    given = torch.cat(pieces).float() / scale
+    given = torch.cat(pieces).float()
     for memory in (None, vector(sum(sizes), "scales", seed=99)):
         brought = [piece.clone() for piece in pieces]
         x = torch.empty(sum(sizes))
-        seen = kernels.accumulate(x, memory, brought, scale)
+        made = kernels.accumulate(x, memory, brought)
+        assert made.values is x
         assert torch.equal(x, given if memory is None else given + memory)
-        assert seen.finite
-        assert seen.cleared == (memory is not None)
+        assert made.finite
+        assert made.cleared == (memory is not None)
+        torch.testing.assert_close(made.pieces(), given)  # but for the rounding of a sum and a difference
         for piece, before in zip(brought, pieces, strict=True):
-            assert torch.equal(piece, 0 * before if seen.cleared else before)
+            assert torch.equal(piece, 0 * before if made.cleared else before)
 
 
 @pytest.mark.parametrize("worst", [math.inf, -math.inf, math.nan, 3e38])
 @pytest.mark.parametrize("wanted", [0, 90])
-def test_a_join_tells_whether_the_sum_is_finite(worst: float, wanted: int) -> None:
+def test_accumulating_tells_whether_the_sum_is_finite(worst: float, wanted: int) -> None:
     d = 9001
     for place in (0, 63, 8999, d - 1):
         for into_memory in (True, False):
@@ -309,44 +310,43 @@ def test_a_join_tells_whether_the_sum_is_finite(worst: float, wanted: int) -> No
             (memory if into_memory else flat)[place] = worst
             pieces = list(flat.split([1000, d - 1000]))
             x = torch.empty(d)
-            assert kernels.accumulate(x, memory, pieces, wanted=wanted).finite == math.isfinite(worst)
+            assert kernels.accumulate(x, memory, pieces, largest=wanted).finite == math.isfinite(worst)
             assert x[place].isfinite() == math.isfinite(worst)
     huge = torch.full((d,), 3e38)
     assert not kernels.accumulate(torch.empty(d), huge.clone(), [huge]).finite  # each is, the sum is not
 
 
-def test_a_join_by_other_lengths_is_refused() -> None:
+def test_accumulating_by_other_lengths_is_refused() -> None:
     with pytest.raises(ValueError, match="pieces of 8999 elements do not make a vector of 9000"):
         kernels.accumulate(torch.empty(9000), torch.zeros(9000), [torch.ones(8999)])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("wanted", [0, 1, 100, 900, 2000, 9000])
-def test_what_was_seen_is_no_other_selection(kind: str, wanted: int) -> None:
+def test_candidates_are_no_other_selection(kind: str, wanted: int) -> None:
     """Whatever was expected, and whatever is asked for in the end, the largest are the largest."""
     sizes = [3000, 1, 0, 70, 5929]
     for scale in (0.0, 1.0):
         x, memory = torch.empty(sum(sizes)), vector(sum(sizes), kind)
         pieces = list((scale * vector(sum(sizes), "few", seed=1)).split(sizes))
-        seen = kernels.accumulate(x, memory, pieces, wanted=wanted)
+        made = kernels.accumulate(x, memory, pieces, largest=wanted)
         for k in (0, 1, 90, 100, 900, 3000, 9000):
-            assert torch.equal(kernels.topk(x, k, seen), reference.topk(x, k)), k
-            assert seen.wanted == k
+            assert torch.equal(kernels.topk(made, k), reference.topk(x, k)), k
 
 
 def test_the_largest_are_known_without_a_search(loops: str) -> None:
     d, k = 200_000, 2000
     x = torch.empty(d)
-    seen = kernels.accumulate(x, vector(d, "normal"), [vector(d, "normal", seed=1)], wanted=k)
-    places = seen.topk(x, k)
+    made = kernels.accumulate(x, vector(d, "normal"), [vector(d, "normal", seed=1)], largest=k)
+    indices = made.topk(k)
     if loops == "numba":
-        assert k <= len(seen.keys) < 2 * k
-        assert places is not None
-        assert torch.equal(places, reference.topk(x, k))
+        assert made.keys is not None
+        assert k <= len(made.keys) < 2 * k
+        assert indices is not None
+        assert torch.equal(indices, reference.topk(x, k))
     else:
-        assert places is None
-    assert seen.topk(x.clone(), k) is None  # of another vector nothing is known
-    assert seen.topk(x, 3 * k) is None
+        assert indices is None
+    assert made.topk(3 * k) is None
 
 
 def test_a_sample_that_sees_nothing_of_what_is_large(loops: str) -> None:
@@ -363,9 +363,10 @@ def test_a_sample_that_sees_nothing_of_what_is_large(loops: str) -> None:
     memory = vector(d, "rising")
     memory[sampled] = 0.0
     x = torch.empty(d)
-    seen = kernels.accumulate(x, memory, [torch.zeros(d)], wanted=k)
-    assert len(seen.keys) == 0
-    assert torch.equal(kernels.topk(x, k, seen), reference.topk(x, k))
+    made = kernels.accumulate(x, memory, [torch.zeros(d)], largest=k)
+    assert made.keys is not None
+    assert len(made.keys) == 0
+    assert torch.equal(kernels.topk(made, k), reference.topk(x, k))
 
 
 @pytest.mark.parametrize("order", ["sorted", "two runs", "any"])

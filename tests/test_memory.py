@@ -66,7 +66,7 @@ def test_the_mean_shift_drifts_little_in_float32(spec: str) -> None:
 def test_ef21_is_follow_one_and_its_shift_is_what_it_says() -> None:
     layout = zoo.LAYOUT
     sim = gw.Simulator("ef21(topk(density=0.1))", layout, 2)
-    assert sim.exchange == gw.Shifted(gw.Gathered(gw.TopK(0.1)), gw.Follow(1.0))
+    assert sim.exchange == gw.memory.Shifted(gw.exchange.Gathered(gw.compress.TopK(0.1)), gw.memory.Follow(1.0))
     for step in range(5):
         sent = sim.step(xs(2, step))
         h, mean_h = shifts(sim)
@@ -75,7 +75,7 @@ def test_ef21_is_follow_one_and_its_shift_is_what_it_says() -> None:
 
 
 def test_diana_with_nothing_compressed_is_the_mean() -> None:
-    sim = gw.Simulator(gw.DIANA(gw.Mean()), zoo.LAYOUT, 3)
+    sim = gw.Simulator(gw.memory.DIANA(gw.exchange.Mean()), zoo.LAYOUT, 3)
     for step in range(4):
         torch.testing.assert_close(sim.step(xs(3, step)).mean, xs(3, step).mean(0), rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(shifts(sim)[0], xs(3, step), rtol=1e-12, atol=1e-12)
@@ -96,7 +96,7 @@ def test_rand_diana_pays_for_a_restart_and_only_then() -> None:
     for step in range(steps):
         sim.step(torch.randn(2, 1000, generator=torch.Generator().manual_seed(step)))
     entries = sim.ledger.entries
-    assert entries["AllGather"].bytes == 2 * steps * gw.RandK(0.1).nbytes(1000)
+    assert entries["AllGather"].bytes == 2 * steps * gw.compress.RandK(0.1).nbytes(1000)
     restarts = entries["AllReduce"].bytes / (2 * 4000)
     assert abs(restarts / steps - 0.25) < 5 * (0.25 * 0.75 / steps) ** 0.5
 
@@ -178,7 +178,7 @@ def test_wrong_pairings_are_refused_with_what_to_use_instead(spec: str, message:
 
 
 def test_an_alpha_beyond_the_theory_is_refused_when_the_dimension_is_known() -> None:
-    exchange = gw.DIANA(gw.Gathered(gw.RandK(0.1)), alpha=0.5)
+    exchange = gw.memory.DIANA(gw.exchange.Gathered(gw.compress.RandK(0.1)), alpha=0.5)
     with pytest.raises(ValueError, match=r"alpha must be at most 1 / \(1 \+ omega\) = 0.1 .* got 0.5"):
         exchange.init(gw.Layout(["x"], [(100,)]))
 
@@ -191,6 +191,6 @@ def test_what_contracts_only_in_larger_dimensions_is_refused_in_small_ones() -> 
 
 def test_a_bare_compressor_is_refused_by_the_constructors() -> None:
     with pytest.raises(TypeError, match="gathered"):
-        gw.EF(gw.TopK(0.1))  # type: ignore[arg-type]
+        gw.memory.EF(gw.compress.TopK(0.1))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="gathered"):
-        gw.EF21(gw.TopK(0.1))  # type: ignore[arg-type]
+        gw.memory.EF21(gw.compress.TopK(0.1))  # type: ignore[arg-type]

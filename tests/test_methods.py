@@ -136,7 +136,7 @@ def test_marina_pays_for_whole_rounds_and_only_then() -> None:
     for step in range(steps):
         sim.step(torch.randn(2, 1000, generator=torch.Generator().manual_seed(step)))
     whole = sim.ledger.entries["AllReduce"].bytes // (2 * 4000)
-    assert sim.ledger.entries["AllGather"].bytes == 2 * (steps - whole) * gw.RandK(0.1).nbytes(1000)
+    assert sim.ledger.entries["AllGather"].bytes == 2 * (steps - whole) * gw.compress.RandK(0.1).nbytes(1000)
     assert abs((whole - 1) / (steps - 1) - 0.25) < 5 * (0.25 * 0.75 / steps) ** 0.5
 
 
@@ -172,4 +172,4 @@ def test_wrong_pairings_are_refused(spec: str, message: str) -> None:
 
 def test_a_lam_with_which_shifts_run_away_is_refused_when_the_dimension_is_known() -> None:
     with pytest.raises(ValueError, match=r"lam must be below 2 / \(1 \+ omega\) = 0.2 .* got 0.5"):
-        gw.EFBV(gw.Gathered(gw.RandK(0.1)), 0.5, 1.0).init(gw.Layout(["x"], [(100,)]))
+        gw.memory.EFBV(gw.exchange.Gathered(gw.compress.RandK(0.1)), 0.5, 1.0).init(gw.Layout(["x"], [(100,)]))

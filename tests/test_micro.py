@@ -17,7 +17,7 @@ from gradwire import spec
 from gradwire.exchange import State, exdyna, micro, threshold
 from gradwire.wire import index
 
-BOTH = pytest.mark.parametrize("make", [gw.MiCRO, gw.ExDyna])
+BOTH = pytest.mark.parametrize("make", [gw.exchange.MiCRO, gw.exchange.ExDyna])
 
 
 def flat(d: int) -> gw.Layout:
@@ -112,7 +112,7 @@ class Plain:
 def test_golden_trajectory(official: bool, scale: float) -> None:
     """Supports and thresholds against the plain text of the algorithm; k' is too low, about right and too high."""
     n, d, density = 3, 200, 0.1
-    exchange, plain = gw.MiCRO(density, "formula", official), Plain(density, n, d, official)
+    exchange, plain = gw.exchange.MiCRO(density, "formula", official), Plain(density, n, d, official)
     states = start(exchange, normal(n, d))
     for t in range(40):
         xs = normal(n, d, seed=t) * scale
@@ -125,7 +125,7 @@ def test_golden_trajectory(official: bool, scale: float) -> None:
 
 @BOTH
 @pytest.mark.parametrize("kind", ["sample", "formula, too low", "formula, too high"])
-def test_density_comes_into_its_band_and_stays_there(make: type[gw.MiCRO], kind: str) -> None:
+def test_density_comes_into_its_band_and_stays_there(make: type[gw.exchange.MiCRO], kind: str) -> None:
     """On a steady stream: at once from a sample, and at half a percent a step from a threshold wrong by 1.8."""
     n, d, density, steps = 4, 20_000, 0.2, 190
     right = 1.2816 * 2 * math.sqrt(density * d)  # the quantile of a normal distribution, over 1 / (2 sqrt(k))
@@ -141,15 +141,15 @@ def test_the_official_threshold_creeps_up_inside_the_band() -> None:
     n, d, density = 4, 20_000, 0.2
     found = {}
     for official in (False, True):
-        last = ratios(gw.MiCRO(density, official=official), steady(n, d, 200), density)[100:]
+        last = ratios(gw.exchange.MiCRO(density, official=official), steady(n, d, 200), density)[100:]
         found[official] = sum(last) / len(last)
     assert abs(found[False] - 1) < 0.01
     assert 0.89 < found[True] < 0.94
 
 
 @BOTH
-def test_all_ranks_know_the_same_facts(make: type[gw.MiCRO]) -> None:
-    exchange, xs = gw.EF(make(0.05)), normal(5, 700)
+def test_all_ranks_know_the_same_facts(make: type[gw.exchange.MiCRO]) -> None:
+    exchange, xs = gw.memory.EF(make(0.05)), normal(5, 700)
     states = start(exchange, xs)
     for t in range(20):
         step(exchange, normal(5, 700, seed=t), states, t)
@@ -168,8 +168,8 @@ def test_the_target_is_one_a_worker_at_least() -> None:
 
 def test_the_formula_is_the_authors() -> None:
     control, xs = threshold.Control(0.04, "formula", official=False), torch.zeros(1, 10_000)
-    states = start(gw.MiCRO(0.04, "formula"), xs)
-    step(gw.MiCRO(0.04, "formula"), xs, states, 0)
+    states = start(gw.exchange.MiCRO(0.04, "formula"), xs)
+    step(gw.exchange.MiCRO(0.04, "formula"), xs, states, 0)
     assert float(states[0]["threshold"]) == pytest.approx(control.following(1 / (2 * math.sqrt(400)), 0.0))
 
 
@@ -179,7 +179,7 @@ def test_a_small_sample_is_all_there_is(n: int) -> None:
     d, k = 1000, 200
     xs = normal(n, d) * torch.logspace(0, 0.5, d, dtype=torch.float64)
     searched = torch.cat([xs[p, a:b] for p, (a, b) in enumerate(micro.partition(d, n))])
-    sent = step(gw.MiCRO(k / d), xs, start(gw.MiCRO(k / d), xs), 0)
+    sent = step(gw.exchange.MiCRO(k / d), xs, start(gw.exchange.MiCRO(k / d), xs), 0)
     assert sent[0].mean.indices.tolist() == sorted(searched.abs().topk(k).indices.tolist())
 
 
@@ -192,17 +192,17 @@ def test_a_large_sample_is_cheap_and_close() -> None:
     found = []
     for seed in range(20):
         xs = normal(2, 50_000, seed=seed)
-        found.append(len(step(gw.MiCRO(0.1), xs, start(gw.MiCRO(0.1), xs), 0)[0].mean.indices) / 5000)
+        found.append(len(step(gw.exchange.MiCRO(0.1), xs, start(gw.exchange.MiCRO(0.1), xs), 0)[0].mean.indices) / 5000)
     assert abs(sum(found) / len(found) - 1) < 0.05
     assert float(torch.tensor(found).std()) < 0.08
 
 
 @BOTH
 @pytest.mark.parametrize("factor", [1000.0, 1e-30])
-def test_the_gradients_scale_does_not_matter(make: type[gw.MiCRO], factor: float) -> None:
+def test_the_gradients_scale_does_not_matter(make: type[gw.exchange.MiCRO], factor: float) -> None:
     supports = []
     for scale in (1.0, factor):
-        sim = gw.Simulator(gw.EF(make(0.05)), flat(900), 3)
+        sim = gw.Simulator(gw.memory.EF(make(0.05)), flat(900), 3)
         supports.append(torch.stack([sim.step(normal(3, 900, seed=t) * scale).mean != 0 for t in range(30)]))
     assert torch.equal(*supports)
 
@@ -211,7 +211,7 @@ def test_a_threshold_far_off_is_sampled_anew_and_only_by_who_samples() -> None:
     """Beyond a factor of 1.25 the next step asks once more; the authors' start does not."""
     xs = normal(2, 4000)
     for kind, asked in (("sample", [3, 2, 2, 3, 2]), ("formula", [2, 2, 2, 2, 2])):
-        sim, calls = gw.Simulator(gw.MiCRO(0.1, kind), flat(4000), 2), [0]
+        sim, calls = gw.Simulator(gw.exchange.MiCRO(0.1, kind), flat(4000), 2), [0]
         for scale in (1.0, 1.0, 2.0, 2.0, 2.0):
             sim.step(xs * scale)
             calls.append(sim.ledger.entries["AllGather"].calls // 2)
@@ -221,18 +221,18 @@ def test_a_threshold_far_off_is_sampled_anew_and_only_by_who_samples() -> None:
 def test_where_little_is_not_zero_all_of_it_passes() -> None:
     xs = torch.zeros(2, 1000)
     xs[:, [3, 7, 500, 900]] = torch.tensor([1.0, 1e-20, -5.0, 1e20])
-    sent = gw.Simulator(gw.MiCRO(0.1), flat(1000), 2).step(xs)
+    sent = gw.Simulator(gw.exchange.MiCRO(0.1), flat(1000), 2).step(xs)
     assert torch.equal(sent.mean, xs[0])
 
 
 @BOTH
-def test_a_network_in_training_keeps_its_density(make: type[gw.MiCRO]) -> None:
+def test_a_network_in_training_keeps_its_density(make: type[gw.exchange.MiCRO]) -> None:
     """Under error feedback, whose accumulators grow all the while: after 150 steps the mean density is in its band."""
     rng, n, density = torch.Generator().manual_seed(0), 4, 0.02
     teacher = torch.randn(20, 5, generator=rng)
     w1, w2 = torch.randn(20, 200, generator=rng) / 5, torch.randn(200, 5, generator=rng) / 14
     layout = gw.Layout(["w1", "w2"], [w1.shape, w2.shape])
-    sim, found = gw.Simulator(gw.EF(make(density)), layout, n), list[float]()
+    sim, found = gw.Simulator(gw.memory.EF(make(density)), layout, n), list[float]()
     for _ in range(250):
         xs = torch.empty(n, layout.d)
         for row in xs:
@@ -265,7 +265,7 @@ def test_parts_rotate() -> None:
     n, d = 4, 42
     xs = torch.zeros(n, d)
     xs[0] = 1.0
-    exchange = gw.MiCRO(0.5, "formula")
+    exchange = gw.exchange.MiCRO(0.5, "formula")
     states = start(exchange, xs)
     for t in range(9):
         parts = micro.partition(d, n)
@@ -363,7 +363,7 @@ def test_exdyna_balances_what_lies_in_one_part() -> None:
     n, d, density = 4, 4096, 0.1
     profile = torch.ones(d)
     profile[d // 4 :] = 1e-3
-    exchange, found = gw.ExDyna(density), list[float]()
+    exchange, found = gw.exchange.ExDyna(density), list[float]()
     states = start(exchange, torch.empty(n, d))
     for t, xs in enumerate(steady(n, d, 350)):
         number, _ = exdyna.blocks(d)
@@ -379,7 +379,7 @@ def test_exdyna_balances_what_lies_in_one_part() -> None:
 @pytest.mark.parametrize("n", [1, 2, 3, 6])
 def test_parts_of_another_number_of_workers_are_forgotten(n: int) -> None:
     """After loading what 4 workers knew: an even split at once, and the threshold is kept."""
-    exchange, d = gw.ExDyna(0.1), 2048
+    exchange, d = gw.exchange.ExDyna(0.1), 2048
     profile = torch.logspace(0, -3, d, dtype=torch.float64)
     known = start(exchange, normal(4, d))
     for t in range(20):
@@ -395,19 +395,19 @@ def test_parts_of_another_number_of_workers_are_forgotten(n: int) -> None:
 
 
 @BOTH
-def test_bytes_are_those_of_the_table(make: type[gw.MiCRO]) -> None:
+def test_bytes_are_those_of_the_table(make: type[gw.exchange.MiCRO]) -> None:
     """First the sample, then counts, index blocks padded to the longest list, and everybody's values."""
     n, d, k = 3, 3000, 150
     sim = gw.Simulator(make(k / d), flat(d), n)
     xs, gathered, summed = normal(n, d, dtype=torch.float32), 0, 0
-    spans = micro.partition(d, n) if make is gw.MiCRO else exdyna.spans([31, 31, 31], d)
+    spans = micro.partition(d, n) if make is gw.exchange.MiCRO else exdyna.spans([31, 31, 31], d)
     for t in range(2):
         places = sim.step(xs).mean.nonzero().view(-1)
         counts = [int(((places >= a) & (places < b)).sum()) for a, b in spans]
         longest = max(index.nbytes(b - a, count) for (a, b), count in zip(spans, counts, strict=True))
         gathered += n * ((4 * k if t == 0 else 0) + 4 + longest)
         summed += n * 4 * len(places)
-        if make is gw.ExDyna:
+        if make is gw.exchange.ExDyna:
             spans = exdyna.spans(exdyna.move([31, 31, 31], counts, d), d)
     assert exdyna.blocks(d) == (93, 32)
     assert sim.ledger.entries["AllGather"].bytes == gathered
@@ -418,10 +418,10 @@ def test_bytes_are_those_of_the_table(make: type[gw.MiCRO]) -> None:
 @BOTH
 @pytest.mark.parametrize("d", [0, 1, 3, 40])
 @pytest.mark.parametrize("n", [1, 2, 5])
-def test_hard_inputs_obey_the_law(make: type[gw.MiCRO], d: int, n: int) -> None:
+def test_hard_inputs_obey_the_law(make: type[gw.exchange.MiCRO], d: int, n: int) -> None:
     """Nothing at all, a silent worker, equal values, fewer elements than workers: and nothing that was said is lost."""
     for kind in ("sample", "formula"):
-        sim, said, given = gw.Simulator(gw.EF(make(0.1, kind)), flat(d), n), torch.zeros(d), torch.zeros(d)
+        sim, said, given = gw.Simulator(gw.memory.EF(make(0.1, kind)), flat(d), n), torch.zeros(d), torch.zeros(d)
         for t in range(8):
             xs = normal(n, d, seed=t) if t % 4 else torch.ones(n, d, dtype=torch.float64)
             xs[0] *= t % 3
@@ -434,7 +434,7 @@ def test_hard_inputs_obey_the_law(make: type[gw.MiCRO], d: int, n: int) -> None:
 
 
 @BOTH
-def test_zero_gradients_leave_no_threshold_and_the_next_ones_make_one(make: type[gw.MiCRO]) -> None:
+def test_zero_gradients_leave_no_threshold_and_the_next_ones_make_one(make: type[gw.exchange.MiCRO]) -> None:
     exchange, xs = make(0.1), normal(3, 600)
     states = start(exchange, xs)
     for t in range(3):
@@ -456,14 +456,14 @@ def test_zero_gradients_leave_no_threshold_and_the_next_ones_make_one(make: type
         ("density=0.1, official=1", "official must be true or false, got 1"),
     ],
 )
-def test_bad_input_gets_one_sentence(make: type[gw.MiCRO], arguments: str, sentence: str) -> None:
+def test_bad_input_gets_one_sentence(make: type[gw.exchange.MiCRO], arguments: str, sentence: str) -> None:
     with pytest.raises(spec.SpecError, match=sentence):
         gw.parse(f"{make.__name__.lower()}({arguments})")
 
 
 @BOTH
-def test_it_is_a_projection_that_error_feedback_takes(make: type[gw.MiCRO]) -> None:
+def test_it_is_a_projection_that_error_feedback_takes(make: type[gw.exchange.MiCRO]) -> None:
     assert make(0.1).delta(1000) == 0.0
     assert make(0.1).omega(1000) is None
     with pytest.raises(ValueError, match="use ef21"):
-        gw.DIANA(make(0.1))
+        gw.memory.DIANA(make(0.1))

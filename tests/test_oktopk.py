@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import gradwire as gw
-from gradwire.exchange.oktopk import Plan
+from gradwire.exchange.oktopk import Regions
 from gradwire.exchange.oktopk.pieces import Pieces
 from gradwire.exchange.oktopk.threshold import kth_largest
 from gradwire.kernels import reference
@@ -132,7 +132,7 @@ def test_any_stream_of_ties_and_zeros(stream: list[list[list[int]]], density: fl
     n, d = len(stream[0]), len(stream[0][0])
     x = x.view(len(stream), n, d)
     k = min(d, max(1, int(density * d)))
-    sim = gw.Simulator(gw.OkTopk(density, every), flat(d), n)
+    sim = gw.Simulator(gw.exchange.OkTopk(density, every), flat(d), n)
     for step, rows in enumerate(x):
         sent = sim.step(rows)
         torch.testing.assert_close(sent.mean, sent.own.mean(0), rtol=1e-12, atol=0)
@@ -202,7 +202,7 @@ def test_regions_hold_equal_shares_of_what_is_selected() -> None:
     sim = gw.Simulator("oktopk(density=0.02)", flat(d), n)
     (x,) = stream(n, d, 1)
     sim.step(x)
-    plan = Plan.read(sim.state[0], n, d)
+    plan = Regions.read(sim.state[0], n, d)
     assert plan is not None
     chosen = (local(x, 800) != 0).sum(0)
     shares = [int(chosen[a:b].sum()) / (800 * n) for a, b in zip(plan.bounds, plan.bounds[1:], strict=False)]
@@ -233,7 +233,7 @@ def test_sums_that_lie_with_one_owner_are_spread_first() -> None:
 def first_row(sim: gw.Simulator, x: Tensor) -> int:
     """Bytes of one row of the first all-to-all, from the definition of p."""
     n, d = x.shape
-    plan = Plan.read(sim.state[0], n, d)
+    plan = Regions.read(sim.state[0], n, d)
     assert plan is not None
     edges = torch.tensor(plan.bounds)
     p = max(int(torch.searchsorted(reference.topk(row, d // 10), edges).diff().max()) for row in x)
@@ -253,7 +253,7 @@ def test_a_plan_for_other_workers_is_made_anew() -> None:
     xs = stream(3, 500, 1)[0]
     sim, other = gw.Simulator("oktopk(density=0.1)", flat(500), 2), gw.Simulator("oktopk(density=0.1)", flat(500), 3)
     sim.step(xs[:2])
-    exchange, turns = gw.OkTopk(0.1), [gw.Turn(rank, 3, 1, flat(500)) for rank in range(3)]
+    exchange, turns = gw.exchange.OkTopk(0.1), [gw.Turn(rank, 3, 1, flat(500)) for rank in range(3)]
     states = [{"plan": sim.state[0]["plan"].clone()} for _ in range(3)]
     sent = gw.lockstep([exchange(x, state, turn) for x, state, turn in zip(xs, states, turns, strict=True)])
     assert torch.equal(sent[0].mean.dense(), other.step(xs).mean)

@@ -183,21 +183,21 @@ def test_natural_bytes(shape: tuple[int, ...], kind: str) -> None:
 
 
 OPERATORS = [
-    gw.Dithering(1),
-    gw.Dithering(2, "inf"),
-    gw.Dithering(7),
-    gw.Dithering(9, 1.0),
-    gw.Dithering(20, "inf"),
-    gw.Dithering(63),
-    gw.Dithering(127),
-    gw.Dithering(128),
-    gw.NaturalDithering(1),
-    gw.NaturalDithering(3, "inf"),
-    gw.NaturalDithering(127, "inf"),
-    gw.Ternary(),
-    gw.Ternary(1.0),
-    gw.Natural(),
-    gw.ScaledSign(),
+    gw.compress.Dithering(1),
+    gw.compress.Dithering(2, "inf"),
+    gw.compress.Dithering(7),
+    gw.compress.Dithering(9, 1.0),
+    gw.compress.Dithering(20, "inf"),
+    gw.compress.Dithering(63),
+    gw.compress.Dithering(127),
+    gw.compress.Dithering(128),
+    gw.compress.NaturalDithering(1),
+    gw.compress.NaturalDithering(3, "inf"),
+    gw.compress.NaturalDithering(127, "inf"),
+    gw.compress.Ternary(),
+    gw.compress.Ternary(1.0),
+    gw.compress.Natural(),
+    gw.compress.ScaledSign(),
 ]
 
 
@@ -220,9 +220,10 @@ def test_bytes_that_are_no_levels(s: int, shape: tuple[int, ...], listen: Callab
     d = shape[-1]
     wire = torch.full((*shape[:-1], levels.nbytes(s, d)), 255, dtype=torch.uint8)
     assert (
-        listen(lambda: gw.Dithering(s).decode(wire, d).dense()) == f"the bytes are not {d} levels between -{s} and {s}"
+        listen(lambda: gw.compress.Dithering(s).decode(wire, d).dense())
+        == f"the bytes are not {d} levels between -{s} and {s}"
     )
-    assert "take" in str(listen(lambda: gw.Dithering(s).decode(wire[..., 1:], d).dense()))
+    assert "take" in str(listen(lambda: gw.compress.Dithering(s).decode(wire[..., 1:], d).dense()))
 
 
 @pytest.mark.parametrize("listen", [heard, heard_plainly])
@@ -230,7 +231,7 @@ def test_bytes_that_are_no_levels(s: int, shape: tuple[int, ...], listen: Callab
 def test_bytes_that_are_no_trits(shape: tuple[int, ...], listen: Callable[..., object]) -> None:
     wire = torch.zeros((*shape[:-1], 4 + trits.nbytes(shape[-1])), dtype=torch.uint8)
     wire[..., -1] = 244
-    refusal = listen(lambda: gw.Ternary().decode(wire, shape[-1]).dense())
+    refusal = listen(lambda: gw.compress.Ternary().decode(wire, shape[-1]).dense())
     assert refusal == "bytes of five trits are below 243, got 244"
 
 
@@ -310,10 +311,10 @@ def test_classes_say_zeros_and_equal_magnitudes_exactly(name: values.Format) -> 
 
 
 def test_classes_are_no_unbiased_format() -> None:
-    assert gw.TopK(1.0, "bits4").omega(10) is None
+    assert gw.compress.TopK(1.0, "bits4").omega(10) is None
     with pytest.raises(ValueError, match="randk promises to be unbiased and bits4 rounds with a bias"):
-        gw.RandK(0.1, "bits4")
-    assert gw.TopK(0.25, "bits4").delta(400) == pytest.approx(0.25 * values.delta("bits4", 100))
+        gw.compress.RandK(0.1, "bits4")
+    assert gw.compress.TopK(0.25, "bits4").delta(400) == pytest.approx(0.25 * values.delta("bits4", 100))
 
 
 def test_fine_classes_say_most_of_what_topk_keeps() -> None:

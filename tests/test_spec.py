@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 
 import pytest
@@ -10,22 +11,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gradwire as gw
+from gradwire import checkpoint
 from gradwire import spec as specs
 
 
 @pytest.mark.parametrize(
     ("spec", "exchange"),
     [
-        ("ef(deft(density=0.01))", gw.EF(gw.DEFT(0.01))),
-        ("ef(deft(0.01))", gw.EF(gw.DEFT(0.01))),
-        ("EF(DEFT(density=0.01))", gw.EF(gw.DEFT(0.01))),
-        ("  mean ", gw.Mean()),
-        ("mean()", gw.Mean()),
-        ("topk(0.1)", gw.Gathered(gw.TopK(0.1))),
-        ("gathered(top_k(0.1, values='natural'))", gw.Gathered(gw.TopK(0.1, "natural"))),
-        ("shared_randk(0.5, unbiased=False)", gw.SharedRandK(0.5, unbiased=False)),
-        ("diana(natural, alpha=0.5)", gw.Shifted(gw.Gathered(gw.Natural()), gw.Follow(0.5))),
-        ("shifted(randk(0.1), restart(p=none))", gw.Shifted(gw.Gathered(gw.RandK(0.1)), gw.Restart())),
+        ("ef(deft(density=0.01))", gw.memory.EF(gw.exchange.DEFT(0.01))),
+        ("ef(deft(0.01))", gw.memory.EF(gw.exchange.DEFT(0.01))),
+        ("EF(DEFT(density=0.01))", gw.memory.EF(gw.exchange.DEFT(0.01))),
+        ("  mean ", gw.exchange.Mean()),
+        ("mean()", gw.exchange.Mean()),
+        ("topk(0.1)", gw.exchange.Gathered(gw.compress.TopK(0.1))),
+        ("gathered(top_k(0.1, values='natural'))", gw.exchange.Gathered(gw.compress.TopK(0.1, "natural"))),
+        ("shared_randk(0.5, unbiased=False)", gw.exchange.SharedRandK(0.5, unbiased=False)),
+        (
+            "diana(natural, alpha=0.5)",
+            gw.memory.Shifted(gw.exchange.Gathered(gw.compress.Natural()), gw.memory.Follow(0.5)),
+        ),
+        (
+            "shifted(randk(0.1), restart(p=none))",
+            gw.memory.Shifted(gw.exchange.Gathered(gw.compress.RandK(0.1)), gw.memory.Restart()),
+        ),
     ],
 )
 def test_specs_are_read(spec: str, exchange: gw.Exchange) -> None:
@@ -80,24 +88,55 @@ def test_no_text_makes_anything_but_a_spec_error(text: str) -> None:
         gw.parse(text)
 
 
-def test_every_part_has_an_example_and_a_line_of_documentation() -> None:
-    parts = {name: make for kind in specs.REGISTRY.values() for name, make in kind.items()}
-    assert parts.keys() == specs.EXAMPLES.keys()
-    for name, example in specs.EXAMPLES.items():
-        assert name in example
-        assert gw.parse(example)
-        assert parts[name].__doc__.split("\n")[0].endswith(".")
+@pytest.mark.parametrize(("name", "meant"), specs.ALSO_KNOWN_AS.items())
+def test_the_fields_other_names_are_answered_by_a_spec_to_write(name: str, meant: str) -> None:
+    assert gw.parse(meant)
+    with pytest.raises(gw.SpecError, match=rf"unknown name '{name}' in .*; did you mean {re.escape(meant)}\?$"):
+        gw.parse(f"{name}(0.1)")
 
 
-def test_the_registry_knows_every_public_part() -> None:
-    known = {make for kind in specs.REGISTRY.values() for make in kind.values()}
-    protocols = {gw.Compressor, gw.Exchange}
-    for name in gw.__all__:
-        part = vars(gw)[name]
-        constructs = isinstance(part, type) and {"delta", "omega"} <= set(dir(part)) and part not in protocols
-        assert not constructs or part in known, name
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("qsgd(s=4)", r"did you mean dithering\(s=16\)\?"),
+        ("All_Reduce", r"did you mean mean\?"),
+        ("error_feedback(topk(0.1))", r"did you mean ef\(topk\(density=0.01\)\)\?"),
+        ("SignSGD", r"did you mean scaledsign\?"),
+        ("randomk_(0.1)", r"did you mean randk\(density=0.1\)\?"),
+        ("quantise(4)", r"did you mean dithering\(s=16\)\?"),
+        ("none", "without compression it is mean"),
+        ("None", "without compression it is mean"),
+    ],
+)
+def test_who_uses_another_word_is_told_ours(spec: str, message: str) -> None:
+    with pytest.raises(gw.SpecError, match=message):
+        gw.parse(spec)
 
 
-def test_attach_refuses_what_is_not_ddp() -> None:
-    with pytest.raises(TypeError, match="DistributedDataParallel, got Linear"):
-        gw.attach(torch.nn.Linear(2, 2), "mean")  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("saved", "today"),
+    [
+        (
+            "EF(exchange=Ramp(exchange=Deft(density=0.01), steps=400, start=0.25, factor=4.0))",
+            "EF(exchange=Warmup(exchange=DEFT(density=0.01), steps=400, start=0.25, factor=4.0))",
+        ),
+        ("Guard(exchange=EF(exchange=Micro(density=0.01)))", "Guard(exchange=EF(exchange=MiCRO(density=0.01)))"),
+        ("DGC(exchange=Gathered(compressor=TopK(density=0.1, values='float32')))",) * 2,
+        ("MyRamp(density=0.1)", "MyRamp(density=0.1)"),
+        ("auto", "auto"),
+    ],
+)
+def test_what_old_checkpoints_call_an_exchange_is_understood(saved: str, today: str) -> None:
+    assert checkpoint.modern(saved) == today
+    assert checkpoint.modern(today) == today
+    if saved != today:
+        assert repr(gw.parse(today)).startswith(today[:20])
+
+
+def test_attach_refuses_what_is_no_module() -> None:
+    with pytest.raises(TypeError, match="wrapped in DistributedDataParallel or bare, got Tensor"):
+        gw.attach(torch.zeros(2), "mean")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="'auto' takes a model wrapped in DistributedDataParallel, got Linear"):
+        gw.attach(torch.nn.Linear(2, 2), "auto")
+    with pytest.raises(RuntimeError, match="init_process_group first"):
+        gw.attach(torch.nn.Linear(2, 2), "mean")

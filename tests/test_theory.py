@@ -376,7 +376,7 @@ def rows(workers: list[gw.State], name: str) -> Tensor | None:
 
 
 def outcomes(
-    exchange: Callable[[gw.Gathered], gw.Exchange],
+    exchange: Callable[[gw.exchange.Gathered], gw.Exchange],
     chosen: Chosen,
     x: Tensor,
     gradients: Tensor,
@@ -386,7 +386,7 @@ def outcomes(
     n, d = gradients.shape
     layout = gw.Layout(["x"], [(d,)])
     for places in supports(d, 2, n):
-        made = exchange(gw.Gathered(replace(chosen, places=places)))
+        made = exchange(gw.exchange.Gathered(replace(chosen, places=places)))
         workers = [made.init(layout, torch.float64) for _ in range(n)]
         for rank, state in enumerate(workers):
             fill_(state, rank, held)
@@ -397,30 +397,33 @@ def outcomes(
 
 NEVER = 1e-9  # a probability that no test meets
 
-Sides = list[tuple[float, Callable[[gw.Gathered], gw.Exchange]]]
+Sides = list[tuple[float, Callable[[gw.exchange.Gathered], gw.Exchange]]]
 
 
 def sides(plan: TheoryPlan) -> Sides:
     """The exchange of a plan; where one coin decides for all workers, both of its sides with their probabilities."""
     match plan.method:
         case "dcgd" | "fixed" | "star":
-            return [(1.0, lambda e: gw.Shifted(e, gw.Fixed()))]
+            return [(1.0, lambda e: gw.memory.Shifted(e, gw.memory.Fixed()))]
         case "diana" | "generalised_diana":
-            return [(1.0, lambda e: gw.DIANA(e, plan.alpha))]
+            return [(1.0, lambda e: gw.memory.DIANA(e, plan.alpha))]
         case "rand_diana":
-            return [(plan.p, lambda e: gw.RandDIANA(e, 1.0)), (1 - plan.p, lambda e: gw.RandDIANA(e, NEVER))]
+            return [
+                (plan.p, lambda e: gw.memory.RandDIANA(e, 1.0)),
+                (1 - plan.p, lambda e: gw.memory.RandDIANA(e, NEVER)),
+            ]
         case "gdci":
-            return [(1.0, lambda e: gw.GDCI(e, plan.gamma))]
+            return [(1.0, lambda e: gw.memory.GDCI(e, plan.gamma))]
         case "vr_gdci":
-            return [(1.0, lambda e: gw.VRGDCI(e, plan.gamma, plan.alpha))]
+            return [(1.0, lambda e: gw.memory.VRGDCI(e, plan.gamma, plan.alpha))]
         case "ef21":
-            return [(1.0, gw.EF21)]
+            return [(1.0, gw.memory.EF21)]
         case "ef_bv":
-            return [(1.0, lambda e: gw.EFBV(e, plan.lam, plan.nu))]
+            return [(1.0, lambda e: gw.memory.EFBV(e, plan.lam, plan.nu))]
         case "marina":
-            return [(plan.p, lambda e: gw.MARINA(e, 1.0)), (1 - plan.p, lambda e: gw.MARINA(e, NEVER))]
+            return [(plan.p, lambda e: gw.memory.MARINA(e, 1.0)), (1 - plan.p, lambda e: gw.memory.MARINA(e, NEVER))]
         case _:
-            return [(1.0, lambda e: gw.DASHA(e, plan.alpha))]
+            return [(1.0, lambda e: gw.memory.DASHA(e, plan.alpha))]
 
 
 REAL = [case for case in DISTANCES if set(case.options) <= {"delta"} and str(case) != "star()"]

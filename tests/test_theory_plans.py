@@ -182,18 +182,18 @@ def test_neighbourhoods() -> None:
 
 
 def test_spread_is_the_class_of_ef_bv() -> None:
-    assert theory.spread(gw.RandK(0.25), 8) == (0, 3)
-    assert theory.spread(gw.Identity(), 8) == (0, 0)
-    assert theory.spread(gw.Scaled(gw.RandK(0.25)), 8) == pytest.approx((3 / 4, 3 / 16))
-    assert theory.spread(gw.TopK(0.25), 8, deterministic=True) == pytest.approx((math.sqrt(0.75), 0))
-    assert theory.spread(gw.TopK(0.25), 8) == pytest.approx((math.sqrt(0.75), 0.75))
+    assert theory.spread(gw.compress.RandK(0.25), 8) == (0, 3)
+    assert theory.spread(gw.compress.Identity(), 8) == (0, 0)
+    assert theory.spread(gw.compress.Scaled(gw.compress.RandK(0.25)), 8) == pytest.approx((3 / 4, 3 / 16))
+    assert theory.spread(gw.compress.TopK(0.25), 8, deterministic=True) == pytest.approx((math.sqrt(0.75), 0))
+    assert theory.spread(gw.compress.TopK(0.25), 8) == pytest.approx((math.sqrt(0.75), 0.75))
 
 
 def test_spread_of_scaled_is_exact() -> None:
     """Bias and variance of Q / (1 + omega) by all supports: equalities."""
     x = torch.tensor([1.0, -2.0, 3.0, 0.5], dtype=torch.float64)
     y = torch.diag(x)
-    eta, omega = theory.spread(gw.Scaled(gw.RandK(0.25)), 4)
+    eta, omega = theory.spread(gw.compress.Scaled(gw.compress.RandK(0.25)), 4)
     assert square(y.mean(0) - x).item() == pytest.approx(eta**2 * square(x).item())
     assert square(y - y.mean(0)).mean().item() == pytest.approx(omega * square(x).item())
 
@@ -278,7 +278,7 @@ def test_spread_refuses_what_no_theorem_covers() -> None:
         theory.spread(Expanding(0.25), 4)
 
 
-class Expanding(gw.TopK):
+class Expanding(gw.compress.TopK):
     def omega(self, d: int) -> float | None:
         return None
 

@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rank_asks import DTYPES, ask_all, brought, told
+from story import play
 
 import gradwire as gw
 from gradwire.layout import Turn
+from gradwire.transport.rehearsal import rehearse
 from gradwire.vector import Vector, widen
 
 LAYOUT = gw.Layout(["a", "b", "c"], [(2, 3), (), (0, 4)])
@@ -135,6 +138,62 @@ def test_a_failing_worker_ends_all() -> None:
     with pytest.raises(ValueError, match="no"):
         gw.lockstep([others, fail()])
     assert others.cr_frame is None
+
+
+async def total(x: torch.Tensor, op: str) -> torch.Tensor:
+    return await gw.AllReduce(x, op=op)
+
+
+TRANSPORTS = {
+    "lockstep": lambda xs, op: gw.lockstep([total(x, op) for x in xs]),
+    "batched": lambda xs, op: [gw.batched(total(xs, op), len(xs))] * len(xs),
+    "rehearsal": lambda xs, op: rehearse([total(x, op) for x in xs], len(xs))[0],
+}
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_answers_keep_their_dtype(transport: str, dtype: str) -> None:
+    xs = torch.stack([brought(dtype, rank) for rank in range(2)])
+    for op, wanted in (("sum", xs[0] + xs[1]), ("max", torch.maximum(xs[0], xs[1]))):
+        for answer in TRANSPORTS[transport](xs, op):
+            assert answer.dtype == wanted.dtype
+            assert torch.equal(answer, wanted)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_worker_rehearsed_alone_hears_its_own_dtype(dtype: str) -> None:
+    x = brought(dtype, 0)
+    for op, wanted in (("sum", x + x), ("max", x)):
+        ((answer,), _) = rehearse([total(x, op)], 2)
+        assert answer.dtype == x.dtype
+        assert torch.equal(answer, wanted)
+        answer.zero_()
+        assert torch.equal(x, brought(dtype, 0))
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_int8_wraps_around_on_every_transport(transport: str) -> None:
+    """100 + 100 is -56, as it is on the wire."""
+    for answer in TRANSPORTS[transport](torch.full((2, 1), 100, dtype=torch.int8), "sum"):
+        assert answer.dtype == torch.int8
+        assert answer.tolist() == [-56]
+
+
+def test_an_op_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="AllReduce combines by 'sum' or 'max', got op='min'"):
+        gw.AllReduce(torch.zeros(2), op="min")
+
+
+@pytest.mark.story
+def test_a_network_answers_as_lockstep_does_in_every_dtype() -> None:
+    """Two gloo ranks: all kinds of asks, int8 that wraps around among them."""
+    lines = play("answers_of_every_dtype", ranks=2)
+    for dtype in DTYPES:
+        wanted = gw.lockstep([ask_all(brought(dtype, rank)) for rank in range(2)])
+        for line, answers in zip(lines, wanted, strict=True):
+            assert line["result"][dtype] == told(answers), dtype
+    assert lines[0]["result"]["int8"]["sum"] == ["torch.int8", [-56, -66, 5]]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 8, 13])

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gradwire as gw
+from gradwire.spec import build
+from gradwire.testing import LAYOUT
+
+__all__ = ["COMPRESSORS", "LAYOUT", "RANDOM", "SPECS", "TRAINED"]
 
 SPECS = [
     "mean",
@@ -29,6 +33,7 @@ SPECS = [
     "blockwise(ternary, size=16)",
     "sharedrandk(density=0.1)",
     "sharedrandk(density=0.9, unbiased=false)",
+    "int8allreduce(workers=5)",
     "powersgd",
     "powersgd(rank=2)",
     "deft(density=0.05)",
@@ -174,56 +179,53 @@ TRAINED = [
 ]
 """What the stories train: every exchange, memory and rule, and one of each kind of message."""
 
-RANDOM = ("bernoulli", "dithering", "natural", "perm", "rand", "ternary")
+RANDOM = ("bernoulli", "dithering", "int8", "natural", "perm", "rand", "ternary")
 """Words in the specs of parts that draw random numbers."""
 
 COMPRESSORS = [
-    gw.Identity(),
-    gw.Identity("float64"),
-    gw.Identity("bfloat16"),
-    gw.Natural(),
-    gw.TopK(0.1),
-    gw.TopK(0.004),
-    gw.TopK(0.6),
-    gw.TopK(1.0),
-    gw.TopK(0.1, "bfloat16"),
-    gw.TopK(0.1, "natural"),
-    gw.TopK(0.2, "bits4"),
-    gw.TopK(0.2, "bits2"),
-    gw.Identity("bits4"),
-    gw.RandK(0.4, "bits2", unbiased=False),
-    gw.RandK(0.1),
-    gw.RandK(0.75),
-    gw.RandK(1.0),
-    gw.RandK(0.3, "natural"),
-    gw.Scaled(gw.RandK(0.1)),
-    gw.Scaled(gw.Natural()),
-    gw.RandK(0.3, "bfloat16", unbiased=False),
-    gw.Bernoulli(0.3),
-    gw.Bernoulli(0.4, unbiased=False),
-    gw.HardThreshold(0.5),
-    gw.Dithering(1),
-    gw.Dithering(4, "inf"),
-    gw.Dithering(20),
-    gw.Dithering(3, 1.0),
-    gw.NaturalDithering(2),
-    gw.NaturalDithering(8, "inf"),
-    gw.Ternary(),
-    gw.Ternary(2.0),
-    gw.Ternary(1.0),
-    gw.ScaledSign(),
-    gw.Induced(gw.TopK(0.1), gw.RandK(0.2)),
-    gw.Induced(gw.ScaledSign(), gw.Natural()),
-    gw.Chain(gw.TopK(0.2), gw.Natural()),
-    gw.Chain(gw.TopK(0.1), gw.Dithering(4)),
-    gw.Chain(gw.RandK(0.3), gw.Dithering(4)),
-    gw.Blockwise(gw.Ternary(), 16),
-    gw.Blockwise(gw.TopK(0.2), 13),
-    gw.Blockwise(gw.RandK(0.2), 64),
+    gw.compress.Identity(),
+    gw.compress.Identity("float64"),
+    gw.compress.Identity("bfloat16"),
+    gw.compress.Natural(),
+    gw.compress.TopK(0.1),
+    gw.compress.TopK(0.004),
+    gw.compress.TopK(0.6),
+    gw.compress.TopK(1.0),
+    gw.compress.TopK(0.1, "bfloat16"),
+    gw.compress.TopK(0.1, "natural"),
+    gw.compress.TopK(0.2, "bits4"),
+    gw.compress.TopK(0.2, "bits2"),
+    gw.compress.Identity("bits4"),
+    gw.compress.RandK(0.4, "bits2", unbiased=False),
+    gw.compress.RandK(0.1),
+    gw.compress.RandK(0.75),
+    gw.compress.RandK(1.0),
+    gw.compress.RandK(0.3, "natural"),
+    gw.compress.Scaled(gw.compress.RandK(0.1)),
+    gw.compress.Scaled(gw.compress.Natural()),
+    gw.compress.RandK(0.3, "bfloat16", unbiased=False),
+    gw.compress.Bernoulli(0.3),
+    gw.compress.Bernoulli(0.4, unbiased=False),
+    gw.compress.HardThreshold(0.5),
+    gw.compress.Dithering(1),
+    gw.compress.Dithering(4, "inf"),
+    gw.compress.Dithering(20),
+    gw.compress.Dithering(3, 1.0),
+    gw.compress.NaturalDithering(2),
+    gw.compress.NaturalDithering(8, "inf"),
+    gw.compress.Ternary(),
+    gw.compress.Ternary(2.0),
+    gw.compress.Ternary(1.0),
+    gw.compress.ScaledSign(),
+    gw.compress.Induced(gw.compress.TopK(0.1), gw.compress.RandK(0.2)),
+    gw.compress.Induced(gw.compress.ScaledSign(), gw.compress.Natural()),
+    gw.compress.Chain(gw.compress.TopK(0.2), gw.compress.Natural()),
+    gw.compress.Chain(gw.compress.TopK(0.1), gw.compress.Dithering(4)),
+    gw.compress.Chain(gw.compress.RandK(0.3), gw.compress.Dithering(4)),
+    gw.compress.Blockwise(gw.compress.Ternary(), 16),
+    gw.compress.Blockwise(gw.compress.TopK(0.2), 13),
+    gw.compress.Blockwise(gw.compress.RandK(0.2), 64),
 ]
 
-LAYOUT = gw.Layout(
-    ["wide", "bias", "empty", "square", "one", "long"],
-    [(40, 7), (7,), (0,), (13, 13), (), (201,)],
-)
-"""Sizes that provoke: a tensor larger than d / n, an empty one, a scalar."""
+# One line suffices for a new compressor: those that SPECS names by themselves obey the operators' laws as well.
+COMPRESSORS += [made for made in map(build, SPECS) if isinstance(made, gw.Compressor) and made not in COMPRESSORS]

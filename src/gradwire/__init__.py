@@ -3,143 +3,52 @@
 import gradwire as gw
 hook = gw.attach(ddp_model, "ef(deft(density=0.01))")       # one line in a training script
 sim = gw.Simulator("diana(randk(density=0.1))", layout, 10)  # the same methods in a laboratory
+
+Operators, exchanges and memories are in `gradwire.compress`, `gradwire.exchange` and `gradwire.memory`.
 """
 
+from gradwire import compress, exchange, memory
 from gradwire.ask import AllGather, AllReduce, AllToAll, Broadcast
 from gradwire.auto import Auto, attach
 from gradwire.checkpoint import merge
-from gradwire.compress import (
-    Bernoulli,
-    Blockwise,
-    Chain,
-    Compressor,
-    Dithering,
-    HardThreshold,
-    Identity,
-    Induced,
-    Natural,
-    NaturalDithering,
-    RandK,
-    Scaled,
-    ScaledSign,
-    Ternary,
-    TopK,
-)
-from gradwire.ddp import Hook
-from gradwire.exchange import (
-    CLTK,
-    DEFT,
-    Exchange,
-    ExDyna,
-    Gathered,
-    GlobalTopK,
-    Mean,
-    MiCRO,
-    OkTopk,
-    PermK,
-    PowerSGD,
-    SharedRandK,
-    SIDCo,
-    UnionTopK,
-)
+from gradwire.compress.protocol import Compressor
+from gradwire.doors import Hook
+from gradwire.exchange.protocol import Exchange, State
 from gradwire.layout import Layout, Turn
-from gradwire.memory import (
-    DASHA,
-    DGC,
-    DIANA,
-    EF,
-    EF21,
-    EF21SGDM,
-    EFBV,
-    GDCI,
-    MARINA,
-    VRGDCI,
-    Difference,
-    Fixed,
-    Follow,
-    Guard,
-    Iterates,
-    Momentum,
-    RandDIANA,
-    Restart,
-    Shifted,
-    Warmup,
-)
+from gradwire.registry import part as register
 from gradwire.simulator import Round, Simulator
 from gradwire.spec import SpecError, parse
 from gradwire.transport import Disagreement, Ledger, batched, lockstep
 from gradwire.vector import Dense, Offset, Sent, Sparse
 
 __all__ = [
-    "CLTK",
-    "DASHA",
-    "DEFT",
-    "DGC",
-    "DIANA",
-    "EF",
-    "EF21",
-    "EF21SGDM",
-    "EFBV",
-    "GDCI",
-    "MARINA",
-    "VRGDCI",
     "AllGather",
     "AllReduce",
     "AllToAll",
     "Auto",
-    "Bernoulli",
-    "Blockwise",
     "Broadcast",
-    "Chain",
     "Compressor",
     "Dense",
-    "Difference",
     "Disagreement",
-    "Dithering",
-    "ExDyna",
     "Exchange",
-    "Fixed",
-    "Follow",
-    "Gathered",
-    "GlobalTopK",
-    "Guard",
-    "HardThreshold",
     "Hook",
-    "Identity",
-    "Induced",
-    "Iterates",
     "Layout",
     "Ledger",
-    "Mean",
-    "MiCRO",
-    "Momentum",
-    "Natural",
-    "NaturalDithering",
     "Offset",
-    "OkTopk",
-    "PermK",
-    "PowerSGD",
-    "RandDIANA",
-    "RandK",
-    "Restart",
     "Round",
-    "SIDCo",
-    "Scaled",
-    "ScaledSign",
     "Sent",
-    "SharedRandK",
-    "Shifted",
     "Simulator",
     "Sparse",
     "SpecError",
-    "Ternary",
-    "TopK",
+    "State",
     "Turn",
-    "UnionTopK",
-    "Warmup",
     "attach",
     "batched",
+    "compress",
+    "exchange",
     "lockstep",
+    "memory",
     "merge",
     "parse",
+    "register",
 ]

@@ -89,7 +89,7 @@ class AllReduce:
             raise ValueError(f"AllReduce combines by 'sum' or 'max', got op={self.op!r}")
 
     def __await__(self) -> Generator[Ask, Tensor, Tensor]:
-        return (yield self)
+        return _put(self)
 
     def check(self, size: int) -> None:
         """Any shape will do."""
@@ -143,7 +143,7 @@ class AllGather:
     in_place: ClassVar[bool] = False
 
     def __await__(self) -> Generator[Ask, Tensor, Tensor]:
-        return (yield self)
+        return _put(self)
 
     def check(self, size: int) -> None:
         """Any length will do."""
@@ -191,7 +191,7 @@ class Broadcast:
     in_place: ClassVar[bool] = True
 
     def __await__(self) -> Generator[Ask, Tensor, Tensor]:
-        return (yield self)
+        return _put(self)
 
     def check(self, size: int) -> None:
         """Refuse a root that is no rank."""
@@ -243,7 +243,7 @@ class AllToAll:
     in_place: ClassVar[bool] = False
 
     def __await__(self) -> Generator[Ask, Tensor, Tensor]:
-        return (yield self)
+        return _put(self)
 
     def check(self, size: int) -> None:
         """Refuse another number of rows than workers."""
@@ -299,6 +299,21 @@ def describe(ask: Ask) -> str:
     if isinstance(ask, AllReduce) and ask.op != "sum":
         options = f", op={ask.op!r}"
     return f"{type(ask).__name__}({str(ask.x.dtype).removeprefix('torch.')}{list(ask.x.shape)}{options})"
+
+
+def _put(ask: Ask) -> Generator[Ask, Tensor, Tensor]:
+    """Yield the ask, and return what is sent. A transport sends or closes; an event loop throws.
+
+    Raises:
+        TypeError: an event loop was given the ask, as by asyncio.run(exchange(...)).
+    """
+    try:
+        return (yield ask)
+    except Exception as error:
+        raise TypeError(
+            f"{describe(ask)} was awaited in an event loop, which cannot answer it: run the exchange in a Simulator or "
+            "by lockstep(...), not by asyncio"
+        ) from error
 
 
 def _children(place: int, size: int) -> int:

@@ -16,17 +16,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast, overload
 
 import torch.distributed as dist
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gradwire import ddp as hooks
 from gradwire.advice.crowd import neighbour
 from gradwire.advice.link import KINDS, probe
 from gradwire.advice.pace import Pace, Watch, trained
 from gradwire.advice.survey import agreed, mean, sound, survey
 from gradwire.advice.verdict import CANDIDATES, DENSE, Method, Verdict, judge, predicted
 from gradwire.advice.work import dense
-from gradwire.checkpoint import pack
-from gradwire.ddp import Hook, Scaler
+from gradwire.checkpoint import modern, pack
+from gradwire.doors import Hook
+from gradwire.doors import attach as open_door
+from gradwire.engine import Scaler
 from gradwire.exchange import Exchange
 from gradwire.spec import parse
 from gradwire.transport.group import agree, compare, own_group
@@ -42,7 +44,7 @@ SHORT = CANDIDATES[:3]
 
 @overload
 def attach(  # pyright: ignore[reportOverlappingOverload] - "auto" is a str, and no other str is
-    ddp: DistributedDataParallel,
+    model: nn.Module,
     exchange: Literal["auto"],
     seed: int = 0,
     bucket_mb: float | None = None,
@@ -52,48 +54,63 @@ def attach(  # pyright: ignore[reportOverlappingOverload] - "auto" is a str, and
 ) -> Auto: ...
 @overload
 def attach(
-    ddp: DistributedDataParallel,
+    model: nn.Module,
     exchange: Exchange | str,
     seed: int = 0,
     bucket_mb: float | None = None,
     scaler: Scaler | None = None,
     lr: Callable[[], float] | None = None,
     candidates: Sequence[str] | None = None,
+    group: dist.ProcessGroup | None = None,
+    find_unused_parameters: bool = False,
 ) -> Hook: ...
 def attach(
-    ddp: DistributedDataParallel,
+    model: nn.Module,
     exchange: Exchange | str,
     seed: int = 0,
     bucket_mb: float | None = None,
     scaler: Scaler | None = None,
     lr: Callable[[], float] | None = None,
     candidates: Sequence[str] | None = None,
+    group: dist.ProcessGroup | None = None,
+    find_unused_parameters: bool = False,
 ) -> Hook | Auto:
-    """Let a DDP model average its gradients through an exchange. Every rank calls it, with the same arguments.
+    """Let a model average its gradients through an exchange. Every rank calls it, with the same arguments.
+
+    A model wrapped in DistributedDataParallel averages where it always does. A bare module, which has no wrapper, finds
+    means in `param.grad` when `backward` returns, or, if some parameters were unused, when `optimizer.step` begins; all
+    ranks start with rank 0's parameters and buffers.
 
     Args:
-        ddp: the wrapped model, before its first backward pass.
+        model: a DDP model or a bare module, before its first backward pass.
         exchange: an exchange or its spec, such as "ef(deft(density=0.01))"; or "auto", which measures the first steps
-            and then decides whether to compress at all.
+            of a DDP model and then decides whether to compress at all.
         seed: of all randomness in the exchange.
-        bucket_mb: megabytes (2^20 bytes) of gradients that are exchanged together; DDP's own bucket_cap_mb if left out.
-            Smaller units overlap more of the wire with backward; `float("inf")` exchanges the whole model at once,
-            which is what the DEFT paper does.
+        bucket_mb: megabytes (2^20 bytes) of gradients that are exchanged together; if left out DDP's own bucket_cap_mb,
+            or 25 of a bare module. Smaller units overlap more of the wire with backward; `float("inf")` exchanges the
+            whole model at once, which is what the DEFT paper does.
         scaler: a GradScaler, if one is used: memories are kept in the gradients' true scale.
         lr: tells the learning rate of the step that is under way, for memories that keep it, such as
             `lambda: optimizer.param_groups[0]["lr"]`.
         candidates: the specs among which "auto" chooses.
+        group: of a bare module, the ranks to average over; all of them if left out.
+        find_unused_parameters: of a bare module, exchange at the end of every backward pass, whatever has no gradient
+            by then, so that clipping sees means. Not with checkpoints that use use_reentrant=True.
 
     Raises:
-        TypeError: the model is not wrapped in DistributedDataParallel.
+        TypeError: what is given is no module, or no exchange.
         ValueError: a bad spec; no trainable parameter; the model has a communication hook already; the ranks do not
             agree about spec, parameters or seed.
+        RuntimeError: torch.distributed has no process group yet.
     """
     if isinstance(exchange, str) and exchange.strip().lower() == AUTO:
-        return Auto(ddp, SHORT if candidates is None else candidates, seed, bucket_mb, scaler, lr)
+        if not isinstance(model, DistributedDataParallel):
+            raise TypeError(f"'auto' takes a model wrapped in DistributedDataParallel, got {type(model).__name__}")
+        return Auto(model, SHORT if candidates is None else candidates, seed, bucket_mb, scaler, lr)
     if candidates is not None:
         raise ValueError(f"candidates are for 'auto', got them with {exchange}")
-    return hooks.attach(ddp, exchange, seed, bucket_mb, scaler, lr)
+    unused = find_unused_parameters
+    return open_door(model, exchange, seed, bucket_mb, scaler, lr, group, find_unused_parameters=unused)
 
 
 class Auto:
@@ -114,8 +131,6 @@ class Auto:
         scaler: Scaler | None,
         lr: Callable[[], float] | None,
     ) -> None:
-        if not isinstance(ddp, DistributedDataParallel):
-            raise TypeError(f"attach takes a model wrapped in DistributedDataParallel, got {type(ddp).__name__}")
         self.candidates = tuple(candidates)
         named = [repr(parse(spec)) for spec in self.candidates]
         params = trained(ddp)
@@ -195,7 +210,7 @@ class Auto:
         """From the next step on."""
         self._watch.close()
         if choice != DENSE:
-            self.hook = hooks.attach(self.ddp, choice, *self._arguments)
+            self.hook = open_door(self.ddp, choice, *self._arguments)
         self.choice = choice
         self._process.close()
 
@@ -218,6 +233,7 @@ class Auto:
         chosen = saved.get("exchange")
         if not isinstance(chosen, str):
             raise ValueError("this is not a checkpoint of a gradwire hook")
+        chosen = modern(chosen)
         fitting = (self.choice, repr(self.exchange) if self.hook else AUTO)
         if self.choice is not None and chosen not in fitting:
             raise ValueError(f"the checkpoint is of {chosen}, this run has chosen {self.choice}")

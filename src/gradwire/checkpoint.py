@@ -10,6 +10,7 @@ and lies under the first of them, as "unit.NAME".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -17,10 +18,14 @@ import torch
 from torch import Tensor
 
 from gradwire.exchange import State
+from gradwire.exchange.protocol import visible
 from gradwire.layout import Layout
 
 FORMAT = 1
 UNIT = "unit."
+
+_FORMER = {"Deft": "DEFT", "Micro": "MiCRO", "Ramp": "Warmup"}
+"""Parts that had another name when checkpoints were first written."""
 
 
 def pack(
@@ -39,21 +44,12 @@ def pack(
 
 
 def flatten(state: State, prefix: str = "") -> Iterator[tuple[State, str, str, Tensor]]:
-    """Walk through a nest: (the dictionary it lies in, its key there, dotted name, tensor)."""
-    for key, value in state.items():
+    """Walk through a nest, but for its scratch: (the dictionary it lies in, its key there, dotted name, tensor)."""
+    for key, value in visible(state).items():
         if isinstance(value, Tensor):
             yield state, key, prefix + key, value
         else:
             yield from flatten(value, f"{prefix}{key}.")
-
-
-def copy_(target: State, source: State) -> None:
-    """Copy one nest's values into another of the same structure, in place; a fact may have got another shape."""
-    for (nest, key, _, ours), (*_, theirs) in zip(list(flatten(target)), flatten(source), strict=True):
-        if ours.shape == theirs.shape:
-            ours.copy_(theirs)
-        else:
-            nest[key] = theirs.clone()
 
 
 def by_name(state: State, layout: Layout) -> dict[str, dict[str, Tensor]]:
@@ -68,15 +64,23 @@ def by_name(state: State, layout: Layout) -> dict[str, dict[str, Tensor]]:
     return parts
 
 
-def restore_(state: State, layout: Layout, memory: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Write {parameter: {dotted name: tensor}} back into a state, in place."""
-    first = memory[layout.names[0]]
-    for nest, key, path, values in list(flatten(state)):
-        if (replicated := first.get(UNIT + path)) is not None:
-            nest[key] = replicated.to(values, copy=True)
-            continue
-        for name, part in layout.cut(values).items():
-            part.copy_(memory[name][path])
+def read(state: State, layout: Layout, memory: Mapping[str, Mapping[str, Tensor]], prefix: str = "") -> State:
+    """Make a state like this one, of new tensors, out of {parameter: {dotted name: tensor}}."""
+    return {
+        name: read(part, layout, memory, f"{prefix}{name}.")
+        if isinstance(part, dict)
+        else _read(part, layout, memory, prefix + name)
+        for name, part in visible(state).items()
+    }
+
+
+def _read(like: Tensor, layout: Layout, memory: Mapping[str, Mapping[str, Tensor]], path: str) -> Tensor:
+    if (replicated := memory[layout.names[0]].get(UNIT + path)) is not None:
+        return replicated.detach().to(like, copy=True)
+    flat = torch.empty_like(like)
+    for name, part in layout.cut(flat).items():
+        part.copy_(memory[name][path].detach())
+    return flat
 
 
 def check(saved: Any, mine: Mapping[str, Any]) -> None:
@@ -86,7 +90,7 @@ def check(saved: Any, mine: Mapping[str, Any]) -> None:
     saved = cast(Mapping[str, Any], saved)
     if saved["format"] != FORMAT:
         raise ValueError(f"the checkpoint has format {saved['format']}, this gradwire reads format {FORMAT}")
-    if saved["exchange"] != mine["exchange"]:
+    if modern(str(saved["exchange"])) != modern(str(mine["exchange"])):
         raise ValueError(f"the checkpoint is of {saved['exchange']}, this hook runs {mine['exchange']}")
     for name in ("step", "seed"):
         if type(saved[name]) is not int:
@@ -99,6 +103,14 @@ def check(saved: Any, mine: Mapping[str, Any]) -> None:
             f"the checkpoint is of rank {saved['rank']} of {saved['world_size']}, this is rank {mine['rank']} of "
             f"{mine['world_size']}; gradwire.merge(checkpoints of all ranks) makes one that fits any number of ranks"
         )
+
+
+def modern(text: str) -> str:
+    """Translate the repr of an exchange in a checkpoint of format 1: parts renamed since then get their new names.
+
+    A repr that names none of them is returned as it is.
+    """
+    return re.sub(rf"\b({'|'.join(_FORMER)})\(", lambda found: f"{_FORMER[found[1]]}(", text)
 
 
 def moment(saved: Mapping[str, Any]) -> str:
@@ -146,7 +158,7 @@ def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
         }
         for name, parts in first["memory"].items()
     }
-    return pack(memory, first["exchange"], first["seed"], first["step"], None, None)
+    return pack(memory, modern(first["exchange"]), first["seed"], first["step"], None, None)
 
 
 def _check_memory(saved: Any, mine: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -11,8 +11,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from gradwire.kernels import Seen
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -80,9 +78,8 @@ class Turn:
 
     `params` gives the model's parameters f[d] at which the gradients were taken, for methods that compress iterates; it
     is None where nobody knows them. `lr` is the learning rate by which the optimizer will multiply this step's mean,
-    for memories that keep it; None where nobody says. `budget` tells what part this layout has of a budget for several:
-    in proportion to its size, and that times this. `given` says that x is the exchange's for good, with what
-    it remembers added (see `Taker`); `seen` what was noticed while x was put together, None where nobody has looked.
+    for memories that keep it; None where it is unknown. `budget` is this layout's part of a budget for several layouts,
+    relative to its part of all elements.
     """
 
     rank: int | slice
@@ -94,8 +91,6 @@ class Turn:
     params: Callable[[], Tensor] | None = field(default=None, compare=False)
     lr: float | None = field(default=None, compare=False)
     budget: float = field(default=1.0, compare=False)
-    given: bool = field(default=False, compare=False)
-    seen: Seen | None = field(default=None, compare=False)
 
     def fork(self, name: str) -> Turn:
         """Give a part of a method its own stream of randomness."""

@@ -1,16 +1,19 @@
-"""Reprs that stay what they were: an option that came later is not named while it is at its default.
+"""How parts are printed: as reprs that stay what they were, and as specs that people would write.
 
-The repr of an exchange is its spec, and a checkpoint stores it: without this a new option would refuse every checkpoint
-that is older than itself.
+The repr of an exchange is its spec, and a checkpoint stores it. An option that came later is not named in it while it
+is at its default: otherwise a new option would refuse every checkpoint that is older than itself. `describe` names no
+option at its default, for sentences that people read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+_IMPLIED: set[type] = set()
 
 
 def quiet(*later: str) -> Callable[[type[T]], type[T]]:
@@ -31,3 +34,36 @@ def quiet(*later: str) -> Callable[[type[T]], type[T]]:
         return kind
 
     return decorate
+
+
+def implied(kind: type[T]) -> type[T]:
+    """Mark a wrapper of one part that a spec leaves out, because the reader of specs puts it there."""
+    _IMPLIED.add(kind)
+    return kind
+
+
+def describe(part: object) -> str:
+    """Print a part as a person would write it: `ef(topk(density=0.01))`, without options at their defaults.
+
+    Parts that come first go without the name of their role. What is no part is printed as it stands in a spec.
+    """
+    if isinstance(part, bool | None):
+        return str(part).lower()
+    if not is_dataclass(part) or isinstance(part, type):
+        return type(part).__name__ if type(part).__repr__ is object.__repr__ else repr(part)
+    values = {field: getattr(part, field.name) for field in fields(part) if field.init}
+    if type(part) in _IMPLIED:
+        return describe(next(iter(values.values())))
+    leading, arguments = True, list[str]()
+    for field, value in values.items():
+        leading = leading and is_dataclass(value)
+        if leading:
+            arguments.append(describe(value))
+        elif value != _default(field):
+            arguments.append(f"{field.name}={describe(value)}")
+    name = type(part).__name__.lower().replace("_", "")
+    return f"{name}({', '.join(arguments)})" if arguments else name
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gradwire.exchange import Exchange, State
+from gradwire.exchange.law import BrokenLaw, law_broken, tolerance
+from gradwire.exchange.step import step
 from gradwire.layout import Layout, Turn
-from gradwire.memory import Guard, start_
-from gradwire.spec import parse
+from gradwire.memory.guard import Guard
+from gradwire.memory.shift import start_
+from gradwire.reprs import describe
+from gradwire.spec import as_exchange
 from gradwire.transport import EVERYBODY, Ledger, batched, lockstep
 from gradwire.vector import Sent, widen
 
@@ -33,17 +38,26 @@ class Simulator:
         seed: of all randomness; the same seed gives the same run, here and under DDP.
         batched: run one coroutine for all workers instead of one for each. Much faster, and the same in distribution;
             lockstep, the default, is bit for bit what happens on a network.
+        check: assert the law at every step (BrokenLaw, an AssertionError, that names the step and the worker).
 
     `state` is the list of the workers' states, or of the one state of a batch, made by the first step in the dtype of
     its vectors and float32 at least; `ledger` counts what was sent.
     """
 
     def __init__(
-        self, exchange: Exchange | str, layout: Layout, workers: int, seed: int = 0, *, batched: bool = False
+        self,
+        exchange: Exchange | str,
+        layout: Layout,
+        workers: int,
+        seed: int = 0,
+        *,
+        batched: bool = False,
+        check: bool = False,
     ) -> None:
         if workers < 1:
             raise ValueError(f"a simulation needs at least one worker, got {workers}")
-        self.exchange = parse(exchange) if isinstance(exchange, str) else exchange
+        self.exchange = as_exchange(exchange, "Simulator")
+        self.check, self._largest = check, 0.0
         self.layout, self.workers, self.seed, self.batched, self.steps = layout, workers, seed, batched, 0
         self.state: list[State] = []
         self.ledger = Ledger(workers)
@@ -51,8 +65,8 @@ class Simulator:
     def step(self, xs: Tensor, params: Tensor | None = None, lr: float | None = None, budget: float = 1.0) -> Round:
         """Average f[n, d], one row a worker; rows must be finite.
 
-        `params` f[d] is the model, `lr` this step's learning rate, `budget` the layout's part of a budget (`Turn.budget`),
-        for methods that ask.
+        `params` f[d] is the model, `lr` this step's learning rate, `budget` its part of a budget (`Turn.budget`), for
+        methods that ask.
 
         Raises:
             ValueError: another shape, or a value that is not finite, naming the worker.
@@ -80,16 +94,31 @@ class Simulator:
         known = None if params is None else lambda: params
         if self.batched:
             turn = Turn(EVERYBODY, self.workers, self.steps, self.layout, self.seed, params=known, lr=lr, budget=budget)
-            sent = [batched(self.exchange(xs, self.state[0], turn), self.workers, self.ledger)]
+            sent = [batched(step(self.exchange, xs, self.state[0], turn), self.workers, self.ledger)]
         else:
             turns = [
                 Turn(rank, self.workers, self.steps, self.layout, self.seed, params=known, lr=lr, budget=budget)
                 for rank in range(self.workers)
             ]
-            talks = [self.exchange(x, state, turn) for x, state, turn in zip(xs, self.state, turns, strict=True)]
+            talks = [step(self.exchange, x, state, turn) for x, state, turn in zip(xs, self.state, turns, strict=True)]
             sent = lockstep(talks, self.ledger)
         self.steps += 1
+        if self.check:
+            self._check(sent)
         return sent
+
+    def _check(self, sent: Sequence[Sent]) -> None:
+        """Assert the law of the step that has just ended; where a guard has let it through, that all know so."""
+        if not all(worker.finite for worker in sent):
+            wrong = _disagree(sent)
+        else:
+            owns = list(sent[0].own.dense()) if self.batched else [worker.own.dense() for worker in sent]
+            means = [worker.mean.dense() for worker in sent]
+            values = [float(vector.abs().max()) for vector in (*owns, *means) if vector.numel()]
+            self._largest = max(self._largest, *values, 0.0)
+            wrong = law_broken(owns, means, 0.0, tolerance(means[0].dtype, self.workers) * self._largest)
+        if wrong is not None:
+            raise BrokenLaw(f"{describe(self.exchange)} breaks the law of exchanges at step {self.steps - 1}: {wrong}")
 
     def start(self, like: Tensor, shifts: Tensor | None = None) -> None:
         """Make the states in the dtype and on the device of `like`, their shifts at zero or at f[n, d].
@@ -104,3 +133,11 @@ class Simulator:
             mean = shifts.mean(0)
             for state, rows in zip(self.state, [shifts] if self.batched else shifts, strict=True):
                 start_(state, rows, mean)
+
+
+def _disagree(sent: Sequence[Sent]) -> str | None:
+    """Say which worker's guard has seen a broken step that worker 0's has not, or the other way round."""
+    for worker, one in enumerate(sent):
+        if one.finite != sent[0].finite:
+            return f"worker {worker}'s finite is {one.finite} and worker 0's is {sent[0].finite}"
+    return None

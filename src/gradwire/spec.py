@@ -1,8 +1,9 @@
-"""Specs: `ef(deft(density=0.01))` <-> objects. One registry serves the command line, checkpoints and the docs.
+"""Specs: `ef(deft(density=0.01))` <-> objects.
 
 The grammar is that of Python calls, of which only names, calls, numbers, strings, true, false and none are read;
-nothing is executed. Names are those of the classes, in any case and with or without underscores, so the repr of an
-object is a spec of it. Where an exchange belongs, a compressor stands for gathered(compressor).
+nothing is executed. Names are those of the registry, in any case and with or without underscores; a class is registered
+under its own name, so the repr of an object is a spec of it. Where an exchange belongs, a compressor stands for
+gathered(compressor): the annotations of a part tell which of its parameters are exchanges, compressors and rules.
 """
 
 from __future__ import annotations
@@ -10,191 +11,70 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from gradwire.compress import (
-    Bernoulli,
-    Blockwise,
-    Chain,
-    Compressor,
-    Dithering,
-    HardThreshold,
-    Identity,
-    Induced,
-    Natural,
-    NaturalDithering,
-    RandK,
-    Scaled,
-    ScaledSign,
-    Ternary,
-    TopK,
-)
-from gradwire.exchange import (
-    CLTK,
-    DEFT,
-    Exchange,
-    ExDyna,
-    Gathered,
-    GlobalTopK,
-    Mean,
-    MiCRO,
-    OkTopk,
-    PermK,
-    PowerSGD,
-    SharedRandK,
-    SIDCo,
-    UnionTopK,
-)
-from gradwire.memory import (
-    DASHA,
-    DGC,
-    DIANA,
-    EF,
-    EF21,
-    EF21SGDM,
-    EFBV,
-    GDCI,
-    MARINA,
-    VRGDCI,
-    Difference,
-    Fixed,
-    Follow,
-    Guard,
-    Iterates,
-    Momentum,
-    RandDIANA,
-    Restart,
-    Rule,
-    Shifted,
-    Warmup,
-)
+from gradwire import registry
+from gradwire.compress.protocol import Compressor, Sparsifier
+from gradwire.exchange.gathered import Gathered
+from gradwire.exchange.protocol import Exchange
+from gradwire.exchange.refusal import why_no_exchange
+from gradwire.memory.shift import Rule
 
 
 class SpecError(ValueError):
     """A spec that cannot be read, or that asks for something that does not exist or does not fit."""
 
 
-REGISTRY: dict[str, dict[str, Callable[..., Any]]] = {
-    "compressor": {
-        "bernoulli": Bernoulli,
-        "blockwise": Blockwise,
-        "chain": Chain,
-        "dithering": Dithering,
-        "hardthreshold": HardThreshold,
-        "identity": Identity,
-        "induced": Induced,
-        "natural": Natural,
-        "naturaldithering": NaturalDithering,
-        "randk": RandK,
-        "scaled": Scaled,
-        "scaledsign": ScaledSign,
-        "ternary": Ternary,
-        "topk": TopK,
-    },
-    "exchange": {
-        "cltk": CLTK,
-        "deft": DEFT,
-        "exdyna": ExDyna,
-        "gathered": Gathered,
-        "globaltopk": GlobalTopK,
-        "mean": Mean,
-        "micro": MiCRO,
-        "oktopk": OkTopk,
-        "permk": PermK,
-        "powersgd": PowerSGD,
-        "sharedrandk": SharedRandK,
-        "sidco": SIDCo,
-        "uniontopk": UnionTopK,
-    },
-    "memory": {
-        "dasha": DASHA,
-        "dgc": DGC,
-        "diana": DIANA,
-        "difference": Difference,
-        "ef": EF,
-        "ef21": EF21,
-        "ef21sgdm": EF21SGDM,
-        "efbv": EFBV,
-        "gdci": GDCI,
-        "guard": Guard,
-        "iterates": Iterates,
-        "marina": MARINA,
-        "momentum": Momentum,
-        "warmup": Warmup,
-        "randdiana": RandDIANA,
-        "shifted": Shifted,
-        "vrgdci": VRGDCI,
-    },
-    "rule": {"fixed": Fixed, "follow": Follow, "restart": Restart},
-}
-"""Every part by kind and name. A part joins the command line, the checkpoints and the docs by its line here."""
-
-EXAMPLES = {
-    "bernoulli": "bernoulli(p=0.2)",
-    "blockwise": "blockwise(ternary, size=256)",
-    "chain": "chain(randk(density=0.1), dithering(s=4))",
-    "cltk": "ef(cltk(density=0.01), beta=0.1)",
-    "dasha": "dasha(randk(density=0.1))",
-    "deft": "deft(density=0.01)",
-    "dgc": "dgc(warmup(topk(density=0.001), steps=400))",
-    "diana": "diana(randk(density=0.1))",
-    "difference": "difference(randk(density=0.1), a=0.01, p=0.01)",
-    "dithering": "dithering(s=16)",
-    "ef": "ef(deft(density=0.01))",
-    "ef21": "ef21(topk(density=0.01))",
-    "ef21sgdm": "ef21sgdm(topk(density=0.01), eta=0.1)",
-    "efbv": "efbv(topk(density=0.01), lam=1.0, nu=0.9)",
-    "exdyna": "ef(exdyna(density=0.01))",
-    "fixed": "shifted(randk(density=0.1), fixed())",
-    "follow": "shifted(randk(density=0.1), follow(alpha=0.1))",
-    "gathered": "gathered(natural)",
-    "gdci": "gdci(natural, gamma=0.1)",
-    "globaltopk": "ef(globaltopk(density=0.01))",
-    "guard": "guard(ef(topk(density=0.01)))",
-    "hardthreshold": "hardthreshold(level=0.01)",
-    "identity": "identity(values='bfloat16')",
-    "induced": "induced(topk(density=0.05), randk(density=0.05))",
-    "iterates": "iterates(diana(natural), gamma=0.1)",
-    "marina": "marina(randk(density=0.1))",
-    "mean": "mean",
-    "micro": "ef(micro(density=0.01))",
-    "momentum": "momentum(ef21(topk(density=0.01)), eta=0.1)",
-    "natural": "natural",
-    "naturaldithering": "naturaldithering(s=8)",
-    "oktopk": "ef(oktopk(density=0.01))",
-    "permk": "diana(permk(workers=4))",
-    "powersgd": "ef(powersgd(rank=2))",
-    "warmup": "ef(warmup(deft(density=0.01), steps=400, start=0.25, factor=4.0))",
-    "randdiana": "randdiana(randk(density=0.1))",
-    "randk": "randk(density=0.1)",
-    "restart": "shifted(randk(density=0.1), restart(p=0.05))",
-    "scaled": "scaled(randk(density=0.1))",
-    "scaledsign": "ef(scaledsign)",
-    "sharedrandk": "sharedrandk(density=0.1)",
-    "shifted": "shifted(natural, follow())",
-    "sidco": "ef(sidco(density=0.01))",
-    "ternary": "ternary",
-    "topk": "topk(density=0.01, values='natural')",
-    "uniontopk": "ef(uniontopk(density=0.01))",
-    "vrgdci": "vrgdci(natural, gamma=0.1)",
-}
-"""A spec that uses each part, for the command line and the docs."""
-
-_PARTS = {name: make for kind in REGISTRY.values() for name, make in kind.items()}
 LONGEST = 1000
 """Characters of a spec: what is longer is none, and would only exhaust the reader."""
 
-_WORDS = {"true": True, "false": False, "none": None}
-_ROLES: dict[str, tuple[type, str]] = {
-    "exchange": (Exchange, "an exchange or a compressor"),
-    "compressor": (Compressor, "a compressor"),
-    "contractive": (Compressor, "a compressor"),
-    "correction": (Compressor, "a compressor"),
-    "quantiser": (Compressor, "a compressor"),
-    "sparsifier": (Compressor, "a compressor"),
-    "rule": (Rule, "a rule (fixed, follow, restart)"),
+ALSO_KNOWN_AS = {
+    "allreduce": "mean",
+    "average": "mean",
+    "bf16": "identity(values='bfloat16')",
+    "bfloat16": "identity(values='bfloat16')",
+    "dcgd": "randk(density=0.1)",
+    "dense": "mean",
+    "efsgd": "ef(topk(density=0.01))",
+    "efsignsgd": "ef(scaledsign)",
+    "errorfeedback": "ef(topk(density=0.01))",
+    "fp16": "identity(values='bfloat16')",
+    "fp32": "mean",
+    "gtopk": "ef(globaltopk(density=0.01))",
+    "lowrank": "ef(powersgd(rank=2))",
+    "memsgd": "ef(topk(density=0.01))",
+    "naturalcompression": "natural",
+    "nocompression": "mean",
+    "onebit": "ef(scaledsign)",
+    "onebitsgd": "ef(scaledsign)",
+    "permutationk": "diana(permk(workers=4))",
+    "qsgd": "dithering(s=16)",
+    "quantize": "dithering(s=16)",
+    "random": "randk(density=0.1)",
+    "randomdithering": "dithering(s=16)",
+    "randomk": "randk(density=0.1)",
+    "randomsparsification": "bernoulli(p=0.2)",
+    "sign": "scaledsign",
+    "signsgd": "scaledsign",
+    "sparsify": "ef(topk(density=0.01))",
+    "terngrad": "ternary",
+    "threshold": "ef(hardthreshold(level=0.01))",
+    "topksgd": "ef(topk(density=0.01))",
 }
+"""What the field also calls a part, and the spec to write instead."""
+
+_WORDS = {"true": True, "false": False, "none": None}
+_ROLES: dict[Any, tuple[type, str]] = {
+    Exchange: (Exchange, "an exchange or a compressor"),
+    Compressor: (Compressor, "a compressor"),
+    # Which compressors are sparsifiers is known to the part, which says so in its own words.
+    Sparsifier: (Compressor, "a compressor"),
+    Rule: (Rule, "a rule"),
+}
+"""What an annotation stands for: what an argument must be, and how to say so."""
 
 
 def parse(spec: str) -> Exchange:
@@ -203,10 +83,27 @@ def parse(spec: str) -> Exchange:
     Raises:
         SpecError: one sentence that names what was wrong.
     """
-    found = _exchange(build(spec))
+    found = _gather(build(spec))
     if not isinstance(found, Exchange):
-        raise SpecError(f"the spec {spec!r} names {found!r}, which is not an exchange or a compressor")
+        hint = "; without compression it is mean" if found is None else ""
+        raise SpecError(f"the spec {spec!r} names {found!r}, which is not an exchange or a compressor{hint}")
     return found
+
+
+def as_exchange(value: Exchange | str, who: str) -> Exchange:
+    """Return an exchange, or read its spec: what every door does with its argument.
+
+    A spec's compressor is gathered; an object must be an exchange, here as in the constructors of memories.
+
+    Raises:
+        SpecError: the spec cannot be read.
+        TypeError: one sentence that begins with `who`, and says what was given and what to give instead.
+    """
+    if isinstance(value, str):
+        return parse(value)
+    if (wrong := why_no_exchange(value)) is not None:
+        raise TypeError(f"{who} takes an exchange or its spec, {wrong}")
+    return value
 
 
 def operator(spec: str) -> Compressor:
@@ -251,36 +148,71 @@ def _build(node: ast.expr, spec: str) -> Any:
 
 def _call(name: str, positional: list[Any], named: dict[str, Any], spec: str) -> Any:
     """Construct a part, with every argument in its role."""
-    key = name.lower().replace("_", "")
-    if key not in _PARTS:
-        close = difflib.get_close_matches(key, _PARTS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(_PARTS))}"
-        raise SpecError(f"unknown name {name!r} in the spec {spec!r}; {hint}")
-    make = _PARTS[key]
+    key, make = _find(name, spec)
     try:
-        arguments = inspect.signature(make).bind(*positional, **named).arguments
+        call = inspect.signature(make).bind(*positional, **named)
     except TypeError as error:
         takes = ", ".join(inspect.signature(make).parameters) or "nothing"
         raise SpecError(f"{key} takes {takes}; in the spec {spec!r}: {error}") from None
+    hints = _hints(key, make)
+    for parameter, value in call.arguments.items():
+        call.arguments[parameter] = _fit(key, hints.get(parameter), value)
     try:
-        return make(**{role: _fit(key, role, value) for role, value in arguments.items()})
+        return make(*call.args, **call.kwargs)
     except SpecError:
         raise
     except (TypeError, ValueError) as error:
         raise SpecError(f"in the spec {spec!r}: {error}") from error
 
 
-def _fit(part: str, role: str, value: Any) -> Any:
+def _find(name: str, spec: str) -> tuple[str, Callable[..., Any]]:
+    """Look a name up: as the registry spells it, and what it makes. Installed packages are asked for unknown ones."""
+    key = name.lower().replace("_", "")
+    failures = () if key in registry.PARTS else registry.load_installed()
+    if key in registry.PARTS:
+        return key, registry.PARTS[key].make
+    raise SpecError("; ".join((f"unknown name {name!r} in the spec {spec!r}", _hint(key), *failures)))
+
+
+def _hint(key: str) -> str:
+    """What somebody who wrote an unknown name may have meant."""
+    if key in ALSO_KNOWN_AS:
+        return f"did you mean {ALSO_KNOWN_AS[key]}?"
+    close = difflib.get_close_matches(key, [*registry.PARTS, *ALSO_KNOWN_AS], n=1)
+    if not close:
+        return f"known are {', '.join(sorted(registry.PARTS))}"
+    return f"did you mean {ALSO_KNOWN_AS.get(close[0], repr(close[0]))}?"
+
+
+@lru_cache
+def _hints(part: str, make: Callable[..., Any]) -> Mapping[str, Any]:
+    """The types of a part's parameters; those of a class are its constructor's."""
+    try:
+        return get_type_hints(make.__init__ if isinstance(make, type) else make)
+    except (NameError, TypeError) as error:
+        raise SpecError(f"the annotations of {part} must be readable at run time: {error}") from error
+
+
+def _fit(part: str, hint: Any, value: Any) -> Any:
     """Check that an argument can play its role; numbers and formats are the part's own business."""
-    if role not in _ROLES:
+    options = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
+    roles = options & _ROLES.keys()
+    if not roles or (value is None and NoneType in options) or any(_plays(role, value) for role in roles):
         return value
-    kind, words = _ROLES[role]
-    value = _exchange(value) if role == "exchange" else value
-    if not isinstance(value, kind) or isinstance(value, type):
-        raise SpecError(f"{part} takes {words}, got {value!r}")
-    return value
+    if Exchange in roles and isinstance(value, Compressor):
+        return _gather(value)
+    if options - roles - {NoneType}:
+        return value
+    words = [_ROLES[role][1] for role in _ROLES if role in roles]
+    among = f" ({', '.join(registry.parts('rule'))})" if Rule in roles else ""
+    raise SpecError(f"{part} takes {' or '.join(words)}{among}, got {value!r}")
 
 
-def _exchange(value: Any) -> Any:
+def _plays(role: Any, value: Any) -> bool:
+    """Whether a value is an object of the kind that an annotation asks for."""
+    return isinstance(value, _ROLES[role][0]) and not isinstance(value, type)
+
+
+def _gather(value: Any) -> Any:
     """A compressor where an exchange belongs is gathered."""
     return Gathered(value) if isinstance(value, Compressor) else value

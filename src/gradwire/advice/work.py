@@ -19,10 +19,12 @@ from gradwire.advice.link import HALF, Link
 from gradwire.advice.pace import Pace, buckets, trained
 from gradwire.advice.timeline import Job, Part
 from gradwire.ask import AllReduce
+from gradwire.doors.ddp import trainable
+from gradwire.engine import Unit, make_units
 from gradwire.exchange import Exchange
-from gradwire.memory import Guard
+from gradwire.layout import Turn
+from gradwire.memory.guard import Guard
 from gradwire.transport.rehearsal import Asked, Course, rehearse
-from gradwire.units import Unit, make_units
 
 TOGETHER = 4
 """The largest group of which every worker is rehearsed; of a larger one, one worker."""
@@ -95,10 +97,10 @@ def errands(
     bucket_of = {parameter: bucket for bucket in filled for parameter in bucket}
     workers = size if size <= TOGETHER else 1
     guarded = Guard(exchange)
-    every = [make_units(ddp, guarded, cap, widened=False) for _ in range(workers)]
+    every = [make_units(trainable(ddp), guarded, cap) for _ in range(workers)]
     made: list[Errand] = []
     for alike in zip(*every, strict=True):
-        own = [number[id(param)] for param in alike[0].parameters]
+        own = [number[id(param)] for param in alike[0].tensors]
         # A unit is full when all buckets are ready that hold a part of it.
         held = list({id(bucket_of[i]): bucket_of[i] for i in own}.values())
         rooms = [_lay([[params[i] for i in bucket if i in own] for bucket in held]) for _ in alike]
@@ -128,32 +130,16 @@ def _unit_step(
     size: int,
 ) -> Course:
     """One step of a unit, all workers with the same gradients: out of the bucket, the exchange, and back into it."""
-    now = clock(units[0].buffer.device)
+    now = clock(units[0].device)
     for room in rooms:
         for param, gradient in gradients.items():
             room[param].copy_(gradient)
-    started = now()
     for unit, room in zip(units, rooms, strict=True):
         unit.begin()
         for param, gradient in room.items():
             unit.fill(param, gradient)
-    turns = [unit.turn(rank, size, step, seed, RATE) for rank, unit in enumerate(units)]
-    before = now() - started
-    talks = [guarded(unit.buffer, unit.state, turn) for unit, turn in zip(units, turns, strict=True)]
-    sent, course = rehearse(talks, size, now)
-    started = now()
-    for unit, said in zip(units, sent, strict=True):
-        unit.finish(said.mean)
-    after = now() - started
-    return _around(course, before / len(units), after / len(units))
-
-
-def _around(course: Course, before: float, after: float) -> Course:
-    """A course with seconds before its first ask and after its last."""
-    if not course.asks:
-        return Course((), before + course.rest + after)
-    first, *others = course.asks
-    return Course((Asked(first.kind, first.traffic, before + first.seconds), *others), course.rest + after)
+    turns = [Turn(rank, size, step, unit.layout, seed, (), unit.params, RATE) for rank, unit in enumerate(units)]
+    return rehearse([unit.average(guarded, turn) for unit, turn in zip(units, turns, strict=True)], size, now)[1]
 
 
 def _ring(nbytes: float, size: int) -> float:

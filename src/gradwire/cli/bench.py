@@ -41,7 +41,7 @@ def bench_command(
         float, typer.Option(help="Megabytes that gradwire's methods exchange together.")
     ] = bench.BenchPlan.bucket_mb,
     here: Annotated[
-        bool, typer.Option("--here", help="The network as it is, under torchrun ... -m gradwire.cli bench --here.")
+        bool, typer.Option("--here", help="The network as it is, under torchrun ... -m gradwire bench --here.")
     ] = False,
     output: Annotated[Path, typer.Option(help="The page; its data goes beside it as .json and .csv.")] = Path(
         "gradwire-bench.html"

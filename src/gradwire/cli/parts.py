@@ -1,12 +1,16 @@
-"""`gradwire list`: every part with its constants and bytes."""
+"""`gradwire list`: every part with its constants and bytes, those of installed packages too."""
 
 from __future__ import annotations
 
+from typing import get_args
+
+from rich.markup import escape
 from rich.table import Table
 
-from gradwire.cli.console import out
-from gradwire.compress import Compressor
-from gradwire.spec import EXAMPLES, REGISTRY, build
+from gradwire import registry
+from gradwire.cli.console import complain, out
+from gradwire.compress.protocol import Compressor
+from gradwire.spec import SpecError, build
 
 NOMINAL = 1_000_000
 """Elements for which constants and bytes are shown."""
@@ -14,20 +18,33 @@ NOMINAL = 1_000_000
 
 def list_command() -> None:
     """Show every compressor, exchange, memory and rule."""
-    for kind, parts in REGISTRY.items():
+    for sentence in registry.load_installed():
+        complain(sentence)
+    for kind in get_args(registry.Kind):
         table = Table(kind, "", title_justify="left", show_lines=True, expand=True)
-        for name in sorted(parts):
-            summary = (parts[name].__doc__ or "").split("\n")[0]
-            table.add_row(
-                name, "\n".join([summary, f"[dim]for example[/] {EXAMPLES[name]}", *_constants(EXAMPLES[name])])
-            )
+        for name, entry in registry.parts(kind).items():
+            table.add_row(name, "\n".join(_lines(entry)))
         out.print(table)
     out.print(f"Constants and bytes are those of the example at d = {NOMINAL:,} elements.")
 
 
+def _lines(entry: registry.Entry) -> list[str]:
+    """What is said of a part: its summary, where it comes from if not from here, an example and the constants."""
+    stranger = not entry.origin.startswith("gradwire.")
+    return [
+        escape(entry.summary),
+        *([f"[dim]from[/] {entry.origin}"] if stranger else []),
+        f"[dim]for example[/] {escape(entry.example)}",
+        *_constants(entry.example),
+    ]
+
+
 def _constants(example: str) -> list[str]:
     """A line with the class of an example, its omega, delta and bytes; nothing for a part with a memory."""
-    part = build(example)
+    try:
+        part = build(example)
+    except SpecError as error:
+        return [f"[red]{escape(str(error))}[/]"]
     omega, delta = part.omega(NOMINAL), part.delta(NOMINAL)
     facts = [f"unbiased, omega = {omega:.4g}"] if omega is not None else []
     facts += [f"contractive, delta = {delta:.4g}"] if delta is not None else []

@@ -15,13 +15,15 @@ from torch import Tensor
 from gradwire.checks import is_number
 from gradwire.compress.protocol import from_omega
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Dense
 from gradwire.wire import values as formats
 
 
+@part("bernoulli", "compressor", example="bernoulli(p=0.2)")
 @dataclass(frozen=True)
 class Bernoulli:
-    """Say everything with probability p or else nothing; scaled by 1 / p to be unbiased, or not, to contract."""
+    """Send everything with probability p, else nothing; scaled by 1 / p to be unbiased, or not, to contract."""
 
     p: float
     unbiased: bool = True
@@ -34,14 +36,14 @@ class Bernoulli:
         object.__setattr__(self, "p", float(self.p))
 
     def encode(self, x: Tensor, turn: Turn) -> Tensor:
-        """Finite f[..., d] -> u8[..., m]: m is nbytes(d) if a row has something to say, else 1."""
-        heads = self._toss(x, turn)
-        if not bool(heads.any()):
-            return heads.byte()
-        return torch.cat([heads.byte(), formats.encode(self._chosen(x, heads), "float32")], -1)
+        """Finite f[..., d] -> u8[..., m]: m is nbytes(d) if any row is sent, else 1."""
+        flags = self._draw(x, turn)
+        if not bool(flags.any()):
+            return flags.byte()
+        return torch.cat([flags.byte(), formats.encode(self._select(x, flags), "float32")], -1)
 
     def decode(self, wire: Tensor, d: int) -> Dense:
-        """u8[..., m] with 1 <= m <= nbytes(d) -> Dense f32[..., d]; all of nbytes(d) if a row says something."""
+        """u8[..., m] with 1 <= m <= nbytes(d) -> Dense f32[..., d]; of nbytes(d) bytes if any row is sent."""
         length = self.length(wire, d)
         if not length <= wire.shape[-1] <= self.nbytes(d):
             raise ValueError(f"{self} in dimension {d} takes {length} bytes, got {wire.shape[-1]}")
@@ -51,14 +53,14 @@ class Bernoulli:
 
     def apply(self, x: Tensor, turn: Turn) -> Dense:
         """Finite f[..., d] -> what is decoded, in x's dtype."""
-        return Dense(formats.said(self._chosen(x, self._toss(x, turn)), "float32", turn))
+        return Dense(formats.said(self._select(x, self._draw(x, turn)), "float32", turn))
 
     def length(self, wire: Tensor, d: int) -> int:
         """Bytes of the message, or of the longest of several. Raises ValueError for a first byte that is no flag."""
-        heads = wire[..., :1]
-        if bool((heads > 1).any()):
-            raise ValueError(f"a message of {self} begins with 0 or 1, got {int(heads.max())}")
-        return self.nbytes(d) if bool(heads.any()) else 1
+        flags = wire[..., :1]
+        if bool((flags > 1).any()):
+            raise ValueError(f"a message of {self} begins with 0 or 1, got {int(flags.max())}")
+        return self.nbytes(d) if bool(flags.any()) else 1
 
     def nbytes(self, d: int) -> int:
         """Bytes on the wire, at most."""
@@ -72,11 +74,11 @@ class Bernoulli:
         """p if not scaled; 1 - omega, where that is positive, if unbiased."""
         return from_omega(1 / self.p - 1) if self.unbiased else self.p
 
-    def _toss(self, x: Tensor, turn: Turn) -> Tensor:
-        """bool[..., 1]: one coin a row."""
+    def _draw(self, x: Tensor, turn: Turn) -> Tensor:
+        """bool[..., 1]: whether each row is sent."""
         rng = turn.rng(shared=False, device=x.device)
         return torch.rand((*x.shape[:-1], 1), generator=rng, device=x.device, dtype=torch.float64) < self.p
 
-    def _chosen(self, x: Tensor, heads: Tensor) -> Tensor:
-        """f[..., d]: x or x / p on heads, else zeros."""
-        return torch.where(heads, x / self.p if self.unbiased else x, 0.0)
+    def _select(self, x: Tensor, flags: Tensor) -> Tensor:
+        """f[..., d]: x or x / p in rows that are sent, else zeros."""
+        return torch.where(flags, x / self.p if self.unbiased else x, 0.0)

@@ -1,6 +1,6 @@
-"""Chain: keep some values, then quantise those, in a dimension of their own.
+"""Chain: keep some values, then quantise them as a vector of dimension k.
 
-Wire: | the sparsifier's places | the quantiser's message in dimension k |.
+Wire: | the sparsifier's index block | the quantiser's message in dimension k |.
 
 Unbiased after unbiased is unbiased with omega = omega_1 omega_2 + omega_1 + omega_2 (Horváth et al. 2019,
 arXiv:1905.10988, Theorem 5). A projection on coordinates, y = P(x), before a contractive quantiser contracts with
@@ -16,12 +16,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradwire.compress.protocol import Compressor, Sparsifier, check_length, from_omega, operate, pick
+from gradwire.compress import sparse
+from gradwire.compress.protocol import Compressor, Sparsifier, check_length, from_omega, operate
 from gradwire.compress.scaled import check_part
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Message, Sparse
 
 
+@part("chain", "compressor", example="chain(randk(density=0.1), dithering(s=4))")
 @dataclass(frozen=True)
 class Chain:
     """Sparsify (topk, randk), then quantise the values that are kept."""
@@ -42,25 +45,25 @@ class Chain:
     def encode(self, x: Tensor, turn: Turn) -> Tensor:
         """f[..., d] -> u8[..., nbytes(d)]."""
         fork = turn.fork("sparsifier")
-        places, values = pick(self.sparsifier, x, fork)
-        head = self.sparsifier.head(places, x.shape[-1], fork)
-        return torch.cat([head, self.quantiser.encode(values, turn.fork("quantiser"))], -1)
+        kept = sparse.select(self.sparsifier, x, fork)
+        head = self.sparsifier.encode_indices(kept.indices, kept.d, fork)
+        return torch.cat([head, self.quantiser.encode(kept.values, turn.fork("quantiser"))], -1)
 
     def decode(self, wire: Tensor, d: int) -> Sparse:
         """u8[..., nbytes(d)] -> Sparse with k entries, or fewer if the quantiser drops some."""
         check_length(self, wire, d)
-        split = self.sparsifier.head_nbytes(d)
+        split = self.sparsifier.index_nbytes(d)
         values = self.quantiser.decode(wire[..., split:], self.sparsifier.count(d))
-        return _spread(self.sparsifier.places(wire[..., :split], d), values, d)
+        return _scatter(self.sparsifier.decode_indices(wire[..., :split], d), values, d)
 
     def apply(self, x: Tensor, turn: Turn) -> Sparse:
         """f[..., d] -> what is decoded, in x's dtype."""
-        places, values = pick(self.sparsifier, x, turn.fork("sparsifier"))
-        return _spread(places, operate(self.quantiser, values, turn.fork("quantiser")), x.shape[-1])
+        kept = sparse.select(self.sparsifier, x, turn.fork("sparsifier"))
+        return _scatter(kept.indices, operate(self.quantiser, kept.values, turn.fork("quantiser")), kept.d)
 
     def nbytes(self, d: int) -> int:
         """Bytes on the wire."""
-        return self.sparsifier.head_nbytes(d) + self.quantiser.nbytes(self.sparsifier.count(d))
+        return self.sparsifier.index_nbytes(d) + self.quantiser.nbytes(self.sparsifier.count(d))
 
     def omega(self, d: int) -> float | None:
         """omega_1 omega_2 + omega_1 + omega_2 if both are unbiased."""
@@ -76,8 +79,8 @@ class Chain:
         return None if omega is None else from_omega(omega)
 
 
-def _spread(places: Tensor, message: Message, d: int) -> Sparse:
-    """Put a message of dimension k at its places int64[..., k] in dimension d."""
+def _scatter(indices: Tensor, message: Message, d: int) -> Sparse:
+    """Put a message of dimension k at indices int64[..., k] in dimension d."""
     if isinstance(message, Sparse):
-        return Sparse(places.gather(-1, message.indices), message.values, d)
-    return Sparse(places, message.values, d)
+        return Sparse(indices.gather(-1, message.indices), message.values, d)
+    return Sparse(indices, message.values, d)

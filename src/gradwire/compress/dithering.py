@@ -18,10 +18,12 @@ from gradwire.compress import norms
 from gradwire.compress.protocol import from_omega
 from gradwire.kernels import rounding
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Dense
 from gradwire.wire import levels
 
 
+@part("dithering", "compressor", example="dithering(s=16)")
 @dataclass(frozen=True)
 class Dithering:
     """Send every value as one of the levels 0, 1/s, ..., 1 of the p-norm and a sign."""

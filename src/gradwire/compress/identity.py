@@ -1,4 +1,4 @@
-"""Identity: say everything. Wire: the values in the chosen format (wire/values.py)."""
+"""Identity: send everything. Wire: the values in the chosen format (wire/values.py)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Dense
 from gradwire.wire import values as formats
 
 
+@part("identity", "compressor", example="identity(values='bfloat16')")
 @dataclass(frozen=True)
 class Identity:
     """Send every value as it is, in float32 unless another format is asked for."""

@@ -1,9 +1,9 @@
-"""Induced: a contractive operator says most of a vector, an unbiased one corrects it: x -> C(x) + Q(x - C(x)).
+"""Induced: a contractive operator sends most of a vector, an unbiased one corrects it: x -> C(x) + Q(x - C(x)).
 
 Unbiased with omega = omega_Q (1 - delta_C), whatever the bias of C (Horváth and Richtárik 2021, arXiv:2006.11077,
 Theorem 3): given C(x), E |Q(x - C(x)) - (x - C(x))|^2 <= omega_Q |x - C(x)|^2, and on average over C's own randomness
-|x - C(x)|^2 <= (1 - delta_C) |x|^2. The two draw independently, and C(x) is what is sent of it: what a value format
-rounds away is corrected too. Wire: | C's message | Q's message |.
+|x - C(x)|^2 <= (1 - delta_C) |x|^2. The two draw independently, and C(x) is the decoded message: the rounding of its
+value format is corrected too. Wire: | C's message | Q's message |.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from torch import Tensor
 from gradwire.compress.protocol import Compressor, from_omega, operate
 from gradwire.compress.scaled import check_part, precision
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Dense, Message, Sparse
 
 
+@part("induced", "compressor", example="induced(topk(density=0.05), randk(density=0.05))")
 @dataclass(frozen=True)
 class Induced:
-    """Make a contractive operator unbiased by sending an unbiased operator's word on what it has left out."""
+    """Make a contractive operator unbiased by sending an unbiased operator's message about its error."""
 
     contractive: Compressor
     correction: Compressor
@@ -75,7 +77,7 @@ def _without(x: Tensor, message: Message) -> Tensor:
 
 
 def _sum(first: Message, second: Message) -> Message:
-    """C(x) + Q(x - C(x)). Of two sparse vectors the entries one after the other: an index that comes twice adds."""
+    """C(x) + Q(x - C(x)). For two sparse vectors the concatenated entries: an index that comes twice adds."""
     if isinstance(first, Sparse) and isinstance(second, Sparse):
         return Sparse(
             torch.cat([first.indices, second.indices], -1), torch.cat([first.values, second.values], -1), first.d

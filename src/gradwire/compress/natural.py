@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Dense
 from gradwire.wire import values as formats
 
 
+@part("natural", "compressor", example="natural")
 @dataclass(frozen=True)
 class Natural:
     """Send sign and exponent of every value, 9 bits. No parameters."""

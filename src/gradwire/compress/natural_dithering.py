@@ -19,10 +19,12 @@ from gradwire.compress import norms
 from gradwire.compress.protocol import from_omega
 from gradwire.kernels import rounding
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Dense
 from gradwire.wire import levels
 
 
+@part("naturaldithering", "compressor", example="naturaldithering(s=8)")
 @dataclass(frozen=True)
 class NaturalDithering:
     """Send every value as 0 or one of s powers of two of the p-norm and a sign."""

@@ -1,9 +1,9 @@
-"""What every compressor is, and the one parameter that most of them share."""
+"""Protocols of compressors, and the density, which most of them take."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Protocol, cast, runtime_checkable
+from typing import ClassVar, Protocol, cast, runtime_checkable
 
 from torch import Tensor
 
@@ -17,8 +17,7 @@ from gradwire.wire.values import Format
 class Compressor(Protocol):
     """A frozen dataclass of hyperparameters; its repr is its spec.
 
-    `decode(encode(x, turn), d)` is the operator C applied to x, exactly: what a peer decodes is what the sender knows
-    it has said.
+    `decode(encode(x, turn), d)` is exactly the operator C applied to x: the sender knows what its peers decode.
     """
 
     def encode(self, x: Tensor, turn: Turn) -> Tensor:
@@ -30,7 +29,7 @@ class Compressor(Protocol):
         ...
 
     def nbytes(self, d: int) -> int:
-        """Bytes on the wire; both ends know it without a header. Of a `Ragged` compressor the most it may take."""
+        """Bytes on the wire; both ends know it without a header. For a `Ragged` compressor the maximum."""
         ...
 
     def omega(self, d: int) -> float | None:
@@ -44,7 +43,7 @@ class Compressor(Protocol):
 
 @runtime_checkable
 class Direct(Protocol):
-    """A compressor that can do without its bytes where nobody needs them: in a batched laboratory."""
+    """A compressor that can skip its bytes: in batched mode, which does not serialise."""
 
     def apply(self, x: Tensor, turn: Turn) -> Message:
         """f[..., d] -> C(x), what `decode(encode(x, turn), d)` is in x's dtype; dense or sparse.
@@ -56,7 +55,7 @@ class Direct(Protocol):
 
 @runtime_checkable
 class Ragged(Protocol):
-    """A compressor whose messages are as long as the vector needs. `decode` ignores zeros that follow."""
+    """A compressor whose messages vary in length with the vector. `decode` ignores zeros behind a message."""
 
     def length(self, wire: Tensor, d: int) -> int:
         """Bytes of the message at the start of u8[m]; of several messages u8[..., m], those of the longest."""
@@ -65,35 +64,41 @@ class Ragged(Protocol):
 
 @runtime_checkable
 class Sparsifier(Protocol):
-    """A compressor in two parts, of which `chain` takes the first: it says where values are kept, not what they are."""
+    """Which values are kept, and how their indices are written. The values themselves are sent alike (sparse.py).
+
+    `chain` takes this half of a compressor and sends the values by another one.
+    """
+
+    draws: ClassVar[bool]
+    """Whether `choose` draws from the turn: the rounding of the values then draws from a fork of it."""
 
     @property
     def values(self) -> Format:
-        """The format of its own second part."""
-        ...
-
-    def choose(self, x: Tensor, turn: Turn) -> Tensor:
-        """f[..., d] -> int64[..., count(d)], increasing places."""
-        ...
-
-    def head(self, places: Tensor, d: int, turn: Turn) -> Tensor:
-        """What `choose` has chosen on this turn, int64[..., count(d)] -> u8[..., head_nbytes(d)]."""
-        ...
-
-    def places(self, head: Tensor, d: int) -> Tensor:
-        """u8[..., head_nbytes(d)] -> int64[..., count(d)]."""
-        ...
-
-    def head_nbytes(self, d: int) -> int:
-        """Bytes that say the places."""
+        """The format in which the values are sent."""
         ...
 
     def count(self, d: int) -> int:
         """How many of d values are kept."""
         ...
 
+    def choose(self, x: Tensor, turn: Turn) -> Tensor:
+        """f[..., d] -> int64[..., count(d)], increasing indices. A `Selective` one takes an `Accumulated` too."""
+        ...
+
+    def encode_indices(self, indices: Tensor, d: int, turn: Turn) -> Tensor:
+        """Write what `choose` has chosen on this turn, int64[..., count(d)] -> u8[..., index_nbytes(d)]."""
+        ...
+
+    def decode_indices(self, wire: Tensor, d: int) -> Tensor:
+        """u8[..., index_nbytes(d)] -> int64[..., count(d)]."""
+        ...
+
+    def index_nbytes(self, d: int) -> int:
+        """Bytes of the index block."""
+        ...
+
     def gain(self, d: int) -> float:
-        """By what the kept values are multiplied: 1 for a projection, more to be unbiased."""
+        """The factor of the kept values: 1 for a projection, more to be unbiased."""
         ...
 
     def omega(self, d: int) -> float | None:
@@ -105,16 +110,8 @@ class Sparsifier(Protocol):
         ...
 
 
-def pick(sparsifier: Sparsifier, x: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
-    """f[..., d] -> places int64[..., k] and the values there times the gain f[..., k]."""
-    places, gain = sparsifier.choose(x, turn), sparsifier.gain(x.shape[-1])
-    # The same, but the first takes half as long.
-    values = x.index_select(0, places) if x.ndim == 1 else x.gather(-1, places)
-    return places, values if gain == 1.0 else values.mul_(gain)
-
-
 def operate(compressor: Compressor, x: Tensor, turn: Turn) -> Message:
-    """f[..., d] -> C(x), without bytes where the compressor knows how."""
+    """f[..., d] -> C(x), without bytes if the compressor is `Direct`."""
     if _is_direct(type(compressor)):
         return cast(Direct, compressor).apply(x, turn)
     return compressor.decode(compressor.encode(x, turn), x.shape[-1])
@@ -128,7 +125,7 @@ def check_length(compressor: Compressor, wire: Tensor, d: int) -> None:
 
 @lru_cache
 def _is_direct(kind: type) -> bool:
-    """Remembered: to look through a protocol takes longer than to compress a short vector."""
+    """Cached: a protocol check takes longer than compressing a short vector."""
     return issubclass(kind, Direct)
 
 
@@ -140,10 +137,10 @@ def check_density(density: float) -> float:
 
 
 def kept(density: float, d: int) -> int:
-    """Elements kept out of d: the density's share rounded down, at least one, none of an empty vector."""
+    """Elements kept out of d: density * d rounded down, at least one, none of an empty vector."""
     return min(d, max(1, int(density * d)))
 
 
 def from_omega(omega: float) -> float | None:
-    """Contraction of an unbiased operator, delta = 1 - omega where that is positive."""
+    """Contraction of an unbiased operator: delta = 1 - omega if that is positive."""
     return 1 - omega if omega < 1 else None

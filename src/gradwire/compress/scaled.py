@@ -14,9 +14,11 @@ from torch import Tensor
 
 from gradwire.compress.protocol import Compressor, Ragged, operate
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Message
 
 
+@part("scaled", "compressor", example="scaled(randk(density=0.1))")
 @dataclass(frozen=True)
 class Scaled:
     """Shrink an unbiased operator by 1 / (1 + omega) so that error feedback may use it."""
@@ -38,8 +40,8 @@ class Scaled:
 
     def apply(self, x: Tensor, turn: Turn) -> Message:
         """f[..., d] -> what is decoded, in x's dtype."""
-        said = operate(self.compressor, x, turn).to(precision(self.compressor))
-        return said.times(self._factor(x.shape[-1])).to(x.dtype)
+        message = operate(self.compressor, x, turn).to(precision(self.compressor))
+        return message.times(self._factor(x.shape[-1])).to(x.dtype)
 
     def nbytes(self, d: int) -> int:
         """Bytes on the wire."""
@@ -58,7 +60,7 @@ class Scaled:
 
 
 def check_part(compressor: Compressor, who: str) -> None:
-    """Refuse, as a part of `who`, what is no compressor, and one whose messages differ in length."""
+    """Refuse, as a part of `who`, what is no compressor, and a compressor whose messages differ in length."""
     if not isinstance(compressor, Compressor):
         raise TypeError(f"{who} is made of compressors, got {compressor!r}")
     if isinstance(compressor, Ragged):
@@ -67,6 +69,6 @@ def check_part(compressor: Compressor, who: str) -> None:
 
 @lru_cache
 def precision(compressor: Compressor) -> torch.dtype:
-    """The dtype that a compressor decodes: `apply` must round as the receiver does who calculates with it."""
+    """The dtype that a compressor decodes: `apply` must round as the receiver does, which calculates in it."""
     turn = Turn(0, 1, 0, Layout(["x"], [(1,)]))
     return compressor.decode(compressor.encode(torch.zeros(1), turn), 1).dense().dtype

@@ -17,11 +17,13 @@ from torch import Tensor
 from gradwire.compress.protocol import check_length
 from gradwire.kernels import rounding
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Dense
 from gradwire.wire import bits
 from gradwire.wire import values as formats
 
 
+@part("scaledsign", "compressor", example="ef(scaledsign)")
 @dataclass(frozen=True)
 class ScaledSign:
     """Send every value's sign and their mean magnitude. No parameters."""

@@ -17,11 +17,13 @@ from gradwire.compress import norms
 from gradwire.compress.protocol import check_length, from_omega
 from gradwire.kernels import rounding
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Dense
 from gradwire.wire import trits
 from gradwire.wire import values as formats
 
 
+@part("ternary", "compressor", example="ternary")
 @dataclass(frozen=True)
 class Ternary:
     """Send -, 0 or + for every value, and the p-norm."""

@@ -1,9 +1,9 @@
 """Hard threshold: keep every value of magnitude `level` or more.
 
-Biased. Its error is absolute, |C(x) - x|^2 <= d level^2, and never more than |x|^2, so it contracts by delta = 0 and no
-more; how much is sent depends on the vector (Sahu et al. 2021, arXiv:2108.00951).
+Biased. Its error is absolute, |C(x) - x|^2 <= d level^2, and at most |x|^2, so delta = 0. How much is sent
+depends on the vector (Sahu et al. 2021, arXiv:2108.00951).
 Wire: | K: uint32 | index block of K (wire/index.py) | K x float32 |, and zeros may follow. Several rows are
-encoded with the largest K of them; rows that keep fewer values send zeros in the first free places.
+encoded with their largest K; rows that keep fewer values also send zeros at the lowest indices that are free.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from torch import Tensor
 from gradwire import kernels
 from gradwire.checks import is_number
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Dense, Sparse
 from gradwire.wire import index
 from gradwire.wire import values as formats
 
 
+@part("hardthreshold", "compressor", example="hardthreshold(level=0.01)")
 @dataclass(frozen=True)
 class HardThreshold:
-    """Keep the values whose magnitude reaches the level, however many they are."""
+    """Keep the values whose magnitude reaches the threshold `level`, however many they are."""
 
     level: float
 
@@ -45,7 +47,7 @@ class HardThreshold:
         counts = kept.sum(-1, keepdim=True)
         k = max(_distinct(counts), default=0)
         large = x.where(kept, 0.0)
-        if bool((counts < k).any()):  # rows that keep fewer send their first free places too
+        if bool((counts < k).any()):  # rows that keep fewer also send their lowest free indices
             kept = kept | (~kept & ((~kept).cumsum(-1) <= k - counts))
         indices = kept.nonzero()[:, -1].view(*x.shape[:-1], k)
         header = torch.full_like(counts, k).view(torch.uint8)[..., :4]
@@ -87,7 +89,7 @@ class HardThreshold:
         return None
 
     def delta(self, d: int) -> float | None:
-        """0: never expansive, and where all values are below the level nothing is sent."""
+        """0: never expansive, and if all values are below the threshold nothing is sent."""
         return 0.0
 
 
@@ -97,7 +99,7 @@ def _length(d: int, k: int) -> int:
 
 
 def _counts(wire: Tensor, d: int) -> Tensor:
-    """u8[..., m] -> int64[...]: the K that every row begins with, at most d."""
+    """u8[..., m] -> int64[...]: the K at the start of every row, at most d."""
     if wire.shape[-1] < 4:
         raise ValueError(f"a count takes 4 bytes, got {wire.shape[-1]}")
     counts = torch.nn.functional.pad(wire[..., :4], (0, 4)).view(torch.int64).squeeze(-1)

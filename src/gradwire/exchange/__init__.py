@@ -1,37 +1,22 @@
-"""Exchanges: collective algorithms. Each obeys the law: all workers get one mean, the average of what each one said."""
+"""Exchanges: collective algorithms. Each obeys the law: all workers get one mean, the average of what each one sent.
 
-from gradwire.exchange.cltk import CLTK
-from gradwire.exchange.deft import DEFT
-from gradwire.exchange.exdyna import ExDyna
-from gradwire.exchange.gathered import Gathered
-from gradwire.exchange.globaltopk import GlobalTopK
-from gradwire.exchange.mean import Mean
-from gradwire.exchange.micro import MiCRO
-from gradwire.exchange.oktopk import OkTopk
-from gradwire.exchange.permk import PermK
-from gradwire.exchange.powersgd import PowerSGD
-from gradwire.exchange.protocol import Exchange, State, Taker, divide_budget, tensor
-from gradwire.exchange.shared import SharedRandK
-from gradwire.exchange.sidco import SIDCo
-from gradwire.exchange.union import UnionTopK
+Every module here registers its parts, and they are attributes of this package: `gradwire.exchange.DEFT`. A type checker
+knows a part's type where it is imported from the module that defines it, and takes it for Any from here.
+"""
 
-__all__ = [
-    "CLTK",
-    "DEFT",
-    "ExDyna",
-    "Exchange",
-    "Gathered",
-    "GlobalTopK",
-    "Mean",
-    "MiCRO",
-    "OkTopk",
-    "PermK",
-    "PowerSGD",
-    "SIDCo",
-    "SharedRandK",
-    "State",
-    "Taker",
-    "UnionTopK",
-    "divide_budget",
-    "tensor",
-]
+from typing import TYPE_CHECKING, Any
+
+from gradwire import registry
+from gradwire.exchange.protocol import Accumulates as Accumulates
+from gradwire.exchange.protocol import Exchange as Exchange
+from gradwire.exchange.protocol import Selective as Selective
+from gradwire.exchange.protocol import State as State
+from gradwire.exchange.protocol import divide_budget as divide_budget
+from gradwire.exchange.protocol import tensor as tensor
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...
+
+
+globals().update(registry.discover(__name__, __path__))

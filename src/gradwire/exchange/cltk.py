@@ -1,13 +1,13 @@
 """CLT-k: the workers take turns in selecting for all, so no index is sent twice (ScaleCom, Chen et al. 2020, NeurIPS).
 
-The leader of step t is worker t mod n. Its k largest magnitudes say where everybody's values are summed: the support is
-always k, but the others wait for the leader's selection, and the places need not be large on them. ScaleCom pairs it
-with a memory that forgets slowly: `EF(CLTK(density), beta)`.
+The leader of step t is worker t mod n. All workers' values are summed at the indices of its k largest magnitudes. The
+support is always k, but the others wait for the leader's selection, and their values there need not be large. ScaleCom
+pairs it with a memory that forgets slowly: `EF(CLTK(density), beta)`.
 
 rank r at step t of n workers                                                         per step
 -----------------------------------------------------------------------------------------------------------
-Broadcast  the leader's places (wire/index.py)                                           u8[index.nbytes(d, k)], leader
-AllReduce  everybody's values there                                                      f[k], every worker
+Broadcast  the leader's indices (wire/index.py)                                          u8[index.nbytes(d, k)], leader
+AllReduce  all workers' values there                                                     f[k], every worker
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from gradwire.ask import AllReduce, Broadcast
 from gradwire.compress.protocol import check_density, kept
 from gradwire.exchange.protocol import State, stateless
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Sent, Sparse, widen
 from gradwire.wire import index
 
 
+@part("cltk", "exchange", example="ef(cltk(density=0.01), beta=0.1)")
 @dataclass(frozen=True)
 class CLTK:
-    """Sum the values where this step's leader has its density * d largest, at least one; leaders take turns."""
+    """Sum the values where this step's leader has its density * d largest, at least one."""
 
     density: float
 
@@ -38,28 +40,28 @@ class CLTK:
     init = stateless
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """One Broadcast of u8[index.nbytes(d, k)], one AllReduce of f[k]; `own` is x at the leader's places."""
+        """One Broadcast of u8[index.nbytes(d, k)], one AllReduce of f[k]; `own` is x at the leader's indices."""
         d, x = x.shape[-1], widen(x)
         k, leader = kept(self.density, d), turn.step % turn.size
         wire = torch.zeros((*x.shape[:-1], index.nbytes(d, k)), dtype=torch.uint8, device=x.device)
         if isinstance(turn.rank, slice):
-            wire[leader] = _choice(x[leader], k)
+            wire[leader] = _encode_largest(x[leader], k)
         elif turn.rank == leader:
-            wire = _choice(x, k)
-        places = index.decode(await Broadcast(wire, leader), d, k)
-        values = x[..., places]
+            wire = _encode_largest(x, k)
+        indices = index.decode(await Broadcast(wire, leader), d, k)
+        values = x[..., indices]
         total = await AllReduce(values)
-        return Sent(own=Sparse(places.expand_as(values), values, d), mean=Sparse(places, total.div_(turn.size), d))
+        return Sent(own=Sparse(indices.expand_as(values), values, d), mean=Sparse(indices, total.div_(turn.size), d))
 
     def omega(self, d: int) -> float | None:
         """None: biased, unless it keeps everything."""
         return 0.0 if kept(self.density, d) == d else None
 
     def delta(self, d: int) -> float | None:
-        """0: a projection, never expansive; but what the leader selects need not be large here. 1 if it is all."""
+        """0: a projection, never expansive; but the leader's indices need not hold large values here. 1 for all."""
         return 1.0 if kept(self.density, d) == d else 0.0
 
 
-def _choice(x: Tensor, k: int) -> Tensor:
-    """Places of the k largest magnitudes of f[d], on the wire."""
+def _encode_largest(x: Tensor, k: int) -> Tensor:
+    """f[d] -> u8[index.nbytes(d, k)]: the indices of the k largest magnitudes."""
     return index.encode(kernels.topk(x, k), len(x))

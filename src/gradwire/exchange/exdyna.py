@@ -1,12 +1,12 @@
 """ExDyna: MiCRO whose parts of the vector move until all workers find the same number (CCGrid 2024, arXiv:2402.13781).
 
-Indices are padded to the longest list, so that a part with more than its share of large values costs all workers. Here
-the vector is cut into blocks and each worker's part is a run of them; after a step in which one part has found more
-than 1.05 of the average and its neighbour less than 1 / 1.05, one block changes hands. Everybody knows all counts and
-moves alike: nothing is said of it. The messages are MiCRO's (micro.py), their padding is `inefficiency`.
+Indices are padded to the longest list, so a part with more large values than others costs all workers. Here the vector
+is cut into blocks, and each worker's part is a range of them. If one part holds more than 1.05 times the average count
+and its neighbour less than 1 / 1.05 of it, one block moves from the first to the second. All workers know all counts
+and move blocks alike, so nothing is sent for it. The messages are MiCRO's (micro.py); their padding is `inefficiency`.
 
-An edge between two parts moves by one of about 1024 blocks a step and only while there is a reason on both sides of it:
-where all that is large lies in one of four parts, hundreds of steps go by until all share it.
+The edge between two parts moves by one of about 1024 blocks a step, and only if both sides call for it. If all large
+values lie in one of four parts, it takes hundreds of steps to spread them.
 """
 
 from __future__ import annotations
@@ -24,21 +24,23 @@ from gradwire.exchange.micro import partition
 from gradwire.exchange.protocol import State, replicated
 from gradwire.exchange.threshold import Control, Span, Start, rank_of, search
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Sent, widen
 
 BLOCKS = 1024
 LANES = 32
-"""A block is a multiple of this, for the sake of coalesced reads."""
+"""A block is a multiple of this, so that a GPU's reads coalesce."""
 
 
+@part("exdyna", "exchange", example="ef(exdyna(density=0.01))")
 @dataclass(frozen=True)
 class ExDyna:
-    """MiCRO with parts that adapt, so that all workers find about the same number.
+    """MiCRO with parts that adapt, so that all workers select about the same number.
 
     Args:
-        density: k / d, the share of values that is sent, kept between 0.909 and 1.1 of it where gradients are steady.
+        density: k / d, the fraction of values that is sent, kept between 0.909 and 1.1 of it for steady gradients.
         start: "sample", which fits every gradient, or "formula", the authors' 1 / (2 sqrt(k)) (threshold.py).
-        official: follow the authors' code where it surely slipped: inside its band the threshold only rises.
+        official: follow the authors' code also in its slip: inside its band the threshold only rises.
     """
 
     density: float
@@ -59,7 +61,7 @@ class ExDyna:
         device: torch.device | str = "cpu",
         batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """No threshold and no parts yet: zeros [1] and, to whose part each block belongs, zeros [blocks]."""
+        """No threshold and no parts yet: zeros [1], and for each block the number of its part, zeros [blocks]."""
         number, _ = blocks(layout.d)
         return {
             "threshold": torch.zeros(1, dtype=dtype, device=device),
@@ -67,7 +69,7 @@ class ExDyna:
         }
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Three asks a step, and one more where the threshold is sampled."""
+        """Three collectives a step, and one more if the threshold is sampled."""
         rank, d = rank_of(turn, "exdyna"), x.shape[-1]
         owner = replicated(state, "owner", blocks(d)[:1])
         parts = _read(owner, turn.size)
@@ -81,15 +83,15 @@ class ExDyna:
         return None
 
     def delta(self, d: int) -> float | None:
-        """0: a projection, never expansive; but what others select need not be large here, so no more is certain."""
+        """0: a projection, never expansive; but the values that others select need not be large here."""
         return 0.0
 
 
 def blocks(d: int) -> tuple[int, int]:
-    """Into how many blocks [0, d) is cut, and their size; what is left over at the end belongs to the last part.
+    """The number of blocks in [0, d), and their size. The remainder at the end belongs to the last part.
 
-    The authors' code makes 1024 blocks of d / 1024 elements, rounded down to a multiple of 32. That leaves over up to
-    32767 elements, and below 2^20 elements more than a 32nd of all: there the size is rounded up, and blocks are fewer.
+    The authors' code makes 1024 blocks of d / 1024 elements, rounded down to a multiple of 32. The remainder is up to
+    32767 elements, which below d = 2^20 is more than a 32nd of all. There the size is rounded up, and blocks are fewer.
     """
     if d >= BLOCKS * LANES**2:
         return BLOCKS, d // BLOCKS // LANES * LANES
@@ -105,11 +107,10 @@ def spans(parts: Sequence[int], d: int) -> list[Span]:
 
 
 def move(parts: Sequence[int], counts: Sequence[int], d: int) -> list[int]:
-    """n parts in blocks, and how many values were found in each -> the parts of the next step.
+    """n parts in blocks, and the number of values found in each -> the parts of the next step.
 
-    From the first pair of neighbours to the last: one block goes from one that has found too much to one that has found
-    too little, but none is left with less than a quarter of an even share. Their counts are corrected before the next
-    pair is looked at.
+    From the first pair of neighbours to the last: one block moves from a part that found too many to one that found too
+    few, unless it would leave less than a quarter of an even split. The pair's counts are corrected at once.
     """
     parts, found, (number, size) = list(parts), list(counts), blocks(d)
     total, n = sum(found), len(parts)
@@ -124,12 +125,12 @@ def move(parts: Sequence[int], counts: Sequence[int], d: int) -> list[int]:
 
 
 def inefficiency(counts: Sequence[int]) -> float:
-    """How much longer lists are when padded than in all: n max k_p / k' - 1. 0 where all are equal, at most n - 1."""
+    """The padding per index: n max k_p / k' - 1; 0 if all counts are equal, at most n - 1."""
     return len(counts) * max(counts) / sum(counts) - 1 if any(counts) else 0.0
 
 
 def _read(owner: Tensor, n: int) -> list[int]:
-    """Blocks of each of n parts; an even split where there are none yet, or those of another number of workers."""
+    """Blocks in each of n parts; an even split if there are none yet, or they are for another number of workers."""
     held = Counter(cast(list[float], owner.tolist()))
     if held.keys() <= set(range(n)) and max(held, default=-1) == min(n, len(owner)) - 1:
         return [held[part] for part in range(n)]

@@ -1,46 +1,58 @@
-"""Gathered: every worker sends its compressed vector to every other, and all average what they decode."""
+"""Gathered: every worker sends its compressed vector to every other, and all average the decoded vectors."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from gradwire import kernels
 from gradwire.ask import AllGather
 from gradwire.compress.protocol import Compressor, Ragged, operate
-from gradwire.exchange.protocol import State, stateless
+from gradwire.exchange.protocol import State, stateless, wants_largest
+from gradwire.kernels import Accumulated
 from gradwire.layout import Turn
+from gradwire.registry import part
+from gradwire.reprs import implied
 from gradwire.vector import Message, Sent, widen
 
 
+@part("gathered", "exchange", example="gathered(natural)")
+@implied
 @dataclass(frozen=True)
 class Gathered:
     """Gather any compressor's messages; each worker sends nbytes(d) to each other.
 
-    Of a `Ragged` compressor's it first gathers the lengths, 8 bytes, and then as many bytes as the longest takes.
+    With a `Ragged` compressor it first gathers the lengths, 8 bytes, then messages padded to the longest.
     """
 
     compressor: Compressor
 
     init = stateless
 
-    async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """One AllGather of u8[nbytes(d)]; two if the messages are ragged."""
-        x = widen(x)
-        # In x's dtype before averaging, so that the mean is the average of the `own`s also in float64.
-        said = (await self._hear(x, turn)).to(x.dtype)
-        return Sent(own=said if isinstance(turn.rank, slice) else said.row(turn.rank), mean=said.average())
+    def wants_largest(self, turn: Turn) -> int:
+        """The compressor's."""
+        return wants_largest(self.compressor, turn)
 
-    async def _hear(self, x: Tensor, turn: Turn) -> Message:
-        """What every worker has said, a row each."""
-        c, d = self.compressor, x.shape[-1]
+    async def __call__(self, x: Tensor | Accumulated, state: State, turn: Turn) -> Sent:
+        """One AllGather of u8[nbytes(d)]; two if the messages are ragged."""
+        x = x if isinstance(x, Accumulated) else widen(x)
+        # In x's dtype before averaging, so that the mean is the average of the `own`s also in float64.
+        decoded = (await self._exchange(x, turn)).to(kernels.values(x).dtype)
+        return Sent(own=decoded if isinstance(turn.rank, slice) else decoded.row(turn.rank), mean=decoded.average())
+
+    async def _exchange(self, x: Tensor | Accumulated, turn: Turn) -> Message:
+        """Gather and decode every worker's message, a row each."""
+        c, like = self.compressor, kernels.values(x)
+        d, x = like.shape[-1], cast(Tensor, x)  # only a `Selective` compressor is given anything else
         if _is_ragged(type(c)):
             return c.decode(await _gather_ragged(c.encode(x, turn)), d)
         if isinstance(turn.rank, slice):
-            # All rows are here and nobody reads bytes: as many as there would be are only counted.
-            await AllGather(_unread(x.shape[:-1], c.nbytes(d), x.device))
+            # Batched mode does not serialise: the bytes that there would be are only counted.
+            await AllGather(_unread(like.shape[:-1], c.nbytes(d), like.device))
             return operate(c, x, turn)
         return c.decode(await AllGather(c.encode(x, turn)), d)
 
@@ -55,13 +67,13 @@ class Gathered:
 
 @lru_cache
 def _is_ragged(kind: type) -> bool:
-    """Remembered: to look through a protocol takes longer than a round of a small problem may."""
+    """Cached: a protocol check takes longer than a round of a small problem may."""
     return issubclass(kind, Ragged)
 
 
 @lru_cache(maxsize=64)
 def _unread(batch_shape: torch.Size, length: int, device: torch.device) -> Tensor:
-    """One byte in as many places as u8[*batch_shape, length] has."""
+    """u8[*batch_shape, length] of one byte in memory: it has the shape of messages, which are only counted."""
     return torch.zeros(1, dtype=torch.uint8, device=device).expand(*batch_shape, length)
 
 

@@ -9,9 +9,11 @@ from torch import Tensor
 from gradwire.ask import AllReduce
 from gradwire.exchange.protocol import State, stateless
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Dense, Sent
 
 
+@part("mean", "exchange", example="mean")
 @dataclass(frozen=True)
 class Mean:
     """Average every value, in the gradient's own dtype."""
@@ -19,7 +21,7 @@ class Mean:
     init = stateless
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """One AllReduce of f[d], divided first: the sum of two float16 values may be inf where their mean is not."""
+        """One AllReduce of f[d], divided first, because float16 values may overflow in the sum and not in the mean."""
         return Sent(own=Dense(x.clone()), mean=Dense(await AllReduce(x / turn.size)))
 
     def omega(self, d: int) -> float | None:

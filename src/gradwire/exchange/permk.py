@@ -1,13 +1,13 @@
-"""Perm-K: a random partition of the coordinates over the workers; each sends its part, and nobody sends twice.
+"""Perm-K: a random partition of the coordinates over the workers; each worker sends its own part.
 
-With own_i = n x_i on part i and 0 elsewhere (Szlendak, Tyurin and Richtárik 2021, arXiv:2110.03300), every worker alone
-is Rand-K with K = d / n, unbiased with omega = n - 1. Together their errors cancel as far as the workers agree:
+With own_i = n x_i on part i and 0 elsewhere (Szlendak, Tyurin and Richtárik 2021, arXiv:2110.03300), a worker alone is
+Rand-K with K = d / n, unbiased with omega = n - 1. The more the workers agree, the more their errors cancel:
     E |mean - average of x_i|^2 = average of |x_i|^2 - |average of x_i|^2,
-the paper's AB-inequality with A = B = 1, which is nothing when all x_i are equal.
+the paper's AB-inequality with A = B = 1. The right side is 0 if all x_i are equal.
 
-The paper asks that n divides d, or d divides n. Here d is filled up to n K slots, K = ceil(d / n), of which K each go
-to a worker at random; so every coordinate is any worker's with probability 1 / n, and the above holds for every d.
-Wire: | K x float32 |, the values of x_i at the worker's slots, 0 where a slot is no coordinate. The partition is a
+The paper requires that n divides d, or d divides n. Here d is padded to n K slots, K = ceil(d / n), and every worker
+gets K of them at random. It gets each coordinate with probability 1 / n, and the above holds for every d.
+Wire: | K x float32 |, the values of x_i at the worker's slots, 0 for padding. The partition is a
 function of the step's key (kernels/permutation.py), so no index is sent.
 """
 
@@ -24,10 +24,12 @@ from gradwire.compress.protocol import from_omega
 from gradwire.exchange.protocol import State, stateless
 from gradwire.kernels.permutation import permutation
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Dense, Sent, Sparse, widen
 from gradwire.wire import values as formats
 
 
+@part("permk", "exchange", example="diana(permk(workers=4))")
 @dataclass(frozen=True)
 class PermK:
     """Gather a random d / n of the coordinates from each worker. `workers` is n: the constants depend on it."""
@@ -40,30 +42,30 @@ class PermK:
     init = stateless
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """One AllGather of u8[4 ceil(d / n)]. Raises ValueError, on all workers alike, where they are not `workers`."""
+        """One AllGather of u8[4 ceil(d / n)]. Raises ValueError, on all workers, if their number is not `workers`."""
         if turn.size != self.workers:
             raise ValueError(
                 f"{self} divides the coordinates among {self.workers} workers, and this run has {turn.size}"
             )
         d, x = x.shape[-1], widen(x)
         slots = self._slots(d, torch.tensor(turn.key(shared=True), device=x.device))
-        # A slot that is no coordinate lies at the last one, where its 0 adds nothing.
-        free, places = slots >= d, slots.clamp(max=d - 1)
-        mine = x.gather(-1, places[turn.rank]).masked_fill_(free[turn.rank], 0.0)
-        wires = await AllGather(formats.encode(mine, "float32"))
-        heard = formats.decode(wires, "float32", slots.shape[-1]).to(x.dtype)
-        mean = Sparse(places.flatten(), heard.flatten(), d).dense()
-        return Sent(own=Sparse(places[turn.rank], heard[turn.rank] * self.workers, d), mean=Dense(mean))
+        # Padding adds a 0 to the last coordinate.
+        padding, indices = slots >= d, slots.clamp(max=d - 1)
+        sent = x.gather(-1, indices[turn.rank]).masked_fill_(padding[turn.rank], 0.0)
+        wires = await AllGather(formats.encode(sent, "float32"))
+        received = formats.decode(wires, "float32", slots.shape[-1]).to(x.dtype)
+        mean = Sparse(indices.flatten(), received.flatten(), d).dense()
+        return Sent(own=Sparse(indices[turn.rank], received[turn.rank] * self.workers, d), mean=Dense(mean))
 
     def omega(self, d: int) -> float | None:
-        """n - 1: each worker by itself is Rand-K with K = d / n."""
+        """n - 1: each worker alone is Rand-K with K = d / n."""
         return self.workers - 1.0
 
     def delta(self, d: int) -> float | None:
-        """1 - omega where that is positive: for a single worker, who sends all."""
+        """1 - omega if that is positive: only for one worker, which sends everything."""
         return from_omega(self.workers - 1.0)
 
     def _slots(self, d: int, key: Tensor) -> Tensor:
-        """int64[n, K]: a random partition of the n K slots; those from d on are no coordinates."""
+        """int64[n, K]: a random partition of the n K slots; those from d on are padding."""
         k = -(-d // self.workers)
         return permutation(key, self.workers * k).view(self.workers, k)

@@ -1,13 +1,13 @@
-"""PowerSGD: of every matrix a few directions, found by one step of power iteration; vectors as they are.
+"""PowerSGD: send a few directions of each matrix, found by one step of power iteration; vectors as they are.
 
 Vogels, Karimireddy and Jaggi 2019, arXiv:1905.13727. With M_i worker i's matrix [m, c] and Q [c, r] known to all:
     P = orthonormal basis of the sum of M_i Q,    Q_i = M_i^T P,    own_i = P Q_i^T,    mean = P (average of Q_i)^T.
-own_i = P P^T M_i is a projection of M_i: it never expands, and it is linear in M_i, so that the average of the `own`s
-is `mean`. The average of the Q_i is the Q of the next step (warm start): where the matrices stay the same, the mean
-tends to the best approximation of their average by rank r.
+own_i = P P^T M_i is a projection of M_i: it never expands, and it is linear in M_i, so the average of the `own`s is
+`mean`. The average of the Q_i is the Q of the next step (warm start): if the matrices stay the same, the mean tends to
+the best approximation of their average of rank r.
 
-A tensor of two axes or more is a matrix [shape[0], the rest] if r (m + c) < m c, so that something is saved. Whatever
-the number of tensors, two messages are summed a step: all P's and whatever is no matrix, then all Q's.
+A tensor of two axes or more is a matrix [shape[0], the rest] if r (m + c) < m c, so that bytes are saved. A step sums
+two messages for any number of tensors: first all P's and the tensors that are no matrices, then all Q's.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from gradwire.ask import AllReduce
 from gradwire.checks import check_whole
 from gradwire.exchange.protocol import State, tensor
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Dense, Sent, widen
 
 
+@part("powersgd", "exchange", example="ef(powersgd(rank=2))")
 @dataclass(frozen=True)
 class PowerSGD:
-    """Send each matrix by `rank` directions. Biased: belongs into ef(...), as its authors use it."""
+    """Send `rank` directions of each matrix. Biased: use it inside ef(...), as its authors do."""
 
     rank: int = 1
 
@@ -42,28 +44,28 @@ class PowerSGD:
         device: torch.device | str = "cpu",
         batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """No direction yet: q is zeros [d], and common to all workers whatever `batch_shape`.
+        """No direction yet: q is zeros [d], replicated, for any `batch_shape`.
 
-        A matrix's Q [c, r] lies at the start of its tensor's span of q, so that a checkpoint can cut q by parameter.
+        A matrix's Q [c, r] lies at the start of its tensor's span of q, so a checkpoint can cut q by parameter.
         """
         return {"q": torch.zeros(layout.d, dtype=dtype, device=device)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Two Sums: f[all m r and what is no matrix], then f[all c r].
+        """Two AllReduces: f[all m r and the tensors that are no matrices], then f[all c r].
 
-        Every worker orthonormalises the summed P for itself: unlike processors may differ there by rounding.
+        Every worker orthonormalises the summed P itself: processors of different kinds may differ in rounding.
         """
-        x, q, batch_shape = widen(x), tensor(state, "q"), x.ndim - 1
+        x, q, axes = widen(x), tensor(state, "q"), x.ndim - 1
         matrices, rest = self._plan(turn.layout)
         rng = turn.rng(shared=True, device=x.device)
         sketches = [matrix.of(x) @ _directions(matrix.q(q), rng) for matrix in matrices]
-        heard = await _sum([*sketches, *(x[..., span] for span in rest)], batch_shape)
-        bases = [_orthonormal(p) for p in heard[: len(matrices)]]
+        sums = await _sum([*sketches, *(x[..., span] for span in rest)], axes)
+        bases = [_orthonormal(p) for p in sums[: len(matrices)]]
         factors = [matrix.of(x).mT @ p for matrix, p in zip(matrices, bases, strict=True)]
-        averages = [total.div_(turn.size) for total in await _sum(factors, batch_shape)]
+        averages = [total.div_(turn.size) for total in await _sum(factors, axes)]
 
         own, mean = x.clone(), x.new_empty(x.shape[-1])
-        for span, total in zip(rest, heard[len(matrices) :], strict=True):
+        for span, total in zip(rest, sums[len(matrices) :], strict=True):
             mean[span] = total.div_(turn.size)
         for matrix, p, factor, average in zip(matrices, bases, factors, averages, strict=True):
             matrix.of(own).copy_(p @ factor.mT)
@@ -72,15 +74,15 @@ class PowerSGD:
         return Sent(own=Dense(own), mean=Dense(mean))
 
     def omega(self, d: int) -> float | None:
-        """None, or 0 where d is too small for a matrix: m c > r (m + c) >= 2 r sqrt(m c) means m c > 4 r^2."""
+        """None, or 0 if d is too small for a matrix: m c > r (m + c) >= 2 r sqrt(m c) means m c > 4 r^2."""
         return 0.0 if d <= 4 * self.rank**2 else None
 
     def delta(self, d: int) -> float | None:
-        """0: a projection never expands, but may miss all there is. 1 where d is too small for a matrix."""
+        """0: a projection never expands, but may miss everything. 1 if d is too small for a matrix."""
         return 1.0 if d <= 4 * self.rank**2 else 0.0
 
     def _plan(self, layout: Layout) -> tuple[list[_Matrix], list[slice]]:
-        """Divide a layout into matrices to compress and the spans of all other tensors."""
+        """Divide a layout into the matrices to compress and the spans of all other tensors."""
         matrices: list[_Matrix] = []
         rest: list[slice] = []
         start = 0
@@ -95,7 +97,7 @@ class PowerSGD:
 
 
 class _Matrix(NamedTuple):
-    """A tensor [m, c] of a layout, from `start` on, and the rank r by which it is sent."""
+    """A tensor [m, c] of a layout, from `start` on, and the rank r of what is sent."""
 
     start: int
     m: int
@@ -112,10 +114,10 @@ class _Matrix(NamedTuple):
 
 
 def _directions(q: Tensor, rng: torch.Generator) -> Tensor:
-    """Scale the columns of f[c, r] to 1 at most, which spans the same; one that is (nearly) zero is drawn anew.
+    """Scale the columns of f[c, r] to at most 1, which spans the same; draw a column of (nearly) zeros at random.
 
-    It is zero before the first step, and after a step in which P happened to miss all of the matrix: no direction could
-    ever grow out of it again.
+    It is zero before the first step, and after a step in which P happened to miss the whole matrix. Without new random
+    numbers it would stay zero.
     """
     size = q.abs().amax(0)
     fresh = torch.randn(q.shape, generator=rng, dtype=q.dtype, device=q.device)
@@ -123,15 +125,15 @@ def _directions(q: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _orthonormal(p: Tensor) -> Tensor:
-    """f[m, r] -> f[m, r] with orthonormal columns whose first j span what p's do; some basis also where p is zero."""
+    """f[m, r] -> f[m, r] with orthonormal columns, the first j spanning what p's do; some basis also if p is zero."""
     return cast(Tensor, torch.linalg.qr(p).Q)
 
 
-async def _sum(parts: Sequence[Tensor], batch_shape: int) -> list[Tensor]:
-    """Sum tensors of any shapes, after `batch_shape` axes of workers, in one message; none where there are none."""
+async def _sum(parts: Sequence[Tensor], axes: int) -> list[Tensor]:
+    """Sum tensors of any shapes, behind `axes` axes of workers, in one message; no message for no tensors."""
     if not parts:
         return []
-    total = await AllReduce(torch.cat([part.flatten(batch_shape) for part in parts], -1))
-    shapes = [part.shape[batch_shape:] for part in parts]
+    total = await AllReduce(torch.cat([part.flatten(axes) for part in parts], -1))
+    shapes = [part.shape[axes:] for part in parts]
     pieces: Sequence[Tensor] = torch.split(total, [shape.numel() for shape in shapes])
     return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]

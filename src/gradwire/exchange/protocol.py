@@ -1,29 +1,31 @@
-"""What every exchange is."""
+"""The protocol of exchanges, and their states."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias, Union, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from gradwire.exchange.refusal import why_no_exchange
+from gradwire.kernels import Accumulated
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Sent
 
 State: TypeAlias = dict[str, Union[Tensor, "State"]]
 """A nest of tensors, owned by the caller and changed in place.
 
-A tensor [d] holds one value per coordinate. A tensor of any other shape is a fact that all workers know alike, such as
-a threshold; it may be replaced by one of another shape.
+A tensor [d] holds one value per coordinate. A tensor of any other shape is replicated: the same on all workers, such as
+a threshold. It may be replaced by one of another shape.
 """
 
 WEIGHT = "weight"
-"""A fact of this name says how much an exchange asks of a budget that it shares with others (`Turn.budget`)."""
+"""Replicated state of this name: how much an exchange asks of a budget for several (`Turn.budget`)."""
 
 NOMINAL = 1 << 20
-"""The dimension at which a pairing is judged before the real one is known; being biased does not depend on it."""
+"""The dimension at which a pairing is checked before the real one is known; bias does not depend on it."""
 
 
 @runtime_checkable
@@ -42,8 +44,8 @@ class Exchange(Protocol):
     ) -> State:
         """Make the state of a worker before its first step. Refuses what does not fit the layout (ValueError).
 
-        In a batched laboratory one state serves all n workers and lead is (n,): what is a worker's own is then [n, d],
-        what all workers know is [d] as ever.
+        In batched mode one state serves all n workers and batch_shape is (n,): state per worker is then [n, d], and
+        replicated state keeps its shape.
         """
         ...
 
@@ -64,20 +66,83 @@ class Exchange(Protocol):
 
 
 @runtime_checkable
-class Taker(Protocol):
-    """An exchange that begins by adding a tensor of its state to x, and lets the caller do so (`Turn.given`).
+class Accumulates(Protocol):
+    """An exchange that adds a residual to x, and can do so in the one pass in which gradients are read.
 
-    On such a turn x is the sum already, put together in the one pass in which gradients arrive, and the exchange's for
-    good: afterwards it lies in the state under the name `takes`; the tensor that was there is the caller's, with what
-    it held before the step. So a caller that may have to go back need not copy it, and nobody needs a third vector.
-    After a step whose `Sent` is not finite it must go back: that tensor, and a copy of the rest, are the state again.
-    Until its first answer the exchange does not change x.
+    The caller then hands the `Accumulated` to the exchange where others take x. The state before the step stays in
+    memory until the next one: to go back to it costs nothing.
     """
 
-    @property
-    def takes(self) -> str | None:
-        """The name in its state; None if it only reads x after all."""
+    def accumulate(self, pieces: Sequence[Tensor], state: State, turn: Turn) -> Accumulated | None:
+        """Compute residual + pieces, the gradients f[...] of one unit in order; the sum is the new residual.
+
+        Local. The pieces may hold zeros afterwards (`Accumulated.cleared`). None if the exchange cannot take this step
+        so; then nothing has changed, and the caller hands over x as ever.
+        """
         ...
+
+    def rollback(self, state: State) -> None:
+        """Make the state what it was before `accumulate`, in place and on the spot."""
+        ...
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """An exchange or a compressor that selects by magnitude, and takes an `Accumulated` where others take a tensor."""
+
+    def wants_largest(self, turn: Turn) -> int:
+        """How many of the largest magnitudes it selects on this turn; 0 if it cannot tell, and takes a tensor."""
+        ...
+
+
+BEFORE = "_before"
+"""Where a state keeps what it was before the step. A name that begins with an underscore is scratch: no checkpoint
+holds it, and nobody but its owner reads it."""
+
+
+def wants_largest(part: object, turn: Turn) -> int:
+    """How many of the largest magnitudes a part selects on this turn; 0 if it takes nothing but a tensor."""
+    return part.wants_largest(turn) if isinstance(part, Selective) else 0
+
+
+def keep_(state: State) -> None:
+    """Copy the state to where `restore_` finds it; in place from the second time on."""
+    current = visible(state)
+    if isinstance(before := state.get(BEFORE), dict):
+        copy_(before, current)
+    else:
+        state[BEFORE] = clone(current)
+
+
+def restore_(state: State) -> None:
+    """Make the state what it was when `keep_` was called, in place."""
+    before = state.get(BEFORE)
+    if isinstance(before, dict):
+        current = visible(state)
+        copy_(current, before)
+        state.update(current)
+
+
+def visible(state: State) -> State:
+    """Return the state without its scratch: the same tensors in a new dictionary."""
+    return {name: part for name, part in state.items() if not name.startswith("_")}
+
+
+def clone(state: State) -> State:
+    """Copy a nest of tensors."""
+    return {name: clone(part) if isinstance(part, dict) else part.clone() for name, part in state.items()}
+
+
+def copy_(target: State, source: State) -> None:
+    """Copy one nest's values into another of the same structure, in place. Replicated state may change its shape."""
+    for name, theirs in source.items():
+        ours = target[name]
+        if isinstance(theirs, dict):
+            copy_(nest(target, name), theirs)
+        elif not isinstance(ours, dict) and ours.shape == theirs.shape:
+            ours.copy_(theirs)
+        else:
+            target[name] = theirs.clone()
 
 
 def stateless(
@@ -87,14 +152,14 @@ def stateless(
     device: torch.device | str = "cpu",
     batch_shape: tuple[int, ...] = (),
 ) -> State:
-    """Nothing to remember: the `init` of an exchange whose every step is a step of its own."""
+    """No state: the `init` of an exchange whose steps are independent of each other."""
     return {}
 
 
 def check_exchange(exchange: Exchange, who: str) -> None:
-    """Refuse what is not an exchange, a bare compressor above all."""
-    if not isinstance(exchange, Exchange):
-        raise TypeError(f"{who} wraps an exchange, got {exchange!r}; a compressor becomes one as gathered(compressor)")
+    """Refuse what is not an exchange, a bare compressor above all (TypeError)."""
+    if (wrong := why_no_exchange(exchange)) is not None:
+        raise TypeError(f"{who} wraps an exchange, {wrong}")
 
 
 def tensor(state: State, name: str) -> Tensor:
@@ -106,9 +171,9 @@ def tensor(state: State, name: str) -> Tensor:
 
 
 def replicated(state: State, name: str, shape: tuple[int, ...]) -> Tensor:
-    """Read a fact, which is zeros before it is known; a checkpoint's of another shape gives way to zeros in the state.
+    """Read replicated state, which is zeros at first; a checkpoint's of another shape is replaced by zeros.
 
-    All workers hold the same facts, so that all start anew alike.
+    It is the same on all workers, so all start again alike.
     """
     found = tensor(state, name)
     if found.shape != shape:
@@ -117,15 +182,15 @@ def replicated(state: State, name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def no_weight() -> State:
-    """Nobody has asked for anything yet: f64[1, 1], on the CPU, where budgets are shared out."""
+    """No weight yet: f64[1, 1], on the CPU, where budgets are divided."""
     return {WEIGHT: torch.zeros((1, 1), dtype=torch.float64)}
 
 
 def divide_budget(states: Mapping[Layout, State]) -> dict[Layout, float]:
-    """What part of a common budget each of several units gets, relative to its size: `Turn.budget` of the next step.
+    """Divide a common budget among several units: `Turn.budget` of the next step, relative to each unit's size.
 
-    In proportion to the weights that they know from the step before; by size where none is known. Weights are facts, so
-    that all workers share out alike.
+    In proportion to their weights from the step before; by size if there are none. Weights are replicated, so all
+    workers divide alike.
     """
     weights = [_weight(state) or 0.0 for state in states.values()]
     total, d = math.fsum(weights), sum(layout.d for layout in states)
@@ -136,7 +201,7 @@ def divide_budget(states: Mapping[Layout, State]) -> dict[Layout, float]:
 
 def _weight(state: State) -> float | None:
     """Read the weight that lies anywhere in a state; None if there is none."""
-    for name, part in state.items():
+    for name, part in visible(state).items():
         found = _weight(part) if isinstance(part, dict) else float(part) if name == WEIGHT else None
         if found is not None:
             return found

@@ -1,6 +1,6 @@
-"""SharedRandK: all workers keep the same random places, so k values are summed and no index is sent.
+"""SharedRandK: all workers keep the same random indices, so k values are summed and no index is sent.
 
-Unbiased with omega = d / k - 1 like Rand-k, but the workers' errors do not average out: they are one error.
+Unbiased with omega = d / k - 1 like Rand-k, but the workers' errors do not average out: all make the same one.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from gradwire.ask import AllReduce
 from gradwire.compress.protocol import check_density, from_omega, kept
 from gradwire.exchange.protocol import State, stateless
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Sent, Sparse, widen
 
 
+@part("sharedrandk", "exchange", example="sharedrandk(density=0.1)")
 @dataclass(frozen=True)
 class SharedRandK:
-    """Sum the values at random places common to all; scaled by d / k to be unbiased, or not, to contract."""
+    """Sum the values at random indices common to all; scaled by d / k to be unbiased, or not, to contract."""
 
     density: float
     unbiased: bool = True
@@ -37,19 +39,19 @@ class SharedRandK:
         d, x = x.shape[-1], widen(x)
         k = kept(self.density, d)
         key = torch.tensor(turn.key(shared=True), device=x.device)
-        places = kernels.support(key, d, k)
-        values = x[..., places]
+        indices = kernels.support(key, d, k)
+        values = x[..., indices]
         if self.unbiased:
             values = values * (d / max(k, 1))
         total = await AllReduce(values)
-        return Sent(own=Sparse(places.expand_as(values), values, d), mean=Sparse(places, total.div_(turn.size), d))
+        return Sent(own=Sparse(indices.expand_as(values), values, d), mean=Sparse(indices, total.div_(turn.size), d))
 
     def omega(self, d: int) -> float | None:
         """d / k - 1 if unbiased."""
-        share = kept(self.density, d) / d if d else 1.0
-        return 1 / share - 1 if self.unbiased else None
+        fraction = kept(self.density, d) / d if d else 1.0
+        return 1 / fraction - 1 if self.unbiased else None
 
     def delta(self, d: int) -> float | None:
         """k / d if not scaled; 1 - omega, where that is positive, if unbiased."""
-        share = kept(self.density, d) / d if d else 1.0
-        return from_omega(1 / share - 1) if self.unbiased else share
+        fraction = kept(self.density, d) / d if d else 1.0
+        return from_omega(1 / fraction - 1) if self.unbiased else fraction

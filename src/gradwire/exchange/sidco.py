@@ -1,17 +1,17 @@
-"""SIDCo: a threshold from a fitted law instead of a search (Abdelmoniem et al. 2021, arXiv:2101.10761).
+"""SIDCo: a threshold from a fitted distribution instead of a search (Abdelmoniem et al. 2021, arXiv:2101.10761).
 
-If magnitudes are exponentially distributed, a share r of them exceeds their mean times ln(1 / r). What exceeds a level
-is, above it, exponential again, so the fit is repeated on the peaks over the threshold, a stage each:
-    level_m = level_{m-1} + (mean of magnitudes from level_{m-1} on - level_{m-1}) ln(1 / r_m),    level_0 = 0.
-Passes over memory, no sort: O(d) for all stages together, since the first of several keeps a share r_1 = 1/4.
+If magnitudes are exponentially distributed, a fraction r of them exceeds their mean times ln(1 / r). The excess over a
+threshold is exponential again, so the fit is repeated on the values above it, one stage after the other:
+    t_m = t_{m-1} + (mean of the magnitudes from t_{m-1} on - t_{m-1}) ln(1 / r_m),    t_0 = 0.
+Passes over memory, no sort: O(d) for all stages together, since the first of several keeps a fraction r_1 = 1/4.
 
-The number of stages is a fact that all workers know: it begins at 1, and a step whose average count, over the workers,
-is not within 20 % of k asks for one more, up to `stages`. Ours, not the paper's: r_m for m > 1 shares what is still to
-be dropped evenly among the stages left, by the count that has really passed, so that one stage's error is the next
-one's task; their number never falls; and no level is higher than the largest magnitude, so that equal magnitudes are
-sent, all of them, where the exponential law would send none for ever.
+The number of stages is replicated state. It begins at 1; a step whose average count over the workers is not within 20 %
+of k adds one, up to `stages`. Ours, not the paper's: for m > 1, r_m divides what is still to be dropped evenly among
+the remaining stages, by the count that really passed, so each stage corrects the one before; the number of stages never
+falls; and no threshold is above the largest magnitude. So equal magnitudes are all sent, where the exponential fit
+would never send any.
 
-Every worker's own selection is gathered as `HardThreshold` sends it (compress/threshold.py), and is its own part.
+Every worker's selection is gathered as `HardThreshold` sends it (compress/threshold.py), and is its `own`.
 """
 
 from __future__ import annotations
@@ -29,21 +29,23 @@ from gradwire.compress.threshold import HardThreshold
 from gradwire.exchange.gathered import Gathered
 from gradwire.exchange.protocol import State, replicated
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Sent, Sparse, widen
 
 FIRST = 0.25
-"""The share that the first of several stages aims at."""
+"""The fraction that the first of several stages keeps."""
 
 BAND = 0.2
-"""How far the average count may be from k, as a share of k, before another stage is asked for."""
+"""How far the average count may be from k, as a fraction of k, before a stage is added."""
 
 TINY = torch.finfo(torch.float32).tiny
-"""The lowest level: what is smaller, zero above all, is not sent."""
+"""The lowest threshold: smaller values, zero above all, are not sent."""
 
 
+@part("sidco", "exchange", example="ef(sidco(density=0.01))")
 @dataclass(frozen=True)
 class SIDCo:
-    """Send what exceeds an exponential law's threshold, about density * d values, fitted in at most so many stages."""
+    """Send about density * d values: those above a threshold fitted in at most `stages` stages."""
 
     density: float
     stages: int = 10
@@ -59,19 +61,19 @@ class SIDCo:
         device: torch.device | str = "cpu",
         batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """The number of stages, a fact [1], 1 before the first step."""
+        """The number of stages [1], replicated, 1 before the first step."""
         return {"stages": torch.ones(1, dtype=dtype, device=device)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Two Gathers: lengths, then messages as long as the longest. Changes the number of stages in place."""
+        """Two AllGathers: lengths, then messages padded to the longest. Changes the number of stages in place."""
         if isinstance(turn.rank, slice):
             raise ValueError("sidco's threshold is each worker's own: it runs in lockstep, not batched")
         d, stages = len(x), replicated(state, "stages", (1,))
         k, used = kept(self.density, d), max(1, round(min(stages.item(), self.stages)))
-        level = threshold(widen(x).abs(), k, used)
-        sent = await Gathered(HardThreshold(max(level, TINY)))(x, {}, turn)
+        threshold = fit_threshold(widen(x).abs(), k, used)
+        sent = await Gathered(HardThreshold(max(threshold, TINY)))(x, {}, turn)
         count = int(cast(Sparse, sent.mean).values.count_nonzero()) / turn.size
-        # Where nobody has sent anything there was nothing to fit.
+        # If no worker sends anything, there was nothing to fit.
         if count > 0 and abs(count - k) > BAND * k:
             stages.fill_(min(used + 1, self.stages))
         return sent
@@ -81,18 +83,18 @@ class SIDCo:
         return None
 
     def delta(self, d: int) -> float | None:
-        """0: a projection, never expansive; but nobody promises that it selects k."""
+        """0: a projection, never expansive; but it may select fewer than k."""
         return 0.0
 
 
-def threshold(size: Tensor, k: int, stages: int) -> float:
-    """The level that about k of the magnitudes f[d] reach, 0 for no or only zero magnitudes; some reach it always."""
-    level, peaks = 0.0, size
+def fit_threshold(size: Tensor, k: int, stages: int) -> float:
+    """The threshold that about k, and at least one, of the magnitudes f[d] reach; 0 if there are none or all are 0."""
+    threshold, peaks = 0.0, size
     for stage in range(stages if size.numel() else 0):
         if stage > 0:
-            peaks = peaks[peaks >= level]
+            peaks = peaks[peaks >= threshold]
         left = min(1.0, k / len(peaks))
-        share = FIRST if stage == 0 < stages - 1 and left < FIRST else left ** (1 / (stages - stage))
-        excess = peaks.mean(dtype=torch.float64).item() - level
-        level = min(level - excess * math.log(share), peaks.max().item())
-    return level
+        fraction = FIRST if stage == 0 < stages - 1 and left < FIRST else left ** (1 / (stages - stage))
+        excess = peaks.mean(dtype=torch.float64).item() - threshold
+        threshold = min(threshold - excess * math.log(fraction), peaks.max().item())
+    return threshold

@@ -1,14 +1,14 @@
-"""Top-k with the union of everybody's places, as the DEFT paper has it: what one selects, all send.
+"""Top-k with the union of all workers' indices, as the DEFT paper has it: all workers send what any worker selects.
 
-Every worker selects the k largest magnitudes of its own vector, and everybody's values are summed wherever anybody has
-selected. So the support grows with the number of workers, from k up to n k: the gradient build-up that exclusive
-selection (`DEFT`) and a leader's selection (`CLTK`) avoid. Supports that are independent and uniform cover
+Each worker selects the k largest magnitudes of its own vector, and all workers' values are summed at the union of the
+selected indices. So the support grows with the number of workers, from k up to n k: the gradient build-up that
+exclusive selection (`DEFT`) and a leader's selection (`CLTK`) avoid. Independent uniform supports cover
 1 - (1 - k / d)^n of the vector (Yoon and Oh, ICPP 2023, arXiv:2307.03500; its baseline Top-k).
 
 rank r of n workers                                                                   per step and worker
 -----------------------------------------------------------------------------------------------------------
-AllGather  the places of one's own k largest magnitudes (wire/index.py)                  u8[index.nbytes(d, k)]
-AllReduce  everybody's values at the union of all places                                 f[|union|], k <= |union| <= n k
+AllGather  the indices of the worker's k largest magnitudes (wire/index.py)              u8[index.nbytes(d, k)]
+AllReduce  all workers' values at the union                                              f[|union|], k <= |union| <= n k
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ from gradwire import kernels
 from gradwire.ask import AllGather, AllReduce
 from gradwire.compress.protocol import check_density, kept
 from gradwire.exchange.protocol import State, stateless
+from gradwire.kernels import Accumulated
 from gradwire.layout import Turn
+from gradwire.registry import part
 from gradwire.vector import Sent, Sparse, widen
 from gradwire.wire import index
 
 
+@part("uniontopk", "exchange", example="ef(uniontopk(density=0.01))")
 @dataclass(frozen=True)
 class UnionTopK:
     """Sum the values wherever any worker has one of its density * d largest, at least one each."""
@@ -38,13 +41,19 @@ class UnionTopK:
 
     init = stateless
 
-    async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
+    def wants_largest(self, turn: Turn) -> int:
+        """k."""
+        return kept(self.density, turn.layout.d)
+
+    async def __call__(self, x: Tensor | Accumulated, state: State, turn: Turn) -> Sent:
         """One AllGather of u8[index.nbytes(d, k)], one AllReduce of f[|union|]; `own` is x at the union."""
-        d, x = x.shape[-1], widen(x)
+        values = widen(kernels.values(x))
+        d = values.shape[-1]
         k = kept(self.density, d)
-        wires = await AllGather(index.encode(kernels.topk(x, k, turn.seen), d))
+        largest = kernels.topk(x if isinstance(x, Accumulated) else values, k)
+        wires = await AllGather(index.encode(largest, d))
         union = cast(Tensor, index.decode(wires, d, k).unique())
-        values = x[..., union]
+        values = values[..., union]
         total = await AllReduce(values)
         return Sent(own=Sparse(union.expand_as(values), values, d), mean=Sparse(union, total.div_(turn.size), d))
 
@@ -53,5 +62,5 @@ class UnionTopK:
         return 0.0 if kept(self.density, d) == d else None
 
     def delta(self, d: int) -> float | None:
-        """k / d, as Top-k's: the union contains one's own places."""
+        """k / d, as Top-k's: the union contains the worker's own indices."""
         return kept(self.density, d) / d if d else 1.0

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from gradwire.kernels import compiled, gpu, host, reference
+from gradwire.kernels.accumulated import Accumulated
 from gradwire.kernels.host import Places, Values
-from gradwire.kernels.seen import Seen
 
 SAMPLE = 4096
 """Elements of a long vector that vote on the threshold; of a shorter one, one in 64."""
@@ -19,13 +19,15 @@ LONG = 1 << 16
 """From here on sampling costs less than it saves."""
 
 
-def topk(x: Tensor, k: int, seen: Seen | None = None) -> Tensor:
+def topk(x: Tensor | Accumulated, k: int) -> Tensor:
     """Do what `reference.topk` does. On a long vector most elements are compared once and never sorted.
 
-    Where x was `seen` while it was put together, not even that: the largest were noted.
+    Of an accumulated vector not even that, if its k largest elements were collected on the way.
     """
-    places = None if seen is None else seen.topk(x, k)
-    return _top(x, k) if places is None else places
+    if not isinstance(x, Accumulated):
+        return _top(x, k)
+    indices = x.topk(k)
+    return _top(x.values, k) if indices is None else indices
 
 
 def _top(x: Tensor, k: int) -> Tensor:

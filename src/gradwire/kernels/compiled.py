@@ -45,6 +45,12 @@ def warm_up() -> bool:
     return True
 
 
+def warm_up_for(d: int, device: torch.device) -> None:
+    """Do it now if vectors of d elements on this device will need the loops, or the first of them would wait."""
+    if device.type == "cpu" and d >= LONG:
+        warm_up()
+
+
 def serve(x: Tensor) -> bool:
     """Whether x f32[d] lies as the loops read it, is long enough, and Numba is there.
 
@@ -83,7 +89,7 @@ def segmented_topk(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int
 
 
 def accumulate(x: Tensor, memory: Tensor, pieces: Sequence[Tensor], wanted: int) -> tuple[bool, Numbers]:
-    """What `seen.accumulate` does of an x that `serve` takes, by pieces f32[m] that lie as x does; what it notes."""
+    """What `accumulated.accumulate` does of an x that `serve` takes, by contiguous pieces f32[m]: finite, and keys."""
     from gradwire.kernels import cpu
 
     target, held = x.numpy(), memory.numpy()  # pyright: ignore

@@ -1,35 +1,18 @@
-"""Memories: wrappers around an exchange that remember what was not said (EF) or what was (Shifted, Difference)."""
+"""Memories: wrappers around an exchange that remember what was not sent (EF) or what was (Shifted, Difference).
 
-from gradwire.memory.dgc import DGC
-from gradwire.memory.difference import DASHA, MARINA, Difference
-from gradwire.memory.ef import EF
-from gradwire.memory.guard import Guard
-from gradwire.memory.iterates import GDCI, VRGDCI, Iterates
-from gradwire.memory.momentum import EF21SGDM, Momentum
-from gradwire.memory.shift import DIANA, EF21, EFBV, Fixed, Follow, RandDIANA, Restart, Rule, Shifted, start_
-from gradwire.memory.warmup import Warmup
+Every module here registers its parts, and they are attributes of this package: `gradwire.memory.EF`. A type checker
+knows a part's type where it is imported from the module that defines it, and takes it for Any from here.
+"""
 
-__all__ = [
-    "DASHA",
-    "DGC",
-    "DIANA",
-    "EF",
-    "EF21",
-    "EF21SGDM",
-    "EFBV",
-    "GDCI",
-    "MARINA",
-    "VRGDCI",
-    "Difference",
-    "Fixed",
-    "Follow",
-    "Guard",
-    "Iterates",
-    "Momentum",
-    "RandDIANA",
-    "Restart",
-    "Rule",
-    "Shifted",
-    "Warmup",
-    "start_",
-]
+from typing import TYPE_CHECKING, Any
+
+from gradwire import registry
+from gradwire.memory.shift import Rule as Rule
+from gradwire.memory.shift import start_ as start_
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...
+
+
+globals().update(registry.discover(__name__, __path__))

@@ -1,10 +1,10 @@
-"""Deep gradient compression: momentum inside the memory, so that what is said late is said with its momentum.
+"""Deep gradient compression: momentum inside the memory, so that values sent late are sent with their momentum.
 
 Lin et al. 2018, arXiv:1712.01887. With m the momentum and g a worker's gradient:
-    u = m u + g,    v = v + u,    own = what the exchange says of v,    v = v - own,    u = 0 where own says something.
-The last is the paper's momentum factor masking: momentum of what has just been said would push in a stale direction. A
-coordinate that is said at every step has therefore no momentum at all. What the workers hold in v is conserved: the sum
-of v before is n times the mean plus the sum of v after.
+    u = m u + g,    v = v + u,    own = what the exchange sends of v,    v = v - own,    u = 0 where own is sent.
+The last is the paper's momentum factor masking: momentum of values just sent would push in a stale direction. So a
+coordinate that is sent at every step has no momentum at all. The workers' residuals v are conserved: the sum of v
+before a step is n times the mean plus the sum of v after it.
 
 The optimizer must have no momentum of its own: it would be applied twice.
 """
@@ -21,9 +21,11 @@ from torch import Tensor
 from gradwire.checks import is_number
 from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest, tensor
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Sent, Sparse, Vector
 
 
+@part("dgc", "memory", example="dgc(warmup(topk(density=0.001), steps=400))")
 @dataclass(frozen=True)
 class DGC:
     """Momentum-corrected error feedback with masking. Takes contractive operators; no momentum in the optimizer.
@@ -31,7 +33,7 @@ class DGC:
     Args:
         exchange: what averages, with a delta.
         momentum: m in [0, 1).
-        clip: where given, every worker scales its own vector to an L2 norm of clip / sqrt(n) at most (the paper's local
+        clip: if given, every worker scales its own vector to an L2 norm of at most clip / sqrt(n) (the paper's local
             clipping). Under DDP the vector is one unit of the model, not all of it.
     """
 
@@ -63,7 +65,7 @@ class DGC:
         device: torch.device | str = "cpu",
         batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """Momentum u and what is owed v, zeros [*batch_shape, d]. Refuses what does not contract in so small a d."""
+        """Momentum u and residual v, zeros [*batch_shape, d]. Refuses an exchange that may expand in dimension d."""
         self._check(layout.d)
         u, v = (torch.zeros((*batch_shape, layout.d), dtype=dtype, device=device) for _ in range(2))
         return {"u": u, "v": v, "inner": self.exchange.init(layout, dtype, device, batch_shape)}
@@ -79,27 +81,27 @@ class DGC:
         return sent
 
     def omega(self, d: int) -> float | None:
-        """None: what is said is of the past as well."""
+        """None: `own` also contains past vectors."""
         return None
 
     def delta(self, d: int) -> float | None:
-        """None: with its memory, what is said may be larger than x."""
+        """None: with its memory, `own` may be larger than x."""
         return None
 
 
 def _mask_(u: Tensor, v: Tensor, own: Vector) -> None:
-    """Forget f[..., d] where a vector says something, in place: where it is not 0, or a sparse one says all there is.
+    """Set u f[..., d] to 0 where `own` is sent, in place: where it is not 0, or a sparse one leaves no residual.
 
-    `v` is what is owed after it: a zero of a sparse vector that leaves something owed only fills its place.
+    `v` is the residual after it: a zero of a sparse vector that leaves a residual is padding, and sends nothing.
     """
     if isinstance(own, Sparse):
-        silent = (own.values == 0) & (v.gather(-1, own.indices) != 0)
-        u.scatter_reduce_(-1, own.indices, silent.to(u.dtype), "prod")  # an index that comes twice forgets if one does
+        padding = (own.values == 0) & (v.gather(-1, own.indices) != 0)
+        u.scatter_reduce_(-1, own.indices, padding.to(u.dtype), "prod")  # of equal indices, one that is sent suffices
     else:
         u.masked_fill_(own.dense() != 0, 0.0)
 
 
-def _clip(x: Tensor, most: float) -> Tensor:
-    """Scale each f[d] of f[..., d] to an L2 norm of `most` if it is longer; the norm is taken in float64."""
+def _clip(x: Tensor, limit: float) -> Tensor:
+    """Scale each f[d] of f[..., d] to an L2 norm of `limit` if it is longer; the norm is computed in float64."""
     norm = cast(Tensor, torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64))
-    return x * (most / norm.clamp(min=most)).to(torch.promote_types(x.dtype, torch.float32))
+    return x * (limit / norm.clamp(min=limit)).to(torch.promote_types(x.dtype, torch.float32))

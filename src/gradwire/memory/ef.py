@@ -14,18 +14,35 @@ Two options, alone or together:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from gradwire import kernels
 from gradwire.checks import is_number
-from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest, tensor
+from gradwire.exchange.protocol import (
+    BEFORE,
+    NOMINAL,
+    Exchange,
+    State,
+    check_exchange,
+    clone,
+    copy_,
+    nest,
+    tensor,
+    wants_largest,
+)
+from gradwire.kernels import Accumulated
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.reprs import quiet
 from gradwire.vector import Sent
 
 
+@part("ef", "memory", example="ef(deft(density=0.01))")
 @quiet("beta", "lr_in_memory")
 @dataclass(frozen=True)
 class EF:
@@ -70,35 +87,54 @@ class EF:
         error = torch.zeros((*batch_shape, layout.d), dtype=dtype, device=device)
         return {"error": error, "inner": self.exchange.init(layout, dtype, device, batch_shape)}
 
-    async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Exchange x + error; one pass to accumulate, if that is not done, and k writes to forget, no dense temporary.
+    async def __call__(self, x: Tensor | Accumulated, state: State, turn: Turn) -> Sent:
+        """Exchange x + error: one pass to accumulate, k writes to forget, no dense temporary.
 
-        Each option costs a pass or two more. Raises ValueError, on all workers alike, where `lr_in_memory` is given no
-        learning rate above 0.
+        Of an `Accumulated` the first pass is done: it is the error already. Each option costs a pass or two more.
+
+        Raises:
+            ValueError: on all workers alike, `lr_in_memory` without a learning rate above 0.
         """
-        error, lr = tensor(state, "error"), self._unit(turn)
+        error, lr = tensor(state, "error"), self._lr(turn)
         if lr != 1.0:
             error.div_(lr)
-        if turn.given and self.takes is not None:
-            error = state[self.takes] = x
-        else:
+        if not isinstance(x, Accumulated):
             error.add_(x)
-        sent = await self.exchange(error, nest(state, "inner"), turn)
+        given = x if isinstance(x, Accumulated) and wants_largest(self.exchange, turn) else error
+        # An exchange that wants no candidates is given the tensor alone, which is what the protocol promises it.
+        sent = await self.exchange(cast(Tensor, given), nest(state, "inner"), turn)
         # With error = m + g by now, (1 - beta) m + beta (m + g - own) is this much less.
         sent.own.add_to_(error, alpha=-self.beta)
         if self.beta != 1.0:
-            error.add_(x, alpha=self.beta - 1.0)
+            error.add_(kernels.values(x), alpha=self.beta - 1.0)
         if lr != 1.0:
             error.mul_(lr)
         return sent
 
-    @property
-    def takes(self) -> str | None:
-        """An x that is given becomes the error; not with options, which scale the old error or need x by itself."""
-        return "error" if self.beta == 1.0 and not self.lr_in_memory else None
+    def accumulate(self, pieces: Sequence[Tensor], state: State, turn: Turn) -> Accumulated | None:
+        """Compute error + pieces into a second buffer, which is the error from now on; the first one is kept.
 
-    def _unit(self, turn: Turn) -> float:
-        """By what g is multiplied in the memory."""
+        None with options: they scale the old error, or need x by itself.
+        """
+        if self.beta != 1.0 or self.lr_in_memory:
+            return None
+        error, inner = tensor(state, "error"), nest(state, "inner")
+        if BEFORE not in state:
+            state[BEFORE] = {"error": torch.empty_like(error), "inner": clone(inner)}
+        before = nest(state, BEFORE)
+        copy_(nest(before, "inner"), inner)
+        made = kernels.accumulate(tensor(before, "error"), error, pieces, wants_largest(self.exchange, turn))
+        state["error"], before["error"] = made.values, error
+        return made
+
+    def rollback(self, state: State) -> None:
+        """Exchange the two buffers again; what the exchange inside remembers is copied back."""
+        before = nest(state, BEFORE)
+        state["error"], before["error"] = before["error"], state["error"]
+        copy_(nest(state, "inner"), nest(before, "inner"))
+
+    def _lr(self, turn: Turn) -> float:
+        """The factor of g in the memory."""
         if not self.lr_in_memory:
             return 1.0
         if turn.lr is None or not 0 < turn.lr < math.inf:

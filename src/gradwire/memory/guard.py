@@ -1,13 +1,15 @@
 """Guard: a value that is not finite never enters a memory.
 
-The workers agree by one number whether anybody's vector holds an inf or a NaN. If so, the plain mean goes through, so
-that whoever checks gradients (a GradScaler, clipping by norm) sees it, and the state inside stays as it was. A caller
-that can put the state back spares the collective: the number goes along with the first message, and the exchange is
-given up if it says so.
+The workers agree by one number whether any vector holds an inf or a NaN. If so, the plain mean passes through, so that
+whoever checks gradients (a GradScaler, clipping by norm) sees it, and the state inside stays as it was.
+
+Under error feedback, whose memory can be rolled back, that number travels with the first message (docs/formats.md), and
+saves a collective: if any worker's flag is set, the exchange is given up, and the caller rolls back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +17,14 @@ from torch import Tensor
 
 from gradwire import kernels
 from gradwire.ask import AllReduce, Ask
-from gradwire.exchange.protocol import Exchange, State, Taker, tensor
+from gradwire.exchange.protocol import Accumulates, Exchange, State
+from gradwire.kernels import Accumulated
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Dense, Sent
 
 
+@part("guard", "memory", example="guard(ef(topk(density=0.01)))")
 @dataclass(frozen=True)
 class Guard:
     """Pass a step with a non-finite value through uncompressed and leave the memory untouched."""
@@ -36,41 +41,47 @@ class Guard:
         """The inner exchange's state and nothing else."""
         return self.exchange.init(layout, dtype, device, batch_shape)
 
-    async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
+    async def __call__(self, x: Tensor | Accumulated, state: State, turn: Turn) -> Sent:
         """One AllReduce of a single number, then the exchange, or one AllReduce of f[d].
 
-        Where the caller can put the state back (`Turn.given`), the number goes along with the exchange's first ask.
+        Of an `Accumulated` with a residual the number travels with the exchange's first ask. After a step whose `Sent`
+        is not finite the caller must then call `rollback`.
         """
-        if turn.given and self.takes is not None and turn.seen is not None and turn.seen.finite is not None:
-            return await self._go_along(x, state, turn, tensor(state, self.takes), broken=not turn.seen.finite)
-        broken = await AllReduce(_broken(x, turn))
-        if broken.item() == 0.0:
-            return await self.exchange(x, state, turn)
-        return await _through(x.clone(), turn)
+        if not isinstance(x, Accumulated):
+            broken = (~kernels.finite(x)).to(torch.float32)
+            return await _agreed(self.exchange, x, broken, state, turn)
+        if x.residual is not None and x.finite is not None:
+            return await self._carried(x, state, turn)
+        finite = kernels.finite(x.values) if x.finite is None else torch.tensor([x.finite], device=x.values.device)
+        return await _agreed(self.exchange, x, (~finite).to(torch.float32), state, turn)
 
-    async def _go_along(self, x: Tensor, state: State, turn: Turn, memory: Tensor, *, broken: bool) -> Sent:
-        """Begin the exchange, of zeros if x is broken, and give it up where anybody's is.
+    def accumulate(self, pieces: Sequence[Tensor], state: State, turn: Turn) -> Accumulated | None:
+        """The inner exchange's."""
+        return self.exchange.accumulate(pieces, state, turn) if isinstance(self.exchange, Accumulates) else None
 
-        Of gradients that lie in x with the memory added, the plain mean is right but for rounding.
+    def rollback(self, state: State) -> None:
+        """The inner exchange's."""
+        if isinstance(self.exchange, Accumulates):
+            self.exchange.rollback(state)
+
+    async def _carried(self, x: Accumulated, state: State, turn: Turn) -> Sent:
+        """Start the exchange, of zeros if x is not finite, and give it up where any worker's x is not.
+
+        The plain mean is then exact up to rounding: the residual is subtracted again.
         """
-        plain = x - memory if broken else None
-        if broken:
-            x.zero_()
-        talk = self.exchange(x, state, turn)
+        plain = None if x.finite else x.pieces()
+        if plain is not None:
+            x.values.zero_()
+        talk = self.exchange(x, state, turn)  # pyright: ignore[reportArgumentType] - it has accumulated x itself
         try:
-            answer, anybody = await _carry(talk.send(None), broken)
+            answer, anybody = await _carry(talk.send(None), flag=plain is not None)
             while not anybody:
                 answer = await talk.send(answer)
         except StopIteration as end:
             return end.value
         finally:
             talk.close()
-        return await _through(x - memory if plain is None else plain, turn)
-
-    @property
-    def takes(self) -> str | None:
-        """The inner exchange's."""
-        return self.exchange.takes if isinstance(self.exchange, Taker) else None
+        return await _pass_through(x.pieces() if plain is None else plain, turn)
 
     def omega(self, d: int) -> float | None:
         """The inner exchange's."""
@@ -81,22 +92,24 @@ class Guard:
         return self.exchange.delta(d)
 
 
-async def _through(plain: Tensor, turn: Turn) -> Sent:
+async def _agreed(exchange: Exchange, x: Tensor | Accumulated, broken: Tensor, state: State, turn: Turn) -> Sent:
+    """Agree first: 1 of f32[..., 1] is a vector that is not finite. Then the exchange, or the plain mean."""
+    anybody = await AllReduce(broken)
+    if anybody.item() != 0.0:
+        return await _pass_through(x.pieces() if isinstance(x, Accumulated) else x.clone(), turn)
+    with_residual = isinstance(x, Accumulated) and x.residual is not None
+    return await exchange(x if with_residual else kernels.values(x), state, turn)  # pyright: ignore[reportArgumentType]
+
+
+async def _pass_through(plain: Tensor, turn: Turn) -> Sent:
     """The plain mean, uncompressed."""
     total = await AllReduce(plain)
     return Sent(own=Dense(plain), mean=Dense(total.div_(turn.size)), finite=False)
 
 
-async def _carry(ask: Ask, broken: bool) -> tuple[Tensor, bool]:
-    """Ask, and along with it whether anybody's vector is broken: the answer, and that."""
-    if (joined := ask.carrying(broken)) is not None:
+async def _carry(ask: Ask, *, flag: bool) -> tuple[Tensor, bool]:
+    """Ask, with a flag: the answer, and whether any worker's flag is set. Then the answer must not be used."""
+    if (joined := ask.carrying(flag)) is not None:
         return ask.carried(await joined)
-    anybody = bool((await AllReduce(torch.tensor([float(broken)]))).item())
+    anybody = bool((await AllReduce(torch.tensor([float(flag)]))).item())
     return (await ask if not anybody else torch.empty(0)), anybody
-
-
-def _broken(x: Tensor, turn: Turn) -> Tensor:
-    """1 where f[..., d] holds a value that is not finite, else 0: f32[..., 1]. Looks only if nobody has yet."""
-    if turn.seen is not None and turn.seen.finite is not None:
-        return torch.full((1,), float(not turn.seen.finite), device=x.device)
-    return (~kernels.finite(x)).to(torch.float32)

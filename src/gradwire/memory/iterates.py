@@ -1,8 +1,8 @@
 """Iterates: compress the next model instead of the gradient.
 
 Any exchange, conjugated by T(x) = params - gamma x, where x is a gradient and params the model at which it was taken:
-    send T_i = params - gamma x_i,    own_i = (params - what was said of T_i) / gamma,    mean likewise.
-An optimizer's step of length eta gamma along the mean is then (1 - eta) params + eta * the average of what was said.
+    send T_i = params - gamma x_i,    own_i = (params - what was sent of T_i) / gamma,    mean likewise.
+An optimizer's step of length eta gamma along the mean is then (1 - eta) params + eta * the average of what was sent.
 
 | method  | is                                        | source                                                      |
 |---------|-------------------------------------------|-------------------------------------------------------------|
@@ -21,9 +21,11 @@ from torch import Tensor
 from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest
 from gradwire.layout import Layout, Turn
 from gradwire.memory.shift import DIANA
+from gradwire.registry import part
 from gradwire.vector import Offset, Sent, widen
 
 
+@part("iterates", "memory", example="iterates(diana(natural), gamma=0.1)")
 @dataclass(frozen=True)
 class Iterates:
     """Compress params - gamma x, the model after a step of length gamma, instead of the gradient x."""
@@ -47,7 +49,7 @@ class Iterates:
         return {"inner": self.exchange.init(layout, dtype, device, batch_shape)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Exchange params - gamma x. ValueError where nobody knows the params."""
+        """Exchange params - gamma x. Raises ValueError if the turn has no params."""
         if turn.params is None:
             raise ValueError("iterates compresses the model after a step and needs to know the model: give params")
         x, params = widen(x), turn.params()
@@ -60,10 +62,11 @@ class Iterates:
         return 0.0 if self.exchange.omega(d) == 0.0 else None
 
     def delta(self, d: int) -> float | None:
-        """None: what is said may be larger than x."""
+        """None: `own` may be larger than x."""
         return None
 
 
+@part("gdci", "memory", example="gdci(natural, gamma=0.1)")
 def GDCI(exchange: Exchange, gamma: float) -> Iterates:
     """Gradient descent with compressed iterates (Khaled and Richtárik 2019, arXiv:1909.04716): unbiased operators."""
     check_exchange(exchange, "gdci")
@@ -72,6 +75,7 @@ def GDCI(exchange: Exchange, gamma: float) -> Iterates:
     return Iterates(exchange, gamma)
 
 
+@part("vrgdci", "memory", example="vrgdci(natural, gamma=0.1)")
 def VRGDCI(exchange: Exchange, gamma: float, alpha: float | None = None) -> Iterates:
     """VR-GDCI (Shulgin and Richtárik 2022, arXiv:2206.10452): GDCI whose shifts follow the iterates like DIANA's."""
     return Iterates(DIANA(exchange, alpha), gamma)

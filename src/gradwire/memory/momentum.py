@@ -1,8 +1,8 @@
-"""Momentum before compression: what is exchanged is a running average of the worker's own gradients.
+"""Momentum before compression: exchange a running average of the worker's own gradients.
 
     v = (1 - eta) v + eta x, starting at the first x; then the exchange of v.
-Over EF21 this is EF21-SGDM (Fatkhullin, Tyurin and Richtárik 2023, arXiv:2305.15155), which needs no large batches
-where EF21 does. The law holds as it is: the mean is the average of what the workers said of their v.
+Over EF21 this is EF21-SGDM (Fatkhullin, Tyurin and Richtárik 2023, arXiv:2305.15155), which does
+without EF21's large batches. The law holds as it is: the mean is the average of what the workers sent of their v.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from torch import Tensor
 from gradwire.exchange.protocol import Exchange, State, check_exchange, nest, tensor
 from gradwire.layout import Layout, Turn
 from gradwire.memory.shift import EF21
+from gradwire.registry import part
 from gradwire.vector import Sent
 
 
+@part("momentum", "memory", example="momentum(ef21(topk(density=0.01)), eta=0.1)")
 @dataclass(frozen=True)
 class Momentum:
     """Exchange the running average v of the vectors, in which the newest weighs eta."""
@@ -42,7 +44,7 @@ class Momentum:
         return {"v": v, "inner": self.exchange.init(layout, dtype, device, batch_shape)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Move v in place, and exchange it."""
+        """Update v in place, and exchange it."""
         v = tensor(state, "v")
         if turn.step == 0:
             v.copy_(x)
@@ -51,14 +53,15 @@ class Momentum:
         return await self.exchange(v, nest(state, "inner"), turn)
 
     def omega(self, d: int) -> float | None:
-        """None: what is said is of the past as well."""
+        """None: `own` also contains past vectors."""
         return None
 
     def delta(self, d: int) -> float | None:
-        """None: with its memory, what is said may be larger than x."""
+        """None: with its memory, `own` may be larger than x."""
         return None
 
 
+@part("ef21sgdm", "memory", example="ef21sgdm(topk(density=0.01), eta=0.1)")
 def EF21SGDM(exchange: Exchange, eta: float = 0.1) -> Momentum:
     """EF21 with momentum (Fatkhullin, Tyurin and Richtárik 2023, arXiv:2305.15155): contractive operators."""
     return Momentum(EF21(exchange), eta)

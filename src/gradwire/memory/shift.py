@@ -1,8 +1,8 @@
-"""Shifted compression: remember what was said, and send only the difference to it.
+"""Shifted compression: keep a shift that follows the vector, and send only the difference to it.
 
-DCGD-SHIFT (Shulgin and Richtárik 2022, arXiv:2206.10452): worker i keeps a shift h_i, everybody keeps the mean shift h,
+DCGD-SHIFT (Shulgin and Richtárik 2022, arXiv:2206.10452): worker i keeps a shift h_i, all keep the mean shift h,
     m_i = Q(x_i - h_i),    own_i = h_i + m_i,    mean = h + average of m_i,
-and a rule moves the shifts, so that they follow what they approximate and the error of compression vanishes with it.
+and a rule moves the shifts. As they approach the vectors, the error of compression vanishes.
 
 | method            | rule            | shift                                                                          |
 |-------------------|-----------------|--------------------------------------------------------------------------------|
@@ -28,6 +28,7 @@ from torch import Tensor
 from gradwire.ask import AllReduce
 from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest, tensor
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Dense, Offset, Sent, widen
 
 
@@ -40,10 +41,11 @@ class Rule(Protocol):
         ...
 
     async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, exchange: Exchange) -> Sent:
-        """Move both shifts in place, and return what the step has said: h + own and mean_h + mean of before."""
+        """Move both shifts in place, and return what the step sends: h + own and mean_h + mean from before."""
         ...
 
 
+@part("shifted", "memory", example="shifted(natural, follow())")
 @dataclass(frozen=True)
 class Shifted:
     """Send the difference to a shift; the rule moves the shift."""
@@ -79,27 +81,29 @@ class Shifted:
         return 0.0 if self.exchange.omega(d) == 0.0 else None
 
     def delta(self, d: int) -> float | None:
-        """None: with its memory, what is said may be larger than x."""
+        """None: with its memory, `own` may be larger than x."""
         return None
 
 
+@part("fixed", "rule", example="shifted(randk(density=0.1), fixed())")
 @dataclass(frozen=True)
 class Fixed:
     """Leave the shifts where they are (DCGD, DCGD-FIXED)."""
 
     def check(self, exchange: Exchange, d: int) -> None:
-        """Any operator will do."""
+        """Accept any operator."""
 
     async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, exchange: Exchange) -> Sent:
-        """Nothing moves."""
+        """Leave both shifts."""
         return Sent(own=Offset(h, sent.own, 1.0), mean=Offset(mean_h, sent.mean, 1.0))
 
 
+@part("follow", "rule", example="shifted(randk(density=0.1), follow(alpha=0.1))")
 @dataclass(frozen=True)
 class Follow:
     """Move the shifts by alpha times the message: DIANA, by default at alpha = 1 / (1 + omega), or EF21 at 1.
 
-    With nu, what the step says is h + nu times the message: EF-BV. Without, nu is 1.
+    With nu, the step sends h + nu times the message: EF-BV. Without, nu is 1.
     """
 
     alpha: float | None = None
@@ -112,14 +116,14 @@ class Follow:
             raise ValueError(f"nu must lie in (0, 1], got {self.nu}")
 
     def check(self, exchange: Exchange, d: int) -> None:
-        """Refuse what the theory of the method, which alpha and nu tell, does not cover."""
+        """Refuse an exchange that the theory of the method, given by alpha and nu, does not cover."""
         if self.nu is not None and self.alpha is not None:
             self._check_ef_bv(exchange, d, self.alpha)
         else:
             self._check_diana_or_ef21(exchange, d)
 
     def _check_ef_bv(self, exchange: Exchange, d: int, lam: float) -> None:
-        """Refuse what may expand and has a bias, and a lam with which the shifts would run away from what they follow.
+        """Refuse an operator that is biased and may expand, and a lam with which the shifts would diverge.
 
         The error of the shifts contracts by (1 - lam)^2 + lam^2 omega for unbiased operators, always for contractive.
         """
@@ -132,7 +136,7 @@ class Follow:
             )
 
     def _check_diana_or_ef21(self, exchange: Exchange, d: int) -> None:
-        """Refuse alpha = 1 for what may expand, any other for what is biased, and alpha > 1 / (1 + omega)."""
+        """Refuse alpha = 1 for an operator that may expand, any other for a biased one, and alpha > 1 / (1 + omega)."""
         omega, delta = exchange.omega(d), exchange.delta(d)
         if self.alpha == 1.0 and delta is None:
             raise ValueError(
@@ -157,16 +161,17 @@ class Follow:
         alpha = self.alpha if self.alpha is not None else 1 / (1 + (exchange.omega(turn.layout.d) or 0.0))
         sent.own.add_to_(h, alpha)
         sent.mean.add_to_(mean_h, alpha)
-        # h before the step plus nu times the message is h now plus what alpha left out.
+        # h before the step plus nu times the message is the new h plus (nu - alpha) times the message.
         rest = (1.0 if self.nu is None else self.nu) - alpha
         return Sent(own=Offset(h, sent.own, rest), mean=Offset(mean_h, sent.mean, rest))
 
 
+@part("restart", "rule", example="shifted(randk(density=0.1), restart(p=0.05))")
 @dataclass(frozen=True)
 class Restart:
     """Set the shifts to the vectors themselves with probability p: Rand-DIANA. By default p = 1 / (1 + omega).
 
-    One coin for all workers: a step of heads costs one dense AllReduce, and the others nothing.
+    One draw for all workers: a step that restarts costs one dense AllReduce, the others nothing.
     """
 
     p: float | None = None
@@ -183,33 +188,37 @@ class Restart:
             )
 
     async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, exchange: Exchange) -> Sent:
-        """On heads h = x and mean_h += mean of x - h, in place."""
+        """With probability p, h = x and mean_h += mean of x - h, in place."""
         p = self.p if self.p is not None else 1 / (1 + (exchange.omega(turn.layout.d) or 0.0))
-        coin = torch.rand((), generator=turn.fork("restart").rng(shared=True)).item()
-        if coin >= p:
+        uniform = torch.rand((), generator=turn.fork("restart").rng(shared=True)).item()
+        if uniform >= p:
             return Sent(own=Offset(h, sent.own, 1.0), mean=Offset(mean_h, sent.mean, 1.0))
-        said = Sent(own=Dense(Offset(h, sent.own, 1.0).dense()), mean=Dense(Offset(mean_h, sent.mean, 1.0).dense()))
+        sent_now = Sent(own=Dense(Offset(h, sent.own, 1.0).dense()), mean=Dense(Offset(mean_h, sent.mean, 1.0).dense()))
         total = await AllReduce(x - h)
         mean_h.add_(total, alpha=1 / turn.size)
         h.copy_(x)
-        return said
+        return sent_now
 
 
+@part("diana", "memory", example="diana(randk(density=0.1))")
 def DIANA(exchange: Exchange, alpha: float | None = None) -> Shifted:
     """DIANA (Mishchenko et al. 2019, arXiv:1901.09269): unbiased operators, alpha <= 1 / (1 + omega)."""
     return Shifted(exchange, Follow(alpha))
 
 
+@part("ef21", "memory", example="ef21(topk(density=0.01))")
 def EF21(exchange: Exchange) -> Shifted:
-    """EF21 (Richtárik et al. 2021, arXiv:2106.05203): contractive operators, every message moves the shift whole."""
+    """EF21 (Richtárik et al. 2021, arXiv:2106.05203): contractive operators, the shift moves by the whole message."""
     return Shifted(exchange, Follow(1.0))
 
 
+@part("efbv", "memory", example="efbv(topk(density=0.01), lam=1.0, nu=0.9)")
 def EFBV(exchange: Exchange, lam: float, nu: float) -> Shifted:
     """EF-BV (Condat, Yi and Richtárik 2022, arXiv:2205.04180): DIANA at (alpha, 1), EF21 at (1, 1), and between."""
     return Shifted(exchange, Follow(lam, nu))
 
 
+@part("randdiana", "memory", example="randdiana(randk(density=0.1))")
 def RandDIANA(exchange: Exchange, p: float | None = None) -> Shifted:
     """Rand-DIANA (Shulgin and Richtárik 2022, arXiv:2206.10452): unbiased operators, shifts restart at random."""
     return Shifted(exchange, Restart(p))

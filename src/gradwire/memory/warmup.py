@@ -1,8 +1,8 @@
 """A density that starts high and comes down in steps: the warm-up of deep gradient compression, for any exchange.
 
-Lin et al. 2018, arXiv:1712.01887: early gradients change fast, and a sparse message says too little of them. With the
-defaults and a final density of 0.001 the stages are 0.25, 0.0625, 0.015625, 0.00390625 and then 0.001, as in the paper,
-which gives them over the first epochs; here they share the first `steps` synchronisations in equal parts.
+Lin et al. 2018, arXiv:1712.01887: early gradients change fast, and a sparse message contains too little of them. With
+the defaults and a final density of 0.001 the stages are 0.25, 0.0625, 0.015625, 0.00390625 and then 0.001, as in the
+paper, which spreads them over the first epochs. Here they take equal parts of the first `steps` synchronisations.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ import torch
 from torch import Tensor
 
 from gradwire.checks import check_whole, is_number
-from gradwire.exchange.protocol import Exchange, State, check_exchange
+from gradwire.exchange.protocol import Exchange, State, check_exchange, wants_largest
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Sent
 
 
+@part("warmup", "memory", example="ef(warmup(deft(density=0.01), steps=400, start=0.25, factor=4.0))")
 @dataclass(frozen=True)
 class Warmup:
     """Run an exchange at the densities start, start / factor, ... above its own, then at its own.
 
     Args:
-        exchange: what runs in the end. It, or one part of it, has a `density`; its state must serve any.
-        steps: synchronisations that the stages share: of S stages, synchronisation t < steps is of stage t S // steps.
-        start: density of the first stage. Stages that are not above the exchange's own density are left out, all of
-            them if start is not.
-        factor: what every stage divides the density by, greater than 1.
+        exchange: what runs in the end. It, or one part of it, has a `density`; its state must fit any density.
+        steps: synchronisations of all stages together: of S stages, synchronisation t < steps is of stage t S // steps.
+        start: density of the first stage. Stages that are not above the exchange's own density are left out.
+        factor: every stage divides the density by this number, greater than 1.
     """
 
     exchange: Exchange
@@ -49,7 +50,7 @@ class Warmup:
         object.__setattr__(self, "start", float(self.start))
         object.__setattr__(self, "factor", float(self.factor))
         if (found := len(list(_densities(self.exchange)))) != 1:
-            raise ValueError(f"ramp needs an exchange with exactly one density, and {self.exchange} has {found}")
+            raise ValueError(f"warmup needs an exchange with exactly one density, and {self.exchange} has {found}")
 
     @cached_property
     def stages(self) -> tuple[Exchange, ...]:
@@ -61,9 +62,9 @@ class Warmup:
         return tuple(_at(self.exchange, density) for density in densities)
 
     def at(self, step: int) -> Exchange:
-        """What runs at synchronisation `step`, counted from 0."""
-        place = step * len(self.stages) // self.steps
-        return self.stages[place] if place < len(self.stages) else self.exchange
+        """The exchange at synchronisation `step`, counted from 0."""
+        stage = step * len(self.stages) // self.steps
+        return self.stages[stage] if stage < len(self.stages) else self.exchange
 
     def init(
         self,
@@ -76,8 +77,12 @@ class Warmup:
         return self.exchange.init(layout, dtype, device, batch_shape)
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """One step of the stage that is due."""
+        """One step of the current stage."""
         return await self.at(turn.step)(x, state, turn)
+
+    def wants_largest(self, turn: Turn) -> int:
+        """That of the current stage."""
+        return wants_largest(self.at(turn.step), turn)
 
     def omega(self, d: int) -> float | None:
         """The largest of all stages, None if one is biased."""
@@ -100,7 +105,7 @@ def _densities(part: Any) -> Iterator[float]:
 
 
 def _at(part: Any, density: float) -> Any:
-    """The same tree with another density; parts that hold none stay the objects that they are."""
+    """The same tree with another density; parts without one stay the same objects."""
     if not any(True for _ in _densities(part)):
         return part
     values = {field.name: getattr(part, field.name) for field in fields(part)}

@@ -1,8 +1,8 @@
-"""How the workers come by one plan: its delegate shares it, or all remember the last one.
+"""How the workers agree on one plan: a delegate broadcasts it, or all reuse the last one.
 
-A remembered plan is a fact of the state, f64[1, 2 + m]: | layout and n, in 32 bits | window | the m numbers shared |.
-A window is a run of `every` steps, from a multiple of it on. A plan of another layout, another number of workers or
-another window is no plan, and everybody sees so alike: a checkpoint of a run that was larger may be loaded as it is.
+The last plan is replicated state, f64[1, 2 + m]: | layout and n, in 32 bits | window | the m numbers broadcast |. A
+window is `every` steps, from a multiple of it on. A plan of another layout, number of workers or window is ignored, on
+all workers alike, so the checkpoint of a larger run may be loaded as it is.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from gradwire.exchange.protocol import State, tensor
 from gradwire.layout import Turn
 
 
-def nothing() -> State:
+def no_plan() -> State:
     """No plan yet: f64[1, 0], on the CPU, where plans are read.
 
-    float64 whatever the vectors, because budgets are whole numbers; two axes, because [d] would be one per coordinate.
+    float64 for any dtype of the vectors, because budgets are whole numbers; two axes, because a tensor [d] would count
+    as one value per coordinate.
     """
     return {"plan": torch.zeros((1, 0), dtype=torch.float64)}
 
@@ -36,12 +37,12 @@ async def agree(
     turn: Turn,
     device: torch.device,
 ) -> list[int]:
-    """Recall the numbers of this window's plan, or let its delegate `make` that many and broadcast them, int32.
+    """Return the numbers of this window's plan: those in the state, or `length` new ones that its delegate broadcasts.
 
-    What is recalled and does not fit (a checkpoint may have been tampered with) is no plan.
+    Numbers in the state that do not fit are ignored: a checkpoint may have been tampered with.
 
-    The delegates take turns by windows: were it (t mod n) at the steps t that share, then with every = n it would
-    always be rank 0, whose norms alone would count.
+    The delegate changes with the window. If it were t mod n at the steps t that broadcast, then with every = n it would
+    always be rank 0, and only rank 0's norms would count.
     """
     stamp = [zlib.crc32(turn.layout.digest, turn.size), turn.step // every]
     if every > 1:
@@ -51,7 +52,7 @@ async def agree(
     delegate = turn.step // every % turn.size
     message = make() if turn.rank == delegate else [0] * length
     answer: Tensor = await Broadcast(torch.tensor(message, dtype=torch.int32, device=device), delegate)
-    heard = cast(list[int], answer.tolist())
+    received = cast(list[int], answer.tolist())
     if every > 1:
-        state["plan"] = torch.tensor([[*stamp, *heard]], dtype=torch.float64)
-    return heard
+        state["plan"] = torch.tensor([[*stamp, *received]], dtype=torch.float64)
+    return received

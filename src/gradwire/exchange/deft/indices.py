@@ -1,4 +1,4 @@
-"""Positions in the layers of a bin, laid end to end, and indices of the flat vector."""
+"""From positions in the layers of a bin, laid end to end, to indices of the flat vector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Norms of layers for their shares of k, which no scale of the gradient spoils."""
+"""Norms of layers, by which k is divided; correct at any scale of the gradient."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FLOAT32_MAX = 3.4028234663852886e38
 
 
 def relative_norms(x: Tensor, layers: Sequence[Span]) -> list[float]:
-    """L2 norms of the layers of finite f[d], up to a common factor: shares depend on nothing else.
+    """L2 norms of the layers of finite f[d], up to a common factor: budgets depend only on their ratios.
 
-    The squares of float64 values may leave float64's range: then all values are scaled by the power of two that brings
-    the largest one near 1, which rounds nothing. The squares of narrower values never do.
+    The squares of float64 values may overflow or underflow. Then all values are first scaled by the power of two that
+    brings the largest one near 1, which rounds nothing. The squares of float32 values are safe in float64.
     """
     if x.dtype != torch.float64 or not layers:
         return kernels.norms(x, layers)
@@ -31,11 +31,11 @@ def relative_norms(x: Tensor, layers: Sequence[Span]) -> list[float]:
 
 
 def as_whole(value: float) -> int:
-    """The 32 bits of a float32, 0 or more and finite after clamping, as a whole number that travels among others."""
+    """The 32 bits of a float32, at least 0 and clamped to be finite, as a whole number that travels among others."""
     return int(struct.unpack("<i", struct.pack("<f", min(value, FLOAT32_MAX)))[0])
 
 
 def from_whole(bits: int) -> float:
-    """What `as_whole` was made of; -1 for the bits of anything else."""
+    """The number that `as_whole` was given; -1 for bits that it never makes."""
     value = float(struct.unpack("<f", struct.pack("<I", bits & 0xFFFFFFFF))[0])
     return value if 0 <= value < math.inf else -1.0

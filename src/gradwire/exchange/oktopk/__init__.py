@@ -1,10 +1,9 @@
 """Ok-Topk: a sparse all-reduce whose volume does not grow with the workers (Li and Hoefler, PPoPP 2022).
 
-`plan` holds what all workers agree about: regions and thresholds. `pieces` is the message. `exchange` is the
-conversation.
+`regions` holds what the workers agree on: regions and thresholds. `pieces` is the message, `exchange` the algorithm.
 """
 
 from gradwire.exchange.oktopk.exchange import OkTopk
-from gradwire.exchange.oktopk.plan import Plan
+from gradwire.exchange.oktopk.regions import Regions
 
-__all__ = ["OkTopk", "Plan"]
+__all__ = ["OkTopk", "Regions"]

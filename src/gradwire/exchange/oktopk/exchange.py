@@ -1,25 +1,25 @@
-"""Ok-Topk's conversation: split and reduce, then balance and gather (Li and Hoefler, PPoPP 2022).
+"""Ok-Topk's algorithm: split and reduce, then balance and gather (Li and Hoefler, PPoPP 2022).
 
 rank r of n workers, k = density * d                                                                 per ordinary step
 ---------------------------------------------------------------------------------------------------------------------
-select    places of x from one's own threshold on, in n regions that all agree on                    nothing
-AllGather  how many in the fullest region, and in all                                                 8 bytes
-AllToAll  the places and values of region j to rank j, padded to the fullest, p; j sums them         n p entries
+select     indices of x that reach the worker's own threshold, in n regions known to all              nothing
+AllGather  the count in the fullest region, and in all                                                8 bytes
+AllToAll   indices and values of region j to rank j, padded to the fullest, p; j sums them            n p entries
 AllGather  how many sums reach the common threshold                                                   8 bytes
-AllToAll  those, spread evenly over the workers, if one has far more than others                     (seldom)
+AllToAll   those, spread evenly over the workers, if one has far more than others                     (seldom)
 AllGather  those, padded to the most of a worker, q                                                   q entries
 
-An entry is an index and a value: two elements in the paper's count. On a worker's link they make 2 (n - 1) (p + q)
-elements, 4 k (n - 1) / n where p = q = k / n. Let c = ceil(sums said / n): where q is above 2 c at the latest, it pays
-to spread the sums first, and the last two make 4 c (n - 1) elements or fewer. So with p and c at k / n the volume is
-below 6 k elements, the paper's bound, for any n. What padding adds: p is the most that any one worker has in any one
-region, near k / n only where workers agree about where the large values are, and up to k where each has all of its own
-in another's region. An index takes less than an element of 4 bytes (wire/index.py).
+An entry is an index and a value: two elements in the paper's count. On a worker's link that is 2 (n - 1) (p + q)
+elements, or 4 k (n - 1) / n if p = q = k / n. Let c = ceil(kept sums / n): if q is above 2 c, or earlier, it pays to
+spread the sums first, and the last two then take at most 4 c (n - 1) elements. So with p and c at k / n the volume is
+below 6 k elements, the paper's bound, for any n. Padding adds to it: p is the largest count of any worker in any
+region, near k / n only if the workers agree on where the large values are, and up to k if each has all its values in
+one region. An index takes less than an element of 4 bytes (wire/index.py).
 
-Every `recompute_every` steps the workers select exactly: each its k largest, and of the sums the k largest. Between,
-thresholds and regions stay, and counts drift. Where a worker's leaves [k / 2, 2 k], all select exactly, before anything
-is sent; where that of the sums does, they are selected exactly: neither is ever more than 2 k. A new plan costs an
-AllReduce of 16 n bytes, a new common threshold four of 2 KB (eight for float64), and a second count each.
+Every `recompute_every` steps the workers select exactly: each its k largest values, then the k largest sums. In between
+thresholds and regions stay, and counts drift. If a worker's count leaves [k / 2, 2 k], all select exactly before
+anything is sent; if the count of the sums does, the sums are selected exactly. So neither is ever more than 2 k. New
+regions cost an AllReduce of 16 n bytes, a new common threshold four of 2 KB (eight for float64), and each a new count.
 """
 
 from __future__ import annotations
@@ -35,18 +35,20 @@ from gradwire import kernels
 from gradwire.ask import AllToAll
 from gradwire.checks import check_whole
 from gradwire.compress.protocol import check_density, kept
-from gradwire.exchange.oktopk.pieces import Pieces, hear
-from gradwire.exchange.oktopk.plan import Plan, propose
-from gradwire.exchange.oktopk.survivors import survive, tell
-from gradwire.exchange.oktopk.threshold import is_near, reach
+from gradwire.exchange.oktopk.pieces import Pieces, gather_pairs
+from gradwire.exchange.oktopk.regions import Regions, propose
+from gradwire.exchange.oktopk.survivors import gather_sums, select_sums
+from gradwire.exchange.oktopk.threshold import indices_above, is_near
 from gradwire.exchange.protocol import State
 from gradwire.layout import Layout, Turn
+from gradwire.registry import part
 from gradwire.vector import Sent, Sparse, widen
 
 
+@part("oktopk", "exchange", example="ef(oktopk(density=0.01))")
 @dataclass(frozen=True)
 class OkTopk:
-    """About the k = density * d largest sums of what the workers find large; anew every `recompute_every` steps."""
+    """About the k = density * d largest sums of the workers' large values; exactly k every `recompute_every` steps."""
 
     density: float
     recompute_every: int = 32
@@ -62,77 +64,77 @@ class OkTopk:
         device: torch.device | str = "cpu",
         batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """No plan yet: f64[2, 0]; after the first step f64[2, n + 1], the same on all workers (see `Plan.write`)."""
+        """No regions yet: f64[2, 0]; after the first step f64[2, n + 1], replicated (see `Regions.write`)."""
         return {"plan": torch.zeros(2, 0, dtype=torch.float64, device=device)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Four asks in an ordinary step, whatever n; `state` keeps the plan."""
+        """Four collectives in an ordinary step, for any n. The state keeps the regions."""
         if isinstance(turn.rank, slice):
             raise ValueError("oktopk's regions belong to ranks: it runs in lockstep, not batched")
         x, n = widen(x), turn.size
         k = kept(self.density, len(x))
         due = turn.step % self.recompute_every == 0
-        mine, plan, width = await _select(x, k, None if due else Plan.read(state, n, len(x)), turn)
-        sums = await _reduce(x, mine, plan, width, turn.rank)
-        found, counts, plan = await survive(sums, k, plan, turn.rank)
-        plan.write(state)
-        places, totals = await tell(found, sums[found], counts, plan, turn.rank)
-        said = places[torch.isin(places, mine, assume_unique=True)]
-        return Sent(own=Sparse(said, x[said], len(x)), mean=Sparse(places, totals.div_(n), len(x)))
+        selected, regions, width = await _select(x, k, None if due else Regions.read(state, n, len(x)), turn)
+        sums = await _reduce(x, selected, regions, width, turn.rank)
+        found, counts, regions = await select_sums(sums, k, regions, turn.rank)
+        regions.write(state)
+        indices, totals = await gather_sums(found, sums[found], counts, regions, turn.rank)
+        own = indices[torch.isin(indices, selected, assume_unique=True)]
+        return Sent(own=Sparse(own, x[own], len(x)), mean=Sparse(indices, totals.div_(n), len(x)))
 
     def omega(self, d: int) -> float | None:
         """None: biased."""
         return None
 
     def delta(self, d: int) -> float | None:
-        """0: a projection, never expansive; but what is large here need not be large in the sum."""
+        """0: a projection, never expansive; but a value that is large here need not be large in the sum."""
         return 0.0
 
 
-async def _select(x: Tensor, k: int, plan: Plan | None, turn: Turn) -> tuple[Tensor, Plan, int]:
-    """This worker's places, the plan that they are of, and the most that any worker has in any region.
+async def _select(x: Tensor, k: int, regions: Regions | None, turn: Turn) -> tuple[Tensor, Regions, int]:
+    """This worker's indices, the regions they are sorted into, and the largest count of any worker in any region.
 
-    Without a plan, and where one makes a worker say too little or too much, exactly the k largest by a new plan, whose
-    common threshold is not known yet (NaN).
+    Without regions, or if a worker's count has drifted too far: exactly the k largest and new regions, whose common
+    threshold is not known yet (NaN).
     """
-    if plan is not None:
-        mine = reach(x, plan.local[cast(int, turn.rank)])
-        width, totals = await _count(mine, plan)
-        if all(is_near(total, k, level) for total, level in zip(totals, plan.local, strict=True)):
-            return mine, plan, width
-    mine = kernels.topk(x, k)
-    mine = mine[x[mine] != 0]
-    level = x[mine].abs().amin().item() if len(mine) == k < len(x) else 0.0
-    bounds, local = await propose(mine, level, len(x), turn)
-    plan = Plan(bounds, local, float("nan"))
-    width, _ = await _count(mine, plan)
-    return mine, plan, width
+    if regions is not None:
+        selected = indices_above(x, regions.local[cast(int, turn.rank)])
+        width, totals = await _count(selected, regions)
+        if all(is_near(total, k, threshold) for total, threshold in zip(totals, regions.local, strict=True)):
+            return selected, regions, width
+    selected = kernels.topk(x, k)
+    selected = selected[x[selected] != 0]
+    threshold = x[selected].abs().amin().item() if len(selected) == k < len(x) else 0.0
+    bounds, local = await propose(selected, threshold, len(x), turn)
+    regions = Regions(bounds, local, float("nan"))
+    width, _ = await _count(selected, regions)
+    return selected, regions, width
 
 
-async def _reduce(x: Tensor, mine: Tensor, plan: Plan, width: int, rank: int) -> Tensor:
-    """Send every region's entries to its owner and add what comes: f[size of this worker's region]."""
-    edges = _edges(mine, plan)
+async def _reduce(x: Tensor, selected: Tensor, regions: Regions, width: int, rank: int) -> Tensor:
+    """Send each region's entries to its owner and sum the received ones: f[size of this worker's region]."""
+    edges = _edges(selected, regions)
     counts = [end - start for start, end in itertools.pairwise(edges)]
-    starts = torch.tensor(plan.bounds[:-1], device=x.device)
-    offsets = mine - starts.repeat_interleave(torch.tensor(counts, device=x.device))
-    pieces = Pieces(width, plan.largest, x.dtype)
-    places, values = pieces.decode(await AllToAll(pieces.encode(offsets, x[mine], counts)))
-    sums = x.new_zeros(plan.largest + width)
-    # Row by row: within one every place is another, so that the order of addition is that of ranks on every device.
-    for place, value in zip(places, values, strict=True):
-        sums.index_add_(0, place, value.to(x.dtype))
-    return sums[: plan.bounds[rank + 1] - plan.bounds[rank]]
+    starts = torch.tensor(regions.bounds[:-1], device=x.device)
+    offsets = selected - starts.repeat_interleave(torch.tensor(counts, device=x.device))
+    pieces = Pieces(width, regions.largest, x.dtype)
+    indices, values = pieces.decode(await AllToAll(pieces.encode(offsets, x[selected], counts)))
+    sums = x.new_zeros(regions.largest + width)
+    # Row by row: indices are distinct within a row, so every device adds in the order of ranks.
+    for row, value in zip(indices, values, strict=True):
+        sums.index_add_(0, row, value.to(x.dtype))
+    return sums[: regions.bounds[rank + 1] - regions.bounds[rank]]
 
 
-def _edges(places: Tensor, plan: Plan) -> list[int]:
-    """Where the regions begin and end among increasing places."""
-    bounds = torch.tensor(plan.bounds, device=places.device)
-    return cast(list[int], torch.searchsorted(places, bounds).tolist())
+def _edges(indices: Tensor, regions: Regions) -> list[int]:
+    """Positions among increasing indices at which the regions begin and end."""
+    bounds = torch.tensor(regions.bounds, device=indices.device)
+    return cast(list[int], torch.searchsorted(indices, bounds).tolist())
 
 
-async def _count(mine: Tensor, plan: Plan) -> tuple[int, list[int]]:
-    """The most that any worker has in any region, and how many each has in all."""
-    edges = _edges(mine, plan)
+async def _count(selected: Tensor, regions: Regions) -> tuple[int, list[int]]:
+    """The largest count of any worker in any region, and the total count of each worker."""
+    edges = _edges(selected, regions)
     fullest = max(end - start for start, end in itertools.pairwise(edges))
-    heard = await hear((fullest, len(mine)), mine.device)
-    return max(most for most, _ in heard), [total for _, total in heard]
+    pairs = await gather_pairs((fullest, len(selected)), selected.device)
+    return max(most for most, _ in pairs), [total for _, total in pairs]

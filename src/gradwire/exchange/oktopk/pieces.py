@@ -1,8 +1,8 @@
-"""Ok-Topk's message: rows of the same number of places and values, some of them only there to fill the row.
+"""Ok-Topk's message: rows of equally many indices and values; shorter ones are padded.
 
-Wire of a row of `width` entries with places below `span`, the width known to both ends beforehand:
-    | index block of `width` places below span + width (wire/index.py) | value block (wire/values.py) |
-Entries that fill a row come last: places span, span + 1, ... and value 0.
+Wire of a row of `width` entries with indices below `span`; both ends know the width beforehand:
+    | index block of `width` indices below span + width (wire/index.py) | value block (wire/values.py) |
+Padding comes last: indices span, span + 1, ... and value 0.
 """
 
 from __future__ import annotations
@@ -21,44 +21,44 @@ from gradwire.wire.values import Format
 
 @dataclass(frozen=True)
 class Pieces:
-    """The format of rows. `kind` is the values' dtype, float32 or float64."""
+    """The format of rows. `dtype` is that of the values, float32 or float64."""
 
     width: int
     span: int
-    kind: torch.dtype
+    dtype: torch.dtype
 
-    def encode(self, places: Tensor, said: Tensor, counts: Sequence[int]) -> Tensor:
-        """int64[m], f[m] -> u8[n, nbytes]: the first counts[0] entries into row 0, and so on; increasing in a row."""
-        n, device = len(counts), places.device
+    def encode(self, indices: Tensor, entries: Tensor, counts: Sequence[int]) -> Tensor:
+        """int64[m], f[m] -> u8[n, nbytes]: the first counts[0] entries are row 0, and so on; increasing in a row."""
+        n, device = len(counts), indices.device
         lengths = torch.tensor(counts, device=device)
         row = torch.repeat_interleave(lengths)
-        column = torch.arange(len(places), device=device) - (lengths.cumsum(0) - lengths)[row]
+        column = torch.arange(len(indices), device=device) - (lengths.cumsum(0) - lengths)[row]
         filled = torch.arange(self.span, self.span + self.width, device=device).repeat(n, 1)
-        filled[row, column] = places
-        numbers = said.new_zeros(n, self.width)
-        numbers[row, column] = said
+        filled[row, column] = indices
+        numbers = entries.new_zeros(n, self.width)
+        numbers[row, column] = entries
         block = values.encode(numbers, self._format)
         return torch.cat([index.encode(filled, self.span + self.width), block], -1)
 
     def decode(self, wires: Tensor) -> tuple[Tensor, Tensor]:
-        """u8[n, nbytes] -> int64[n, width], f[n, width]; a place of `span` or more fills the row."""
+        """u8[n, nbytes] -> int64[n, width], f[n, width]; an index of `span` or more is padding."""
         split = index.nbytes(self.span + self.width, self.width)
-        places = index.decode(wires[:, :split], self.span + self.width, self.width)
-        return places, values.decode(wires[:, split:], self._format, self.width)
+        indices = index.decode(wires[:, :split], self.span + self.width, self.width)
+        return indices, values.decode(wires[:, split:], self._format, self.width)
 
     def read(self, wires: Tensor, starts: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """u8[n, nbytes] -> int64[m], f[m]: all rows one after the other, row r's places counted from starts[r]."""
-        places, said = self.decode(wires)
-        real = places < self.span
-        origin = torch.tensor(starts, device=places.device).unsqueeze(1)
-        return (places + origin)[real], said[real]
+        """u8[n, nbytes] -> int64[m], f[m]: the rows one after the other without padding; row r begins at starts[r]."""
+        indices, entries = self.decode(wires)
+        real = indices < self.span
+        origin = torch.tensor(starts, device=indices.device).unsqueeze(1)
+        return (indices + origin)[real], entries[real]
 
     @property
     def _format(self) -> Format:
-        return cast(Format, str(self.kind).removeprefix("torch."))
+        return cast(Format, str(self.dtype).removeprefix("torch."))
 
 
-async def hear(pair: tuple[int, int], device: torch.device) -> list[tuple[int, int]]:
-    """Gather two whole numbers of every worker, 8 bytes."""
+async def gather_pairs(pair: tuple[int, int], device: torch.device) -> list[tuple[int, int]]:
+    """Gather two whole numbers from every worker, 8 bytes."""
     wires = await AllGather(torch.tensor(pair, dtype=torch.int32, device=device).view(torch.uint8))
     return [(first, second) for first, second in cast(list[list[int]], wires.view(torch.int32).tolist())]

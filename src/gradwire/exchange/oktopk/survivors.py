@@ -1,4 +1,4 @@
-"""Ok-Topk's second half: of the sums that lie with their owners, everybody hears those that count."""
+"""Ok-Topk's second half: the largest of the sums, which lie with their owners, are sent to all workers."""
 
 from __future__ import annotations
 
@@ -10,49 +10,51 @@ from dataclasses import replace
 from torch import Tensor
 
 from gradwire.ask import AllGather, AllToAll
-from gradwire.exchange.oktopk.pieces import Pieces, hear
-from gradwire.exchange.oktopk.plan import Plan
-from gradwire.exchange.oktopk.threshold import is_near, kth_largest, reach
+from gradwire.exchange.oktopk.pieces import Pieces, gather_pairs
+from gradwire.exchange.oktopk.regions import Regions
+from gradwire.exchange.oktopk.threshold import indices_above, is_near, kth_largest
 
 
-async def survive(sums: Tensor, k: int, plan: Plan, rank: int) -> tuple[Tensor, list[int], Plan]:
-    """Places of this worker's sums that everybody shall hear, how many every worker has, and the plan they are of.
+async def select_sums(sums: Tensor, k: int, regions: Regions, rank: int) -> tuple[Tensor, list[int], Regions]:
+    """The indices of this worker's sums that are kept, the count on every worker, and the regions with the threshold.
 
-    By the plan's common threshold; where there is none, or it keeps too few or too many, exactly the k largest: of
-    equals the first win.
+    By the common threshold. If there is none, or it keeps too few or too many, exactly the k largest; among equal
+    magnitudes the first.
     """
-    if not math.isnan(plan.common):
-        found = reach(sums, plan.common)
-        counts = [above for above, _ in await hear((len(found), 0), sums.device)]
-        if is_near(sum(counts), k, plan.common):
-            return found, counts, plan
+    if not math.isnan(regions.common):
+        found = indices_above(sums, regions.common)
+        counts = [count for count, _ in await gather_pairs((len(found), 0), sums.device)]
+        if is_near(sum(counts), k, regions.common):
+            return found, counts, regions
     size = sums.abs()
-    level = await kth_largest(size[size > 0], k) if k < plan.bounds[-1] else 0.0
-    above, equal = size > level, (size == level) & (size > 0)
-    tallies = await hear((int(above.sum()), int(equal.sum())), sums.device)
-    counts, room = list[int](), k - sum(more for more, _ in tallies)
+    threshold = await kth_largest(size[size > 0], k) if k < regions.bounds[-1] else 0.0
+    above, equal = size > threshold, (size == threshold) & (size > 0)
+    tallies = await gather_pairs((int(above.sum()), int(equal.sum())), sums.device)
+    counts, left = list[int](), k - sum(more for more, _ in tallies)
     for more, same in tallies:
-        counts.append(more + min(room, same))
-        room -= min(room, same)
-    share = counts[rank] - tallies[rank][0]
-    found = (above | (equal & (equal.cumsum(0) <= share))).nonzero().view(-1)
-    return found, counts, replace(plan, common=level)
+        counts.append(more + min(left, same))
+        left -= min(left, same)
+    ties = counts[rank] - tallies[rank][0]
+    found = (above | (equal & (equal.cumsum(0) <= ties))).nonzero().view(-1)
+    return found, counts, replace(regions, common=threshold)
 
 
-async def tell(found: Tensor, sums: Tensor, counts: list[int], plan: Plan, rank: int) -> tuple[Tensor, Tensor]:
-    """Hear everybody's sums, increasing places below d: int64[m], f[m]; spread them first if one has far too many."""
-    n, d, starts, span = len(counts), plan.bounds[-1], plan.bounds[:-1], plan.largest
-    # All sums in order, by their owners: ends[a] to ends[a + 1] are a's. Spread evenly, cuts[b] to cuts[b + 1] are b's.
+async def gather_sums(
+    found: Tensor, sums: Tensor, counts: list[int], regions: Regions, rank: int
+) -> tuple[Tensor, Tensor]:
+    """All workers' kept sums at increasing indices below d: int64[m], f[m]. First balanced, if one has far too many."""
+    n, d, starts, span = len(counts), regions.bounds[-1], regions.bounds[:-1], regions.largest
+    # All sums in order: owner a has ends[a] to ends[a + 1]. Balanced, worker b has cuts[b] to cuts[b + 1].
     ends = [0, *itertools.accumulate(counts)]
     even = -(-ends[n] // n)
     cuts = [min(even * worker, ends[n]) for worker in range(n + 1)]
     moved = max(_lengths(sorted(ends + cuts)))
     if max(counts) > even + moved:
         pieces = Pieces(moved, d, sums.dtype)
-        shares = _lengths([min(max(cut, ends[rank]), ends[rank + 1]) for cut in cuts])
-        heard = await AllToAll(pieces.encode(found + starts[rank], sums, shares))
+        lengths = _lengths([min(max(cut, ends[rank]), ends[rank + 1]) for cut in cuts])
+        received = await AllToAll(pieces.encode(found + starts[rank], sums, lengths))
         starts, span, counts = (0,) * n, d, _lengths(cuts)
-        found, sums = pieces.read(heard, starts)
+        found, sums = pieces.read(received, starts)
     pieces = Pieces(max(counts), span, sums.dtype)
     wire = pieces.encode(found, sums, [len(found)]).squeeze(0)
     return pieces.read(await AllGather(wire), starts)

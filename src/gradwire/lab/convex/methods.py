@@ -9,25 +9,19 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from gradwire.compress import Compressor, Induced
-from gradwire.exchange import Exchange, Gathered, Mean
+from gradwire.compress.induced import Induced
+from gradwire.compress.protocol import Compressor
+from gradwire.exchange.gathered import Gathered
+from gradwire.exchange.mean import Mean
+from gradwire.exchange.protocol import Exchange
 from gradwire.lab.checks import check_name
 from gradwire.lab.convex import theory
 from gradwire.lab.convex.problems import Problem
-from gradwire.memory import (
-    DASHA,
-    DIANA,
-    EF,
-    EF21,
-    EF21SGDM,
-    EFBV,
-    GDCI,
-    MARINA,
-    VRGDCI,
-    Fixed,
-    RandDIANA,
-    Shifted,
-)
+from gradwire.memory.difference import DASHA, MARINA
+from gradwire.memory.ef import EF
+from gradwire.memory.iterates import GDCI, VRGDCI
+from gradwire.memory.momentum import EF21SGDM
+from gradwire.memory.shift import DIANA, EF21, EFBV, Fixed, RandDIANA, Shifted
 
 
 @dataclass(frozen=True)

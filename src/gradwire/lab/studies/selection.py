@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gradwire import kernels
-from gradwire.exchange.deft import Plan, assign_k, pack, partition
+from gradwire.exchange.deft import Packing, assign_k, pack, partition
 from gradwire.exchange.deft.plan import KEPT
 from gradwire.layout import Layout
 
@@ -84,7 +84,7 @@ class Prepared:
     sizes: list[int]
     norms: list[float]
     ks: list[int]
-    plan: Plan
+    plan: Packing
 
 
 def measure(

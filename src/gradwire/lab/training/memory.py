@@ -9,7 +9,7 @@ from gradwire.checkpoint import flatten
 from gradwire.exchange import Exchange, State
 from gradwire.lab.averager import Memory
 from gradwire.lab.training.settings import Training
-from gradwire.memory import Guard
+from gradwire.memory.guard import Guard
 from gradwire.spec import parse
 from gradwire.vector import Sparse, Vector
 

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import math
 
-from gradwire.compress import Compressor, Scaled
+from gradwire.compress.protocol import Compressor
+from gradwire.compress.scaled import Scaled
 from gradwire.lab.convex.theory.constants import Constants, in_range
 from gradwire.lab.convex.theory.plans import Gap, TheoryPlan
 

@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from gradwire.compress import Compressor, NaturalDithering, RandK, TopK
+from gradwire.compress.natural_dithering import NaturalDithering
+from gradwire.compress.protocol import Compressor
+from gradwire.compress.randk import RandK
+from gradwire.compress.topk import TopK
 from gradwire.lab.convex.methods import ConvexMethod, compose
 from gradwire.lab.convex.problems import Problem, make
 from gradwire.lab.studies.figures.record import ROUNDING

@@ -1,0 +1,5 @@
+"""`python -m gradwire`, the command line."""
+
+from gradwire.cli import main
+
+main()

@@ -1,5 +1,0 @@
-"""`python -m gradwire.cli`."""
-
-from gradwire.cli import main
-
-main()

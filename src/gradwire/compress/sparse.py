@@ -1,0 +1,91 @@
+"""What every sparsifier sends: an index block, then the kept values in a format.
+
+A sparsifier (protocol.py) decides which values are kept and how their indices are written. The rest is the same for all
+and written here; a class takes the functions over as its methods:
+
+    encode, decode, apply, nbytes = sparse.encode, sparse.decode, sparse.apply, sparse.nbytes
+
+Wire: | index block: the sparsifier's own, or the default below | value block (wire/values.py) |
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from gradwire import kernels
+from gradwire.compress.protocol import Compressor, Sparsifier, check_length
+from gradwire.kernels import Accumulated
+from gradwire.layout import Turn
+from gradwire.vector import Sparse
+from gradwire.wire import index
+from gradwire.wire import values as formats
+
+
+def encode(self: Sparsifier, x: Tensor | Accumulated, turn: Turn) -> Tensor:
+    """f[..., d] -> u8[..., nbytes(d)]."""
+    kept = select(self, x, turn)
+    head = self.encode_indices(kept.indices, kept.d, turn)
+    return torch.cat([head, formats.encode(kept.values, self.values, _rounding(self, turn).key(shared=False))], -1)
+
+
+def decode(self: Sparsifier, wire: Tensor, d: int) -> Sparse:
+    """u8[..., nbytes(d)] -> Sparse with count(d) entries. Raises ValueError for bytes that are no such message."""
+    check_length(cast(Compressor, self), wire, d)  # one that has these methods is a whole compressor
+    split = self.index_nbytes(d)
+    values = formats.decode(wire[..., split:], self.values, self.count(d))
+    return Sparse(self.decode_indices(wire[..., :split], d), values, d)
+
+
+def apply(self: Sparsifier, x: Tensor | Accumulated, turn: Turn) -> Sparse:
+    """f[..., d] -> what is decoded, in x's dtype."""
+    kept = select(self, x, turn)
+    return Sparse(kept.indices, formats.said(kept.values, self.values, _rounding(self, turn)), kept.d)
+
+
+def nbytes(self: Sparsifier, d: int) -> int:
+    """Bytes on the wire."""
+    return self.index_nbytes(d) + formats.nbytes(self.values, self.count(d))
+
+
+def encode_indices(self: Sparsifier, indices: Tensor, d: int, turn: Turn) -> Tensor:
+    """int64[..., count(d)] -> u8[..., index_nbytes(d)]: the default index block, for any indices (wire/index.py)."""
+    return index.encode(indices, d)
+
+
+def decode_indices(self: Sparsifier, wire: Tensor, d: int) -> Tensor:
+    """u8[..., index_nbytes(d)] -> int64[..., count(d)]."""
+    return index.decode(wire, d, self.count(d))
+
+
+def index_nbytes(self: Sparsifier, d: int) -> int:
+    """Bytes of the default index block."""
+    return index.nbytes(d, self.count(d))
+
+
+def unscaled(self: Sparsifier, d: int) -> float:
+    """1: the `gain` of a sparsifier that sends the values as they are."""
+    return 1.0
+
+
+def biased(self: Sparsifier, d: int) -> float | None:
+    """None, unless it keeps everything: the `omega` of a sparsifier that selects."""
+    return formats.OMEGA[self.values] if self.count(d) == d else None
+
+
+def select(sparsifier: Sparsifier, x: Tensor | Accumulated, turn: Turn) -> Sparse:
+    """f[..., d] -> the values that are kept, times the gain."""
+    indices = sparsifier.choose(cast(Tensor, x), turn)  # only a `Selective` one is given anything else
+    x = kernels.values(x)
+    gain = sparsifier.gain(x.shape[-1])
+    # The same, but the first takes half as long.
+    values = x.index_select(0, indices) if x.ndim == 1 else x.gather(-1, indices)
+    return Sparse(indices, values if gain == 1.0 else values.mul_(gain), x.shape[-1])
+
+
+def _rounding(sparsifier: Sparsifier, turn: Turn) -> Turn:
+    """The turn whose randomness rounds the values: a fork if the choice itself has drawn, or both would be one."""
+    # Only natural draws, and a fork costs more than a short row of values.
+    return turn.fork("values") if sparsifier.draws and sparsifier.values == "natural" else turn

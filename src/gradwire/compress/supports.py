@@ -1,0 +1,91 @@
+"""Random supports for Rand-k, drawn ahead where a batched turn has short vectors.
+
+A call of `kernels.support` costs as much as the rest of a short vector's round. So a batched turn of short vectors
+draws the supports of a block of steps in one call, by the keys of these steps, and caches them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from gradwire import kernels
+from gradwire.layout import Layout, Turn
+
+INDICES, STEPS = 1 << 16, 1 << 9
+"""The most indices, and the most steps, that are drawn in one call."""
+
+
+def draw(turn: Turn, batch_shape: torch.Size, d: int, k: int, device: torch.device) -> Tensor:
+    """int64[*batch_shape, k]: a support for every row."""
+    steps = _block(batch_shape, k) if turn.rank == slice(None) else 1
+    if steps == 1:
+        return kernels.support(keys(turn, batch_shape, device), d, k)
+    late = turn.step % steps
+    start = turn.step - late
+    return _ahead(turn.layout, turn.size, turn.seed, turn.path, start, steps, batch_shape, d, k, device)[late]
+
+
+def keys(turn: Turn, batch_shape: torch.Size, device: torch.device) -> Tensor:
+    """int64[*batch_shape]: what the support of every row is a function of."""
+    return turn.key(shared=False) + _rows(batch_shape, device)
+
+
+def mask(turn: Turn, x: Tensor, k: int, gain: float) -> Tensor:
+    """The supports of a batched turn's x f[*batch_shape, d] as f[*batch_shape, d]: `gain` where a value is kept."""
+    source = (turn.layout, turn.size, turn.seed, turn.path, x.shape, x.dtype, x.device, k, gain)
+    if turn.step not in _recent.steps or _recent.source != source:
+        batch_shape, d = x.shape[:-1], x.shape[-1]
+        steps = _block(batch_shape, k)
+        start = turn.step - turn.step % steps
+        supports = _ahead(turn.layout, turn.size, turn.seed, turn.path, start, steps, batch_shape, d, k, x.device)
+        masks = torch.zeros((steps, *x.shape), dtype=x.dtype, device=x.device)
+        _recent.masks = masks.scatter_(-1, torch.stack(supports), gain).unbind()
+        _recent.source, _recent.steps = source, range(start, start + steps)
+    return _recent.masks[turn.step - _recent.steps.start]
+
+
+@dataclass
+class _Masks:
+    """The masks of a block of steps, and what they were made from."""
+
+    source: tuple[object, ...] = ()
+    steps: range = range(0)
+    masks: tuple[Tensor, ...] = ()
+
+
+_recent = _Masks()
+"""One block is enough: a lookup among several would take longer than a short vector's whole message."""
+
+
+def _block(batch_shape: torch.Size, k: int) -> int:
+    """How many steps are drawn in one call, a power of two: 1 unless the vectors are short."""
+    ahead = min(STEPS, INDICES // max(1, batch_shape.numel() * k))
+    return 1 << max(0, ahead.bit_length() - 1)
+
+
+def _rows(batch_shape: torch.Size, device: torch.device) -> Tensor:
+    """Numbers of the rows, int64[*batch_shape], which make their keys differ."""
+    return torch.arange(batch_shape.numel(), device=device).view(batch_shape)
+
+
+@lru_cache(maxsize=64)
+def _ahead(
+    layout: Layout,
+    size: int,
+    seed: int,
+    path: tuple[str, ...],
+    start: int,
+    steps: int,
+    batch_shape: torch.Size,
+    d: int,
+    k: int,
+    device: torch.device,
+) -> tuple[Tensor, ...]:
+    """The supports int64[*batch_shape, k] of so many steps of a batched turn, by their own keys but in one call."""
+    turns = [Turn(slice(None), size, start + step, layout, seed, path) for step in range(steps)]
+    first = torch.tensor([turn.key(shared=False) for turn in turns], device=device)
+    return kernels.support(first.view(-1, *[1] * len(batch_shape)) + _rows(batch_shape, device), d, k).unbind()

@@ -1,0 +1,109 @@
+"""The face of every door: what `gradwire.attach` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+from gradwire.engine import Engine
+from gradwire.exchange import Exchange
+from gradwire.layout import Layout
+from gradwire.transport.ledger import Ledger
+from gradwire.transport.process import Process
+
+
+class Hook:
+    """A running exchange: its counters, its state, its end. Works as a context manager that closes it.
+
+    Args:
+        engine: what runs it.
+        no_sync: makes the context in which backward passes only accumulate.
+        detach: removes the door's own hooks from the model.
+    """
+
+    def __init__(
+        self, engine: Engine, no_sync: Callable[[], AbstractContextManager[None]], detach: Callable[[], None]
+    ) -> None:
+        self.engine, self._no_sync, self._detach = engine, no_sync, detach
+
+    @property
+    def exchange(self) -> Exchange:
+        """What averages the gradients, without the guard around it."""
+        return self.engine.exchange
+
+    @property
+    def ledger(self) -> Ledger:
+        """Bytes this rank has sent, per kind of ask, and the seconds it waited for the network."""
+        return self.engine.ledger
+
+    @property
+    def process(self) -> Process:
+        """The group of the hook's own, and this rank in it."""
+        return self.engine.process
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent on gradients so far, the network included, while backward went on or waited."""
+        return self.engine.seconds
+
+    @property
+    def step(self) -> int:
+        """Gradient synchronisations so far; backward passes under `no_sync` do not count."""
+        return self.engine.step
+
+    @property
+    def skipped(self) -> int:
+        """How many of those held a value that was not finite and left the memory untouched."""
+        return self.engine.skipped
+
+    @property
+    def seed(self) -> int:
+        """The seed of all randomness in the exchange."""
+        return self.engine.seed
+
+    @property
+    def layouts(self) -> list[Layout]:
+        """What is exchanged together: one layout a unit, in the order in which units go to the network."""
+        return [unit.layout for unit in self.engine.units]
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """Accumulate gradients locally in this context; the next backward pass outside of it exchanges their sum."""
+        return self._no_sync()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copy the state: every tensor by the name of its parameter. Each rank saves its own.
+
+        Holds tensors, numbers and strings only, so `torch.load(..., weights_only=True)` reads it. May be called at any
+        time, from any thread or signal handler: during a backward pass it is the state before that pass. RuntimeError
+        after a failure of the exchange, whose memory is lost.
+        """
+        return self.engine.snapshot()
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken: same exchange, parameters, units, rank and ranks give equal bits.
+
+        Every rank calls it, with its own checkpoint or with a merged one, between steps.
+
+        Raises:
+            ValueError: one sentence saying what does not fit, or that another rank has refused, or that the ranks'
+                checkpoints are of different steps, seeds or runs; then nothing has been changed on any rank.
+        """
+        self.engine.load(saved)
+
+    def close(self) -> None:
+        """End the thread and the process group. Call it before `destroy_process_group`; the program's end does it too.
+
+        The counters and `state_dict` stay readable; a backward pass that would need the hook raises RuntimeError.
+        """
+        self.engine.close()
+        self._detach()
+
+    def __enter__(self) -> Hook:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,330 @@
+"""The engine: gradients of named tensors come in through a door, and go out as their means over a process group.
+
+    a door calls `contribute` -> the engine's thread fills units -> a full unit runs the exchange -> the gradients are
+    overwritten by their mean -> the door is called back
+
+Order is a promise: one thread runs units to their end one after the other, in their own order, which is every rank's,
+on a process group of the engine's own. The caller goes on meanwhile.
+
+A *pass* is one backward pass of all tensors. Memories change when a pass is complete: until then the state before it
+exists, `snapshot` returns that, and a pass that is cut short is rolled back by the next one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gradwire import checkpoint, kernels
+from gradwire.engine.lane import Lane
+from gradwire.engine.units import make_units
+from gradwire.exchange import Exchange, divide_budget
+from gradwire.exchange.protocol import visible
+from gradwire.layout import Layout, Turn
+from gradwire.memory.guard import Guard
+from gradwire.transport.group import agree, compare, own_group
+from gradwire.transport.ledger import Ledger
+from gradwire.transport.process import Process
+
+log = logging.getLogger("gradwire")
+
+Done: TypeAlias = Callable[[Exception | None], None]
+"""Called once, in the engine's thread: the gradients hold their means, or this is what went wrong."""
+
+
+class Scaler(Protocol):
+    """The part of torch.amp.GradScaler that the engine reads."""
+
+    def get_scale(self) -> float:
+        """Return the factor that the loss was multiplied by."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    """Gradients by id of tensor that wait for their means, and who is told."""
+
+    gradients: Sequence[tuple[int, Tensor]]
+    done: Done
+
+
+class Engine:
+    """Average the gradients of named tensors over a process group.
+
+    Args:
+        named: the tensors by name, in the order in which units go to the network. Every rank gives the same.
+        exchange: what averages; a guard is put around it.
+        group: the ranks; the engine opens a group of its own over them.
+        seed: of all randomness in the exchange.
+        unit_bytes: bytes that are exchanged together.
+        scaler: keeps memories in the gradients' true scale.
+        lr: tells the learning rate of the step, for memories that keep it.
+        fused: False if means are read later than the step that makes them, so that units cannot share a buffer.
+
+    Attributes:
+        exchange, seed, ledger: what averages, its seed, and the bytes this rank has sent.
+        seconds: time spent on gradients so far, the network included, while the caller went on or waited.
+        step: complete passes so far.
+        skipped: of those, how many held a value that was not finite and left the memory untouched.
+
+    Raises:
+        ValueError: nothing to exchange, or the ranks do not agree.
+    """
+
+    def __init__(
+        self,
+        named: Sequence[tuple[str, Tensor]],
+        exchange: Exchange,
+        group: dist.ProcessGroup,
+        *,
+        seed: int = 0,
+        unit_bytes: float = 25 * 2**20,
+        scaler: Scaler | None = None,
+        lr: Callable[[], float] | None = None,
+        fused: bool = True,
+    ) -> None:
+        self.exchange, self.seed, self.scaler, self.lr = exchange, seed, scaler, lr
+        self.step, self.skipped, self.seconds = 0, 0, 0.0
+        self._guarded = Guard(exchange)
+        self.units = make_units(named, self._guarded, unit_bytes, widened=scaler is not None, fused=fused)
+        self._unit_of = {tensor: unit for unit in self.units for tensor in unit.names}
+        self._waiting: list[_Arrival] = []
+        self._open, self._done = False, set[int]()
+        self._finite, self._scale = True, 1.0
+        self._budgets: dict[Layout, float] = {}
+        self._failure: Exception | None = None
+        self._closed = False
+        self.device = self.units[0].device
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        kernels.warm_up_for(max(unit.layout.d for unit in self.units), self.device)
+        self.ledger = Ledger()
+        self.process = Process(own_group(group, self.device), self.ledger)
+        self._lane = Lane("gradwire")
+        atexit.register(_close, weakref.ref(self))
+        try:
+            agree(self.process, self.device, self._contract())
+        except ValueError:
+            self.close()
+            raise
+        log.info("gradwire: %s over %d ranks, %d units", exchange, self.process.size, len(self.units))
+
+    def __contains__(self, tensor: int) -> bool:
+        """Tell whether a tensor of this id is exchanged."""
+        return tensor in self._unit_of
+
+    # ---- what a door calls
+
+    def contribute(
+        self, gradients: Sequence[tuple[int, Tensor]], done: Done, *, first: bool = False, last: bool = False
+    ) -> None:
+        """Take gradients by id of tensor, and return at once. `done` is called when they hold their means.
+
+        Gradients are contiguous, in the order in which their tensors lie in memory, and not touched by anybody else
+        until then. The `first` of a pass makes void what is left of an earlier one; after the `last` none is missing.
+
+        Raises:
+            RuntimeError: the engine is closed or has failed.
+        """
+        if self._closed:
+            raise RuntimeError("this model's gradwire hook is closed: its gradients can no longer be averaged")
+        if self._failure is not None:
+            raise RuntimeError(f"gradwire cannot go on after an earlier failure: {self._failure}") from self._failure
+        ready = None if self._stream is None else torch.cuda.current_stream(self.device).record_event()
+        arrival = _Arrival(gradients, done)
+        self._lane.submit(lambda: self._advance(arrival, ready, first=first, last=last))
+
+    def means(self) -> list[tuple[Tensor, Tensor]]:
+        """Return every tensor with its mean of the last pass, flat, as it lies in memory; for engines not `fused`."""
+        return [(tensor, unit.views(unit.buffer)[id(tensor)]) for unit in self.units for tensor in unit.tensors]
+
+    def wait_stream(self) -> None:
+        """On CUDA, let the caller's stream wait for the means that it has been told of."""
+        if self._stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._stream)
+
+    # ---- the thread
+
+    def _advance(self, arrival: _Arrival, ready: Any, *, first: bool, last: bool) -> None:
+        """Fill units, exchange those that are full, and tell the arrivals that have all their means."""
+        if self._failure is not None:
+            arrival.done(self._failure)
+            return
+        if not first and not self._open:
+            arrival.done(RuntimeError("this backward pass began before load_state_dict: it cannot be averaged"))
+            return
+        started = time.perf_counter()
+        with self._behind(ready):
+            try:
+                if first:
+                    self._begin()
+                self._fill(arrival)
+                self._exchange()
+                if last:
+                    self._check_complete()
+                self.seconds += time.perf_counter() - started
+                self._tell_served()
+            except Exception as failure:
+                log.exception("gradwire: the exchange failed")
+                self._failure = failure
+                self._void(failure)
+
+    def _behind(self, ready: Any) -> AbstractContextManager[Any]:
+        """On CUDA work on the engine's own stream, behind the kernels that made the gradients."""
+        if self._stream is None or ready is None:
+            return nullcontext()
+        self._stream.wait_event(ready)
+        return torch.cuda.stream(self._stream)
+
+    def _begin(self) -> None:
+        """Open a pass; an earlier one that was cut short is void."""
+        self._void(RuntimeError("this backward pass was cut short, and another one has begun"))
+        self._finite, self._open = True, True
+        self._scale = self.scaler.get_scale() if self.scaler is not None else 1.0
+        self._budgets = divide_budget({unit.layout: visible(unit.state) for unit in self.units})
+        for unit in self.units:
+            unit.begin()
+
+    def _void(self, reason: Exception) -> None:
+        """End a pass that is not complete: roll back the units that are done, and tell those who wait."""
+        if self._open:
+            for number in self._done:
+                self.units[number].rollback(self._guarded)
+        self._open = False
+        self._done.clear()
+        waiting, self._waiting = self._waiting, []
+        for arrival in waiting:
+            arrival.done(reason)
+
+    def _fill(self, arrival: _Arrival) -> None:
+        """Hand gradients to their units."""
+        self._waiting.append(arrival)
+        for tensor, gradient in arrival.gradients:
+            if tensor not in self._unit_of:
+                raise RuntimeError("a parameter was frozen when gradwire was attached, and is trainable now")
+            self._unit_of[tensor].fill(tensor, gradient)
+
+    def _exchange(self) -> None:
+        """Run all units that are full and not done, in their own order, which is every rank's."""
+        for number, unit in enumerate(self.units):
+            if unit.missing or number in self._done:
+                continue
+            lr = None if self.lr is None else self.lr()
+            rank, size, budget = self.process.rank, self.process.size, self._budgets[unit.layout]
+            turn = Turn(rank, size, self.step, unit.layout, self.seed, (), unit.params, lr, budget)
+            self._finite &= self.process.run(unit.average(self._guarded, turn, self._scale)).finite
+            self._done.add(number)
+        if len(self._done) == len(self.units):
+            self._end()
+
+    def _end(self) -> None:
+        """All units are done: a step that was not finite anywhere leaves no trace in any memory."""
+        if not self._finite:
+            self.skipped += 1
+            for unit in self.units:
+                unit.rollback(self._guarded)
+        self.step += 1
+        self._open = False
+
+    def _check_complete(self) -> None:
+        """Refuse a pass that ends without some tensors: their units would wait for ever."""
+        if lost := [unit.names[tensor] for unit in self.units for tensor in unit.missing]:
+            raise RuntimeError(
+                f"this backward pass ends without {', '.join(sorted(lost))}: what was frozen when the model was "
+                "wrapped cannot be trainable when gradwire is attached; wrap the model again"
+            )
+
+    def _tell_served(self) -> None:
+        """Tell the arrivals all of whose units are done."""
+        done = {id(self.units[number]) for number in self._done}
+        served = [a for a in self._waiting if all(id(self._unit_of[tensor]) in done for tensor, _ in a.gradients)]
+        self._waiting = [arrival for arrival in self._waiting if arrival not in served]
+        for arrival in served:
+            arrival.done(None)
+
+    # ---- checkpoints
+
+    def snapshot(self) -> dict[str, Any]:
+        """Copy the state, every tensor by the name of its parameter. Disturbs nothing, wherever it is called from.
+
+        During a pass, also from another thread or a signal handler, it is the state before that pass. After a failure
+        of the exchange there is none: RuntimeError.
+        """
+        return self._lane.result(self._snapshot)
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Go on where `snapshot` was taken. Every rank calls it, with its own checkpoint or with a merged one.
+
+        A pass that is under way is void: it is rolled back, and its later gradients are refused.
+
+        Raises:
+            ValueError: one sentence saying what does not fit, or that another rank has refused, or that the ranks'
+                checkpoints are of different steps, seeds or runs; then nothing has been changed on any rank.
+        """
+        self._lane.result(lambda: self._load(saved))
+
+    def _snapshot(self) -> dict[str, Any]:
+        if self._failure is not None:
+            raise RuntimeError(f"the exchange has failed and its memory with it: {self._failure}") from self._failure
+        memory: dict[str, dict[str, Tensor]] = {}
+        for number, unit in enumerate(self.units):
+            changed = self._open and number in self._done
+            memory.update(checkpoint.by_name(unit.before() if changed else visible(unit.state), unit.layout))
+        rank, size = self.process.rank, self.process.size
+        return checkpoint.pack(memory, repr(self.exchange), self.seed, self.step, rank, size)
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        prepared, refusal = self._prepare(saved)
+        words = "refused" if refusal else checkpoint.moment(saved)
+        other = compare(self.process, self.device, words)
+        if refusal:
+            raise refusal
+        if other is not None:
+            raise ValueError(f"rank {other} has refused its checkpoint, or has one of another step, seed or run")
+        self._void(RuntimeError("this backward pass was cut short by load_state_dict"))
+        for unit, state in zip(self.units, prepared, strict=True):
+            unit.state.update(state)
+        self.seed, self.step = saved["seed"], saved["step"]
+
+    def _prepare(self, saved: dict[str, Any]) -> tuple[list[Any], ValueError | None]:
+        """Read a checkpoint into new tensors, so that what it holds can fail before anything has changed."""
+        try:
+            checkpoint.check(saved, self._snapshot())
+            return [checkpoint.read(unit.state, unit.layout, saved["memory"]) for unit in self.units], None
+        except ValueError as refusal:
+            return [], refusal
+        except RuntimeError as error:  # of this rank alone: the others wait for its word
+            return [], ValueError(f"the checkpoint cannot be read: {error}")
+
+    def close(self) -> None:
+        """End the thread and the process group. Counters and `snapshot` stay readable."""
+        if not self._closed:
+            self._closed = True
+            self._lane.close()
+            self.process.close()
+
+    def _contract(self) -> dict[str, str]:
+        """What all ranks must agree about."""
+        return {
+            "exchange": repr(self.exchange),
+            "parameters": repr([(unit.layout.digest, unit.dtype) for unit in self.units]),
+            "seed": repr(self.seed),
+            "use of a scaler": repr(self.scaler is not None),
+            "use of lr": repr(self.lr is not None),
+        }
+
+
+def _close(engine: weakref.ref[Engine]) -> None:
+    """Close an engine that is still open when the program ends."""
+    if (still_there := engine()) is not None:
+        still_there.close()
+        still_there.process.close(final=True)

@@ -1,0 +1,250 @@
+"""Units: what is exchanged together. A unit is a flat vector of whole tensors, made once and never changed.
+
+So a state stays where it is, whatever order gradients arrive in, and a resumed run is bit-equal.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from gradwire import kernels
+from gradwire.exchange import Exchange, State
+from gradwire.exchange.protocol import BEFORE, Accumulates, keep_, nest, restore_, visible
+from gradwire.kernels import Accumulated
+from gradwire.layout import Layout, Turn
+from gradwire.vector import Sent, Sparse, Vector
+
+Rooms: TypeAlias = dict[tuple[torch.dtype, torch.device], Tensor]
+"""Buffers that units share, by what lies in them, each as long as the longest unit."""
+
+APART = 4
+"""Separate storages up to which the values for each are looked up among all values of a sparse mean."""
+
+
+@dataclass
+class Unit:
+    """Tensors that are exchanged together, as one flat vector.
+
+    layout: their names and shapes. tensors: in the layout's order. dtype: that of the vector. state: the exchange's.
+    fused: whether an exchange that accumulates may do so. keeps: whether the state is copied before each step, if the
+    exchange cannot roll it back itself. shared: where units find a buffer for a mean that is read at once. missing: ids
+    of tensors whose gradients have not come yet in this step. gradients: those that have, where the door holds them.
+    """
+
+    layout: Layout
+    tensors: tuple[Tensor, ...]
+    dtype: torch.dtype
+    state: State
+    fused: bool
+    keeps: bool
+    shared: Rooms
+    missing: set[int] = field(default_factory=set[int])
+    gradients: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    _buffer: Tensor | None = None
+    _collected: Accumulated | None = None
+    _views: dict[int, dict[int, Tensor]] = field(default_factory=dict[int, dict[int, Tensor]])
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Names of the tensors by id, in the layout's order."""
+        return {id(tensor): name for tensor, name in zip(self.tensors, self.layout.names, strict=True)}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.tensors[0].device
+
+    @property
+    def buffer(self) -> Tensor:
+        """f[d]: where gradients come together, and their mean afterwards, unless the exchange accumulates."""
+        if self._buffer is None:
+            self._buffer = torch.zeros(self.layout.d, dtype=self.dtype, device=self.device)
+        return self._buffer
+
+    def views(self, flat: Tensor) -> dict[int, Tensor]:
+        """Cut one of the unit's vectors f[d] by id of tensor, each in its tensor's shape."""
+        if flat.data_ptr() not in self._views:
+            cuts = self.layout.cut(flat)
+            self._views[flat.data_ptr()] = {tensor: cuts[name] for tensor, name in self.names.items()}
+        return self._views[flat.data_ptr()]
+
+    def begin(self) -> None:
+        """Wait for the gradients of another step."""
+        self._collected = None
+        self.missing = set(map(id, self.tensors))
+        self.gradients.clear()
+
+    def fill(self, tensor: int, gradient: Tensor) -> None:
+        """Take a tensor's gradient, contiguous in the order in which the tensor lies in memory."""
+        self.gradients[tensor] = gradient
+        self.missing.discard(tensor)
+
+    async def average(self, exchange: Exchange, turn: Turn, scale: float = 1.0) -> Sent:
+        """Replace the gradients by their mean over the workers; `finite` tells about the mean as it was written too.
+
+        Gradients are divided by `scale` before and multiplied after the exchange.
+        """
+        x = self._collect(exchange, turn, scale)
+        given = x if isinstance(exchange, Accumulates) else x.values
+        sent = await exchange(given, self.state, turn)  # pyright: ignore[reportArgumentType] - what accumulates takes it
+        finite = self._deliver(sent.mean, scale)
+        return sent if finite or not sent.finite else Sent(sent.own, sent.mean, finite=False)
+
+    def rollback(self, exchange: Exchange) -> None:
+        """Make the state what it was before this step; once, and nothing if the step has not begun."""
+        if self._collected is None:
+            return
+        if self._collected.residual is not None and isinstance(exchange, Accumulates):
+            exchange.rollback(self.state)
+        elif self.keeps:
+            restore_(self.state)
+        self._collected = None
+
+    def before(self) -> State:
+        """Return the state as it was before this step's exchange, to be read only."""
+        begun = self._collected is not None and BEFORE in self.state
+        return nest(self.state, BEFORE) if begun else visible(self.state)
+
+    def params(self) -> Tensor:
+        """Copy the tensors to f[d], at least float32, each as it lies in memory, like its gradient."""
+        flat = [tensor.detach().as_strided((tensor.numel(),), (1,)) for tensor in self.tensors]
+        return torch.cat(flat).to(torch.promote_types(self.dtype, torch.float32))
+
+    def _collect(self, exchange: Exchange, turn: Turn, scale: float) -> Accumulated:
+        """Put the gradients together, with the residual of an exchange that accumulates."""
+        gradients = [self.gradients[tensor] for tensor in self.names]
+        pieces = gradients if scale == 1.0 else [gradient / scale for gradient in gradients]
+        made = None
+        if self.fused and isinstance(exchange, Accumulates):
+            made = exchange.accumulate(pieces, self.state, turn)
+        if made is None:
+            if self.keeps:
+                keep_(self.state)
+            made = kernels.accumulate(self.buffer, None, pieces)
+        elif made.cleared and scale != 1.0:
+            for gradient in gradients:
+                gradient.zero_()
+        self._collected = made
+        return made
+
+    def _deliver(self, mean: Vector, factor: float) -> bool:
+        """Overwrite the gradients by their mean times a factor; tell whether it is finite.
+
+        Half precision is rounded once, not at each addition.
+        """
+        accumulated = self._collected is not None and self._collected.residual is not None
+        if isinstance(mean, Sparse) and accumulated and self._collected is not None and self._collected.cleared:
+            self._scatter(mean if factor == 1.0 else mean.times(factor))
+            return True
+        target = self._shared_room() if accumulated else self.buffer
+        if target.dtype.itemsize >= 4:
+            mean.write_to_(target)
+            finite = True
+        else:
+            target.copy_(mean.dense())
+            finite = bool(target.isfinite().all())
+        if factor != 1.0:
+            target.mul_(factor)
+        means = self.views(target)
+        for tensor, gradient in self.gradients.items():
+            gradient.copy_(means[tensor].view_as(gradient))
+        return finite
+
+    def _shared_room(self) -> Tensor:
+        """f[d] of a buffer that all units of the dtype and device use in turn."""
+        kind = (self.dtype, self.device)
+        if kind not in self.shared or len(self.shared[kind]) < self.layout.d:
+            self.shared[kind] = torch.empty(self.layout.d, dtype=self.dtype, device=self.device)
+        return self.shared[kind][: self.layout.d]
+
+    def _scatter(self, mean: Sparse) -> None:
+        """Write k values among the zeros where the gradients lie, without a dense vector between."""
+        ends = list(itertools.accumulate(self.layout.sizes))
+        gradients = [self.gradients[tensor] for tensor in self.names]
+        storages = {gradient.untyped_storage().data_ptr(): gradient for gradient in gradients if gradient.numel()}
+        if len(storages) > APART:
+            _scatter_apart(gradients, mean, ends)
+            return
+        for pointer, one in storages.items():
+            starts = [int(g.storage_offset()) if g.untyped_storage().data_ptr() == pointer else -1 for g in gradients]
+            whole = one.new_empty(0).set_(one.untyped_storage())  # pyright: ignore[reportArgumentType]
+            kernels.scatter_(whole, mean.indices, mean.values, ends, starts)
+
+
+def _scatter_apart(gradients: Sequence[Tensor], mean: Sparse, ends: Sequence[int]) -> None:
+    """Add the values to gradients that lie far apart, run by run of neighbours that belong to one gradient."""
+    bounds = torch.tensor(ends, device=mean.indices.device)
+    piece = torch.searchsorted(bounds, mean.indices, right=True)
+    changes = (piece[1:] != piece[:-1]).nonzero().flatten().add_(1)
+    starts = [0, *cast(list[int], changes.tolist()), len(piece)] if len(piece) else [0]
+    owners = cast(list[int], piece[starts[:-1]].tolist())
+    for owner, start, end in zip(owners, starts, starts[1:], strict=False):
+        flat = gradients[owner].view(-1)
+        offset = ends[owner] - flat.numel()
+        flat.index_add_(0, mean.indices[start:end] - offset, mean.values[start:end].to(flat.dtype))
+
+
+def make_units(
+    named: Sequence[tuple[str, Tensor]],
+    exchange: Exchange,
+    unit_bytes: float,
+    *,
+    widened: bool = False,
+    fused: bool = True,
+) -> list[Unit]:
+    """Cut named tensors into units of one dtype and device, of at most unit_bytes unless one tensor is larger.
+
+    Args:
+        named: real tensors by name, in the order in which units go to the network.
+        exchange: makes the states.
+        unit_bytes: what a unit holds at most.
+        widened: exchange float32 at least.
+        fused: let an exchange accumulate gradients itself. Its means then lie in a buffer that units share.
+
+    Raises:
+        ValueError: nothing to exchange, or a tensor that does not hold real numbers.
+    """
+    if not named:
+        raise ValueError("the model has no parameter that requires a gradient")
+    for name, tensor in named:
+        if not tensor.dtype.is_floating_point:
+            raise ValueError(f"parameter {name!r} is {tensor.dtype}; gradwire exchanges real numbers only")
+    kinds = dict.fromkeys((tensor.dtype, tensor.device) for _, tensor in named)
+    alike = ([(name, tensor) for name, tensor in named if (tensor.dtype, tensor.device) == kind] for kind in kinds)
+    parts = [part for group in alike for part in _cut(group, unit_bytes)]
+    shared: Rooms = {}
+    return [_unit(part, exchange, shared, alone=len(parts) == 1, widened=widened, fused=fused) for part in parts]
+
+
+def _unit(
+    part: list[tuple[str, Tensor]], exchange: Exchange, shared: Rooms, *, alone: bool, widened: bool, fused: bool
+) -> Unit:
+    layout = Layout([name for name, _ in part], [tuple(tensor.shape) for _, tensor in part])
+    narrow, device = part[0][1].dtype, part[0][1].device
+    wide = torch.promote_types(narrow, torch.float32)
+    dtype = wide if widened else narrow
+    state = exchange.init(layout, wide, device)
+    # Alone in float32 a unit keeps no copy: the guard decides before it changes. Half precision may overflow after.
+    keeps = not (alone and dtype.itemsize >= 4)
+    # Residuals are float32 at least, so half precision is widened where the exchange reads it, and rounded once.
+    fused = fused and dtype == wide
+    return Unit(layout, tuple(tensor for _, tensor in part), dtype, state, fused, keeps, shared)
+
+
+def _cut(named: list[tuple[str, Tensor]], unit_bytes: float) -> Iterable[list[tuple[str, Tensor]]]:
+    """Fill one list after the other up to unit_bytes."""
+    part: list[tuple[str, Tensor]] = []
+    left = unit_bytes
+    for name, tensor in named:
+        if part and tensor.nbytes > left:
+            yield part
+            part, left = [], unit_bytes
+        part.append((name, tensor))
+        left -= tensor.nbytes
+    yield part

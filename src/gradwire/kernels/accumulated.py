@@ -1,0 +1,84 @@
+"""A vector computed from pieces in one pass, with what that pass finds out: finite? which elements are largest?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradwire.kernels import compiled, reference
+from gradwire.kernels.compiled import Numbers
+from gradwire.kernels.copies import copy_
+
+
+@dataclass(frozen=True)
+class Accumulated:
+    """A vector and the facts collected while it was computed.
+
+    Attributes:
+        values: f[d], the pieces end to end, with the residual added if there is one.
+        finite: whether all values are finite; None if unknown, as on a GPU, where to look would be to wait for it.
+        residual: f[d], what was added to the pieces; None if values are the pieces alone.
+        keys: i64[m] of the elements that reach some threshold, in their order (see cpu/selection.py); None if none were
+            collected.
+        cleared: whether the pieces hold zeros now.
+    """
+
+    values: Tensor
+    finite: bool | None = None
+    residual: Tensor | None = None
+    keys: Numbers | None = None
+    cleared: bool = False
+
+    def pieces(self) -> Tensor:
+        """Return the pieces alone, f[d]: exactly, or, where a residual was added, up to rounding."""
+        return self.values.clone() if self.residual is None else self.values - self.residual
+
+    def topk(self, k: int) -> Tensor | None:
+        """Indices int64[k] of the k largest magnitudes, increasing, if they are among the collected; else None."""
+        return None if self.keys is None or not 0 < k <= len(self.keys) else compiled.among(self.keys, k)
+
+
+def accumulate(x: Tensor, residual: Tensor | None, pieces: Sequence[Tensor], largest: int = 0) -> Accumulated:
+    """Compute x f[d] in place: pieces f[...] end to end, plus a residual f[d] if there is one.
+
+    With a residual this is one pass in the host's memory, which leaves zeros in the pieces. With `largest` > 0 a sample
+    of the sum sets a threshold that so many elements reach, most likely, and the pass collects those that do.
+
+    Raises:
+        ValueError: the pieces do not make up x; nothing has been written.
+    """
+    if (total := sum(piece.numel() for piece in pieces)) != len(x):
+        raise ValueError(f"pieces of {total} elements do not make a vector of {len(x)}")
+    flat = [piece.reshape(-1).to(x.dtype) for piece in pieces]
+    if residual is None:
+        return _copied(x, flat)
+    on_host = x.device.type == "cpu"
+    in_place = residual.dtype == x.dtype and compiled.serve(x)
+    if in_place:
+        finite, keys = compiled.accumulate(x, residual, flat, largest)
+        made = Accumulated(x, finite, residual, keys, cleared=True)
+    else:
+        torch.cat(flat, out=x).add_(residual)
+        made = Accumulated(x, bool(reference.finite(x)) if on_host else None, residual, cleared=on_host)
+    for piece, taken in zip(pieces, flat, strict=True):
+        if on_host and not (in_place and taken.data_ptr() == piece.data_ptr()):
+            piece.zero_()
+    return made
+
+
+def values(x: Tensor | Accumulated) -> Tensor:
+    """Return the vector itself."""
+    return x.values if isinstance(x, Accumulated) else x
+
+
+def _copied(x: Tensor, flat: list[Tensor]) -> Accumulated:
+    """The pieces and nothing else."""
+    if x.device.type != "cpu":
+        torch.cat(flat, out=x)
+        return Accumulated(x)
+    rooms: Sequence[Tensor] = torch.split(x, [len(piece) for piece in flat])
+    finite = [copy_(room, piece) for room, piece in zip(rooms, flat, strict=True)]
+    return Accumulated(x, all(finite))

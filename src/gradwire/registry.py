@@ -1,0 +1,126 @@
+"""The registry: every part by name. A part registers itself, in this package and in a stranger's alike.
+
+    @part("topk", "compressor", example="topk(density=0.01)")
+    @dataclass(frozen=True)
+    class TopK: ...
+
+The decorator stands above a class or above a named constructor (`def EF21(exchange)`). Specs, `gradwire list`,
+checkpoints and the tables of the docs read nothing else. The kind is written down rather than inferred: an exchange
+and a memory have the same methods, and only their author knows which of the two a part is meant to be.
+
+A package that is installed announces its parts by an entry point of the group `gradwire.parts`, which names the module
+that registers them:
+
+    [project.entry-points."gradwire.parts"]
+    mypackage = "mypackage.parts"
+
+Such modules are imported when a spec has an unknown name, and by `gradwire list`; no other module is ever imported
+because of what a spec says.
+"""
+
+from __future__ import annotations
+
+import keyword
+import pkgutil
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module, metadata
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
+
+Kind: TypeAlias = Literal["compressor", "exchange", "memory", "rule"]
+Maker = TypeVar("Maker", bound=Callable[..., Any])
+
+GROUP = "gradwire.parts"
+"""The group of entry points by which installed packages announce their parts."""
+
+RESERVED = ("auto", "dense", "false", "none", "true")
+"""Words that a spec, `attach` and a checkpoint understand as something else."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered part: the name that specs use, its kind, what makes it, and a spec that uses it."""
+
+    name: str
+    kind: Kind
+    make: Callable[..., Any]
+    example: str
+
+    @property
+    def summary(self) -> str:
+        """The first line of the documentation."""
+        return (self.make.__doc__ or "").strip().split("\n")[0]
+
+    @property
+    def origin(self) -> str:
+        """Where the part is defined, as module.Name."""
+        return f"{self.make.__module__}.{self.make.__qualname__}"
+
+
+PARTS: dict[str, Entry] = {}
+"""Every registered part by its name."""
+
+
+def part(name: str, kind: Kind, *, example: str) -> Callable[[Maker], Maker]:
+    """Register a class or a named constructor under a name, by which specs call it.
+
+    Args:
+        name: lower-case letters and digits; a class's own name but for that, so that the repr of an object is a spec.
+        kind: "compressor", "exchange", "memory" or "rule".
+        example: a spec that uses the part, for the command line and the docs. It is not read before it is shown.
+
+    The definition may be executed again, as in a notebook; it replaces itself.
+
+    Raises:
+        ValueError: a bad name or kind, or a name that another definition has taken.
+    """
+
+    def register(make: Maker) -> Maker:
+        entry = Entry(name, kind, make, example)
+        _check(entry)
+        PARTS[name] = entry
+        return make
+
+    return register
+
+
+def parts(kind: Kind) -> dict[str, Entry]:
+    """The registered parts of one kind, sorted by name."""
+    return {name: PARTS[name] for name in sorted(PARTS) if PARTS[name].kind == kind}
+
+
+def discover(package: str, path: Iterable[str]) -> dict[str, Callable[..., Any]]:
+    """Import all modules of a package, and return what they have registered, by its name in Python."""
+    for module in pkgutil.iter_modules(path, f"{package}."):
+        import_module(module.name)
+    makers = (entry.make for entry in PARTS.values() if entry.make.__module__.startswith(f"{package}."))
+    return {make.__name__: make for make in makers}
+
+
+@lru_cache(maxsize=1)
+def load_installed() -> tuple[str, ...]:
+    """Import once the modules that installed packages announce; a sentence for each that cannot be imported."""
+    failures: list[str] = []
+    for point in metadata.entry_points(group=GROUP):
+        try:
+            point.load()
+        except Exception as error:  # A stranger's module may fail in any way, which must not hide the other parts.
+            failures.append(f"the parts of {point.value} cannot be loaded: {type(error).__name__}: {error}")
+    return tuple(failures)
+
+
+def _check(entry: Entry) -> None:
+    """Refuse a name that no spec could call or that is taken, and a kind that does not exist (ValueError)."""
+    name, taken = entry.name, PARTS.get(entry.name)
+    if not re.fullmatch("[a-z][a-z0-9]*", name) or keyword.iskeyword(name):
+        raise ValueError(f"a part's name is lower-case letters and digits and no word of Python, got {name!r}")
+    if name in RESERVED:
+        raise ValueError(f"the name {name!r} means something else already; reserved are {', '.join(RESERVED)}")
+    if entry.kind not in get_args(Kind):
+        raise ValueError(f"a part's kind is one of {', '.join(get_args(Kind))}, got {entry.kind!r}")
+    if isinstance(entry.make, type) and (own := entry.make.__name__.lower().replace("_", "")) != name:
+        raise ValueError(f"{entry.origin} must be registered as {own!r}, so that its repr is a spec, got {name!r}")
+    if taken is not None and taken.origin != entry.origin:
+        raise ValueError(f"the name {name!r} is taken by {taken.origin}, so {entry.origin} needs another")

@@ -1,0 +1,79 @@
+"""The guard's flag on the wire: what it adds to a message is a promise (docs/formats.md)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+import gradwire as gw
+from gradwire.exchange.protocol import stateless
+from gradwire.memory import EF, Guard
+
+GOLDEN = Path(__file__).parent / "golden" / "guard.json"
+X = torch.tensor([0.5, -3.0, 0.0, 1.0e-3, 7.25, -0.125, 2.0, -1.0e4])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An exchange that starts with an AllToAll, which none of the project's does."""
+
+    init = stateless
+
+    async def __call__(self, x: torch.Tensor, state: gw.exchange.State, turn: gw.Turn) -> gw.Sent:
+        bits = x.view(torch.uint8).view(turn.size, -1)
+        await gw.AllToAll(bits)
+        return gw.Sent(gw.Dense(x), gw.Dense(x))
+
+    def omega(self, d: int) -> float:
+        return 0.0
+
+    def delta(self, d: int) -> float:
+        return 1.0
+
+
+SPECS = {
+    "AllGather": "ef(topk(density=0.25))",
+    "AllToAll": EF(Rows()),
+    "AllReduce": "ef(sharedrandk(density=0.25, unbiased=false))",
+    "Broadcast": "ef(cltk(density=0.25))",
+    "no rollback": "diana(natural)",
+}
+
+
+def first_message(exchange: object, broken: bool) -> tuple[str, str]:
+    """The kind and the bytes of the first ask of worker 0 of 2, the step's gradients X, or X with an inf."""
+    layout = gw.Layout(["x"], [(len(X),)])
+    guard, turn = Guard(gw.parse(exchange) if isinstance(exchange, str) else exchange), gw.Turn(0, 2, 0, layout, seed=3)
+    state, gradient = guard.init(layout), X.clone()
+    if broken:
+        gradient[5] = float("inf")
+    x = guard.accumulate([gradient], state, turn)
+    talk = guard(gradient if x is None else x, state, turn)
+    ask = talk.send(None)
+    talk.close()
+    return type(ask).__name__, bytes(ask.x.contiguous().view(torch.uint8).flatten().tolist()).hex()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("case", SPECS)
+def test_the_flag_lies_where_the_page_says(case: str, broken: bool) -> None:
+    kind, message = first_message(SPECS[case], broken)
+    golden = json.loads(GOLDEN.read_text())[f"{case}, {'not finite' if broken else 'finite'}"]
+    assert [kind, message] == golden
+
+
+def test_a_flag_is_read_back_whoever_set_it() -> None:
+    wire, rows, values = torch.arange(6, dtype=torch.uint8), torch.zeros(3, 4, dtype=torch.uint8), torch.randn(5)
+    for ask in (gw.AllGather(wire), gw.AllToAll(rows), gw.AllReduce(values), gw.AllReduce(values, "max")):
+        for flags in ((False, False, False), (False, True, False)):
+            carrying = [ask.carrying(flag) for flag in flags]
+            for received, plain in zip(carrying[0].answers(carrying), ask.answers([ask] * 3), strict=True):
+                answer, anybody = ask.carried(received)
+                assert anybody == any(flags)
+                assert torch.equal(answer, plain)
+    assert gw.Broadcast(values, 0).carrying(True) is None
+    assert gw.AllReduce(torch.ones(2, 2)).carrying(True) is None
