@@ -1,4 +1,4 @@
-"""Descent: run a method on a problem and write down how far it is, and what it has sent.
+"""Descent: run a method on a problem, and record its error and the bytes it has sent.
 
 The error is |x - x*|^2 / |x^0 - x*|^2. Bytes are counted from what the workers bring to their asks: the uplink of one
 worker, on average.
@@ -34,7 +34,7 @@ DIVERGED = 1e12
 
 @dataclass(frozen=True)
 class Mark:
-    """Where a run is: rounds done, error, bytes that a worker has sent, and bytes on its link by gloo's algorithms."""
+    """A run so far: rounds, error, bytes that a worker has sent, and bytes on its link by gloo's algorithms."""
 
     round: int
     error: float
