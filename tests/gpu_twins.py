@@ -43,7 +43,7 @@ def _served() -> Iterator[None]:
 
 @pytest.fixture(params=["small", "as shipped"])
 def sizes(request: pytest.FixtureRequest) -> Iterator[str]:
-    """With blocks and samples of 256 borders come soon."""
+    """With blocks and samples of 256 their ends come soon."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selection, "LONG", 0)
         if request.param == "small":
@@ -159,7 +159,29 @@ def test_norms_are_exact_at_every_scale(scale: float, sizes: str) -> None:
         kernels.norms(x, [(0, 6001)])
 
 
+@pytest.mark.parametrize("shape", [(3, 1100), (2, 1, 1024), (4, 10)])
+def test_rows_are_selected_one_by_one(shape: tuple[int, ...]) -> None:
+    """Rows as long as they must be for a chunk each, and shorter ones, which torch selects."""
+    x = vector(math.prod(shape), "ties").view(shape)
+    for k in (0, 1, shape[-1] // 9, shape[-1]):
+        assert same(kernels.topk(x, k), reference.topk(x, k)), k
+
+
 # ---- messages
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (2, 2, 40), (3, 5)])
+@pytest.mark.parametrize("width", [1, 3, 8, 33])
+def test_bits_of_rows_are_the_wires(shape: tuple[int, ...], width: int) -> None:
+    """Rows that end with a byte are packed as one; others by torch."""
+    given = torch.randint(0, 2**width, shape, generator=seeded()).to(DEVICE)
+    wire = on_host(bits.pack, given, width)
+    assert same(bits.pack(given, width), wire)
+    assert same(bits.unpack(wire, width, shape[-1]), given)
+    flags = (given & 1).byte()
+    wire = on_host(bits.pack_flags, flags)
+    assert same(bits.pack_flags(flags), wire)
+    assert same(bits.unpack_flags(wire, shape[-1]), flags)
 
 
 @pytest.mark.parametrize("k", [0, 1, 9, 1025])

@@ -46,9 +46,9 @@ def test_twins_on_a_gpu() -> None:
 # ---- the loops compile, on a machine without a GPU too
 
 POINTERS = {
-    "bases": "i64", "bits": "i32", "border": "i32", "counts": "i32", "flags": "u8", "indices": "i64", "key": "i64",
-    "magnitudes": "i32", "need": "i64", "offsets": "i64", "order": "i64", "owner": "i64", "places": "i64",
-    "prefix": "i32", "room": "i64", "sums": "fp64", "table": "i64", "target": "fp32", "totals": "i64",
+    "allowed": "i64", "bases": "i64", "bits": "i32", "counts": "i32", "flags": "u8", "indices": "i64", "key": "i64",
+    "magnitudes": "i32", "need": "i64", "offsets": "i64", "order": "i64", "owner": "i64",
+    "prefix": "i32", "sums": "fp64", "table": "i64", "target": "fp32", "threshold": "i32", "totals": "i64",
     "values": "fp32", "wanted": "i64", "wire": "u8", "words": "i32",
 }  # fmt: skip
 NUMBERS = {

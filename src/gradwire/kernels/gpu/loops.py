@@ -21,7 +21,7 @@ SIZE = tl.constexpr(0x7FFFFFFF)
 """All bits of a float32 but its sign."""
 
 OUTSIDE = tl.constexpr(-2)
-"""Instead of a magnitude, where there is none: below every border, also below -1, which all magnitudes pass."""
+"""Instead of a magnitude, where there is none: below every threshold, also below -1, which all magnitudes pass."""
 
 BINS = tl.constexpr(256)
 """Of a histogram: Triton's costs bins / 32 operations an element."""
@@ -43,12 +43,12 @@ def _chunk(owner, table, spans, BLOCK: tl.constexpr):
 
 @triton.jit
 def _sizes(bits, lane, inside):
-    """Bits of the magnitudes at some places."""
+    """Bits of the magnitudes at some indices."""
     return tl.where(inside, tl.load(bits + lane, mask=inside, other=0) & SIZE, OUTSIDE)
 
 
 @triton.jit
-def guess(bits, table, spans, wanted, border, SAMPLE: tl.constexpr):
+def guess(bits, table, spans, wanted, threshold, SAMPLE: tl.constexpr):
     """One program a span: the bits below those of the wanted-th largest of a sample, which is the whole of a short one.
 
     One element of each of SAMPLE equal stretches, shifted by the stretch's number, so that the sample does not walk
@@ -60,42 +60,43 @@ def guess(bits, table, spans, wanted, border, SAMPLE: tl.constexpr):
     want = tl.load(wanted + span)
     lane = tl.arange(0, SAMPLE)
     stretch = tl.maximum(size // SAMPLE, 1).to(tl.int32)
-    place = tl.where(size > SAMPLE, lane.to(tl.int64) * size // SAMPLE + lane * 7919 % stretch, lane)
-    sizes = _sizes(bits + start, place, place < size)
-    least = tl.full((), 0, tl.int32)
+    index = tl.where(size > SAMPLE, lane.to(tl.int64) * size // SAMPLE + lane * 7919 % stretch, lane)
+    sizes = _sizes(bits + start, index, index < size)
+    limit = tl.full((), 0, tl.int32)
     bit = tl.full((), 1 << 30, tl.int32)
     for _ in range(31):
-        trial = least | bit
+        trial = limit | bit
         found = tl.sum((sizes >= trial).to(tl.int32), 0)
-        least = tl.where(found >= want, trial, least)
+        limit = tl.where(found >= want, trial, limit)
         bit = bit >> 1
-    tl.store(border + span, least - 1)
+    tl.store(threshold + span, limit - 1)
 
 
 @triton.jit
-def count(bits, owner, table, spans, border, counts, TIES: tl.constexpr, BLOCK: tl.constexpr):
-    """Of each chunk, how many magnitudes lie above their span's border and how many on it: i32[chunks, 2]."""
+def count(bits, owner, table, spans, threshold, counts, TIES: tl.constexpr, BLOCK: tl.constexpr):
+    """Of each chunk, how many magnitudes lie above their span's threshold and how many on it: i32[chunks, 2]."""
     chunk, span, _, start, rest = _chunk(owner, table, spans, BLOCK)
     lane = tl.arange(0, BLOCK)
     sizes = _sizes(bits + start, lane, lane < rest)
-    least = tl.load(border + span)
-    tl.store(counts + 2 * chunk, tl.sum((sizes > least).to(tl.int32), 0))
+    limit = tl.load(threshold + span)
+    tl.store(counts + 2 * chunk, tl.sum((sizes > limit).to(tl.int32), 0))
     if TIES:
-        tl.store(counts + 2 * chunk + 1, tl.sum((sizes == least).to(tl.int32), 0))
+        tl.store(counts + 2 * chunk + 1, tl.sum((sizes == limit).to(tl.int32), 0))
 
 
 @triton.jit
-def scan(counts, table, spans, room, offsets, totals, TIES: tl.constexpr, STEP: tl.constexpr):
+def scan(counts, table, spans, allowed, offsets, totals, TIES: tl.constexpr, STEP: tl.constexpr):
     """One program a span: where, counted from the span's first, each chunk's selection goes, i64[chunks, 2].
 
-    Beside it, how many elements lie on the border before the chunk; the first `room` of them in the span are selected.
+    Beside it, how many elements lie on the threshold before the chunk; the first `allowed` of them in the span are
+    selected.
     """
     span = tl.program_id(0)
     first = tl.load(table + 2 * spans + span)
     last = tl.load(table + 3 * spans + span)
     free = tl.full((), 0, tl.int64)
     if TIES:
-        free = tl.load(room + span)
+        free = tl.load(allowed + span)
     kept = tl.full((), 0, tl.int64)
     equals = tl.full((), 0, tl.int64)
     for start in range(first, last, STEP):
@@ -119,18 +120,18 @@ def write(
     owner,
     table,
     spans,
-    border,
-    room,
+    threshold,
+    allowed,
     counts,
     offsets,
     bases,
-    places,
+    indices,
     magnitudes,
     TIES: tl.constexpr,
     MAGNITUDES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Write the places of each chunk's selection, and the bits of the magnitudes there, in their order."""
+    """Write the indices of each chunk's selection, and the bits of the magnitudes there, in their order."""
     chunk, span, inner, start, rest = _chunk(owner, table, spans, BLOCK)
     found = tl.load(counts + 2 * chunk)
     if TIES:
@@ -139,17 +140,17 @@ def write(
         return
     lane = tl.arange(0, BLOCK)
     sizes = _sizes(bits + start, lane, lane < rest)
-    least = tl.load(border + span)
-    kept = sizes > least
+    limit = tl.load(threshold + span)
+    kept = sizes > limit
     if TIES:
-        equal = sizes == least
-        free = tl.load(room + span) - tl.load(offsets + 2 * chunk + 1)
+        equal = sizes == limit
+        free = tl.load(allowed + span) - tl.load(offsets + 2 * chunk + 1)
         free = tl.minimum(tl.maximum(free, 0), BLOCK).to(tl.int32)
         kept = kept | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= free))
     to = tl.load(bases + span) + tl.load(offsets + 2 * chunk)
     rank = tl.cumsum(kept.to(tl.int32), 0) - 1
-    place = tl.load(table + 4 * spans + span) + inner
-    tl.store(places + to + rank, place + lane, mask=kept)
+    index = tl.load(table + 4 * spans + span) + inner
+    tl.store(indices + to + rank, index + lane, mask=kept)
     if MAGNITUDES:
         tl.store(magnitudes + to + rank, sizes, mask=kept)
 
@@ -176,9 +177,9 @@ def pick(counts, prefix, need, width):
     Leaves zeros in the counts. A need of 0 makes a prefix of ones, which no finite magnitude has.
     """
     span = tl.program_id(0)
-    place = span.to(tl.int64) * BINS + (BINS - 1) - tl.arange(0, BINS)
-    found = tl.load(counts + place)
-    tl.store(counts + place, tl.zeros_like(found))
+    index = span.to(tl.int64) * BINS + (BINS - 1) - tl.arange(0, BINS)
+    found = tl.load(counts + index)
+    tl.store(counts + index, tl.zeros_like(found))
     want = tl.load(need + span)
     above = tl.cumsum(found, 0) < want
     digit = BINS - 1 - tl.sum(above.to(tl.int32), 0)

@@ -60,16 +60,16 @@ def bitmap(indices: Tensor, length: int, low: int | None = None) -> Tensor:
 
 
 def round_natural(x: Tensor, key: int) -> Tensor:
-    """`rounding.natural` of f32[k], by the coins of a key: u8[k + ceil(k / 8)]."""
+    """`wire.natural.encode` of f32[k], by the uniforms of a key: u8[k + ceil(k / 8)]."""
     k, length, signed = len(x), _bytes(len(x)), (key + 2**63) % 2**64 - 2**63
     wire = torch.empty(k + length, dtype=torch.uint8, device=x.device)
-    bits, octets = x.detach().view(torch.int32), BLOCK // 8
-    launch(words.round_natural, _programs(length, octets), bits, upload([signed], x), wire, k, length, BLOCK=octets)
+    bits, lanes = x.detach().view(torch.int32), BLOCK // 8
+    launch(words.round_natural, _programs(length, lanes), bits, upload([signed], x), wire, k, length, BLOCK=lanes)
     return wire
 
 
 def read_natural(wire: Tensor, k: int) -> Tensor:
-    """`rounding.powers` of u8[k + ceil(k / 8)]: f32[k]."""
+    """`wire.natural.decode` of u8[k + ceil(k / 8)]: f32[k]."""
     bits = torch.empty(k, dtype=torch.int32, device=wire.device)
     launch(words.read_natural, _programs(k), wire, bits, k, BLOCK=BLOCK)
     return bits.view(torch.float32)

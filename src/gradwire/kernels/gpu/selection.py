@@ -1,7 +1,7 @@
-"""Exact selection on a GPU: a sample guesses a border, two reads collect the few that pass it, and those are refined.
+"""Exact selection on a GPU: a sample sets a threshold, two reads collect the few that pass it, and those are refined.
 
   guess      one program a span reads a sample of at most SAMPLE elements and finds what k or a few more reach.
-  collect    the vector is read to count what passes in each chunk, and again to write it, so that places come out
+  collect    the vector is read to count what passes in each chunk, and again to write it, so that indices come out
              increasing whatever the order in which programs run; a chunk where nothing passed is not read again.
   refine     four histograms of eight bits each over what was collected find the k-th largest magnitude itself and
              how many of its equals belong to the selection; those are collected in the same two steps.
@@ -30,7 +30,7 @@ from gradwire.kernels.gpu import loops
 from gradwire.kernels.gpu.chunks import Chunks, cut, launch, upload
 
 SAMPLE = 8192
-"""Elements of a span that vote on its border."""
+"""Elements of a span that set its threshold."""
 
 LONG = 1 << 16
 """From here on sampling costs less than it saves."""
@@ -49,7 +49,7 @@ DIGITS = ((23, 8), (15, 8), (7, 8), (0, 7))
 
 
 def segmented_topk(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tensor:
-    """`reference.segmented_topk` of what `gpu.serve` takes."""
+    """`reference.segmented_topk` of what `gpu.serves` takes."""
     if len(spans) != len(ks):
         raise ValueError(f"every span needs its k, got {len(spans)} spans and {len(ks)} ks")
     if any(not 0 <= k <= end - start for (start, end), k in zip(spans, ks, strict=True)):
@@ -64,30 +64,30 @@ def segmented_topk(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int
     return _exactly(bits, chunks, ks)
 
 
-def indices_above(x: Tensor, least: float) -> Tensor:
-    """`reference.indices_above` of what `gpu.serve` takes, for a border above 0."""
+def indices_above(x: Tensor, threshold: float) -> Tensor:
+    """`reference.indices_above` of what `gpu.serves` takes, for a threshold above 0."""
     chunks, bits = cut([(0, len(x))], x), x.detach().view(torch.int32)
-    # Torch compares float32 with float32. Where the border is 0, everything passes -1.
-    below = int(torch.tensor(least, dtype=torch.float32).view(torch.int32)) - 1
-    picked = _collect(bits, chunks, Border(upload([below], x, torch.int32)))
+    # Torch compares float32 with float32. Where the threshold is 0, everything passes -1.
+    below = int(torch.tensor(threshold, dtype=torch.float32).view(torch.int32)) - 1
+    picked = _collect(bits, chunks, Limit(upload([below], x, torch.int32)))
     return picked.written(cast(list[int], picked.totals.tolist()))[0]
 
 
 @dataclass(frozen=True)
-class Border:
-    """What is selected of a span: bits over `above` i32[spans], and of its equals the first `room` i64[spans]."""
+class Limit:
+    """What is selected of a span: bits over `above` i32[spans], and of its equals the first `allowed` i64[spans]."""
 
     above: Tensor
-    room: Tensor | None = None
+    allowed: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What passes a border, counted chunk by chunk but not yet written."""
+    """What passes a threshold, counted chunk by chunk but not yet written."""
 
     bits: Tensor
     chunks: Chunks
-    border: Border
+    threshold: Limit
     counts: Tensor
     offsets: Tensor
     totals: Tensor
@@ -95,43 +95,43 @@ class Collected:
     def written(self, totals: Sequence[int], magnitudes: bool = False) -> tuple[Tensor, Tensor]:
         """Places int64[sum of totals] in the spans laid end to end, and bits of the magnitudes there if asked for."""
         starts = list(itertools.accumulate(totals, initial=0))
-        places = torch.empty(starts[-1], dtype=torch.int64, device=self.bits.device)
+        indices = torch.empty(starts[-1], dtype=torch.int64, device=self.bits.device)
         sizes = torch.empty(starts[-1] if magnitudes else 0, dtype=torch.int32, device=self.bits.device)
-        ties, chunks = self.border.room is not None, self.chunks
-        room = self.totals if self.border.room is None else self.border.room
+        ties, chunks = self.threshold.allowed is not None, self.chunks
+        allowed = self.totals if self.threshold.allowed is None else self.threshold.allowed
         launch(
             loops.write, chunks.count,
-            self.bits, chunks.owner, chunks.table, chunks.spans, self.border.above, room, self.counts, self.offsets,
-            upload(starts[:-1], self.bits), places, sizes,
+            self.bits, chunks.owner, chunks.table, chunks.spans, self.threshold.above, allowed, self.counts,
+            self.offsets, upload(starts[:-1], self.bits), indices, sizes,
             TIES=ties, MAGNITUDES=magnitudes, BLOCK=chunks.block, num_warps=8, maxnreg=REGISTERS,
         )  # fmt: skip
-        return places, sizes
+        return indices, sizes
 
 
 def _among_few(bits: Tensor, chunks: Chunks, ks: Sequence[int]) -> Tensor | None:
-    """The selection by way of a guessed border, or None where too few pass it or too many."""
-    picked = _collect(bits, chunks, Border(_guess(bits, chunks, ks)))
+    """The selection by way of a guessed threshold, or None where too few pass it or too many."""
+    picked = _collect(bits, chunks, Limit(_guess(bits, chunks, ks)))
     totals = cast(list[int], picked.totals.tolist())
     if any(m < k for m, k in zip(totals, ks, strict=True)) or 2 * sum(totals) > chunks.length:
         return None
-    places, sizes = picked.written(totals, magnitudes=True)
+    indices, sizes = picked.written(totals, magnitudes=True)
     if totals == list(ks):
-        return places
+        return indices
     pieces = list(itertools.pairwise(itertools.accumulate(totals, initial=0)))
-    return places.index_select(0, _exactly(sizes, cut(pieces, sizes), ks))
+    return indices.index_select(0, _exactly(sizes, cut(pieces, sizes), ks))
 
 
 def _guess(bits: Tensor, chunks: Chunks, ks: Sequence[int]) -> Tensor:
     """Of each span, bits above which most likely lie those of its k-th largest magnitude: i32[spans]."""
     sample = min(SAMPLE, max(256, 1 << (chunks.longest - 1).bit_length()))
     wanted = upload([_wanted(n, k, sample) for n, k in zip(chunks.lengths, ks, strict=True)], bits)
-    border = torch.empty(chunks.spans, dtype=torch.int32, device=bits.device)
-    launch(loops.guess, chunks.spans, bits, chunks.table, chunks.spans, wanted, border, SAMPLE=sample, num_warps=8)
-    return border
+    threshold = torch.empty(chunks.spans, dtype=torch.int32, device=bits.device)
+    launch(loops.guess, chunks.spans, bits, chunks.table, chunks.spans, wanted, threshold, SAMPLE=sample, num_warps=8)
+    return threshold
 
 
 def _wanted(n: int, k: int, sample: int) -> int:
-    """Of a sample of n elements, how many shall reach the border; more than there are for a border of 0."""
+    """Of a sample of n elements, how many shall reach the threshold; more than there are for a threshold of 0."""
     if n <= sample or k == 0:
         return k
     expected = k / n * sample
@@ -151,23 +151,23 @@ def _exactly(bits: Tensor, chunks: Chunks, ks: Sequence[int]) -> Tensor:
             BLOCK=chunks.block, num_warps=8,
         )  # fmt: skip
         launch(loops.pick, chunks.spans, counts, prefix, need, width, num_warps=4)
-    return _collect(bits, chunks, Border(prefix, need)).written(ks)[0]
+    return _collect(bits, chunks, Limit(prefix, need)).written(ks)[0]
 
 
-def _collect(bits: Tensor, chunks: Chunks, border: Border) -> Collected:
-    """Count what passes, and tell each chunk where its share will go."""
+def _collect(bits: Tensor, chunks: Chunks, threshold: Limit) -> Collected:
+    """Count what passes, and tell each chunk where its selection will go."""
     counts = torch.empty((chunks.count, 2), dtype=torch.int32, device=bits.device)
     offsets = torch.empty((chunks.count, 2), dtype=torch.int64, device=bits.device)
     totals = torch.empty(chunks.spans, dtype=torch.int64, device=bits.device)
-    ties, room = border.room is not None, totals if border.room is None else border.room
+    ties, allowed = threshold.allowed is not None, totals if threshold.allowed is None else threshold.allowed
     launch(
         loops.count, chunks.count,
-        bits, chunks.owner, chunks.table, chunks.spans, border.above, counts,
+        bits, chunks.owner, chunks.table, chunks.spans, threshold.above, counts,
         TIES=ties, BLOCK=chunks.block, num_warps=8,
     )  # fmt: skip
     launch(
         loops.scan, chunks.spans,
-        counts, chunks.table, chunks.spans, room, offsets, totals,
+        counts, chunks.table, chunks.spans, allowed, offsets, totals,
         TIES=ties, STEP=chunks.steps(STEP), num_warps=8,
     )  # fmt: skip
-    return Collected(bits, chunks, border, counts, offsets, totals)
+    return Collected(bits, chunks, threshold, counts, offsets, totals)

@@ -16,7 +16,7 @@ STEP = 1024
 
 
 def norms(x: Tensor, spans: Sequence[tuple[int, int]]) -> list[float]:
-    """`reference.norms` of what `gpu.serve` takes, within 1e-12."""
+    """`reference.norms` of what `gpu.serves` takes, within 1e-12."""
     chunks = cut(spans, x)
     if not chunks.spans:
         return []

@@ -29,15 +29,15 @@ def pack(values, wire, count, width, nbytes, BLOCK: tl.constexpr):
     """The lowest `width` bits of i64 values[count], 0 < width < 63, one after the other: u8[nbytes]."""
     byte = _lanes(BLOCK)
     value = byte * 8 // width
-    place = byte * 8 - value * width
+    position = byte * 8 - value * width
     packed = tl.zeros((BLOCK,), tl.int32)
     for bit in tl.static_range(8):
         word = tl.load(values + value, mask=value < count, other=0)
-        packed |= ((word >> place) & 1).to(tl.int32) << bit
-        place += 1
-        over = place == width
+        packed |= ((word >> position) & 1).to(tl.int32) << bit
+        position += 1
+        over = position == width
         value += over.to(tl.int64)
-        place = tl.where(over, 0, place)
+        position = tl.where(over, 0, position)
     tl.store(wire + byte, packed.to(tl.uint8), mask=byte < nbytes)
 
 
@@ -46,10 +46,10 @@ def unpack(wire, values, count, width, BLOCK: tl.constexpr):
     """What `pack` packed: i64 values[count]."""
     value = _lanes(BLOCK)
     first = value * width
-    place = first & 7
+    position = first & 7
     found = tl.zeros((BLOCK,), tl.int64)
     for part in tl.static_range(9):
-        shift = 8 * part - place
+        shift = 8 * part - position
         needed = (value < count) & (shift < width)
         word = tl.load(wire + (first >> 3) + part, mask=needed, other=0).to(tl.int64)
         # A shift by 64 or more, or by less than none, has no result, also where it is not needed.
@@ -64,11 +64,11 @@ def unpack(wire, values, count, width, BLOCK: tl.constexpr):
 def pack_flags(flags, wire, count, nbytes, BLOCK: tl.constexpr):
     """Flags u8[count] of zeros and ones, or which of f32[count] lie below zero, eight a byte: u8[nbytes]."""
     byte = _lanes(BLOCK)
-    place = tl.arange(0, 8)
-    at = byte[:, None] * 8 + place[None, :]
+    position = tl.arange(0, 8)
+    at = byte[:, None] * 8 + position[None, :]
     given = tl.load(flags + at, mask=at < count, other=0)
     flag = (given < 0).to(tl.int32) if given.dtype.is_floating() else given.to(tl.int32)
-    tl.store(wire + byte, tl.sum(flag << place[None, :], 1).to(tl.uint8), mask=byte < nbytes)
+    tl.store(wire + byte, tl.sum(flag << position[None, :], 1).to(tl.uint8), mask=byte < nbytes)
 
 
 @triton.jit
@@ -126,16 +126,16 @@ def add_sorted(target, indices, order, values, alpha, count, BLOCK: tl.constexpr
 def round_natural(bits, key, wire, count, nbytes, BLOCK: tl.constexpr):
     """Round floats' bits i32[count] to powers of two at random: exponents u8[count], then signs u8[nbytes].
 
-    The mantissa, also a subnormal's, is the chance of the next power, of 2^23: so many of a coin's 23 bits lie below.
+    The mantissa, also a subnormal's, is the chance of the next power, of 2^23: so many of a number's 23 bits lie below.
     """
     byte = _lanes(BLOCK)
-    place = tl.arange(0, 8)
-    at = byte[:, None] * 8 + place[None, :]
+    position = tl.arange(0, 8)
+    at = byte[:, None] * 8 + position[None, :]
     value = tl.load(bits + at, mask=at < count, other=0)
     up = (_stream(key, at) >> 41).to(tl.int32) < (value & 0x7FFFFF)
     power = tl.minimum(((value & 0x7FFFFFFF) >> 23) + up.to(tl.int32), 254)
     tl.store(wire + at, power.to(tl.uint8), mask=at < count)
-    signs = tl.sum(((value >> 31) & 1) << place[None, :], 1)
+    signs = tl.sum(((value >> 31) & 1) << position[None, :], 1)
     tl.store(wire + count + byte, signs.to(tl.uint8), mask=byte < nbytes)
 
 
@@ -151,7 +151,7 @@ def read_natural(wire, bits, count, BLOCK: tl.constexpr):
 
 @triton.jit
 def _stream(key, at):
-    """64 random bits of each place: the output that SplitMix64 gives after so many others."""
+    """64 random bits of each position: the output that SplitMix64 gives after so many others."""
     z = tl.load(key).to(tl.uint64) + (at + 1).to(tl.uint64) * GOLDEN
     z = (z ^ (z >> 30)) * FIRST
     z = (z ^ (z >> 27)) * SECOND
