@@ -231,5 +231,5 @@ def test_bad_parameters_are_refused(spec: str, words: str) -> None:
 
 def test_a_bare_compressor_is_refused() -> None:
     for make in (gw.memory.DGC, lambda e: gw.memory.Warmup(e, 3)):
-        with pytest.raises(TypeError, match=r"a compressor becomes one as gathered\(compressor\)"):
+        with pytest.raises(TypeError, match=r"it becomes an exchange as gathered\(topk\(density=0.1\)\)"):
             make(gw.compress.TopK(0.1))

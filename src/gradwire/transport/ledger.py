@@ -21,7 +21,7 @@ KINDS = tuple(kind.__name__ for kind in ASKS)
 
 
 @dataclass
-class Entry:
+class Totals:
     """Totals of one kind of ask, over all workers that the ledger watches."""
 
     calls: int = 0
@@ -38,7 +38,7 @@ class Ledger:
     """
 
     workers: int = 1
-    entries: dict[str, Entry] = field(default_factory=lambda: {kind: Entry() for kind in KINDS})
+    entries: dict[str, Totals] = field(default_factory=lambda: {kind: Totals() for kind in KINDS})
     log: list[float] | None = None
 
     def record(self, ask: Ask, rank: int | slice, size: int, seconds: float = 0.0) -> None:
@@ -54,7 +54,7 @@ class Ledger:
     def clear(self) -> None:
         """Count from nothing again."""
         for kind in self.entries:
-            self.entries[kind] = Entry()
+            self.entries[kind] = Totals()
 
     @property
     def bytes(self) -> int:
