@@ -59,7 +59,7 @@ def test_everybody_sends_what_anybody_selects(x: Tensor, density: float) -> None
 
 
 def test_build_up_grows_with_the_workers_as_chance_would_have_it() -> None:
-    """k to n k places; of independent uniform supports 1 - (1 - k / d)^n of the vector (SPEC of DEFT's cost model)."""
+    """k to n k indices; of independent uniform supports 1 - (1 - k / d)^n of the vector (SPEC of DEFT's cost model)."""
     d, density = 20_000, 0.01
     found = []
     for n in (1, 2, 4, 8, 16):
@@ -95,7 +95,7 @@ def test_the_unions_contraction_is_top_ks(density: float) -> None:
 @settings(deadline=None)
 @given(vectors, densities)
 def test_gtopk_keeps_the_largest_sums(x: Tensor, density: float) -> None:
-    """A dense re-statement; of equal sums the lowest places win, and a zero sum is kept by nobody who matters."""
+    """A dense re-statement; of equal sums the lowest indices win, and a zero sum is kept by nobody who matters."""
     n, d = x.shape
     k = max(1, int(density * d))
     selected = x * chosen(x, k)
@@ -142,7 +142,7 @@ def test_leaders_take_turns_and_select_for_all(batched: bool) -> None:
 
 
 def traffic(name: str, n: int, d: int, density: float) -> tuple[gw.Ledger, int, int]:
-    """The ledger of a step in float32, the bytes of one index block, and how many places were summed."""
+    """The ledger of a step in float32, the bytes of one index block, and how many indices were summed."""
     sim = gw.Simulator(f"{name}(density={density})", flat(d), n)
     sent = sim.step(normal(n, d, dtype=torch.float32))
     return sim.ledger, index.nbytes(d, int(density * d)), int((sent.mean != 0).sum())
@@ -152,19 +152,19 @@ def traffic(name: str, n: int, d: int, density: float) -> tuple[gw.Ledger, int, 
 def test_bytes_are_those_of_the_methods(n: int) -> None:
     """Received by an all-gather, twice the values by an all-reduce, each less one's own share: SPEC's table of DEFT."""
     d, density, k = 3000, 0.02, 60
-    ledger, places, union = traffic("uniontopk", n, d, density)
-    assert ledger.entries["AllGather"].bytes == n * places
+    ledger, block, union = traffic("uniontopk", n, d, density)
+    assert ledger.entries["AllGather"].bytes == n * block
     assert ledger.entries["AllReduce"].bytes == n * 4 * union
-    assert ledger.traffic == round((n - 1) * places + 2 * (n - 1) / n * 4 * union)
-    ledger, places, _ = traffic("globaltopk", n, d, density)
-    assert ledger.bytes == gw.compress.TopK(density).nbytes(d) == places + 4 * k
-    assert ledger.traffic == (n - 1) * (places + 4 * k)
+    assert ledger.traffic == round((n - 1) * block + 2 * (n - 1) / n * 4 * union)
+    ledger, block, _ = traffic("globaltopk", n, d, density)
+    assert ledger.bytes == gw.compress.TopK(density).nbytes(d) == block + 4 * k
+    assert ledger.traffic == (n - 1) * (block + 4 * k)
     assert ledger.entries["AllReduce"].calls == ledger.entries["Broadcast"].calls == 0
-    ledger, places, support = traffic("cltk", n, d, density)
+    ledger, block, support = traffic("cltk", n, d, density)
     assert support == k
-    assert ledger.entries["Broadcast"].bytes == places  # the leader's, and nobody else's
+    assert ledger.entries["Broadcast"].bytes == block  # the leader's, and nobody else's
     assert ledger.entries["AllReduce"].bytes == n * 4 * k
-    assert ledger.traffic == round((n - 1) / n * places + 2 * (n - 1) / n * 4 * k)
+    assert ledger.traffic == round((n - 1) / n * block + 2 * (n - 1) / n * 4 * k)
     ledger, _, _ = traffic("sidco", n, d, density)
     assert ledger.entries["AllGather"].calls == 2 * n
     assert ledger.entries["AllReduce"].calls == ledger.entries["Broadcast"].calls == 0
@@ -269,10 +269,10 @@ def test_inputs_without_a_law(stages: int) -> None:
 def test_stages_that_do_not_fit_start_in_range() -> None:
     """A fact that came from elsewhere, out of range, is as good as the nearest one in it."""
     x = normal(1, 2000)
-    for said, meant in ((-3.0, 1), (0.0, 1), (99.0, 10)):
+    for stored, meant in ((-3.0, 1), (0.0, 1), (99.0, 10)):
         sim = gw.Simulator(gw.exchange.SIDCo(0.05), flat(2000), 1)
         sim.start(x)
-        sim.state[0]["stages"].fill_(said)
+        sim.state[0]["stages"].fill_(stored)
         level = fit_threshold(x[0].abs(), 100, meant)
         assert torch.equal(sim.step(x).own != 0, x.abs() >= level)
 

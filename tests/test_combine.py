@@ -179,20 +179,20 @@ def test_induced_corrects_what_rounding_takes_away() -> None:
 
 def test_induced_of_two_sparse_parts_is_sparse_and_twice_is_added_twice() -> None:
     x, parts = normal(30, dtype=torch.float32), (gw.compress.TopK(0.5), gw.compress.RandK(0.5))
-    said = through(Induced(*parts), x, turn(30))
-    assert isinstance(said, Sparse)
-    assert said.indices.shape == (30,)
-    assert len(set(said.indices.tolist())) < 30
+    decoded = through(Induced(*parts), x, turn(30))
+    assert isinstance(decoded, Sparse)
+    assert decoded.indices.shape == (30,)
+    assert len(set(decoded.indices.tolist())) < 30
     first = through(parts[0], x, turn(30).fork("contractive"))
     second = through(parts[1], x - first.dense(), turn(30).fork("correction"))
-    assert torch.equal(said.dense(), first.dense() + second.dense())
+    assert torch.equal(decoded.dense(), first.dense() + second.dense())
 
 
 def test_the_two_parts_of_induced_draw_independently() -> None:
     x = torch.ones(1000)
-    said = through(Induced(gw.compress.RandK(0.1, unbiased=False), gw.compress.RandK(0.1)), x, turn(1000))
-    twice = 200 - len(said.indices.unique())
-    # Of 100 places out of 1000 drawn twice about 10 meet, with a standard deviation of about 3.
+    decoded = through(Induced(gw.compress.RandK(0.1, unbiased=False), gw.compress.RandK(0.1)), x, turn(1000))
+    twice = 200 - len(decoded.indices.unique())
+    # Of 100 indices out of 1000 drawn twice about 10 meet, with a standard deviation of about 3.
     assert abs(twice - 10) <= 15
 
 
@@ -206,9 +206,9 @@ def test_chain_is_sparsify_then_quantise(
     x, t = normal(3, 120, dtype=torch.float32), turn(120)
     kept = through(sparsifier, x, t.fork("sparsifier"))
     quantised = through(quantiser, kept.values, t.fork("quantiser"))
-    said = through(Chain(sparsifier, quantiser), x, t)
-    assert torch.equal(said.indices, kept.indices)
-    assert torch.equal(said.values, quantised.dense())
+    decoded = through(Chain(sparsifier, quantiser), x, t)
+    assert torch.equal(decoded.indices, kept.indices)
+    assert torch.equal(decoded.values, quantised.dense())
 
 
 @pytest.mark.parametrize("values", ["float32", "float64", "bfloat16"])
@@ -220,9 +220,9 @@ def test_topk_with_a_format_is_a_chain(values: str) -> None:
 
 def test_a_sparse_quantiser_makes_the_chain_sparser() -> None:
     x = normal(4, 100, dtype=torch.float32)
-    said = through(Chain(gw.compress.TopK(0.4), gw.compress.TopK(0.25)), x, turn(100))
-    assert torch.equal(said.dense(), through(gw.compress.TopK(0.1), x, turn(100)).dense())
-    assert said.indices.shape == (4, 10)
+    decoded = through(Chain(gw.compress.TopK(0.4), gw.compress.TopK(0.25)), x, turn(100))
+    assert torch.equal(decoded.dense(), through(gw.compress.TopK(0.1), x, turn(100)).dense())
+    assert decoded.indices.shape == (4, 10)
 
 
 @pytest.mark.parametrize("d", [0, 1, 7, 8, 9, 40])
@@ -231,18 +231,18 @@ def test_a_sparse_quantiser_makes_the_chain_sparser() -> None:
 )
 def test_blockwise_is_the_operator_on_every_block(inner: Compressor, d: int) -> None:
     x = normal(2, 3, d, dtype=torch.float32)
-    said = through(Blockwise(inner, 8), x, turn(d))
+    decoded = through(Blockwise(inner, 8), x, turn(d))
     blocks = [through(inner, block, turn(d)) for block in x.split(8, -1)]
-    assert torch.equal(said.dense(), torch.cat([block.dense() for block in blocks], -1))
-    assert isinstance(said, Sparse) == isinstance(blocks[0], Sparse)
-    if isinstance(said, Sparse):
-        assert bool((said.indices.diff(dim=-1) > 0).all())
+    assert torch.equal(decoded.dense(), torch.cat([block.dense() for block in blocks], -1))
+    assert isinstance(decoded, Sparse) == isinstance(blocks[0], Sparse)
+    if isinstance(decoded, Sparse):
+        assert bool((decoded.indices.diff(dim=-1) > 0).all())
 
 
 def test_every_block_of_every_row_draws_for_itself() -> None:
     x = torch.ones(3, 4, 5 * 64 + 63)
-    places = through(Blockwise(gw.compress.RandK(0.25), 64), x, turn(383)).dense().ne(0)
-    blocks = torch.cat([places[..., :320].reshape(60, 64)[:, :63], places[..., 320:].reshape(12, 63)])
+    kept = through(Blockwise(gw.compress.RandK(0.25), 64), x, turn(383)).dense().ne(0)
+    blocks = torch.cat([kept[..., :320].reshape(60, 64)[:, :63], kept[..., 320:].reshape(12, 63)])
     assert len(blocks.unique(dim=0)) == 72
     noise = through(Blockwise(gw.compress.Natural(), 64), torch.full((3, 4, 383), 1.5), turn(383)).dense()
     rows = torch.cat([noise[..., :320].reshape(60, 64)[:, :63], noise[..., 320:].reshape(12, 63)])
@@ -251,8 +251,8 @@ def test_every_block_of_every_row_draws_for_itself() -> None:
 
 def test_nested_blocks_draw_from_streams_of_their_own() -> None:
     x = torch.full((47,), 1.5)
-    said = through(Blockwise(Blockwise(gw.compress.Natural(), 5), 12), x, turn(47)).dense()
-    five = [*said.split(12)[0].split(5)[:2], *said.split(12)[3].split(5)[:2]]
+    decoded = through(Blockwise(Blockwise(gw.compress.Natural(), 5), 12), x, turn(47)).dense()
+    five = [*decoded.split(12)[0].split(5)[:2], *decoded.split(12)[3].split(5)[:2]]
     assert len({tuple(block.tolist()) for block in five}) == 4
 
 
@@ -311,12 +311,12 @@ def test_apply_is_decode_after_encode(compressor: Compressor, rank: int | slice,
         for d in (0, 1, 9, 60):
             x = normal(*batch_shape, d, seed=d, dtype=dtype)
             kept, t = x.clone(), turn(d, rank, step=7)
-            said, heard = operate(compressor, x, t), through(compressor, x, t).to(dtype)
-            assert said.dense().dtype == dtype
+            applied, decoded = operate(compressor, x, t), through(compressor, x, t).to(dtype)
+            assert applied.dense().dtype == dtype
             # Dense and sparse parts are added and scaled in another order: in float32, otherwise by a bit or two.
             eps = 4 * torch.finfo(torch.float32).eps if "Induced" in repr(compressor) else 0.0
-            torch.testing.assert_close(said.dense(), heard.dense(), rtol=eps, atol=eps)
-            said.dense().fill_(1.0)  # shares no memory with x
+            torch.testing.assert_close(applied.dense(), decoded.dense(), rtol=eps, atol=eps)
+            applied.dense().fill_(1.0)  # shares no memory with x
             assert torch.equal(x, kept)
 
 
@@ -332,8 +332,8 @@ def test_apply_equals_on_hard_inputs(compressor: Compressor, kind: str) -> None:
         "strided": torch.randn(40, 2, generator=torch.Generator().manual_seed(0)).T,
     }[kind]
     for dtype in (torch.float32, torch.float64):
-        said, heard = operate(compressor, x.to(dtype), turn(40)), through(compressor, x.to(dtype), turn(40))
-        assert torch.equal(said.dense(), heard.to(dtype).dense())
+        applied, decoded = operate(compressor, x.to(dtype), turn(40)), through(compressor, x.to(dtype), turn(40))
+        assert torch.equal(applied.dense(), decoded.to(dtype).dense())
 
 
 def test_a_batched_turn_draws_the_supports_of_many_steps_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,9 +70,9 @@ def test_bytes_are_as_promised_and_decode_to_the_same_operator(c: gw.Compressor,
     assert wire.shape == (length(c, wire, d),)
     assert len(wire) <= c.nbytes(d)
     assert torch.equal(wire, c.encode(x, turn(seed, d)))  # pure: the turn decides
-    said = c.decode(wire.clone(), d)
-    assert torch.equal(said.dense(), c.decode(wire, d).dense())
-    assert said.dense().shape == (d,)
+    decoded = c.decode(wire.clone(), d)
+    assert torch.equal(decoded.dense(), c.decode(wire, d).dense())
+    assert decoded.dense().shape == (d,)
 
 
 @pytest.mark.parametrize("compressor", zoo.COMPRESSORS, ids=repr)

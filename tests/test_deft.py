@@ -276,7 +276,7 @@ def overhear(
     n = len(xs)
     talks = [exchange(xs[r], states[r], gw.Turn(r, n, step, where)) for r in range(n)]
     answers: list[torch.Tensor | None] = [None] * n
-    heard: list[list[gw.AllReduce | gw.AllGather | gw.Broadcast]] = []
+    rounds: list[list[gw.AllReduce | gw.AllGather | gw.Broadcast]] = []
     while True:
         asks = []
         for talk, answer in zip(talks, answers, strict=True):
@@ -285,8 +285,8 @@ def overhear(
             except StopIteration:
                 continue
         if not asks:
-            return heard
-        heard.append(asks)
+            return rounds
+        rounds.append(asks)
         match asks[0]:
             case gw.Broadcast(root=root):
                 answers = [asks[root].x] * n
@@ -303,9 +303,9 @@ def test_bins_and_delegates_rotate_with_period_n(n: int) -> None:
     x = accumulators(n, where, equal=True)
 
     def search(step: int) -> list[list[int]]:
-        share, _, places, _ = overhear(gw.exchange.DEFT(0.05), x, [{}] * n, step, where)
-        assert {ask.root for ask in share} == {step % n}
-        return [ask.x.tolist() for ask in places]
+        plans, _, indices, _ = overhear(gw.exchange.DEFT(0.05), x, [{}] * n, step, where)
+        assert {ask.root for ask in plans} == {step % n}
+        return [ask.x.tolist() for ask in indices]
 
     assert search(0) == search(n)
     assert search(0) != search(1)
@@ -402,9 +402,9 @@ def test_identical_accumulators_give_the_sum_of_the_budgets_at_every_step(source
     where = layout(SHAPES)
     xs = accumulators(n, where, equal=True)
     layers = deft.partition(where.sizes, n)
-    share = deft.apportion_k if exact else deft.assign_k
+    budgets = deft.apportion_k if exact else deft.assign_k
     k = int(0.05 * where.d)
-    total = sum(share(lengths(layers), kernels.norms(xs[0], layers), k))
+    total = sum(budgets(lengths(layers), kernels.norms(xs[0], layers), k))
     assert not exact or total == k
     sim = gw.Simulator(gw.exchange.DEFT(0.05, source, exact), where, n)
     assert [len(union(sim.send(xs))) for _ in range(2 * n + 1)] == [total] * (2 * n + 1)
@@ -420,23 +420,23 @@ def test_a_delegates_budgets_make_the_count_exact_and_save_an_ask(n: int) -> Non
         xs = accumulators(n, where, equal=False, seed=step)
         delegate = xs[step % n]
         ks = deft.assign_k(lengths(layers), kernels.norms(delegate, layers), int(0.05 * where.d))
-        share, places, values = overhear(exchange, xs, [{}] * n, step, where)
-        assert [type(asks[0]) for asks in (share, places, values)] == [gw.Broadcast, gw.AllGather, gw.AllReduce]
-        assert share[0].x.dtype == torch.int32
-        assert share[0].x.shape == (n + 2 * len(layers),)
+        plans, indices, values = overhear(exchange, xs, [{}] * n, step, where)
+        assert [type(asks[0]) for asks in (plans, indices, values)] == [gw.Broadcast, gw.AllGather, gw.AllReduce]
+        assert plans[0].x.dtype == torch.int32
+        assert plans[0].x.shape == (n + 2 * len(layers),)
         assert {len(ask.x) for ask in values} == {sum(ks)}
 
 
 def test_what_has_no_budget_is_searched_by_nobody() -> None:
-    """Layers without gradient get nothing, and indices are told within the only layer that is searched."""
+    """Layers without gradient get nothing, and indices are relative to the only layer that is searched."""
     where, n = layout([(64,), (64,), (64,)]), 2
     xs = torch.zeros(n, where.d)
     xs[:, 128:] = torch.randn(n, 64, generator=torch.Generator().manual_seed(0))
     k = int(0.05 * where.d)
     sent = gw.Simulator("deft(density=0.05, k_source='delegate', exact_k=true)", where, n).send(xs)
     assert len(union(sent)) == k
-    _, places, _ = overhear(gw.exchange.DEFT(0.05, "delegate", exact_k=True), xs, [{}] * n, 0, where)
-    assert {len(ask.x) for ask in places} == {index.nbytes(64, k)}
+    _, indices, _ = overhear(gw.exchange.DEFT(0.05, "delegate", exact_k=True), xs, [{}] * n, 0, where)
+    assert {len(ask.x) for ask in indices} == {index.nbytes(64, k)}
     assert int(union(sent).min()) >= 128
     # Every layer gets one by default.
     indices = union(gw.Simulator("deft(density=0.05, k_source='delegate')", where, n).send(xs))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 
 import gradwire as gw
-from gradwire import registry, spec
+from gradwire import registry, spec, testing
 from gradwire.lab.convex import methods, theory
 from gradwire.wire import index
 
@@ -27,6 +29,23 @@ def test_the_docs_python_runs(page: str, forget: None) -> None:
     torch.manual_seed(0)
     script = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL))
     exec(compile(script, page, "exec", dont_inherit=True), {})
+
+
+def test_the_testing_pages_python_runs_and_fails_as_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "testing.md").read_text()
+    script = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    exec(compile(script, "docs/testing.md", "exec", dont_inherit=True), {})
+    assert capsys.readouterr().out == "".join(re.findall(r"```text\n(.*?)```", page, re.DOTALL))
+
+
+@pytest.mark.parametrize(
+    ("head", "laws"), [("of compressors", testing.COMPRESSOR_LAWS), ("of exchanges", testing.EXCHANGE_LAWS)]
+)
+def test_the_docs_name_every_law_as_its_docstring_does(head: str, laws: Mapping[str, object]) -> None:
+    page = (ROOT / "docs" / "testing.md").read_text()
+    rows = page[page.index(f"| {head} |") :].split("\n\n")[0].replace("\\|", "|").splitlines()[2:]
+    claims = {name: " ".join((inspect.getdoc(law) or "").split("\n\n")[0].split()) for name, law in laws.items()}
+    assert rows == [f"| {name} | {claim} |" for name, claim in claims.items()]
 
 
 def test_the_readmes_diff_is_the_example() -> None:

@@ -58,7 +58,7 @@ def steady(n: int, d: int, steps: int, scale: float = 1.0) -> Iterator[Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("exam", "corrected", "official"),
+    ("ratio", "corrected", "official"),
     [
         (7.0, 1.005, 1.005),
         (1.1001, 1.005, 1.005),
@@ -70,9 +70,9 @@ def steady(n: int, d: int, steps: int, scale: float = 1.0) -> Iterator[Tensor]:
         (0.0, 0.995, 0.995),
     ],
 )
-def test_the_factors_are_those_of_the_authors_code(exam: float, corrected: float, official: float) -> None:
-    assert threshold.factor(exam, official=False) == corrected
-    assert threshold.factor(exam, official=True) == official
+def test_the_factors_are_those_of_the_authors_code(ratio: float, corrected: float, official: float) -> None:
+    assert threshold.factor(ratio, official=False) == corrected
+    assert threshold.factor(ratio, official=True) == official
 
 
 def test_a_threshold_doubles_in_139_steps() -> None:
@@ -91,11 +91,11 @@ class Plain:
 
     def step(self, acc: list[list[float]], t: int) -> set[int]:
         if self.last is not None:
-            exam = self.last / self.k
-            if exam > 1.1:
+            ratio = self.last / self.k
+            if ratio > 1.1:
                 self.delta *= 1.005
-            elif exam > 0.909:
-                self.delta *= 1.00125 if (exam > 0 if self.official else exam > 1) else 0.9987
+            elif ratio > 0.909:
+                self.delta *= 1.00125 if (ratio > 0 if self.official else ratio > 1) else 0.9987
             else:
                 self.delta *= 0.995
         found = set[int]()
@@ -185,10 +185,10 @@ def test_a_small_sample_is_all_there_is(n: int) -> None:
 
 def test_a_large_sample_is_cheap_and_close() -> None:
     """511 values a worker at most, never more than k; what passes is k with a standard deviation below 8 %."""
-    told = [threshold.sampling(k)[1] for k in range(1, 20_000)]
-    assert max(told) == 511
-    assert all(m <= k and (m == k or m >= 128) for k, m in enumerate(told, 1))
-    assert min(told[10_000:]) >= 240
+    counts = [threshold.sampling(k)[1] for k in range(1, 20_000)]
+    assert max(counts) == 511
+    assert all(m <= k and (m == k or m >= 128) for k, m in enumerate(counts, 1))
+    assert min(counts[10_000:]) >= 240
     found = []
     for seed in range(20):
         xs = normal(2, 50_000, seed=seed)
@@ -369,8 +369,8 @@ def test_exdyna_balances_what_lies_in_one_part() -> None:
         number, _ = exdyna.blocks(d)
         held = [int((states[0]["owner"] == p).sum()) for p in range(n)] if t else [number // n] * n
         sent = step(exchange, xs * profile, states, t)
-        places = sent[0].mean.indices
-        counts = [int(((places >= a) & (places < b)).sum()) for a, b in exdyna.spans(held, d)]
+        indices = sent[0].mean.indices
+        counts = [int(((indices >= a) & (indices < b)).sum()) for a, b in exdyna.spans(held, d)]
         found.append(exdyna.inefficiency(counts))
     assert found[0] > 2.9
     assert sum(found[-50:]) / 50 < 0.3
@@ -386,7 +386,7 @@ def test_parts_of_another_number_of_workers_are_forgotten(n: int) -> None:
         step(exchange, normal(4, d, seed=t) * profile, known, t)
     kept = known[0]["threshold"].clone()
     states = [{name: replicated.clone() for name, replicated in known[0].items()} for _ in range(n)]
-    step(exchange, normal(n, d) * 0, states, 20)  # only places of its own in every part: nothing moves
+    step(exchange, normal(n, d) * 0, states, 20)  # only single indices in every part: nothing moves
     assert [int((states[0]["owner"] == p).sum()) for p in range(n)] == [b - a for a, b in micro.partition(64, n)]
     assert float(states[0]["threshold"]) in (0.0, pytest.approx(0.995 * float(kept)))
 
@@ -402,11 +402,11 @@ def test_bytes_are_those_of_the_table(make: type[gw.exchange.MiCRO]) -> None:
     xs, gathered, summed = normal(n, d, dtype=torch.float32), 0, 0
     spans = micro.partition(d, n) if make is gw.exchange.MiCRO else exdyna.spans([31, 31, 31], d)
     for t in range(2):
-        places = sim.step(xs).mean.nonzero().view(-1)
-        counts = [int(((places >= a) & (places < b)).sum()) for a, b in spans]
+        indices = sim.step(xs).mean.nonzero().view(-1)
+        counts = [int(((indices >= a) & (indices < b)).sum()) for a, b in spans]
         longest = max(index.nbytes(b - a, count) for (a, b), count in zip(spans, counts, strict=True))
         gathered += n * ((4 * k if t == 0 else 0) + 4 + longest)
-        summed += n * 4 * len(places)
+        summed += n * 4 * len(indices)
         if make is gw.exchange.ExDyna:
             spans = exdyna.spans(exdyna.move([31, 31, 31], counts, d), d)
     assert exdyna.blocks(d) == (93, 32)
@@ -419,18 +419,18 @@ def test_bytes_are_those_of_the_table(make: type[gw.exchange.MiCRO]) -> None:
 @pytest.mark.parametrize("d", [0, 1, 3, 40])
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_hard_inputs_obey_the_law(make: type[gw.exchange.MiCRO], d: int, n: int) -> None:
-    """Nothing at all, a silent worker, equal values, fewer elements than workers: and nothing that was said is lost."""
+    """Nothing at all, a silent worker, equal values, fewer elements than workers: and nothing is lost."""
     for kind in ("sample", "formula"):
-        sim, said, given = gw.Simulator(gw.memory.EF(make(0.1, kind)), flat(d), n), torch.zeros(d), torch.zeros(d)
+        sim, sent_sum, given = gw.Simulator(gw.memory.EF(make(0.1, kind)), flat(d), n), torch.zeros(d), torch.zeros(d)
         for t in range(8):
             xs = normal(n, d, seed=t) if t % 4 else torch.ones(n, d, dtype=torch.float64)
             xs[0] *= t % 3
             xs *= t != 2
             sent = sim.step(xs)
             torch.testing.assert_close(sent.mean, sent.own.mean(0), rtol=1e-9, atol=1e-12)
-            said, given = said + n * sent.mean, given + xs.sum(0)
+            sent_sum, given = sent_sum + n * sent.mean, given + xs.sum(0)
         owed = sum(state["error"] for state in sim.state)
-        torch.testing.assert_close(said + owed, given, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(sent_sum + owed, given, rtol=1e-9, atol=1e-9)
 
 
 @BOTH

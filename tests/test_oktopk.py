@@ -25,19 +25,19 @@ async def ask(one: gw.AllToAll) -> Tensor:
 
 
 def rows_of(n: int, m: int = 3) -> Tensor:
-    """u8[n, n, m] in which [a, b] says what a has for b."""
+    """u8[n, n, m] in which [a, b] is what a has for b."""
     return (10 * torch.arange(n).view(n, 1, 1) + torch.arange(n).view(1, n, 1)).expand(n, n, m).to(torch.uint8)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_an_all_to_all_hands_row_r_to_rank_r(n: int) -> None:
     wires, ledger, other = rows_of(n), gw.Ledger(n), gw.Ledger(n)
-    heard = gw.lockstep([ask(gw.AllToAll(wires[rank])) for rank in range(n)], ledger)
-    assert torch.equal(torch.stack(heard), wires.transpose(0, 1))
+    received = gw.lockstep([ask(gw.AllToAll(wires[rank])) for rank in range(n)], ledger)
+    assert torch.equal(torch.stack(received), wires.transpose(0, 1))
     assert torch.equal(gw.batched(ask(gw.AllToAll(wires)), n, other), wires.transpose(0, 1))
     for entries in (ledger.entries["AllToAll"], other.entries["AllToAll"]):
         assert (entries.calls, entries.bytes, entries.traffic) == (n, n * n * 3, pytest.approx(n * (n - 1) * 3))
-    heard[0].zero_()  # answers are nobody else's memory
+    received[0].zero_()  # answers are nobody else's memory
     assert int(wires[-1, 0, 0]) == 10 * (n - 1)
 
 
@@ -66,23 +66,23 @@ magnitudes = st.lists(
 @given(magnitudes, st.integers(1, 20), st.sampled_from([torch.float32, torch.float64]))
 def test_the_kth_largest_of_all_workers_is_exact(sizes: list[list[float]], k: int, dtype: torch.dtype) -> None:
     every = sorted((size for worker in sizes for size in worker), reverse=True)
-    heard = gw.lockstep([kth_largest(torch.tensor(worker, dtype=dtype), k) for worker in sizes])
-    assert heard == [every[k - 1] if k <= len(every) else 0.0] * len(sizes)
+    found = gw.lockstep([kth_largest(torch.tensor(worker, dtype=dtype), k) for worker in sizes])
+    assert found == [every[k - 1] if k <= len(every) else 0.0] * len(sizes)
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.data(), st.integers(1, 60), st.integers(1, 4), st.sampled_from([torch.float32, torch.float64]))
 def test_pieces_are_read_as_they_were_cut(data: st.DataObject, span: int, n: int, dtype: torch.dtype) -> None:
     rows = [sorted(data.draw(st.sets(st.integers(0, span - 1), max_size=8))) for _ in range(n)]
-    places = torch.tensor([place for row in rows for place in row], dtype=torch.int64)
-    values = torch.randn(len(places), dtype=dtype)
+    indices = torch.tensor([i for row in rows for i in row], dtype=torch.int64)
+    values = torch.randn(len(indices), dtype=dtype)
     pieces = Pieces(max(map(len, rows)), span, dtype)
-    wires = pieces.encode(places, values, [len(row) for row in rows])
+    wires = pieces.encode(indices, values, [len(row) for row in rows])
     assert wires.shape == (n, index.nbytes(span + pieces.width, pieces.width) + pieces.width * dtype.itemsize)
     starts = [100 * row for row in range(n)]
-    heard, said = pieces.read(wires, starts)
-    assert heard.tolist() == [start + place for start, row in zip(starts, rows, strict=True) for place in row]
-    assert torch.equal(said, values)
+    decoded, entries = pieces.read(wires, starts)
+    assert decoded.tolist() == [start + i for start, row in zip(starts, rows, strict=True) for i in row]
+    assert torch.equal(entries, values)
 
 
 @pytest.mark.parametrize("width", [1, 7, 100, 5000])
@@ -93,8 +93,8 @@ def test_an_index_takes_less_than_an_element(width: int, span: int) -> None:
 
 def local(x: Tensor, k: int) -> Tensor:
     """f[n, d] -> every worker's own k largest, zero elsewhere."""
-    places = torch.stack([reference.topk(row, k) for row in x])
-    return torch.zeros_like(x).scatter_(1, places, x.gather(1, places))
+    indices = torch.stack([reference.topk(row, k) for row in x])
+    return torch.zeros_like(x).scatter_(1, indices, x.gather(1, indices))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -106,8 +106,8 @@ def test_a_recomputed_step_is_the_top_k_of_the_sum_of_local_top_ks(n: int, dtype
         x = torch.randn(n, d, generator=torch.Generator().manual_seed(step), dtype=torch.float64).to(dtype)
         kept = local(x, k)
         total = sum(kept[1:], kept[0].clone())
-        places = reference.topk(total, k)
-        want = torch.zeros(d, dtype=dtype).scatter_(0, places, total[places] / n)
+        indices = reference.topk(total, k)
+        want = torch.zeros(d, dtype=dtype).scatter_(0, indices, total[indices] / n)
         sent = sim.step(x)
         assert torch.equal(sent.mean, want)
         assert torch.equal(sent.own, torch.where(want != 0, kept, 0))
@@ -127,7 +127,7 @@ streams = st.integers(1, 5).flatmap(
 @settings(deadline=None, max_examples=40)
 @given(streams, st.sampled_from([0.05, 0.2, 0.5, 1.0]), st.integers(1, 3))
 def test_any_stream_of_ties_and_zeros(stream: list[list[list[int]]], density: float, every: int) -> None:
-    """The law, what an own may be, and how many places are said: k where they are taken anew, else 2 k at most."""
+    """The law, what an own may be, and how many indices are sent: k where they are selected anew, else 2 k at most."""
     x = torch.tensor(stream, dtype=torch.float64)
     n, d = len(stream[0]), len(stream[0][0])
     x = x.view(len(stream), n, d)
@@ -137,13 +137,15 @@ def test_any_stream_of_ties_and_zeros(stream: list[list[list[int]]], density: fl
         sent = sim.step(rows)
         torch.testing.assert_close(sent.mean, sent.own.mean(0), rtol=1e-12, atol=0)
         assert bool(((sent.own == rows) | (sent.own == 0)).all())
-        said = int((sent.mean != 0).sum())
-        assert said <= 2 * k
+        count = int((sent.mean != 0).sum())
+        assert count <= 2 * k
         if step % every == 0:
             total = local(rows, k).sum(0)
-            assert said == min(k, int((total != 0).sum()))
+            assert count == min(k, int((total != 0).sum()))
             unsaid = total[sent.mean == 0].abs()
-            assert not said or unsaid.numel() == 0 or unsaid.max() <= (n * sent.mean.abs()[sent.mean != 0]).min() + 1e-9
+            assert (
+                not count or unsaid.numel() == 0 or unsaid.max() <= (n * sent.mean.abs()[sent.mean != 0]).min() + 1e-9
+            )
 
 
 def stream(n: int, d: int, steps: int, seed: int = 0) -> list[Tensor]:
@@ -190,10 +192,10 @@ def test_counts_stay_near_k_between_recomputations() -> None:
     sim = gw.Simulator("oktopk(density=0.02)", flat(d), n)
     for step, x in enumerate(stream(n, d, 40, seed=1)):
         sums = sim.ledger.entries["AllReduce"].calls
-        said = int((sim.step(x).mean != 0).sum())
+        count = int((sim.step(x).mean != 0).sum())
         recomputed = sim.ledger.entries["AllReduce"].calls > sums
         assert recomputed == (step % 32 == 0)
-        assert said == k if recomputed else abs(said / k - 1) <= 0.15
+        assert count == k if recomputed else abs(count / k - 1) <= 0.15
 
 
 def test_regions_hold_equal_shares_of_what_is_selected() -> None:
@@ -212,22 +214,22 @@ def test_regions_hold_equal_shares_of_what_is_selected() -> None:
 
 
 def test_sums_that_lie_with_one_owner_are_spread_first() -> None:
-    """Workers cancel each other but for the first quarter: its owner has all that is said."""
+    """Workers cancel each other but for the first quarter: its owner has all that is sent."""
     d, n = 8000, 4
     x = torch.randn(d, generator=torch.Generator().manual_seed(0)).repeat(n, 1)
     x[1::2, d // n :] *= -1
     sim = gw.Simulator("oktopk(density=0.1)", flat(d), n)
     sent = sim.step(x)
-    said = int((sent.mean != 0).sum())
+    count = int((sent.mean != 0).sum())
     assert not sent.mean[d // n :].any()
-    assert said == pytest.approx(200, rel=0.2)
+    assert count == pytest.approx(200, rel=0.2)
     torch.testing.assert_close(sent.mean, sent.own.mean(0))
     assert sim.ledger.entries["AllToAll"].calls == 2 * n
-    # The first all-to-all and everything before it, then c a row to everybody, then c from everybody.
-    share, even = (n - 1) / n, -(-said // n)
+    # The first all-to-all and everything before it, then c a row to all, then c from all.
+    factor, even = (n - 1) / n, -(-count // n)
     first, plan, radix, counts = n * first_row(sim, x), 8 * (2 * n - 1), 2048, 2 * 8 * n
     second = n * (index.nbytes(d + even, even) + 4 * even)
-    assert sim.ledger.traffic == pytest.approx(share * (first + 2 * plan + 2 * radix + counts + 2 * second), abs=1)
+    assert sim.ledger.traffic == pytest.approx(factor * (first + 2 * plan + 2 * radix + counts + 2 * second), abs=1)
 
 
 def first_row(sim: gw.Simulator, x: Tensor) -> int:

@@ -63,7 +63,7 @@ def shapes_of_vectors(d: int) -> torch.Tensor:
     return torch.cat([torch.ones(1, d).double(), floors, few, normal(50, d), normal(50, d) ** 5]).abs()
 
 
-# What is said equals what is decoded
+# What is applied equals what is decoded
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -76,27 +76,27 @@ def test_apply_is_decode_of_encode_bit_for_bit(compressor: Compressor, shape: tu
         wire = compressor.encode(x, turn(step))
         assert torch.equal(wire, compressor.encode(x, turn(step)))
         decoded = compressor.decode(wire, shape[-1]).dense()
-        said = compressor.apply(x, turn(step)).dense()
+        applied = compressor.apply(x, turn(step)).dense()
         assert decoded.dtype == torch.float32
-        assert said.dtype == dtype
-        assert torch.equal(said, decoded.to(dtype))
-        assert torch.equal(1 / said, 1 / decoded.to(dtype))  # zeros have one sign
+        assert applied.dtype == dtype
+        assert torch.equal(applied, decoded.to(dtype))
+        assert torch.equal(1 / applied, 1 / decoded.to(dtype))  # zeros have one sign
 
 
 @pytest.mark.parametrize("compressor", [*ROUNDING, Bernoulli(0.5)], ids=repr)
 def test_rows_draw_independently(compressor: Compressor) -> None:
     x = normal(50).expand(64, -1)
-    said = compressor.decode(compressor.encode(x, turn()), 50).dense()
-    assert len(said.unique(dim=0)) > 1
+    decoded = compressor.decode(compressor.encode(x, turn()), 50).dense()
+    assert len(decoded.unique(dim=0)) > 1
 
 
 @pytest.mark.parametrize("compressor", ALL, ids=repr)
 @pytest.mark.parametrize("size", [0.0, 1e-45, 1e-42, 3e37, 3.4e38])
 def test_extreme_magnitudes_stay_finite(compressor: Compressor, size: float) -> None:
     x = torch.full((40,), size) * normal(40).sign().float()
-    said = compressor.decode(compressor.encode(x, turn()), 40).dense()
-    assert bool(said.isfinite().all())
-    assert size > 0 or not said.any()
+    decoded = compressor.decode(compressor.encode(x, turn()), 40).dense()
+    assert bool(decoded.isfinite().all())
+    assert size > 0 or not decoded.any()
     beyond = compressor.decode(compressor.encode(x.double() * 1e30, turn()), 40).dense()
     assert bool(beyond.isfinite().all())
 
@@ -108,12 +108,12 @@ def test_extreme_magnitudes_stay_finite(compressor: Compressor, size: float) -> 
 @pytest.mark.parametrize("s", [1, 2, 5, 64])
 def test_dithering_says_neighbouring_multiples_of_the_norm_over_s(s: int, p: norms.Norm) -> None:
     x = normal(200)
-    said = Dithering(s, p).apply(x, turn()).dense()
-    steps = said / norms.scale(x, p).double() * s
+    decoded = Dithering(s, p).apply(x, turn()).dense()
+    steps = decoded / norms.scale(x, p).double() * s
     # The quotient and the product are float32, each off by up to 2^-24.
     torch.testing.assert_close(steps, steps.round(), rtol=2**-22, atol=0)
     assert bool((steps - x / norms.scale(x, p) * s).abs().le(1 + 2**-22 * s).all())
-    assert bool((said * x >= 0).all())
+    assert bool((decoded * x >= 0).all())
 
 
 @pytest.mark.parametrize("p", NORMS)
@@ -134,10 +134,10 @@ def test_natural_dithering_is_natural_compression_where_levels_suffice() -> None
     """With the scale 1 and many levels the two powers of two around a value are the same, and so are the odds."""
     x = torch.full((DRAWS,), 0.3, dtype=torch.float64)
     x[0] = 1.0
-    said = NaturalDithering(30, "inf").apply(x, turn()).dense()[1:]
-    assert set(said.tolist()) == {0.25, 0.5}
+    decoded = NaturalDithering(30, "inf").apply(x, turn()).dense()[1:]
+    assert set(decoded.tolist()) == {0.25, 0.5}
     # Up with probability 2 * 0.6 - 1 = 0.2; five sigma.
-    assert abs((said == 0.5).double().mean() - 0.2) < 5 * math.sqrt(0.2 * 0.8 / DRAWS)
+    assert abs((decoded == 0.5).double().mean() - 0.2) < 5 * math.sqrt(0.2 * 0.8 / DRAWS)
 
 
 @pytest.mark.parametrize("p", NORMS)
@@ -236,8 +236,8 @@ def test_ternary_attains_omega(p: norms.Norm, omega: float) -> None:
 def test_qsgd_attains_omega_half_way_between_levels(s: int, d: int) -> None:
     """Equal values with u = s / sqrt(d) = 1 / 2: the variance is d / (4 s^2), a quarter of the paper's d / s^2."""
     x = torch.ones(d, dtype=torch.float64)
-    said = Dithering(s).apply(x.expand(2000, -1), turn()).dense()
-    errors = (said - x).square().sum(-1) / d
+    decoded = Dithering(s).apply(x.expand(2000, -1), turn()).dense()
+    errors = (decoded - x).square().sum(-1) / d
     assert Dithering(s).omega(d) == pytest.approx(d / (4 * s**2))
     # The same for every draw: 0 and 1 / s are equally far. The scale is off by 2^-24.
     torch.testing.assert_close(errors, torch.full_like(errors, d / (4 * s**2)), rtol=1e-6, atol=0)
@@ -262,9 +262,9 @@ def test_scaled_sign_loses_what_the_identity_says() -> None:
 def test_bernoulli_says_all_or_nothing(p: float) -> None:
     x = normal(8)
     for unbiased in (True, False):
-        said = Bernoulli(p, unbiased).apply(x.expand(DRAWS, -1), turn()).dense()
-        spoken = said.any(-1)
-        torch.testing.assert_close(said[spoken], (x / p if unbiased else x).expand(int(spoken.sum()), -1))
+        decoded = Bernoulli(p, unbiased).apply(x.expand(DRAWS, -1), turn()).dense()
+        spoken = decoded.any(-1)
+        torch.testing.assert_close(decoded[spoken], (x / p if unbiased else x).expand(int(spoken.sum()), -1))
         assert abs(spoken.double().mean() - p) <= 5 * math.sqrt(p * (1 - p) / DRAWS)
     assert Bernoulli(p).omega(8) == 1 / p - 1
     assert Bernoulli(p, unbiased=False).delta(8) == p
@@ -275,10 +275,10 @@ def test_bernoulli_says_all_or_nothing(p: float) -> None:
 @given(st.integers(0, 100), st.floats(1e-3, 3.0), st.integers(0, 1000))
 def test_a_threshold_loses_less_than_its_level_everywhere(d: int, level: float, seed: int) -> None:
     x = normal(d, seed=seed)
-    said = HardThreshold(level).apply(x, turn()).dense()
-    assert (said - x).square().sum() <= d * level**2
-    assert (said - x).square().sum() <= x.square().sum()
-    assert torch.equal(said != 0, x.abs() >= level)
+    decoded = HardThreshold(level).apply(x, turn()).dense()
+    assert (decoded - x).square().sum() <= d * level**2
+    assert (decoded - x).square().sum() <= x.square().sum()
+    assert torch.equal(decoded != 0, x.abs() >= level)
     assert HardThreshold(level).delta(d) == 0.0
 
 
@@ -350,16 +350,16 @@ def test_a_ragged_message_is_as_long_as_it_needs_and_zeros_may_follow() -> None:
 
 
 def test_a_threshold_decodes_rows_of_different_counts() -> None:
-    """As gathered from workers that kept 3, 0, 1 and 3 values; and as encoded together, with places to fill."""
+    """As gathered from workers that kept 3, 0, 1 and 3 values; and as encoded together, with padding."""
     x = torch.tensor([[3.0, 0, 4, -5], [0.1, 0, 0, 0], [0, 0, 0, 7.0], [-1.0, 1, 1, 0]])
     c = HardThreshold(1.0)
     wires = [c.encode(row, turn()) for row in x]
     longest = max(map(len, wires))
     gathered = torch.stack([torch.nn.functional.pad(wire, (0, longest - len(wire))) for wire in wires])
-    said = c.decode(gathered, 4)
-    assert said.indices.shape == (4, 3)
+    decoded = c.decode(gathered, 4)
+    assert decoded.indices.shape == (4, 3)
     want = x.where(x.abs() >= 1, 0.0)
-    assert torch.equal(said.dense(), want)
+    assert torch.equal(decoded.dense(), want)
     assert c.length(gathered, 4) == longest
     together = c.encode(x, turn())
     assert together.shape == (4, longest)
@@ -401,7 +401,7 @@ def test_a_batched_laboratory_counts_the_bytes_it_does_not_make(compressor: Comp
 
 
 def test_error_feedback_says_in_the_end_what_a_threshold_holds_back() -> None:
-    """Under EF a threshold forgets nothing: after many steps the average said is the average asked for."""
+    """Under EF a threshold forgets nothing: after many steps the average sent is the average asked for."""
     layout = gw.Layout(["a"], [(40,)])
     sim = gw.Simulator(EF(Gathered(HardThreshold(1.0))), layout, 3)
     xs, steps = normal(3, 40) * 0.1, 200

@@ -377,7 +377,7 @@ def test_headlines_where_there_is_no_finding() -> None:
 def test_the_page_says_what_went_wrong() -> None:
     assert "diverged: the loss was not finite, first at step 200 (20 s)." in text_of(page("diverged"))
     assert "then not finite" in page("diverged")
-    assert "Never at dense DDP's final loss within the budget: slow." in text_of(page("realistic"))
+    assert "Runs that never reached dense DDP's final loss within the budget: slow." in text_of(page("realistic"))
     assert "EF(DEFT) 1 %: only one evaluation" in text_of(page("one point"))
     assert "Two ranks share a core." in text_of(page("realistic"))
     assert "no counter of its own" in text_of(report.render(compare(replace(DENSE, link_bytes=0, link_packets=0))))

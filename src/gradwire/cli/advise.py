@@ -21,7 +21,7 @@ from gradwire.lab.remote import ignore
 from gradwire.report.whole import write_whole
 
 NOTE = "Fewer bytes a step may take more steps: below a density of 1 % many models learn more slowly."
-"""What a step's seconds do not say."""
+"""The caption: what the seconds of a step leave open."""
 
 
 def advise_command(
@@ -29,7 +29,7 @@ def advise_command(
         str, typer.Option(help=f"{', '.join(bench.BUILT_IN)}, or your own factory module:name, giving (model, loss).")
     ] = "mlp",
     candidate: Annotated[
-        list[str] | None, typer.Option(help="A spec to consider. Repeat it. Left out: a handful.")
+        list[str] | None, typer.Option(help="A spec to consider. May be repeated. Default: a handful.")
     ] = None,
     rate: Annotated[str | None, typer.Option(help="Of every link, such as 100mbit. Left out: loopback.")] = None,
     ranks: Annotated[int, typer.Option(min=2, max=64, help="Processes, each on a link of its own.")] = 2,
@@ -93,7 +93,7 @@ def _row(advised: Advised, method: advice.Method) -> list[str]:
 
 
 def rate_of(crossover: float | None) -> str:
-    """A bandwidth in bytes a second, as links are named; a word where there is none."""
+    """A bandwidth in bytes a second, named as links are; a word if there is none."""
     if crossover is None:
         return "-"
     if crossover == 0.0:
@@ -105,7 +105,7 @@ def rate_of(crossover: float | None) -> str:
 
 
 def _facts(event: Probed | bench.Progress) -> str:
-    """What goes on."""
+    """The progress bar's facts."""
     if isinstance(event, Probed):
         return f"{1e3 * event.compute:.1f} ms of compute; rehearsing"
     return f"measuring {event.method}"

@@ -27,16 +27,16 @@ def bench_command(
     ] = "mlp",
     method: Annotated[
         list[str] | None,
-        typer.Option(help="A spec, or dense, fp16, powersgd4, auto. Repeat it. Left out: one of each kind."),
+        typer.Option(help="A spec, or dense, fp16, powersgd4, auto. May be repeated. Default: one of each kind."),
     ] = None,
     rate: Annotated[
-        list[str] | None, typer.Option(help="Of every link, such as 100mbit, or loopback. Repeat it.")
+        list[str] | None, typer.Option(help="Of every link, such as 100mbit, or loopback. May be repeated.")
     ] = None,
-    ranks: Annotated[list[int] | None, typer.Option(min=1, max=64, help="Processes: 2. Repeat it.")] = None,
+    ranks: Annotated[
+        list[int] | None, typer.Option(min=1, max=64, help="Processes; 2 by default. May be repeated.")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Timed steps of every method.")] = bench.BenchPlan.steps,
-    seconds: Annotated[
-        float, typer.Option(help="Of every method on every link, if they are over before the steps.")
-    ] = bench.BenchPlan.seconds,
+    seconds: Annotated[float, typer.Option(help="Time limit of every method on every link.")] = bench.BenchPlan.seconds,
     bucket_mb: Annotated[
         float, typer.Option(help="Megabytes that gradwire's methods exchange together.")
     ] = bench.BenchPlan.bucket_mb,
@@ -80,7 +80,7 @@ class Listening:
 
 
 def _rates(asked: list[str]) -> tuple[tuple[str | None, ...], str]:
-    """The rates that can be had, and a note where the kernel gives none."""
+    """The rates that can be had, and a note if the kernel refuses links."""
     wanted = [None if rate == LOOPBACK else rate for rate in asked]
     shaped = [rate for rate in wanted if rate is not None]
     for rate in shaped:
@@ -91,7 +91,7 @@ def _rates(asked: list[str]) -> tuple[tuple[str | None, ...], str]:
 
 
 def _check_output(output: Path) -> None:
-    """Refuse, before anything is measured, a page that could not be written (ValueError)."""
+    """Refuse a page that could not be written, before anything is measured (ValueError)."""
     if output.suffix != ".html":
         raise ValueError(f"the page's name ends in .html, got {str(output)!r}; its data goes beside it")
     if not output.parent.is_dir():
@@ -111,7 +111,7 @@ def _files(output: Path) -> tuple[Path, Path, Path]:
 
 
 def _measure_here(plan: bench.BenchPlan, output: Path, first: bool) -> None:
-    """As one rank; the first speaks and writes."""
+    """Measure as one rank; the first one prints and writes."""
     if not first:
         bench.run_here(plan)
         return

@@ -12,7 +12,7 @@ from gradwire.lab.bench import Measured, Sheet
 from gradwire.report import bench_words, words
 
 COLUMNS = ("step", "10-90 %", "select", "wire", "wait", "hidden", "MB", "x dense")
-CAPTION = "ms and MB a step; of torch's own ways all that is not compute is wire"
+CAPTION = "ms and MB a step; for torch's own ways, wire is all that is not compute"
 
 
 def table(sheet: Sheet, cell: tuple[Measured, ...]) -> Table:

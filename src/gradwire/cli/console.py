@@ -1,4 +1,4 @@
-"""Where the command line speaks; and the one sentence for those who installed gradwire without it."""
+"""The consoles of the command line, and one sentence if its packages are not installed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def bars() -> Progress:
 
 
 def complain(sentence: object) -> None:
-    """Say what is wrong."""
+    """Print one sentence on what is wrong."""
     err.print(f"gradwire: {sentence}", style="red", markup=False, highlight=False)
 
 
@@ -38,7 +38,7 @@ def command() -> str:
 
 
 def link_of(rate: str | None) -> tuple[str | None, str]:
-    """The rate that can be had, and how to name the link. Says so where the kernel refuses."""
+    """The rate that can be had, and the link's name. Prints a warning if the kernel refuses links."""
     if rate is None:
         return None, "loopback"
     bits = net.parse_rate(rate)

@@ -119,7 +119,7 @@ def _pair(text: str) -> tuple[str, Any]:
 
 
 def _about(problem: problems.Problem, method: methods.ConvexMethod) -> str:
-    """What is run, and what theory says of it."""
+    """The problem, the method, and what theory promises of it."""
     lines = [
         f"{problem.name}: n = {problem.n}, d = {problem.d}, L = {problem.L:.4g}, "
         f"L_max = {problem.L_i.max().item():.4g}, mu = {problem.mu:.4g}",

@@ -1,4 +1,4 @@
-"""`gradwire lab figure`: what a figure shows is run, drawn, and written down beside it."""
+"""`gradwire lab figure`: run, draw and write the figures of the documentation."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def figure_command(
     output: Annotated[Path, typer.Option(help="The folder for NAME.png, NAME.csv and NAME.json.")] = Path("figures"),
     seed: Annotated[int, typer.Option(help="Of problem and compression.")] = 0,
 ) -> None:
-    """Run what a figure shows, draw it, and write its numbers beside it."""
+    """Run the experiments of a figure, draw it, and write its numbers beside it."""
     torch.set_num_threads(1)
     if name not in (*NAMES, "all"):
         raise ValueError(f"unknown figure {name!r}; known are {', '.join([*NAMES, 'all'])}")
     if output.exists() and not output.is_dir():
         raise ValueError(f"a figure is written to a folder, and {output} is a file")
-    canvas(1, 1)  # what cannot be drawn is not run either
+    canvas(1, 1)  # refuse before the runs if nothing can be drawn
     output.mkdir(parents=True, exist_ok=True)
     for each in NAMES if name == "all" else (name,):
         picture = output / f"{each}.png"

@@ -26,10 +26,12 @@ def task_command(
     batch: Annotated[int | None, typer.Option(help="Samples a worker and step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     momentum: Annotated[float | None, typer.Option(help="Of SGD.")] = None,
-    clip: Annotated[float | None, typer.Option(help="Longest gradient of a worker before compression; 0: any.")] = None,
+    clip: Annotated[
+        float | None, typer.Option(help="Largest norm of a worker's gradient before compression; 0: no limit.")
+    ] = None,
     evaluate_every: Annotated[int | None, typer.Option(help="Steps.")] = None,
     seed: Annotated[int, typer.Option(help="Of model, data and compression.")] = 0,
-    data: Annotated[Path | None, typer.Option(help="Where to read instead of what is installed.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A place to read from instead of the installed data.")] = None,
     ranks: Annotated[int | None, typer.Option(help="Processes with a worker each, instead of --workers.")] = None,
     rate: Annotated[str | None, typer.Option(help="Of the ranks' links, such as 100mbit. Left out: loopback.")] = None,
     output: Annotated[Path | None, typer.Option(help="A folder for steps.csv, run.json and TensorBoard.")] = None,
@@ -70,7 +72,7 @@ def task_command(
 
 
 def _place(ranks: int | None, rate: str | None) -> tuple[str | None, str]:
-    """The rate that can be had, and where the workers are. Says so where the kernel refuses."""
+    """The rate that can be had, and where the workers are. Prints a warning if the kernel refuses links."""
     if ranks is None:
         return None, "in one process"
     had, link = link_of(rate)
@@ -90,7 +92,7 @@ def _run(
     resume: Path | None,
     save: Path | None,
 ) -> History:
-    """Train, and tell all listeners; TensorBoard's is one if there is a folder for it."""
+    """Train, and call all listeners; TensorBoard's is one of them if there is a folder for it."""
 
     def listen(event: Event) -> None:
         if output is not None and len(listeners) == 1:  # the first event: nothing is written for a run that is refused
@@ -109,7 +111,7 @@ def _run(
 
 
 def _nothing(event: Event) -> None:
-    """Listen to nothing."""
+    """Take an event and do nothing."""
 
 
 def _progress(stack: ExitStack, training: Training) -> Listener:
@@ -130,7 +132,7 @@ def _progress(stack: ExitStack, training: Training) -> Listener:
 
 
 def _summarise(history: History) -> None:
-    """The run in a few lines."""
+    """Print the run in a few lines."""
     training, steps = history.training, history.steps
     out.print(f"{training.model}, {history.parameters:,} parameters; {history.source}", markup=False, soft_wrap=True)
     table = Table("step", "epoch", "seconds", *history.final)

@@ -65,7 +65,7 @@ def train_command(
     ranks: Ranks = 2,
     rate: Rate = None,
     seconds: Annotated[float, typer.Option(help="Training time.")] = 60.0,
-    steps: Annotated[int, typer.Option(help="Steps, if they come to an end before the time.")] = 1_000_000,
+    steps: Annotated[int, typer.Option(help="Steps, if they end before the time.")] = 1_000_000,
     seed: Seed = 0,
     learning_rate: Annotated[float, typer.Option(help="Of SGD.")] = TrainingJob.learning_rate,
     width: Annotated[int, typer.Option(help="Of the model.")] = TrainingJob.width,

@@ -20,7 +20,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, NoReturn, TypeAlias, TypeVar
@@ -98,21 +98,12 @@ def run(
         gradwire.net.Refused: the kernel does not give links.
     """
     order = Order(_address(function), json.dumps(_message(argument)), timeout, tuple(kind.__name__ for kind in refused))
-    command, results = [sys.executable, "-m", "gradwire.lab.remote", records.to_json(order)], list[R]()
+    command = [sys.executable, "-m", "gradwire.lab.remote", records.to_json(order)]
     with (
         tempfile.TemporaryFile("w+") as errors,
         net.launch([command] * ranks, rate=rate, env={"OMP_NUM_THREADS": "1"}, stderr=errors) as cluster,
     ):
-        for line in cluster.lines():
-            match json.loads(line):
-                case {"error": sentence}:
-                    raise Failed(sentence, 2)
-                case {"event": message}:
-                    listen(_value(message))
-                case {"result": message}:
-                    results.append(_value(message))
-                case _:
-                    raise ValueError(f"a rank has printed what is no message: {line[:100]!r}")
+        results: list[R] = list(_results(cluster.lines(), listen))
         codes = cluster.wait()
         errors.seek(0)
         complaint = errors.read()
@@ -167,6 +158,20 @@ def main() -> NoReturn:
 
     torch.set_num_threads(1)
     _join(work, lambda sentence: send("error", sentence), order.timeout, refused)
+
+
+def _results(lines: Iterable[str], listen: Tell) -> Iterator[Any]:
+    """The results among the messages of the ranks; every event is passed on. Failed (code 2) at an error."""
+    for line in lines:
+        match json.loads(line):
+            case {"error": sentence}:
+                raise Failed(sentence, 2)
+            case {"event": message}:
+                listen(_value(message))
+            case {"result": message}:
+                yield _value(message)
+            case _:
+                raise ValueError(f"a rank has printed what is no message: {line[:100]!r}")
 
 
 def _join(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from gradwire import kernels
 from gradwire.ask import AllReduce, Ask
 from gradwire.exchange.protocol import Accumulates, Exchange, State
+from gradwire.exchange.step import step
 from gradwire.kernels import Accumulated
 from gradwire.layout import Layout, Turn
 from gradwire.registry import part
@@ -98,7 +100,8 @@ async def _agreed(exchange: Exchange, x: Tensor | Accumulated, broken: Tensor, s
     if anybody.item() != 0.0:
         return await _pass_through(x.pieces() if isinstance(x, Accumulated) else x.clone(), turn)
     with_residual = isinstance(x, Accumulated) and x.residual is not None
-    return await exchange(x if with_residual else kernels.values(x), state, turn)  # pyright: ignore[reportArgumentType]
+    # An exchange that has accumulated x itself takes the Accumulated.
+    return await step(exchange, cast(Tensor, x) if with_residual else kernels.values(x), state, turn)
 
 
 async def _pass_through(plain: Tensor, turn: Turn) -> Sent:

@@ -75,19 +75,20 @@ def remarks(sheet: Sheet) -> list[str]:
 def reading(sheet: Sheet) -> list[str]:
     """How to read the page."""
     return [
-        "A step is zeroed gradients, forward, backward and one step of SGD. It begins on all ranks at once and ends "
-        "with the last of them; the figure is the median, and in brackets are the 10th and the 90th percentile.",
-        "All methods of a link were measured in one start of processes, in turns of a few steps, each on its own copy "
-        f"of the model. Compute is the step of {NONE!r}, which averages nothing, in that same run.",
-        "Selection is what a rank spends on gradients outside the network; wire is the time in which all ranks are in "
-        "a collective; wait is what a rank spends in one beyond that, for a slower peer. The bars show what is left of "
-        "them beside backward: what is hidden under it is taken off the wire first, then off the wait. "
-        "Other is what no part explains: copies, and what two threads of one core take from each other.",
-        "Of torch's own ways only the whole step is known: all that is not compute is shown as one part.",
+        "A step sets gradients to zero, runs forward and backward, and ends with one step of SGD. It begins on all "
+        "ranks at once and ends with the last of them. The figure is the median; the 10th and 90th percentiles are in "
+        "brackets.",
+        "The same processes measured all methods of a link, in turns of a few steps, each on its own copy of the "
+        f"model. Compute is the step of {NONE!r}, which averages nothing, in the same run.",
+        "Selection is a rank's time on gradients outside the network. Wire is the time in which all ranks are in a "
+        "collective. Wait is a rank's further time in a collective, for a slower peer. The bars show what is not "
+        "hidden under backward: hidden time is taken off the wire first, then off the wait. "
+        "Other is the rest: copies, and two threads that share a core.",
+        "For torch's own ways only the whole step is known: all that is not compute is shown as one part.",
         "MB are 1,000,000 bytes a rank and step. Sent is counted from tensors, on a ring; link is the kernel's count "
         "of the interface, with headers and acknowledgements.",
         f"gradwire's ways exchange {sheet.bucket_mb:g} MiB together; torch's have DDP's own buckets, PowerSGD one.",
-        "The time of a step says nothing of how much a step learns: for that see gradwire demo.",
+        "The time of a step does not tell how much a step learns: for that see gradwire demo.",
     ]
 
 

@@ -52,13 +52,13 @@ def deck(comparison: Comparison) -> str:
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """What a careful reader must know about these numbers; empty when all went well."""
+    """Caveats of these numbers; empty if there are none."""
     dense, remarks = comparison.baseline, [comparison.note] if comparison.note else []
     own = comparison.speedup(dense)
     if own and own >= DIPPED:
         remarks.append(
             f"The loss of {dense.name} itself first passed its final value {words.factor(own)} times sooner than its "
-            "last evaluation, and then rose again: read every speed-up against that number."
+            "last evaluation, and then rose again: compare every speed-up with that number."
         )
     for run in comparison.runs:
         if bad := next((point for point in run.points if not math.isfinite(point.loss)), None):
@@ -70,14 +70,14 @@ def remarks(comparison: Comparison) -> list[str]:
             remarks.append(f"{run.name}: only {count}, so its curve and its time to the dashed line are coarse.")
     never = [run.name for run in comparison.runs if not comparison.crossing(run)]
     if never and math.isfinite(dense.points[-1].loss):
-        remarks.append(f"Never at {dense.name}'s final loss within the budget: {', '.join(never)}.")
+        remarks.append(f"Runs that never reached {dense.name}'s final loss within the budget: {', '.join(never)}.")
     if not any(run.link_bytes for run in comparison.runs):
         remarks.append("This link has no counter of its own in the kernel: megabytes sent are the ledger's.")
     return remarks
 
 
 def reading(comparison: Comparison) -> list[str]:
-    """How to read the page, in a few sentences."""
+    """How to read the page."""
     dense, (_, high, cut) = comparison.baseline.name, view.loss_limits(comparison)
     outside = f" Losses above {high:.2f} are outside the frame." if cut else ""
     return [

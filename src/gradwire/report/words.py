@@ -1,4 +1,4 @@
-"""The small words of the report: who won, and a number as a reader wants it."""
+"""The report's winner, and its numbers in words."""
 
 import math
 

@@ -37,7 +37,7 @@ OMEGA: dict[str, float | None] = {
 }
 """Relative variance, for the unbiased formats; float32 and float64 count as exact."""
 
-_DELTA: dict[str, float] = {"float64": 1.0, "float32": 1.0, "bfloat16": 1 - 2.0**-18, "natural": 7 / 8}
+_DELTA: dict[str, float] = {"float64": 1.0, "float32": 1.0, "bfloat16": 1 - 2.0**-16, "natural": 7 / 8}
 """Contraction: half a unit in the last of bfloat16's 8 bits is 2^-9 of the value."""
 
 

@@ -30,8 +30,8 @@ class Measured:
 
     A step begins on all ranks at once and ends with the last. compute: the median step of "none" in the same run.
     selection: on gradients outside the network, the mean over the ranks. wire: of every collective the shortest time
-    that a rank spent in it. wait: what the ranks spent there beyond that, on average: a slower peer. Of torch's own
-    ways only the step is known, so all that is not compute is called wire.
+    that a rank spent in it. wait: what the ranks spent there beyond that, on average: a slower peer. For torch's
+    own ways only the step is known, so all that is not compute is called wire.
     """
 
     model: str
@@ -58,13 +58,13 @@ class Measured:
     def hidden(self) -> float:
         """Seconds of selection, wire and wait that lie under backward; negative where a step is longer than its parts.
 
-        What is missing then is copying, and what the hook's thread and backward take from each other.
+        The rest is copying, and the hook's thread and backward sharing a core.
         """
         return self.selection + self.wire + self.wait - (self.step - self.compute)
 
     @property
     def exposed(self) -> tuple[float, float, float, float]:
-        """`added` taken apart: selection, wire, wait, other. What is hidden is taken off wire first, then off wait."""
+        """The parts of `added`: selection, wire, wait, other. Hidden time is taken off wire first, then off wait."""
         left, parts = self.added, list[float]()
         for part in (self.selection, self.wait, self.wire):
             parts.append(min(part, left))

@@ -1,7 +1,7 @@
-"""What is measured: a model and a loss, the user's own or one that comes with gradwire.
+"""Models and losses to measure: those that come with gradwire, or the user's own.
 
-A user's is a factory, `module:name`: called with nothing, or with `rank` if it takes that, it returns (model, loss),
-and loss(model) computes the loss of the next batch, by way of the model that it is handed.
+The user gives a factory, `module:name`. It is called without arguments, or with `rank` if it takes that, and returns
+(model, loss); loss(model) computes the loss of the next batch with the model it is given.
 """
 
 from __future__ import annotations

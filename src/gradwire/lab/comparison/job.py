@@ -1,4 +1,4 @@
-"""What one run of the small GPT is, the same for every rank; and what a rank tells while it trains."""
+"""The settings of one run of the small GPT, equal on all ranks, and the events that it reports."""
 
 from __future__ import annotations
 

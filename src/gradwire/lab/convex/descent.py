@@ -1,4 +1,4 @@
-"""Descent: run a method on a problem and write down how far it is, and what it has sent.
+"""Descent: run a method on a problem, and record its error and the bytes it has sent.
 
 The error is |x - x*|^2 / |x^0 - x*|^2. Bytes are counted from what the workers bring to their asks: the uplink of one
 worker, on average.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import torch
@@ -22,13 +23,18 @@ from gradwire.layout import Layout
 
 Transport: TypeAlias = Literal["batched", "lockstep"]
 
+MEET: Mapping[Transport, Meet] = MappingProxyType(
+    {"batched": functools.partial(InProcess, batched=True), "lockstep": InProcess}
+)
+"""Averagers of all workers in this process."""
+
 DIVERGED = 1e12
 """Error at which a run is given up."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Where a run is: rounds done, error, bytes that a worker has sent, and bytes on its link by gloo's algorithms."""
+    """A run so far: rounds, error, bytes that a worker has sent, and bytes on its link by gloo's algorithms."""
 
     round: int
     error: float
@@ -100,8 +106,7 @@ def descend(
         raise ValueError(f"rounds and every must be at least 1, got {rounds} and {every}")
     started = time.perf_counter()
     marks: list[Mark] = []
-    meet = functools.partial(InProcess, batched=transport == "batched")
-    for mark in walk(problem, method, rounds, every, seed, meet):
+    for mark in walk(problem, method, rounds, every, seed, MEET[transport]):
         marks.append(mark)
         if listen:
             listen(mark)
@@ -115,8 +120,8 @@ def walk(
     method: ConvexMethod,
     rounds: int,
     every: int,
-    seed: int,
-    meet: Meet,
+    seed: int = 0,
+    meet: Meet = MEET["batched"],
     dtype: torch.dtype = torch.float64,
 ) -> Iterator[Mark]:
     """The loop: descend with those workers that `meet` places in this process, and mark every so many rounds.
