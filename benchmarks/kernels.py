@@ -2,7 +2,7 @@
 
     python benchmarks/kernels.py [--quick]
 
-Medians of the thread's own seconds. A copy is copy_ of the vector into another one that exists. Bars: top at least 12 times as fast as
+Rows are those of blockwise(topk(density=0.0156), size=4096) on 4 million elements, and of blockwise(ternary, size=256). Medians of the thread's own seconds. A copy is copy_ of the vector into another one that exists. Bars: top at least 12 times as fast as
 torch.topk of magnitudes that are given, and no longer than 4 copies; support at least 50 times as fast as randperm(d)[:k]. --quick takes
 a million elements, few times, and writes nothing.
 """
@@ -18,6 +18,11 @@ import torch
 from rows import Row, row, show, write
 
 from gradwire import kernels
+from gradwire.layout import Layout, Turn
+from gradwire.spec import build
+
+ROWS, ROW = 1024, 4096
+"""Blocks of 4 million elements."""
 
 SMALL = 10_000
 """Layers of 64 elements, their spans and budgets in lists as DEFT has them."""
@@ -45,6 +50,10 @@ def measure(d: int, repeats: int) -> dict[str, float]:
     target, sizes, key = torch.empty_like(x), x.abs(), torch.tensor(1)
     layers = [(at, min(at + 100_000, d)) for at in range(0, d, 100_000)]
     small = [(at, at + 64) for at in range(0, 64 * SMALL, 64)]
+    rows, k = x[: min(ROWS, d // ROW) * ROW].view(-1, ROW), ROW // 64
+    flat, other, row_sizes = rows.flatten(), torch.empty(rows.numel()), rows.abs()
+    where = Turn(0, 1, 0, Layout(["x"], [(len(flat),)]))
+    largest, ternary = build(f"blockwise(topk(density=0.0156), size={ROW})"), build("blockwise(ternary, size=256)")
     works: dict[str, Callable[[], object]] = {
         "copy": lambda: target.copy_(x),
         "top 1 %": lambda: kernels.topk(x, d // 100),
@@ -53,6 +62,11 @@ def measure(d: int, repeats: int) -> dict[str, float]:
         "tops, 10,000 layers of 64": lambda: kernels.segmented_topk(x, small, [1] * len(small)),
         "norms": lambda: kernels.norms(x, layers),
         "support 1 %": lambda: kernels.support(key, d, d // 100),
+        "copy of the rows": lambda: other.copy_(flat),
+        "top 1.6 % of rows": lambda: kernels.topk(rows, k),
+        "blockwise(topk)": lambda: largest.encode(flat, where),
+        "blockwise(ternary)": lambda: ternary.encode(flat, where),
+        "torch.topk of rows": lambda: row_sizes.topk(k, sorted=False),
         "torch.topk 1 %": lambda: sizes.topk(d // 100, sorted=False),
         "torch.topk 0.1 %": lambda: sizes.topk(d // 1000, sorted=False),
         "torch.randperm": lambda: torch.randperm(d)[: d // 100],
@@ -81,6 +95,14 @@ def judge(seconds: dict[str, float]) -> list[Row]:
         row("tops 1 % of 100 layers, in copies", seconds["tops 1 %, 100 layers"] / seconds["copy"]),
         row("tops, microseconds a layer of 64", seconds["tops, 10,000 layers of 64"] * 1e6 / SMALL, most=1),
         row("norms, in copies", seconds["norms"] / seconds["copy"]),
+        row(
+            "top 1.6 % of rows, times as fast as torch.topk",
+            seconds["torch.topk of rows"] / seconds["top 1.6 % of rows"],
+            least=3,
+        ),
+        row("top 1.6 % of rows, in copies", seconds["top 1.6 % of rows"] / seconds["copy of the rows"]),
+        row("blockwise(topk) encodes, in copies", seconds["blockwise(topk)"] / seconds["copy of the rows"]),
+        row("blockwise(ternary) encodes, in copies", seconds["blockwise(ternary)"] / seconds["copy of the rows"]),
         row("support 1 %, times as fast as randperm", seconds["torch.randperm"] / seconds["support 1 %"], least=50),
     ]
 
