@@ -106,8 +106,8 @@ def share(process: Process, device: torch.device) -> float:
     boot = Path("/proc/sys/kernel/random/boot_id")
     machine = boot.read_text() if boot.exists() else os.uname().nodename
     mine = torch.frombuffer(bytearray(hashlib.blake2b(machine.encode(), digest_size=8).digest()), dtype=torch.uint8)
-    heard = process.run(_ask(AllGather(mine)))
-    here = int((heard == mine).all(-1).sum())
+    gathered = process.run(_ask(AllGather(mine)))
+    here = int((gathered == mine).all(-1).sum())
     threads = torch.get_num_threads()
     agreed = torch.tensor(min(1.0, _cores() / here / (threads + 1)))
     dist.all_reduce(agreed, group=process.group)

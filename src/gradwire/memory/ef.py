@@ -1,4 +1,4 @@
-"""Error feedback: remember what was not said, and say it later.
+"""Error feedback: remember what was not sent, and send it later.
 
 EF14 (Seide et al. 2014; Stich et al. 2018, arXiv:1809.07599; Karimireddy et al. 2019, arXiv:1901.09847), with the
 learning rate outside the memory: send g + error, then error = g + error - own. What the workers hold is conserved: the
@@ -7,8 +7,8 @@ sum of the accumulators is n times the mean plus the sum of the errors.
 Two options, alone or together:
   beta          ScaleCom's low-pass memory (Chen et al. 2020): error = (1 - beta) error + beta (error + g - own). Below
                 1 it forgets: (1 - beta) (g - own) is dropped at every step, so nothing is conserved.
-  lr_in_memory  DEFT's Algorithm 1 (Yoon and Oh 2023): the error is kept in units of lr * g, so that what was owed at a
-                high learning rate is paid in full at a low one: send a = g + error / lr, then error = lr (a - own).
+  lr_in_memory  DEFT's Algorithm 1 (Yoon and Oh 2023): the error is kept in units of lr * g, so that what was left out at
+                a high learning rate is sent in full at a low one: send a = g + error / lr, then error = lr (a - own).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class EF:
 
     Args:
         exchange: what averages, with a delta.
-        beta: in (0, 1], how much of the newest error enters the memory; 1 keeps all that was not said.
+        beta: in (0, 1], how much of the newest error enters the memory; 1 keeps all that was not sent.
         lr_in_memory: keep the error in units of lr * g. Turns must then tell `lr`.
     """
 
@@ -146,5 +146,5 @@ class EF:
         return 0.0 if self.exchange.omega(d) == 0.0 else None
 
     def delta(self, d: int) -> float | None:
-        """None: with its memory, what is said may be larger than x."""
+        """None: with its memory, what is sent may be larger than x."""
         return None

@@ -106,25 +106,25 @@ def start_keeper(
     """Start the keeper by way of the command `alone`, and give it the plan."""
     errors = target(stderr)
     obeyed, orders = os.pipe()
-    heard, told = zip(*(os.pipe() for _ in ["events", *plan.commands]), strict=True)
-    theirs = [errors, *told[1:]]
+    readers, writers = zip(*(os.pipe() for _ in ["events", *plan.commands]), strict=True)
+    theirs = [errors, *writers[1:]]
     try:
         keeper = subprocess.Popen(
             # Isolated and without site: the caller's PYTHON* variables are for the ranks.
             [*alone, sys.executable, "-I", "-S", KEEPER, *map(str, theirs)],
             stdin=obeyed,
             stdout=subprocess.DEVNULL,
-            stderr=told[0],  # where a failing `unshare` complains, and the keeper tells its events
+            stderr=writers[0],  # where a failing `unshare` complains, and the keeper tells its events
             pass_fds=theirs,
             env=env,
             start_new_session=True,  # a key pressed at the terminal is for the caller alone, who then kills the rest
         )
     except BaseException:
-        close([orders, *heard])
+        close([orders, *readers])
         raise
     finally:
-        close([errors, obeyed, *told])
-    cluster = Cluster(keeper, orders, heard[0], heard[1:], address)
+        close([errors, obeyed, *writers])
+    cluster = Cluster(keeper, orders, readers[0], readers[1:], address)
     cluster.order(json.dumps(plan._asdict()).encode())
     return cluster
 

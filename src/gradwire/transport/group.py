@@ -54,8 +54,8 @@ def compare(process: Process, device: torch.device, words: str) -> int | None:
     """Tell the lowest rank whose words differ from this rank's, if there is one. Every rank calls it."""
     digest = hashlib.blake2b(words.encode(), digest_size=16).digest()
     mine = torch.frombuffer(bytearray(digest), dtype=torch.uint8).to(device)
-    heard = process.run(_gather(mine))
-    return next((rank for rank in range(process.size) if not torch.equal(heard[rank], mine)), None)
+    gathered = process.run(_gather(mine))
+    return next((rank for rank in range(process.size) if not torch.equal(gathered[rank], mine)), None)
 
 
 async def _gather(wire: Tensor) -> Tensor:
