@@ -7,8 +7,9 @@ sum of the accumulators is n times the mean plus the sum of the errors.
 Two options, alone or together:
   beta          ScaleCom's low-pass memory (Chen et al. 2020): error = (1 - beta) error + beta (error + g - own). Below
                 1 it forgets: (1 - beta) (g - own) is dropped at every step, so nothing is conserved.
-  lr_in_memory  DEFT's Algorithm 1 (Yoon and Oh 2023): the error is kept in units of lr * g, so that what was left out at
-                a high learning rate is sent in full at a low one: send a = g + error / lr, then error = lr (a - own).
+  lr_in_memory  DEFT's Algorithm 1 (Yoon and Oh 2023): the error is kept in units of lr * g, so that what was left out
+                at a high learning rate is sent in full at a low one: send a = g + error / lr,
+                then error = lr (a - own).
 """
 
 from __future__ import annotations
