@@ -68,19 +68,19 @@ def measure(spec: str, size: float, side: int, steps: int) -> tuple[float, float
     asked, hook.process._answer = hook.process._answer, None
 
     def answer(ask: Ask) -> Tensor:
-        return torch.stack([ask.wire, ask.wire]) if isinstance(ask, AllGather) else asked(ask)
+        return torch.stack([ask.x, ask.x]) if isinstance(ask, AllGather) else asked(ask)
 
     hook.process._answer, hook.process.size = answer, 2
     source, target = torch.randn(10 * side * side), torch.empty(10 * side * side)
     x = torch.randn(8, side)
-    advance, spent = hook._advance, [0.0]
+    advance, spent = hook.engine._advance, [0.0]
 
-    def clocked(arrival: object) -> None:
+    def clocked(*arrival: object, **place: bool) -> None:
         started = time.thread_time()
-        advance(arrival)
+        advance(*arrival, **place)
         spent[-1] += time.thread_time() - started
 
-    hook._advance = clocked
+    hook.engine._advance = clocked
     copies: list[float] = []
     for _ in range(steps + 3):
         ddp(x).square().sum().backward()
