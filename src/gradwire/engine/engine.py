@@ -168,11 +168,12 @@ class Engine:
                 if first:
                     self._begin()
                 self._fill(arrival)
-                self._exchange()
+                exchanged = self._exchange()
                 if last:
                     self._check_complete()
                 self.seconds += time.perf_counter() - started
-                self._tell_served()
+                if exchanged:
+                    self._tell_served()
             except Exception as failure:
                 log.exception("gradwire: the exchange failed")
                 self._failure = failure
@@ -213,8 +214,9 @@ class Engine:
                 raise RuntimeError("a parameter was frozen when gradwire was attached, and is trainable now")
             self._unit_of[tensor].fill(tensor, gradient)
 
-    def _exchange(self) -> None:
-        """Run all units that are full and not done, in their own order, which is every rank's."""
+    def _exchange(self) -> bool:
+        """Run all units that are full and not done, in their own order, which is every rank's; tell if any was."""
+        before = len(self._done)
         for number, unit in enumerate(self.units):
             if unit.missing or number in self._done:
                 continue
@@ -223,8 +225,10 @@ class Engine:
             turn = Turn(rank, size, self.step, unit.layout, self.seed, (), unit.params, lr, budget)
             self._finite &= self.process.run(unit.average(self._guarded, turn, self._scale)).finite
             self._done.add(number)
-        if len(self._done) == len(self.units):
+        exchanged = len(self._done) > before
+        if exchanged and len(self._done) == len(self.units):
             self._end()
+        return exchanged
 
     def _end(self) -> None:
         """All units are done: a step that was not finite anywhere leaves no trace in any memory."""
@@ -246,10 +250,12 @@ class Engine:
     def _tell_served(self) -> None:
         """Tell the arrivals all of whose units are done."""
         done = {id(self.units[number]) for number in self._done}
-        served = [a for a in self._waiting if all(id(self._unit_of[tensor]) in done for tensor, _ in a.gradients)]
-        self._waiting = [arrival for arrival in self._waiting if arrival not in served]
-        for arrival in served:
-            arrival.done(None)
+        waiting, self._waiting = self._waiting, []
+        for arrival in waiting:
+            if all(id(self._unit_of[tensor]) in done for tensor, _ in arrival.gradients):
+                arrival.done(None)
+            else:
+                self._waiting.append(arrival)
 
     # ---- checkpoints
 
