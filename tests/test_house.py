@@ -78,7 +78,7 @@ def test_no_class_name_stands_for_two_things() -> None:
         node.name
         for file in SOURCE.rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+        if isinstance(node, ast.ClassDef)
     ]
     assert sorted(name for name in set(found) if found.count(name) > 1) == []
 

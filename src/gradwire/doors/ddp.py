@@ -45,7 +45,7 @@ def attach_ddp(
         fused=not ddp.find_unused_parameters,
     )
     try:
-        ddp.register_comm_hook(_Door(engine, find_unused=bool(ddp.find_unused_parameters)), _gradwire)
+        ddp.register_comm_hook(_BucketDoor(engine, find_unused=bool(ddp.find_unused_parameters)), _gradwire)
     except RuntimeError as error:
         engine.close()
         raise ValueError(f"this model cannot take a communication hook: {error}") from error
@@ -59,7 +59,7 @@ def trainable(ddp: DistributedDataParallel) -> list[tuple[str, Tensor]]:
     return [(name, param) for name, param in every if param.requires_grad and name not in ignored][::-1]
 
 
-class _Door:
+class _BucketDoor:
     """What DDP is given: it calls `arrive` once a bucket."""
 
     def __init__(self, engine: Engine, *, find_unused: bool) -> None:
@@ -96,7 +96,7 @@ class _Door:
                 param.grad = mean.to(param.dtype, copy=True)
 
 
-def _gradwire(door: _Door, bucket: GradBucket) -> Future[Tensor]:
+def _gradwire(door: _BucketDoor, bucket: GradBucket) -> Future[Tensor]:
     """The function that DDP calls, with the signature that it checks."""
     return door.arrive(bucket)
 

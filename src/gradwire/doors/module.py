@@ -58,11 +58,11 @@ def attach_module(
         lr=lr,
     )
     _start_alike(model, engine.process)
-    door = _Door(engine, [param for _, param in named], {id(param): name for name, param in named}, find_unused)
+    door = _ModuleDoor(engine, [param for _, param in named], {id(param): name for name, param in named}, find_unused)
     return Hook(engine, door.no_sync, door.detach)
 
 
-class _Door:
+class _ModuleDoor:
     """The state of one pass: which gradients were handed over, and which are means already."""
 
     def __init__(self, engine: Engine, params: list[Tensor], names: dict[int, str], find_unused: bool) -> None:

@@ -118,10 +118,6 @@ class Engine:
             raise
         log.info("gradwire: %s over %d ranks, %d units", exchange, self.process.size, len(self.units))
 
-    def __contains__(self, tensor: int) -> bool:
-        """Tell whether a tensor of this id is exchanged."""
-        return tensor in self._unit_of
-
     # ---- what a door calls
 
     def contribute(

@@ -20,7 +20,7 @@ from gradwire.kernels import Accumulated
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Sent, Sparse, Vector
 
-Rooms: TypeAlias = dict[tuple[torch.dtype, torch.device], Tensor]
+Buffers: TypeAlias = dict[tuple[torch.dtype, torch.device], Tensor]
 """Buffers that units share, by what lies in them, each as long as the longest unit."""
 
 APART = 4
@@ -43,7 +43,7 @@ class Unit:
     state: State
     fused: bool
     keeps: bool
-    shared: Rooms
+    shared: Buffers
     missing: set[int] = field(default_factory=set[int])
     gradients: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     _buffer: Tensor | None = None
@@ -138,11 +138,12 @@ class Unit:
 
         Half precision is rounded once, not at each addition.
         """
-        accumulated = self._collected is not None and self._collected.residual is not None
-        if isinstance(mean, Sparse) and accumulated and self._collected is not None and self._collected.cleared:
+        cleared = self._collected is not None and self._collected.cleared
+        if isinstance(mean, Sparse) and cleared:
             self._scatter(mean if factor == 1.0 else mean.times(factor))
             return True
-        target = self._shared_room() if accumulated else self.buffer
+        accumulated = self._collected is not None and self._collected.residual is not None
+        target = self._shared_buffer() if accumulated else self.buffer
         if target.dtype.itemsize >= 4:
             mean.write_to_(target)
             finite = True
@@ -156,7 +157,7 @@ class Unit:
             gradient.copy_(means[tensor].view_as(gradient))
         return finite
 
-    def _shared_room(self) -> Tensor:
+    def _shared_buffer(self) -> Tensor:
         """f[d] of a buffer that all units of the dtype and device use in turn."""
         kind = (self.dtype, self.device)
         if kind not in self.shared or len(self.shared[kind]) < self.layout.d:
@@ -218,12 +219,12 @@ def make_units(
     kinds = dict.fromkeys((tensor.dtype, tensor.device) for _, tensor in named)
     alike = ([(name, tensor) for name, tensor in named if (tensor.dtype, tensor.device) == kind] for kind in kinds)
     parts = [part for group in alike for part in _cut(group, unit_bytes)]
-    shared: Rooms = {}
+    shared: Buffers = {}
     return [_unit(part, exchange, shared, alone=len(parts) == 1, widened=widened, fused=fused) for part in parts]
 
 
 def _unit(
-    part: list[tuple[str, Tensor]], exchange: Exchange, shared: Rooms, *, alone: bool, widened: bool, fused: bool
+    part: list[tuple[str, Tensor]], exchange: Exchange, shared: Buffers, *, alone: bool, widened: bool, fused: bool
 ) -> Unit:
     layout = Layout([name for name, _ in part], [tuple(tensor.shape) for _, tensor in part])
     narrow, device = part[0][1].dtype, part[0][1].device

@@ -79,6 +79,6 @@ def _copied(x: Tensor, flat: list[Tensor]) -> Accumulated:
     if x.device.type != "cpu":
         torch.cat(flat, out=x)
         return Accumulated(x)
-    rooms: Sequence[Tensor] = torch.split(x, [len(piece) for piece in flat])
-    finite = [copy_(room, piece) for room, piece in zip(rooms, flat, strict=True)]
+    parts: Sequence[Tensor] = torch.split(x, [len(piece) for piece in flat])
+    finite = [copy_(part, piece) for part, piece in zip(parts, flat, strict=True)]
     return Accumulated(x, all(finite))
