@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("forget")
 @by_name
 def test_the_example_of_a_part_uses_it_and_can_be_read(entry: registry.Entry) -> None:
     assert entry.name in entry.example
-    assert gw.parse(entry.example)
+    assert spec.as_outer(entry.example, "a test") if entry.kind == "outer" else gw.parse(entry.example)
 
 
 @by_name
@@ -37,7 +37,13 @@ def test_a_part_has_a_line_of_documentation(entry: registry.Entry) -> None:
 @by_name
 def test_a_part_is_of_its_kind(entry: registry.Entry) -> None:
     """Its package and what it makes agree with the kind it names."""
-    packages = {"compressor": "compress", "exchange": "exchange", "memory": "memory", "rule": "memory"}
+    packages = {
+        "compressor": "compress",
+        "exchange": "exchange",
+        "memory": "memory",
+        "rule": "memory",
+        "outer": "outer",
+    }
     assert entry.origin.split(".")[1] == packages[entry.kind]
     made = spec.build(entry.example)
     if entry.kind == "rule":
@@ -49,7 +55,10 @@ def test_a_part_is_of_its_kind(entry: registry.Entry) -> None:
 @by_name
 def test_a_part_is_in_the_zoo(entry: registry.Entry) -> None:
     """Hyperparameters of a number of workers, as PermK's, are tried where the workers are counted."""
-    assert entry.name == "permk" or any(entry.name in repr_of(text) for text in zoo.SPECS), entry.name
+    if entry.kind == "outer":
+        assert any(text.startswith(entry.name) for text in zoo.OUTERS), entry.name
+    else:
+        assert entry.name == "permk" or any(entry.name in repr_of(text) for text in zoo.SPECS), entry.name
 
 
 def repr_of(text: str) -> str:
@@ -118,7 +127,7 @@ def test_a_part_is_its_name_and_its_definition() -> None:
         ("lambda", "compressor", "lower-case letters and digits and no word of Python, got 'lambda'"),
         ("none", "exchange", "'none' means something else already; reserved are auto, dense, false, none, true"),
         ("auto", "exchange", "'auto' means something else already"),
-        ("mine", "operator", "kind is one of compressor, exchange, memory, rule, got 'operator'"),
+        ("mine", "operator", "kind is one of compressor, exchange, memory, rule, outer, got 'operator'"),
         ("topk", "compressor", "'topk' is taken by gradwire.compress.topk.TopK, so .*make needs another"),
         ("ef21", "memory", "'ef21' is taken by gradwire.memory.shift.EF21, so .*make needs another"),
     ],
@@ -209,6 +218,6 @@ def test_no_module_is_imported_because_a_spec_names_it(tmp_path: Path, monkeypat
 
 
 def test_kinds_are_listed_in_one_order() -> None:
-    assert get_args(registry.Kind) == ("compressor", "exchange", "memory", "rule")
+    assert get_args(registry.Kind) == ("compressor", "exchange", "memory", "rule", "outer")
     for kind in get_args(registry.Kind):
         assert list(registry.parts(kind)) == sorted(registry.parts(kind))

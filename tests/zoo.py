@@ -6,7 +6,10 @@ import gradwire as gw
 from gradwire.spec import build
 from gradwire.testing import LAYOUT
 
-__all__ = ["COMPRESSORS", "LAYOUT", "RANDOM", "SPECS", "TRAINED"]
+__all__ = ["COMPRESSORS", "LAYOUT", "OUTERS", "RANDOM", "SPECS", "TRAINED"]
+
+OUTERS = ["sgd", "sgd(lr=0.5, mean='senders')", "nesterov(lr=0.7, momentum=0.9)"]
+"""Outer steps of local steps."""
 
 SPECS = [
     "mean",

@@ -7,7 +7,7 @@ sim = gw.Simulator("diana(randk(density=0.1))", layout, 10)  # the same methods 
 Operators, exchanges and memories are in `gradwire.compress`, `gradwire.exchange` and `gradwire.memory`.
 """
 
-from gradwire import compress, exchange, memory
+from gradwire import compress, exchange, memory, outer
 from gradwire.ask import AllGather, AllReduce, AllToAll, Broadcast
 from gradwire.auto import Auto, attach
 from gradwire.checkpoint import merge
@@ -49,6 +49,7 @@ __all__ = [
     "lockstep",
     "memory",
     "merge",
+    "outer",
     "parse",
     "register",
 ]

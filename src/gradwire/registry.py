@@ -29,7 +29,7 @@ from functools import lru_cache
 from importlib import import_module, metadata
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
-Kind: TypeAlias = Literal["compressor", "exchange", "memory", "rule"]
+Kind: TypeAlias = Literal["compressor", "exchange", "memory", "rule", "outer"]
 Maker = TypeVar("Maker", bound=Callable[..., Any])
 
 GROUP = "gradwire.parts"
@@ -68,7 +68,7 @@ def part(name: str, kind: Kind, *, example: str) -> Callable[[Maker], Maker]:
 
     Args:
         name: lower-case letters and digits; a class's own name but for that, so that the repr of an object is a spec.
-        kind: "compressor", "exchange", "memory" or "rule".
+        kind: "compressor", "exchange", "memory", "rule" or "outer".
         example: a spec that uses the part, for the command line and the docs. It is not read before it is shown.
 
     The definition may be executed again, as in a notebook; it replaces itself.

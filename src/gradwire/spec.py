@@ -22,6 +22,7 @@ from gradwire.exchange.gathered import Gathered
 from gradwire.exchange.protocol import Exchange
 from gradwire.exchange.refusal import why_no_exchange
 from gradwire.memory.shift import Rule
+from gradwire.outer.protocol import Outer
 
 
 class SpecError(ValueError):
@@ -104,6 +105,23 @@ def as_exchange(value: Exchange | str, who: str) -> Exchange:
     if (wrong := why_no_exchange(value)) is not None:
         raise TypeError(f"{who} takes an exchange or its spec, {wrong}")
     return value
+
+
+def as_outer(value: Outer | str, who: str) -> Outer:
+    """Return an outer step, or read its spec.
+
+    Raises:
+        SpecError: the spec cannot be read, or names something else.
+        TypeError: what is given is neither.
+    """
+    known = ", ".join(registry.parts("outer"))
+    found: object = build(value) if isinstance(value, str) else value
+    # An exchange, too, has an `init` and can be called.
+    if isinstance(found, Outer) and not isinstance(found, Exchange | type):
+        return found
+    if isinstance(value, str):
+        raise SpecError(f"the spec {value!r} names {found!r}, which is no outer step ({known})")
+    raise TypeError(f"{who} takes an outer step ({known}) or its spec, got {value!r}")
 
 
 def operator(spec: str) -> Compressor:

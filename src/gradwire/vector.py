@@ -6,7 +6,7 @@ to a target, which decides.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -51,11 +51,15 @@ class Dense:
 
 @dataclass(frozen=True)
 class Sparse:
-    """k of d values, zero elsewhere: indices int64[..., k], values f[..., k]. An index that comes twice adds twice."""
+    """k of d values, zero elsewhere: indices int64[..., k], values f[..., k]. An index that comes twice adds twice.
+
+    `per_sender` tells that every entry of a mean is one worker's part, so that an index comes as often as it was sent.
+    """
 
     indices: Tensor
     values: Tensor
     d: int
+    per_sender: bool = False
 
     def add_to_(self, target: Tensor, alpha: float = 1.0) -> None:
         """Add alpha times this vector to target f[..., d], in place: k writes."""
@@ -80,11 +84,22 @@ class Sparse:
 
     def to(self, dtype: torch.dtype) -> Sparse:
         """Return the vector with values of another dtype."""
-        return self if self.values.dtype == dtype else Sparse(self.indices, self.values.to(dtype), self.d)
+        return self if self.values.dtype == dtype else replace(self, values=self.values.to(dtype))
 
     def times(self, factor: float) -> Sparse:
         """Return factor times this vector."""
-        return Sparse(self.indices, self.values * factor, self.d)
+        return replace(self, values=self.values * factor)
+
+    def over_senders(self, size: int) -> Sparse:
+        """Turn the mean f[d] over `size` workers into the mean over those that sent a coordinate.
+
+        Itself where entries are not `per_sender`: every worker has sent a part of each.
+        """
+        if not self.per_sender:
+            return self
+        counts = torch.zeros(self.d, dtype=torch.int32, device=self.indices.device)
+        counts.index_add_(0, self.indices, counts.new_ones(1).expand_as(self.indices))
+        return replace(self, values=self.values * size / counts[self.indices])
 
     def row(self, worker: int | slice) -> Sparse:
         """Return one worker's vector out of n, or those of several."""
@@ -92,7 +107,7 @@ class Sparse:
 
     def average(self) -> Sparse:
         """Return the average over the leading axis: up to n k entries, supports need not agree."""
-        return Sparse(self.indices.flatten(), self.values.flatten() / self.values.shape[0], self.d)
+        return Sparse(self.indices.flatten(), self.values.flatten() / self.values.shape[0], self.d, per_sender=True)
 
 
 @dataclass(frozen=True)

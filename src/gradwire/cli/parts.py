@@ -10,6 +10,7 @@ from rich.table import Table
 from gradwire import registry
 from gradwire.cli.console import complain, out
 from gradwire.compress.protocol import Compressor
+from gradwire.exchange.protocol import Exchange
 from gradwire.spec import SpecError, build
 
 NOMINAL = 1_000_000
@@ -17,7 +18,7 @@ NOMINAL = 1_000_000
 
 
 def list_command() -> None:
-    """Show every compressor, exchange, memory and rule."""
+    """Show every compressor, exchange, memory, rule and outer step."""
     for sentence in registry.load_installed():
         complain(sentence)
     for kind in get_args(registry.Kind):
@@ -45,6 +46,8 @@ def _constants(example: str) -> list[str]:
         part = build(example)
     except SpecError as error:
         return [f"[red]{escape(str(error))}[/]"]
+    if not isinstance(part, Compressor | Exchange):
+        return []
     omega, delta = part.omega(NOMINAL), part.delta(NOMINAL)
     facts = [f"unbiased, omega = {omega:.4g}"] if omega is not None else []
     facts += [f"contractive, delta = {delta:.4g}"] if delta is not None else []
