@@ -300,7 +300,10 @@ def loading_is_whole_or_nothing() -> None:
 
 
 def old_checkpoints() -> None:
-    """Checkpoints written before parts and asks got the field's names: they load, and go on bit for bit."""
+    """Checkpoints written before parts and asks got the field's names: they load, and go on as they did.
+
+    Up to rounding: another processor adds up the products of a layer in another order.
+    """
     rank = dist.get_rank()
     saved = torch.load(GOLDEN / f"hook-format-1-rank{rank}.pt", weights_only=True)
     for spec, run in saved.items():
@@ -312,7 +315,7 @@ def old_checkpoints() -> None:
         assert (hook.step, hook.seed) == (3, 4)
         loss(ddp, 3, rank).backward()
         for name, parameter in net.named_parameters():
-            assert torch.equal(parameter.grad, run["mean"][name]), (spec, name)
+            torch.testing.assert_close(parameter.grad, run["mean"][name], rtol=1e-5, atol=1e-7, msg=f"{spec} {name}")
         hook.close()
 
 

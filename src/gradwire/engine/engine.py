@@ -12,10 +12,8 @@ exists, `snapshot` returns that, and a pass that is cut short is rolled back by 
 
 from __future__ import annotations
 
-import atexit
 import logging
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -26,15 +24,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradwire import checkpoint, kernels
-from gradwire.engine.lane import Lane
+from gradwire.engine.session import Session
 from gradwire.engine.units import make_units
-from gradwire.exchange import Exchange, divide_budget
+from gradwire.exchange import Exchange, State, divide_budget
 from gradwire.exchange.protocol import visible
 from gradwire.layout import Layout, Turn
 from gradwire.memory.guard import Guard
-from gradwire.transport.group import agree, compare, own_group
-from gradwire.transport.ledger import Ledger
-from gradwire.transport.process import Process
 
 log = logging.getLogger("gradwire")
 
@@ -103,19 +98,11 @@ class Engine:
         self._finite, self._scale = True, 1.0
         self._budgets: dict[Layout, float] = {}
         self._failure: Exception | None = None
-        self._closed = False
         self.device = self.units[0].device
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         kernels.warm_up_for(max(unit.layout.d for unit in self.units), self.device)
-        self.ledger = Ledger()
-        self.process = Process(own_group(group, self.device), self.ledger)
-        self._lane = Lane("gradwire")
-        atexit.register(_close, weakref.ref(self))
-        try:
-            agree(self.process, self.device, self._contract())
-        except ValueError:
-            self.close()
-            raise
+        self._session = Session(group, self.device, self._contract())
+        self.process, self.ledger, self._lane = self._session.process, self._session.ledger, self._session.lane
         log.info("gradwire: %s over %d ranks, %d units", exchange, self.process.size, len(self.units))
 
     # ---- what a door calls
@@ -131,7 +118,7 @@ class Engine:
         Raises:
             RuntimeError: the engine is closed or has failed.
         """
-        if self._closed:
+        if self._session.closed:
             raise RuntimeError("this model's gradwire hook is closed: its gradients can no longer be averaged")
         if self._failure is not None:
             raise RuntimeError(f"gradwire cannot go on after an earlier failure: {self._failure}") from self._failure
@@ -285,34 +272,20 @@ class Engine:
         return checkpoint.pack(memory, repr(self.exchange), self.seed, self.step, rank, size)
 
     def _load(self, saved: dict[str, Any]) -> None:
-        prepared, refusal = self._prepare(saved)
-        words = "refused" if refusal else checkpoint.moment(saved)
-        other = compare(self.process, self.device, words)
-        if refusal:
-            raise refusal
-        if other is not None:
-            raise ValueError(f"rank {other} has refused its checkpoint, or has one of another step, seed or run")
+        prepared = self._session.load(saved, lambda: self._prepare(saved), checkpoint.moment)
         self._void(RuntimeError("this backward pass was cut short by load_state_dict"))
         for unit, state in zip(self.units, prepared, strict=True):
             unit.state.update(state)
         self.seed, self.step = saved["seed"], saved["step"]
 
-    def _prepare(self, saved: dict[str, Any]) -> tuple[list[Any], ValueError | None]:
+    def _prepare(self, saved: dict[str, Any]) -> list[State]:
         """Read a checkpoint into new tensors, so that what it holds can fail before anything has changed."""
-        try:
-            checkpoint.check(saved, self._snapshot())
-            return [checkpoint.read(unit.state, unit.layout, saved["memory"]) for unit in self.units], None
-        except ValueError as refusal:
-            return [], refusal
-        except RuntimeError as error:  # of this rank alone: the others wait for its word
-            return [], ValueError(f"the checkpoint cannot be read: {error}")
+        checkpoint.check(saved, self._snapshot())
+        return [checkpoint.read(unit.state, unit.layout, saved["memory"]) for unit in self.units]
 
     def close(self) -> None:
         """End the thread and the process group. Counters and `snapshot` stay readable."""
-        if not self._closed:
-            self._closed = True
-            self._lane.close()
-            self.process.close()
+        self._session.close()
 
     def _contract(self) -> dict[str, str]:
         """What all ranks must agree about."""
@@ -323,10 +296,3 @@ class Engine:
             "use of a scaler": repr(self.scaler is not None),
             "use of lr": repr(self.lr is not None),
         }
-
-
-def _close(engine: weakref.ref[Engine]) -> None:
-    """Close an engine that is still open when the program ends."""
-    if (still_there := engine()) is not None:
-        still_there.close()
-        still_there.process.close(final=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from datetime import timedelta
 
 import torch
@@ -42,7 +43,7 @@ def own_group(group: dist.ProcessGroup, device: torch.device) -> dist.ProcessGro
     return own
 
 
-def agree(process: Process, device: torch.device, contract: dict[str, str]) -> None:
+def agree(process: Process, device: torch.device, contract: Mapping[str, str]) -> None:
     """Refuse ranks that attach different things (ValueError on every rank), before the first step could hang."""
     for what, mine in contract.items():
         if (other := compare(process, device, mine)) is not None:
