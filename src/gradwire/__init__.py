@@ -12,9 +12,10 @@ from gradwire.ask import AllGather, AllReduce, AllToAll, Broadcast
 from gradwire.auto import Auto, attach
 from gradwire.checkpoint import merge
 from gradwire.compress.protocol import Compressor
-from gradwire.doors import Hook
+from gradwire.doors import Hook, Local, local
 from gradwire.exchange.protocol import Exchange, State
 from gradwire.layout import Layout, Turn
+from gradwire.outer.every import Every
 from gradwire.registry import part as register
 from gradwire.simulator import Round, Simulator
 from gradwire.spec import SpecError, parse
@@ -30,10 +31,12 @@ __all__ = [
     "Compressor",
     "Dense",
     "Disagreement",
+    "Every",
     "Exchange",
     "Hook",
     "Layout",
     "Ledger",
+    "Local",
     "Offset",
     "Round",
     "Sent",
@@ -46,6 +49,7 @@ __all__ = [
     "batched",
     "compress",
     "exchange",
+    "local",
     "lockstep",
     "memory",
     "merge",

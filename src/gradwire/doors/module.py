@@ -11,7 +11,6 @@ real one, has ended. With `find_unused_parameters` the callback always ends the 
 
 from __future__ import annotations
 
-import hashlib
 import weakref
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
@@ -24,12 +23,10 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from gradwire.ask import Broadcast
+from gradwire.doors.alike import start_alike
 from gradwire.doors.hook import Hook
 from gradwire.engine import Engine, Scaler
 from gradwire.exchange import Exchange
-from gradwire.transport.group import compare
-from gradwire.transport.process import Process
 
 UNIT_BYTES = 25 * 2**20
 """Bytes that are exchanged together where nobody says: DDP's default."""
@@ -57,7 +54,7 @@ def attach_module(
         scaler=scaler,
         lr=lr,
     )
-    _start_alike(model, engine.process)
+    start_alike(model, engine.process)
     door = _ModuleDoor(engine, [param for _, param in named], {id(param): name for name, param in named}, find_unused)
     return Hook(engine, door.no_sync, door.detach)
 
@@ -202,21 +199,3 @@ def _settle(future: Future[None], failure: Exception | None) -> None:
         future.set_result(None)
     else:
         future.set_exception(RuntimeError(f"gradwire's exchange failed: {failure}"))
-
-
-def _start_alike(model: nn.Module, process: Process) -> None:
-    """Copy rank 0's parameters and buffers to all ranks if they differ, as DDP does."""
-    tensors = [*model.parameters(), *model.buffers()]
-    device = tensors[0].device
-    digest = hashlib.blake2b(digest_size=16)
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())  # pyright: ignore
-    # If any two ranks differ, every rank differs from some other, and all go the same way.
-    if compare(process, device, digest.hexdigest()) is not None:
-        for tensor in tensors:
-            tensor.detach().copy_(process.run(_broadcast(tensor.detach())))
-    process.ledger.clear()
-
-
-async def _broadcast(x: Tensor) -> Tensor:
-    return await Broadcast(x, 0)

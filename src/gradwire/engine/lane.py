@@ -36,9 +36,13 @@ class Lane:
         """Run a call in its turn, wait for it, and return what it returns or raise what it raises."""
         if not self._end.alive or threading.current_thread() is self._thread:
             return call()
+        return self.future(call).result()
+
+    def future(self, call: Callable[[], T]) -> Future[T]:
+        """Run a call in its turn, and return at once what will hold its result."""
         future: Future[T] = Future()
         self._calls.put(lambda: _complete(future, call))
-        return future.result()
+        return future
 
     def close(self) -> None:
         """Finish what was submitted and end the thread."""

@@ -211,14 +211,7 @@ def make_units(
     Raises:
         ValueError: nothing to exchange, or a tensor that does not hold real numbers.
     """
-    if not named:
-        raise ValueError("the model has no parameter that requires a gradient")
-    for name, tensor in named:
-        if not tensor.dtype.is_floating_point:
-            raise ValueError(f"parameter {name!r} is {tensor.dtype}; gradwire exchanges real numbers only")
-    kinds = dict.fromkeys((tensor.dtype, tensor.device) for _, tensor in named)
-    alike = ([(name, tensor) for name, tensor in named if (tensor.dtype, tensor.device) == kind] for kind in kinds)
-    parts = [part for group in alike for part in _cut(group, unit_bytes)]
+    parts = cut(named, unit_bytes)
     shared: Buffers = {}
     return [_unit(part, exchange, shared, alone=len(parts) == 1, widened=widened, fused=fused) for part in parts]
 
@@ -238,7 +231,23 @@ def _unit(
     return Unit(layout, tuple(tensor for _, tensor in part), dtype, state, fused, keeps, shared)
 
 
-def _cut(named: list[tuple[str, Tensor]], unit_bytes: float) -> Iterable[list[tuple[str, Tensor]]]:
+def cut(named: Sequence[tuple[str, Tensor]], unit_bytes: float) -> list[list[tuple[str, Tensor]]]:
+    """Deal named tensors out to units of one dtype and device, of at most unit_bytes unless one tensor is larger.
+
+    Raises:
+        ValueError: nothing to exchange, or a tensor that does not hold real numbers.
+    """
+    if not named:
+        raise ValueError("the model has no parameter that requires a gradient")
+    for name, tensor in named:
+        if not tensor.dtype.is_floating_point:
+            raise ValueError(f"parameter {name!r} is {tensor.dtype}; gradwire exchanges real numbers only")
+    kinds = dict.fromkeys((tensor.dtype, tensor.device) for _, tensor in named)
+    alike = ([(name, tensor) for name, tensor in named if (tensor.dtype, tensor.device) == kind] for kind in kinds)
+    return [part for group in alike for part in _filled(group, unit_bytes)]
+
+
+def _filled(named: list[tuple[str, Tensor]], unit_bytes: float) -> Iterable[list[tuple[str, Tensor]]]:
     """Fill one list after the other up to unit_bytes."""
     part: list[tuple[str, Tensor]] = []
     left = unit_bytes

@@ -123,6 +123,15 @@ def restore_(state: State) -> None:
         state.update(current)
 
 
+def forget_(state: State) -> None:
+    """Let go of all scratch in a nest, for callers that do not go back any more."""
+    for name in [name for name in state if name.startswith("_")]:
+        del state[name]
+    for part in state.values():
+        if isinstance(part, dict):
+            forget_(part)
+
+
 def visible(state: State) -> State:
     """Return the state without its scratch: the same tensors in a new dictionary."""
     return {name: part for name, part in state.items() if not name.startswith("_")}

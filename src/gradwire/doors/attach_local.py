@@ -1,0 +1,200 @@
+"""`gradwire.local`: what it takes, what it refuses, and how its parts are put together."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal, cast, get_args
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.optimizer import Optimizer
+
+from gradwire.checks import is_whole
+from gradwire.doors.alike import start_alike
+from gradwire.doors.local import Local, Schedule
+from gradwire.engine.anchored import CatchUp
+from gradwire.engine.rounds import Rounds
+from gradwire.exchange import Exchange
+from gradwire.memory.dgc import DGC
+from gradwire.memory.ef import EF
+from gradwire.memory.iterates import Iterates
+from gradwire.memory.momentum import Momentum
+from gradwire.outer import Outer
+from gradwire.outer.every import Every
+from gradwire.outer.nesterov import Nesterov
+from gradwire.spec import as_exchange, as_outer
+
+EXCHANGE = "ef(topk(density=0.015625, values='bits2'))"
+"""One value of 64, its sign and size class in two bits; what is not sent is remembered."""
+
+OUTER = "sgd(lr=1.0, mean='senders')"
+
+
+def local(
+    model: nn.Module,
+    optimizer: Optimizer | Sequence[Optimizer],
+    every: int | Every = 10,
+    exchange: Exchange | str = EXCHANGE,
+    outer: Outer | str = OUTER,
+    group: dist.ProcessGroup | None = None,
+    *,
+    delay: int = 0,
+    catch_up: CatchUp = "mix",
+    fragments: int = 1,
+    keep: Literal["device", "cpu"] = "device",
+    seed: int = 0,
+    bucket_mb: float = 25.0,
+) -> Local:
+    """Let every rank train by itself, and bring the models together every so many steps. Every rank calls it.
+
+    The training loop stays as it is: no gradient is exchanged, and the optimizer's step post-hook counts. After `every`
+    steps x = anchor - parameters goes through the exchange, the outer step moves the anchor by the mean, and all ranks
+    go on from there. The optimizer's state stays local. All ranks start from rank 0's parameters and buffers. Real
+    buffers (batch normalisation) are averaged at every exchange, others are rank 0's.
+
+    Args:
+        model: a module, compiled or not, or a DDP model whose ranks are one worker of `group` (an island).
+        optimizer: what trains it; of several the last one counts the steps.
+        every: local steps of a round; `Every(10, warmup_steps=200)` for rounds that grow at first.
+        exchange: an exchange or its spec.
+        outer: an outer step or its spec, such as "nesterov(lr=0.7, momentum=0.9)".
+        group: the ranks that exchange; all of them if left out.
+        delay: local steps that go on while an exchange is under way, below `every`. Costs one more copy of the
+            parameters.
+        catch_up: what becomes of those steps: "mix", halfway between them and the anchor; "add", they stay in full;
+            "drop", they are thrown away.
+        fragments: parts of the model that are exchanged one after the other, spread over the round.
+        keep: "cpu" keeps anchor, memory and outer state in the host's memory, where the exchange is computed then.
+        seed: of all randomness in the exchange.
+        bucket_mb: megabytes (2^20 bytes) of parameters that are exchanged together.
+
+    Raises:
+        TypeError: what is given is no module, no optimizer, no exchange or no outer step.
+        ValueError: a bad spec or number; an exchange that is made for gradients; no trainable parameter, or none that
+            the optimizer trains; a DDP model that averages over the same ranks; the ranks do not agree.
+        RuntimeError: torch.distributed has no process group yet.
+    """
+    counted = _optimizers(optimizer)[-1]
+    exchange, outer = as_exchange(exchange, "local"), as_outer(outer, "local")
+    schedule = _schedule(every, delay, catch_up, fragments)
+    _check_fit(exchange, outer, schedule)
+    _check_numbers(keep, seed, bucket_mb)
+    bare = _bare(model, group)
+    named = [(_plain(name), param) for name, param in bare.named_parameters() if param.requires_grad][::-1]
+    _check_tensors(bare, named, _optimizers(optimizer))
+    if not dist.is_initialized():
+        raise RuntimeError("local averages over a process group: call torch.distributed.init_process_group first")
+    world = group if group is not None else dist.GroupMember.WORLD
+    if world is None:
+        raise ValueError("this rank belongs to no group to average over")
+    terms = {name: repr(getattr(schedule, name)) for name in ("every", "delay", "catch_up")}
+    persistent = set(bare.state_dict())
+    rounds = Rounds(
+        named,
+        [buffer for name, buffer in bare.named_buffers() if name in persistent],
+        exchange,
+        outer,
+        world,
+        seed=operator.index(seed),
+        unit_bytes=bucket_mb * 2**20,
+        fragments=fragments,
+        device=torch.device("cpu") if keep == "cpu" else None,
+        contract=terms | {"number of fragments": repr(fragments)},
+    )
+    start_alike(bare, rounds.process)
+    for unit in rounds.everything():
+        unit.start()
+    return Local(rounds, counted, schedule)
+
+
+def _optimizers(given: Any) -> list[Optimizer]:
+    several = cast(Sequence[object], given if isinstance(given, list | tuple) else [given])
+    optimizers = [one for one in several if isinstance(one, Optimizer)]
+    if not optimizers or len(optimizers) < len(several):
+        raise TypeError(f"local takes a torch optimizer or a list of them, got {given!r}")
+    return optimizers
+
+
+def _schedule(every: int | Every, delay: int, catch_up: CatchUp, fragments: int) -> Schedule:
+    """Refuse what makes no schedule (ValueError)."""
+    if not isinstance(every, Every) and (not is_whole(every) or every < 1):
+        raise ValueError(f"every must be a whole number of steps, at least 1, or Every(...), got {every!r}")
+    rounds = every if isinstance(every, Every) else Every(every)
+    if not is_whole(delay) or not 0 <= delay < rounds.steps:
+        raise ValueError(f"delay must be a whole number of steps from 0 to {rounds.steps - 1}, got {delay!r}")
+    if catch_up not in get_args(CatchUp):
+        raise ValueError(f"catch_up must be 'add', 'mix' or 'drop', got {catch_up!r}")
+    if not is_whole(fragments) or not 1 <= fragments <= rounds.steps:
+        raise ValueError(f"fragments must be a whole number from 1 to {rounds.steps}, got {fragments!r}")
+    return Schedule(rounds, delay, catch_up)
+
+
+def _check_fit(exchange: Exchange, outer: Outer, schedule: Schedule) -> None:
+    """Refuse what is made for gradients, or makes no sense every step (ValueError)."""
+    for part in _parts(exchange):
+        if isinstance(part, DGC | Momentum):
+            raise ValueError(
+                f"{type(part).__name__} keeps a momentum of gradients; local exchanges differences of models"
+            )
+        if isinstance(part, Iterates):
+            raise ValueError("iterates compresses a model after a gradient step; local exchanges differences of models")
+        if isinstance(part, EF) and part.lr_in_memory:
+            raise ValueError(
+                "lr_in_memory keeps errors in units of a gradient step; differences have those units already"
+            )
+    if isinstance(outer, Nesterov) and schedule.every == Every(1):
+        raise ValueError(f"every=1 with {outer} is a momentum on top of the optimizer's own; use sgd")
+
+
+def _parts(part: object) -> Iterable[object]:
+    """A part and all parts inside it."""
+    yield part
+    if is_dataclass(part) and not isinstance(part, type):
+        for field in fields(part):
+            yield from _parts(getattr(part, field.name))
+
+
+def _check_numbers(keep: str, seed: int, bucket_mb: float) -> None:
+    if keep not in ("device", "cpu"):
+        raise ValueError(f"keep must be 'device' or 'cpu', got {keep!r}")
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise TypeError(f"a seed is a whole number, got {seed!r}")
+    if not bucket_mb > 0:
+        raise ValueError(f"bucket_mb must be positive, got {bucket_mb}")
+
+
+def _bare(model: nn.Module, group: dist.ProcessGroup | None) -> nn.Module:
+    """The module inside DDP, if there is one. Refuses one that averages gradients over the same ranks (ValueError)."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"local takes a module, bare or wrapped in DistributedDataParallel, got {type(model).__name__}")
+    inner = cast(object, getattr(model, "_orig_mod", model))  # what torch.compile wraps
+    if not isinstance(inner, DistributedDataParallel):
+        return cast(nn.Module, inner)
+    island = set(dist.get_process_group_ranks(cast(dist.ProcessGroup, inner.process_group)))
+    between = set(dist.get_process_group_ranks(group if group is not None else dist.GroupMember.WORLD))
+    if len(island & between) > 1:
+        raise ValueError(
+            f"this DDP model averages gradients over ranks {sorted(island)} at every step already; give local the bare "
+            "module, or a group of ranks of different islands"
+        )
+    return cast(nn.Module, inner.module)
+
+
+def _plain(name: str) -> str:
+    """A parameter's name without what torch.compile puts into it."""
+    return name.replace("_orig_mod.", "")
+
+
+def _check_tensors(model: nn.Module, named: Sequence[tuple[str, Tensor]], optimizers: Sequence[Optimizer]) -> None:
+    """Refuse a model that cannot be exchanged, or that the optimizers do not train (ValueError)."""
+    if sharded := [name for name, param in named if hasattr(param, "device_mesh")]:
+        raise ValueError(f"parameter {sharded[0]!r} is sharded; local takes models whose ranks hold whole parameters")
+    if odd := [name for name, buffer in model.named_buffers() if buffer.is_complex()]:
+        raise ValueError(f"buffer {odd[0]!r} is complex; gradwire averages real numbers only")
+    trained = {id(param) for one in optimizers for part in one.param_groups for param in part["params"]}
+    if named and not any(id(param) in trained for _, param in named):
+        raise ValueError("the optimizer trains no parameter of this model")

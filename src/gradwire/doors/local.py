@@ -1,0 +1,305 @@
+"""Local steps: the optimizer runs on every rank by itself, and every so many steps the models are brought together.
+
+    the optimizer's step post-hook counts -> a round is over -> x = anchor - parameters is exchanged -> the outer step
+    moves the anchor -> the parameters follow it
+
+The training loop, its gradients and the optimizer's state are not touched. A rank that takes fewer steps than others,
+for its GradScaler has skipped one, reaches the end of its round later, and the others wait for it there: ranks count
+their own steps, and exchanges are numbered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, cast
+
+import torch
+from torch.optim.optimizer import Optimizer
+
+from gradwire import checkpoint
+from gradwire.engine.anchored import CatchUp
+from gradwire.engine.rounds import Outcome, Rounds
+from gradwire.exchange import Exchange, State
+from gradwire.layout import Layout
+from gradwire.outer import Outer
+from gradwire.transport.ledger import Ledger
+from gradwire.transport.process import Process
+
+log = logging.getLogger("gradwire")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When fragments are exchanged, and how parameters that went on meanwhile catch up."""
+
+    every: Callable[[int], int]
+    delay: int
+    catch_up: CatchUp
+
+    def gap(self, event: int, fragments: int, step: int) -> int:
+        """Local steps before the next event, if the one before it was at `step`: rounds cut into equal parts."""
+        length, fragment = self.every(step), event % fragments
+        return max(1, (fragment + 1) * length // fragments - fragment * length // fragments)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """An exchange under way: of which fragment, and the local step at which its mean is needed."""
+
+    fragment: int
+    arrives: int
+    outcome: Future[Outcome]
+    held: bool
+
+
+class Local:
+    """What `gradwire.local` returns. Works as a context manager that finishes the last round and closes.
+
+    Args:
+        rounds: the engine.
+        optimizer: the one whose steps are counted.
+        schedule: when what happens.
+    """
+
+    def __init__(self, rounds: Rounds, optimizer: Optimizer, schedule: Schedule) -> None:
+        self.engine, self.schedule, self._lane = rounds, schedule, rounds.session.lane
+        self.local_steps, self.seconds, self._event = 0, 0.0, 0
+        self._due = schedule.gap(0, rounds.fragments, 0)
+        self._pending: deque[_Pending] = deque()
+        self._settled = [0] * rounds.fragments
+        self._handle = optimizer.register_step_post_hook(self._after_step)
+
+    @property
+    def exchange(self) -> Exchange:
+        """What averages the differences."""
+        return self.engine.exchange
+
+    @property
+    def outer(self) -> Outer:
+        """What moves the anchor by their mean."""
+        return self.engine.outer
+
+    @property
+    def ledger(self) -> Ledger:
+        """Bytes this rank has sent, per kind of ask, and the seconds it waited for the network."""
+        return self.engine.ledger
+
+    @property
+    def process(self) -> Process:
+        """The group of the door's own, and this rank in it."""
+        return self.engine.process
+
+    @property
+    def step(self) -> int:
+        """Exchanges so far: one a round, or one a fragment and round."""
+        return self.engine.step
+
+    @property
+    def skipped(self) -> int:
+        """How many of those changed nothing, for some rank's parameters were not finite."""
+        return self.engine.skipped
+
+    @property
+    def seed(self) -> int:
+        """The seed of all randomness in the exchange."""
+        return self.engine.seed
+
+    @property
+    def layouts(self) -> list[Layout]:
+        """What is exchanged together: one layout a unit, fragment by fragment."""
+        return [unit.layout for unit in self.engine.everything()]
+
+    def finish(self) -> bool:
+        """End the round now, so that all ranks hold the same model: before an evaluation or a save, or at the end.
+
+        Every rank calls it, after however many local steps. Nothing is sent if no rank has taken a step since the last
+        exchange.
+
+        Returns:
+            False if some rank's parameters were not finite. Then the models still differ.
+        """
+        started = time.perf_counter()
+        while self._pending:
+            self._arrive()
+        fragments, ended, moved = self.engine.fragments, 0, list[bool]()
+        while ended < fragments:  # a rank that is not at its end yet takes part in these exchanges at its own pace
+            self._submit(last=True)
+            outcome = self._arrive()
+            moved.append(outcome.moved)
+            ended = ended + 1 if outcome.last else 0
+        self._plan()
+        self.seconds += time.perf_counter() - started
+        return all(moved[-fragments:])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copy the state: every tensor by the name of its parameter. Each rank saves its own, between steps.
+
+        It holds this rank's parameters too, which differ from other ranks' in the middle of a round, and tensors,
+        numbers and strings only, so `torch.load(..., weights_only=True)` reads it. The optimizer's state is the
+        caller's to save, each rank's own. An exchange under way is waited for. RuntimeError after a failed exchange.
+        """
+        state = self._lane.result(lambda: self.engine.snapshot(held=self._holds))
+        arrivals = [[number.fragment, number.arrives] for number in self._pending if number.outcome.result().moved]
+        position = {
+            "local_steps": self.local_steps,
+            "due": self._due,
+            "arrivals": arrivals,
+            "settled": list(self._settled),
+            "buffers": self.engine.buffers.pending(),
+        }
+        return state | {"local": self._terms() | position}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken, in the middle of a round too; the parameters are written as well.
+
+        Every rank calls it, with its own checkpoint or with a merged one, between steps. Equal settings, ranks and
+        optimizer states give equal bits.
+
+        Raises:
+            ValueError: one sentence saying what does not fit, or that another rank has refused, or that the ranks'
+                checkpoints are of different moments or runs; then nothing has been changed on any rank.
+        """
+        while self._pending:
+            self._arrive()
+        self._lane.result(lambda: self._load(saved))
+
+    def close(self) -> None:
+        """End the thread and the process group. Call it before `destroy_process_group`; the program's end does it too.
+
+        The counters stay readable. The optimizer goes on without exchanges.
+        """
+        self._handle.remove()
+        self.engine.close()
+
+    def __enter__(self) -> Local:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.finish()
+        finally:
+            self.close()
+
+    # ---- rounds
+
+    def _after_step(self, *_: Any) -> None:
+        """After a real step of the optimizer."""
+        started = time.perf_counter()
+        self.local_steps += 1
+        while self._pending and self._pending[0].arrives <= self.local_steps:
+            self._arrive()
+        if self.local_steps >= self._due:
+            self._submit(last=False)
+            if not self.schedule.delay:
+                self._arrive()
+            self._plan()
+        self.seconds += time.perf_counter() - started
+
+    def _submit(self, *, last: bool) -> None:
+        """Let the next event begin, in the session's thread. A fragment is not exchanged twice at a time."""
+        fragment = self._event % self.engine.fragments
+        while any(pending.fragment == fragment for pending in self._pending):
+            self._arrive()
+        held = self.schedule.delay > 0 and not last
+        if held:
+            for unit in self.engine.units[fragment]:
+                unit.hold()
+            if fragment == 0:
+                self.engine.buffers.hold()
+        idle = self._settled[fragment] == self.local_steps
+        outcome = self._lane.future(lambda: self.engine.run(last=last, idle=idle))
+        self._pending.append(_Pending(fragment, self.local_steps + self.schedule.delay, outcome, held))
+        self._event += 1
+
+    def _arrive(self) -> Outcome:
+        """Wait for the oldest exchange under way, and let the parameters catch up."""
+        pending = self._pending.popleft()
+        outcome, fragment = pending.outcome.result(), pending.fragment
+        for unit in self.engine.units[fragment]:
+            unit.catch_up(self.schedule.catch_up, moved=outcome.moved)
+        if fragment == 0:
+            self.engine.buffers.catch_up(moved=outcome.moved)
+        if outcome.moved and (not pending.held or self.schedule.catch_up == "drop"):
+            self._settled[fragment] = self.local_steps
+        return outcome
+
+    def _plan(self) -> None:
+        """Say when the next event is."""
+        self._due = self.local_steps + self.schedule.gap(self._event, self.engine.fragments, self.local_steps)
+
+    # ---- checkpoints
+
+    @property
+    def _holds(self) -> bool:
+        """Whether a checkpoint needs what was held of the tensors."""
+        return self.schedule.catch_up == "add" and self.schedule.delay > 0
+
+    def _terms(self) -> dict[str, Any]:
+        """What a checkpoint must have been taken with."""
+        schedule = self.schedule
+        terms = {"outer": self.outer, "every": schedule.every, "delay": schedule.delay, "catch_up": schedule.catch_up}
+        return {name: repr(value) for name, value in terms.items()} | {"fragments": repr(self.engine.fragments)}
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        states = self.engine.session.load(saved, lambda: self._prepare(saved), _moment)
+        position = saved["local"]
+        self.engine.load(saved, states)
+        self.local_steps, self._due, self._event = position["local_steps"], position["due"], saved["step"]
+        self._settled = list(position["settled"])
+        done = Future[Outcome]()
+        done.set_result(Outcome(moved=True, last=False))
+        self._pending = deque(
+            _Pending(fragment, arrives, done, held=True) for fragment, arrives in position["arrivals"]
+        )
+        self.engine.buffers.resume(position["buffers"])
+        for fragment in set(range(self.engine.fragments)) - {pending.fragment for pending in self._pending}:
+            for unit in self.engine.units[fragment]:
+                unit.held = None
+
+    def _prepare(self, saved: dict[str, Any]) -> list[State]:
+        """Read a checkpoint into new tensors, and check all of it (ValueError)."""
+        position = saved.get("local") if isinstance(saved, dict) else None
+        if not isinstance(position, dict):
+            raise ValueError("this is not a checkpoint of gradwire.local")
+        for name, mine in self._terms().items():
+            if position.get(name) != mine:
+                raise ValueError(f"the checkpoint is of {name}={position.get(name)}, this run has {name}={mine}")
+        _check_position(cast(dict[str, Any], position), self.engine.fragments)
+        plain = {name: value for name, value in saved.items() if name != "local"}
+        return self.engine.prepare(plain, held=self._holds)
+
+
+def _check_position(position: dict[str, Any], fragments: int) -> None:
+    """Refuse what no `state_dict` has written (ValueError)."""
+    whole = [position.get("local_steps"), position.get("due"), *_flat(position.get("settled"))]
+    whole += _flat(position.get("arrivals"))
+    if not all(type(number) is int and number >= 0 for number in whole):
+        raise ValueError("the checkpoint's position in its round is not made of whole numbers")
+    if len(_flat(position.get("settled"))) != fragments:
+        raise ValueError("the checkpoint's position is of another number of fragments")
+
+
+def _flat(value: Any) -> list[Any]:
+    """The numbers in a list of numbers or of lists of them; [None] for anything else."""
+    if not isinstance(value, list):
+        return [None]
+    parts = cast(list[Any], value)
+    return [number for part in parts for number in (cast(list[Any], part) if isinstance(part, list) else [part])]
+
+
+def _moment(saved: Mapping[str, Any]) -> str:
+    """What the checkpoints of all ranks have in common: anchors too are equal everywhere."""
+    digest = hashlib.blake2b(digest_size=16)
+    for _, parts in sorted(saved["memory"].items()):
+        digest.update(parts["anchor"].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return checkpoint.moment(saved) + digest.hexdigest()

@@ -1,0 +1,154 @@
+"""Anchored units: tensors that wander from a common anchor, and are brought back to it.
+
+x = anchor - tensors is one more vector for an exchange. A unit keeps the anchor, the exchange's memory and the outer
+step's state. x, and the memory as it was before, live only while the unit is exchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from gradwire import kernels
+from gradwire.exchange import Exchange, State
+from gradwire.exchange.protocol import Accumulates, forget_, keep_, restore_
+from gradwire.exchange.step import step
+from gradwire.layout import Layout, Turn
+from gradwire.outer import Outer
+
+CatchUp: TypeAlias = Literal["add", "mix", "drop"]
+"""What becomes of local steps that were taken while an exchange was under way."""
+
+ALPHA = 0.5
+"""Part of the tensors' own way in "mix": that of Streaming DiLoCo (Douillard et al. 2025, arXiv:2501.18512)."""
+
+
+class Anchored:
+    """Tensors that are exchanged together, and where they were when all workers last agreed.
+
+    Args:
+        named: the tensors by name, of one dtype and device.
+        exchange: makes the memory.
+        outer: moves the anchor, and makes its own state.
+        device: where anchor, memory and outer state live.
+
+    Attributes:
+        anchor: f[d], float32 at least; the same on all workers.
+        memory, outer: states of the exchange and of the outer step.
+        held: f[d] in the tensors' dtype, what they were when the exchange under way began; None if they wait for it.
+    """
+
+    def __init__(
+        self, named: Sequence[tuple[str, Tensor]], exchange: Exchange, outer: Outer, device: torch.device
+    ) -> None:
+        self.layout = Layout([name for name, _ in named], [tuple(tensor.shape) for _, tensor in named])
+        self.tensors = tuple(tensor for _, tensor in named)
+        self.dtype = named[0][1].dtype
+        wide = torch.promote_types(self.dtype, torch.float32)
+        self.anchor = torch.empty(self.layout.d, dtype=wide, device=device)
+        self.memory = exchange.init(self.layout, wide, device)
+        self.outer = outer.init(self.layout, wide, device)
+        self.held: Tensor | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Put the anchor where the tensors are."""
+        self._read(self.anchor)
+
+    def hold(self) -> None:
+        """Copy the tensors, so that they can go on while their difference is exchanged."""
+        if self.held is None:
+            self.held = torch.empty(self.layout.d, dtype=self.dtype, device=self.anchor.device)
+        self._read(self.held)
+
+    def finite(self) -> bool:
+        """Whether the tensors, or what was held of them, hold real numbers only."""
+        parts = self.tensors if self.held is None else (self.held,)
+        return all(bool(kernels.finite(part.detach().reshape(-1))) for part in parts if part.numel())
+
+    async def average(self, exchange: Exchange, outer: Outer, turn: Turn, scratch: Tensor) -> None:
+        """Exchange the difference to the anchor, and move the anchor. What fails leaves anchor and memory as they were.
+
+        `scratch` is f[d] for x, the unit's to overwrite.
+        """
+        x = self._difference(scratch)
+        made = exchange.accumulate([x], self.memory, turn) if isinstance(exchange, Accumulates) else None
+        if made is None:
+            keep_(self.memory)
+        try:
+            # An exchange that has accumulated x itself takes the Accumulated.
+            sent = await step(exchange, x if made is None else cast(Tensor, made), self.memory, turn)
+        except BaseException:  # a transport that fails closes the coroutine
+            if made is not None and isinstance(exchange, Accumulates):
+                exchange.rollback(self.memory)
+            else:
+                restore_(self.memory)
+            raise
+        finally:
+            forget_(self.memory)
+        outer(self.anchor, sent.mean, self.outer, turn.size)
+
+    def catch_up(self, how: CatchUp, *, moved: bool) -> None:
+        """After an exchange, put the tensors where the anchor is, or, if they went on meanwhile, as `how` says.
+
+        add: move them by as much as the anchor is away from what was held. mix: halfway. drop: to the anchor.
+        """
+        if moved:
+            for number, (tensor, anchor) in enumerate(self._pairs(self.anchor)):
+                there = anchor.to(tensor.device, tensor.dtype)
+                if self.held is None or how == "drop":
+                    tensor.copy_(there)
+                elif how == "mix":
+                    tensor.mul_(ALPHA).add_(there, alpha=1.0 - ALPHA)
+                else:
+                    tensor.add_(there - self._cut(self.held)[number].to(tensor.device))
+        self.held = None
+
+    def state(self, *, held: bool) -> State:
+        """All that a checkpoint needs, tensors and what was held of them included; to be read only."""
+        params = torch.empty_like(self.anchor)
+        self._read(params)
+        state: State = {"anchor": self.anchor, "params": params, "memory": self.memory, "outer": self.outer}
+        if held:
+            state["held"] = params if self.held is None else self.held.to(params.dtype)
+        return state
+
+    def load(self, state: State) -> None:
+        """Become what `state` was."""
+        self.memory.update(cast(State, state["memory"]))
+        self.outer.update(cast(State, state["outer"]))
+        self.anchor.copy_(cast(Tensor, state["anchor"]))
+        for tensor, values in self._pairs(cast(Tensor, state["params"])):
+            tensor.copy_(values)
+        if "held" in state:
+            self.held = cast(Tensor, state["held"]).to(self.dtype)
+
+    def _pairs(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Every tensor with its part of a flat vector, in its shape."""
+        return [(tensor.detach(), part) for tensor, part in zip(self.tensors, self._cut(flat), strict=True)]
+
+    def _cut(self, flat: Tensor) -> list[Tensor]:
+        return list(self.layout.cut(flat).values())
+
+    def _read(self, flat: Tensor) -> None:
+        """Copy the tensors into a flat vector."""
+        for tensor, part in self._pairs(flat):
+            part.copy_(tensor)
+
+    def _difference(self, scratch: Tensor) -> Tensor:
+        """anchor - tensors, f[d]. Half-precision tensors began at the anchor's rounding, so that is what is left."""
+        x = scratch[: self.layout.d]
+        if self.held is not None:
+            x.copy_(self.held)
+        anchor = self.anchor if self.dtype == self.anchor.dtype else self.anchor.to(self.dtype).to(self.anchor.dtype)
+        for (tensor, part), start in zip(self._pairs(x), self._cut(anchor), strict=True):
+            if self.held is None and tensor.dtype == part.dtype and tensor.device == part.device:
+                torch.sub(start, tensor, out=part)
+                continue
+            if self.held is None:
+                part.copy_(tensor)
+            torch.sub(start, part, out=part)
+        return x

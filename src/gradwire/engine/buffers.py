@@ -1,0 +1,75 @@
+"""What a model keeps beside its parameters, such as the running statistics of a batch normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gradwire.ask import AllReduce, Broadcast
+
+
+class Buffers:
+    """Buffers that are made equal on all workers: real ones by their mean, others by rank 0's.
+
+    Real buffers travel together in one vector, float32 at least, and others in one of int64.
+    """
+
+    def __init__(self, buffers: Sequence[Tensor], device: torch.device) -> None:
+        self.device = device
+        self.real = [buffer.detach() for buffer in buffers if buffer.is_floating_point() and buffer.numel()]
+        self.whole = [buffer.detach() for buffer in buffers if not buffer.is_floating_point() and buffer.numel()]
+        self._held: tuple[Tensor, Tensor] | None = None
+        self._common: tuple[Tensor, Tensor] | None = None
+
+    def hold(self) -> None:
+        """Copy the buffers, so that they can go on while these values are averaged."""
+        self._held = self._read()
+
+    def finite(self) -> bool:
+        """Whether the real buffers, or what was held of them, are finite."""
+        if self._held is not None:
+            return bool(self._held[0].isfinite().all())
+        return all(bool(buffer.isfinite().all()) for buffer in self.real)
+
+    async def average(self, size: int) -> None:
+        """Find out what is common; `catch_up` writes it."""
+        real, whole = self._held or self._read()
+        mean = (await AllReduce(real)) / size if len(real) else real
+        self._common = mean, (await Broadcast(whole, 0) if len(whole) else whole)
+
+    def catch_up(self, *, moved: bool) -> None:
+        """Write what is common: in place of the buffers, or, if they were held, by as much as they have to move."""
+        if moved and self._common is not None:
+            for number, buffers in enumerate((self.real, self.whole)):
+                sizes = [buffer.numel() for buffer in buffers]
+                held = torch.split(self._held[number], sizes) if self._held is not None else [None] * len(sizes)
+                for buffer, common, before in zip(buffers, torch.split(self._common[number], sizes), held, strict=True):
+                    now = common if before is None else buffer.reshape(-1).to(common) + (common - before)
+                    buffer.copy_(now.view(buffer.shape))
+        self._common = self._held = None
+
+    def pending(self) -> list[Tensor]:
+        """What was held, and what is common, of an exchange that has not been caught up with: for a checkpoint."""
+        return [] if self._held is None or self._common is None else [*self._held, *self._common]
+
+    def resume(self, pending: list[Tensor]) -> None:
+        """Take back what `pending` gave. Raises ValueError if it is of other buffers."""
+        self._held = self._common = None
+        if pending:
+            mine = self._read()
+            if [part.shape for part in pending] != [part.shape for part in (*mine, *mine)]:
+                raise ValueError("the checkpoint is of a model with other buffers")
+            real, whole, mean, root = (part.to(self.device) for part in pending)
+            self._held, self._common = (real, whole), (mean, root)
+
+    def _read(self) -> tuple[Tensor, Tensor]:
+        """The buffers in two vectors, one of real and one of whole numbers."""
+        kind = torch.float64 if any(buffer.dtype == torch.float64 for buffer in self.real) else torch.float32
+        return _flat(self.real, kind, self.device), _flat(self.whole, torch.int64, self.device)
+
+
+def _flat(buffers: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
+    parts = [buffer.reshape(-1).to(device, dtype) for buffer in buffers]
+    return torch.cat(parts) if parts else torch.empty(0, dtype=dtype, device=device)

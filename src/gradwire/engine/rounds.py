@@ -1,0 +1,189 @@
+"""Rounds: tensors that took local steps are brought together again, through any exchange and an outer step.
+
+    a door calls `exchange` -> the engine's thread agrees with the other ranks -> every unit of the fragment:
+    x = anchor - tensors, the exchange, anchor = outer(anchor, mean) -> the door puts the tensors where the anchor is
+
+An *event* is one exchange of one fragment. Events are numbered, and event e is of fragment e modulo the number of
+fragments, on all ranks. It begins with one short message: is everything finite, and is this rank at its end (`last`)?
+If any rank's tensors hold an inf or a NaN, the event is over there: nothing has changed, and the fragment's next
+difference contains this one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gradwire import checkpoint, kernels
+from gradwire.ask import AllGather
+from gradwire.engine.anchored import Anchored
+from gradwire.engine.buffers import Buffers
+from gradwire.engine.session import Session
+from gradwire.engine.units import cut
+from gradwire.exchange import Exchange, State, divide_budget
+from gradwire.exchange.protocol import visible
+from gradwire.layout import Turn
+from gradwire.outer import Outer
+
+log = logging.getLogger("gradwire")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an event ended: whether anchors have moved, and whether it was every rank's last."""
+
+    moved: bool
+    last: bool
+
+
+class Rounds:
+    """Exchange differences of named tensors over a process group.
+
+    Args:
+        named: the tensors by name. Every rank gives the same, with equal values.
+        buffers: tensors that are not trained: real ones are averaged at every event of fragment 0, others copied from
+            rank 0.
+        exchange, outer: what averages differences, and what moves the anchor by their mean.
+        group: the ranks; the engine opens a group of its own over them.
+        seed: of all randomness in the exchange.
+        unit_bytes: bytes that are exchanged together.
+        fragments: into how many parts units are dealt out, one after the other.
+        device: where anchors, memories and outer states live, and x is made; that of the tensors if None.
+        contract: what else the ranks must agree about.
+
+    Attributes:
+        units: every fragment's units.
+        step: events so far. skipped: of those, how many changed nothing for a value was not finite.
+
+    Raises:
+        ValueError: nothing to exchange, fewer units than fragments, or the ranks do not agree.
+    """
+
+    def __init__(
+        self,
+        named: Sequence[tuple[str, Tensor]],
+        buffers: Sequence[Tensor],
+        exchange: Exchange,
+        outer: Outer,
+        group: dist.ProcessGroup,
+        *,
+        seed: int = 0,
+        unit_bytes: float = 25 * 2**20,
+        fragments: int = 1,
+        device: torch.device | None = None,
+        contract: dict[str, str] | None = None,
+    ) -> None:
+        self.exchange, self.outer, self.seed, self.fragments = exchange, outer, seed, fragments
+        self.step = self.skipped = 0
+        total = sum(tensor.nbytes for _, tensor in named)
+        parts = cut(named, min(unit_bytes, total / fragments) if fragments > 1 else unit_bytes)
+        self.device = device or named[0][1].device
+        units = [Anchored(part, exchange, outer, self.device) for part in parts]
+        if len(units) < fragments:
+            raise ValueError(f"the parameters make {len(units)} units, too few for {fragments} fragments")
+        self.units = [units[fragment::fragments] for fragment in range(fragments)]
+        self.buffers = Buffers(buffers, self.device)
+        longest = max(units, key=lambda unit: unit.layout.d)
+        self._scratch = torch.empty_like(longest.anchor)
+        self._failure: Exception | None = None
+        kernels.warm_up_for(longest.layout.d, self.device)
+        layouts = repr([[(unit.layout.digest, unit.dtype) for unit in part] for part in self.units])
+        terms = {"exchange": repr(exchange), "outer step": repr(outer), "parameters": layouts, "seed": repr(seed)}
+        self.session = Session(group, self.device, terms | (contract or {}))
+        self.process, self.ledger = self.session.process, self.session.ledger
+        log.info("gradwire: %s and %s over %d ranks, %d units", exchange, outer, self.process.size, len(units))
+
+    def everything(self) -> list[Anchored]:
+        """All units, fragment by fragment."""
+        return [unit for part in self.units for unit in part]
+
+    def due(self) -> int:
+        """The fragment of the next event that is submitted in the session's lane."""
+        return self.step % self.fragments
+
+    def run(self, *, last: bool = False, idle: bool = False) -> Outcome:
+        """Hold the next event, in the session's thread. Every rank calls it for every event.
+
+        `idle` tells that the fragment's tensors are where its anchor is. If they are on all ranks, nothing is sent.
+
+        Raises:
+            RuntimeError: an earlier event has failed; ranks are not at the same event.
+            Exception: whatever a collective raises. Units that were exchanged before stay so; all others are as they
+                were.
+        """
+        if self._failure is not None:
+            raise RuntimeError(f"gradwire cannot go on after an earlier failure: {self._failure}") from self._failure
+        try:
+            return self._event(last=last, idle=idle)
+        except Exception as failure:
+            log.exception("gradwire: the exchange failed")
+            self._failure = failure
+            raise
+
+    def _event(self, *, last: bool, idle: bool) -> Outcome:
+        units = self.units[self.due()]
+        finite = all(unit.finite() for unit in units) and (self.due() > 0 or self.buffers.finite())
+        words = torch.tensor([self.step, not finite, last, idle], dtype=torch.int64, device=self.device)
+        everybody = cast(list[list[int]], self.process.run(_gather(words)).tolist())
+        events, broken, ends, idles = zip(*everybody, strict=True)
+        if len(set(events)) > 1:
+            raise RuntimeError(f"the ranks are at different exchanges: {', '.join(map(str, events))}")
+        if any(broken):
+            ranks = ", ".join(str(rank) for rank, wrong in enumerate(broken) if wrong)
+            log.warning("gradwire: rank %s holds a value that is not finite, so its round goes on", ranks)
+            self.skipped += 1
+        elif not all(idles):
+            self._average(units)
+        self.step += 1
+        return Outcome(moved=not any(broken), last=all(ends))
+
+    def _average(self, units: Sequence[Anchored]) -> None:
+        """Exchange units in their order, and buffers with the first fragment."""
+        budgets = divide_budget({unit.layout: visible(unit.memory) for unit in units})
+        for unit in units:
+            rank, size = self.process.rank, self.process.size
+            turn = Turn(rank, size, self.step, unit.layout, self.seed, budget=budgets[unit.layout])
+            self.process.run(unit.average(self.exchange, self.outer, turn, self._scratch))
+        if self.due() == 0:
+            self.process.run(self.buffers.average(self.process.size))
+
+    # ---- checkpoints
+
+    def snapshot(self, *, held: bool) -> dict[str, Any]:
+        """Copy the state: memories, anchors, outer states and tensors by the name of their parameter.
+
+        RuntimeError after a failure of the exchange.
+        """
+        if self._failure is not None:
+            raise RuntimeError(f"the exchange has failed and its memory with it: {self._failure}") from self._failure
+        memory: dict[str, dict[str, Tensor]] = {}
+        for unit in self.everything():
+            memory.update(checkpoint.by_name(unit.state(held=held), unit.layout))
+        rank, size = self.process.rank, self.process.size
+        return checkpoint.pack(memory, repr(self.exchange), self.seed, self.step, rank, size)
+
+    def prepare(self, saved: dict[str, Any], *, held: bool) -> list[State]:
+        """Read a checkpoint into new tensors. Raises ValueError if it does not fit."""
+        checkpoint.check(saved, self.snapshot(held=held))
+        return [checkpoint.read(unit.state(held=held), unit.layout, saved["memory"]) for unit in self.everything()]
+
+    def load(self, saved: dict[str, Any], states: Sequence[State]) -> None:
+        """Become what `prepare` has read."""
+        for unit, state in zip(self.everything(), states, strict=True):
+            unit.load(state)
+        self.seed, self.step = saved["seed"], saved["step"]
+
+    def close(self) -> None:
+        """End the thread and the process group. Counters and `snapshot` stay readable."""
+        self.session.close()
+
+
+async def _gather(words: Tensor) -> Tensor:
+    """int64[m] of every rank: int64[n, m]."""
+    return (await AllGather(words.view(torch.uint8))).view(torch.int64)
