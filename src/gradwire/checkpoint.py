@@ -151,14 +151,20 @@ def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the checkpoints are of different runs: rank {other['rank']} and rank 0 know other facts")
     memory = {
         name: {
-            path: part.clone()
-            if path.startswith(UNIT)
-            else torch.stack([checkpoint["memory"][name][path] for checkpoint in checkpoints]).mean(0)
+            path: part.clone() if path.startswith(UNIT) else _mean([each["memory"][name][path] for each in ordered])
             for path, part in parts.items()
         }
         for name, parts in first["memory"].items()
     }
-    return pack(memory, modern(first["exchange"]), first["seed"], first["step"], None, None)
+    # Where a door adds to a checkpoint what is not one value per coordinate, rank 0's goes on.
+    added = {name: value for name, value in first.items() if name not in pack({}, "", 0, 0, 0, 0)}
+    return pack(memory, modern(first["exchange"]), first["seed"], first["step"], None, None) | added
+
+
+def _mean(parts: Sequence[Tensor]) -> Tensor:
+    """The mean; of equal tensors the tensor itself, which a sum over three would round."""
+    same = all(torch.equal(part, parts[0]) for part in parts)
+    return parts[0].clone() if same else torch.stack(list(parts)).mean(0)
 
 
 def _check_memory(saved: Any, mine: Mapping[str, Mapping[str, Tensor]]) -> None:

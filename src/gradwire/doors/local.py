@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch.optim.optimizer import Optimizer
 
 from gradwire import checkpoint
@@ -69,7 +70,7 @@ class Local:
     """
 
     def __init__(self, rounds: Rounds, optimizer: Optimizer, schedule: Schedule) -> None:
-        self.engine, self.schedule, self._lane = rounds, schedule, rounds.session.lane
+        self.engine, self.schedule = rounds, schedule
         self.local_steps, self.seconds, self._event = 0, 0.0, 0
         self._due = schedule.gap(0, rounds.fragments, 0)
         self._pending: deque[_Pending] = deque()
@@ -145,7 +146,7 @@ class Local:
         numbers and strings only, so `torch.load(..., weights_only=True)` reads it. The optimizer's state is the
         caller's to save, each rank's own. An exchange under way is waited for. RuntimeError after a failed exchange.
         """
-        state = self._lane.result(lambda: self.engine.snapshot(held=self._holds))
+        state = self.engine.session.lane.result(lambda: self.engine.snapshot(held=self._holds))
         arrivals = [[number.fragment, number.arrives] for number in self._pending if number.outcome.result().moved]
         position = {
             "local_steps": self.local_steps,
@@ -168,7 +169,25 @@ class Local:
         """
         while self._pending:
             self._arrive()
-        self._lane.result(lambda: self._load(saved))
+        self.engine.session.lane.result(lambda: self._load(saved))
+
+    def regroup(self, group: dist.ProcessGroup) -> None:
+        """Go on with the ranks of another group, after an exchange that failed because some are gone.
+
+        Every remaining rank calls it, with a group of exactly those. They continue from the anchor of the rank that was
+        furthest, each with its own parameters and memory, so no local step of theirs is lost. What the others still
+        held is. The ledger counts from nothing again.
+
+        Raises:
+            ValueError: the ranks do not agree.
+        """
+        self._pending.clear()
+        for unit in self.engine.everything():
+            unit.held = None
+        self.engine.buffers.catch_up(moved=False)
+        self.engine.regroup(group)
+        self._event = self.engine.step
+        self._plan()
 
     def close(self) -> None:
         """End the thread and the process group. Call it before `destroy_process_group`; the program's end does it too.
@@ -217,7 +236,7 @@ class Local:
             if fragment == 0:
                 self.engine.buffers.hold()
         idle = self._settled[fragment] == self.local_steps
-        outcome = self._lane.future(lambda: self.engine.run(last=last, idle=idle))
+        outcome = self.engine.session.lane.future(lambda: self.engine.run(last=last, idle=idle))
         self._pending.append(_Pending(fragment, self.local_steps + self.schedule.delay, outcome, held))
         self._event += 1
 

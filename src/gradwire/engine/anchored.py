@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gradwire import kernels
+from gradwire.checkpoint import flatten
 from gradwire.exchange import Exchange, State
 from gradwire.exchange.protocol import Accumulates, forget_, keep_, restore_
 from gradwire.exchange.step import step
@@ -106,6 +107,10 @@ class Anchored:
                 else:
                     tensor.add_(there - self._cut(self.held)[number].to(tensor.device))
         self.held = None
+
+    def replicas(self) -> list[Tensor]:
+        """What is the same on all workers: the anchor, and the outer step's state."""
+        return [self.anchor, *(values for *_, values in flatten(self.outer))]
 
     def state(self, *, held: bool) -> State:
         """All that a checkpoint needs, tensors and what was held of them included; to be read only."""

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradwire import checkpoint, kernels
-from gradwire.ask import AllGather
+from gradwire.ask import AllGather, Broadcast
 from gradwire.engine.anchored import Anchored
 from gradwire.engine.buffers import Buffers
 from gradwire.engine.session import Session
@@ -95,9 +95,32 @@ class Rounds:
         kernels.warm_up_for(longest.layout.d, self.device)
         layouts = repr([[(unit.layout.digest, unit.dtype) for unit in part] for part in self.units])
         terms = {"exchange": repr(exchange), "outer step": repr(outer), "parameters": layouts, "seed": repr(seed)}
-        self.session = Session(group, self.device, terms | (contract or {}))
-        self.process, self.ledger = self.session.process, self.session.ledger
+        self._terms = terms | (contract or {})
+        self._join(group)
         log.info("gradwire: %s and %s over %d ranks, %d units", exchange, outer, self.process.size, len(units))
+
+    def _join(self, group: dist.ProcessGroup) -> None:
+        self.session = Session(group, self.device, self._terms)
+        self.process, self.ledger = self.session.process, self.session.ledger
+
+    def regroup(self, group: dist.ProcessGroup) -> None:
+        """Go on over the ranks of another group. Anchors and outer states are those of its rank that was furthest.
+
+        Every rank of the new group calls it. The ledger counts from nothing again.
+
+        Raises:
+            ValueError: the ranks do not agree.
+        """
+        # In this order: torch names a group by its ranks and by how many groups there are.
+        before = self.session
+        self._join(group)
+        before.close()
+        steps = cast(list[list[int]], self.process.run(_gather(torch.tensor([self.step], device=self.device))).tolist())
+        furthest = max(range(len(steps)), key=steps.__getitem__)
+        for unit in self.everything():
+            for tensor in unit.replicas():
+                tensor.copy_(self.process.run(_from(furthest, tensor)))
+        self.step, self._failure = max(steps)[0], None
 
     def everything(self) -> list[Anchored]:
         """All units, fragment by fragment."""
@@ -187,3 +210,7 @@ class Rounds:
 async def _gather(words: Tensor) -> Tensor:
     """int64[m] of every rank: int64[n, m]."""
     return (await AllGather(words.view(torch.uint8))).view(torch.int64)
+
+
+async def _from(root: int, x: Tensor) -> Tensor:
+    return await Broadcast(x, root)
