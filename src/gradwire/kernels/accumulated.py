@@ -88,7 +88,8 @@ def _add(x: Tensor, residual: Tensor, flat: list[Tensor], decay: float) -> None:
         return
     # Not `add_(residual, alpha=decay)`, which may round once where the two passes of a plain step round twice.
     torch.mul(residual, decay, out=x)
-    for part, piece in zip(x.split([len(piece) for piece in flat]), flat, strict=True):
+    parts: Sequence[Tensor] = torch.split(x, [len(piece) for piece in flat])
+    for part, piece in zip(parts, flat, strict=True):
         part.add_(piece)
 
 
