@@ -152,6 +152,32 @@ def test_senders_mean_moves_each_coordinate_by_the_mean_of_those_who_sent_it() -
     torch.testing.assert_close(workers.anchors[0], expected)
 
 
+def test_chunks_decay_and_senders_are_sparseloco() -> None:
+    """SparseLoCo's round in plain torch, but for its quantiser: 64 of each 4096, decay 0.95, mean over senders."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = [{"w": torch.zeros(3 * 4096)} for _ in range(N)]
+    exchange = parse("ef(chunkedtopk(density=0.015625), decay=0.95)")
+    outer = as_outer("sgd(lr=0.7, mean='senders')", "a test")
+    units = [Anchored(list(each.items()), exchange, outer, CPU) for each in tensors]
+    anchor, errors = torch.zeros(3 * 4096), torch.zeros(N, 3 * 4096)
+    for number in range(4):
+        steps = torch.randn(N, 3 * 4096, generator=generator)
+        for each, step in zip(tensors, steps, strict=True):
+            each["w"].add_(step)
+        errors = 0.95 * errors + anchor - (anchor + steps)
+        chunks = errors.view(N, 3, 4096)
+        best = chunks.abs().topk(64).indices
+        sent = torch.zeros_like(chunks).scatter_(-1, best, chunks.gather(-1, best)).view(N, -1)
+        errors = errors - sent
+        anchor = anchor - 0.7 * sent.sum(0) / (sent != 0).sum(0).clamp(min=1)
+        turns = [Turn(rank, N, number, units[0].layout) for rank in range(N)]
+        scratch = torch.empty(N, 3 * 4096)
+        gw.lockstep([u.average(exchange, outer, t, x) for u, t, x in zip(units, turns, scratch, strict=True)])
+        for unit in units:
+            unit.catch_up("mix", moved=True)
+        torch.testing.assert_close(tensors[0]["w"], anchor, rtol=1e-5, atol=1e-5)
+
+
 @dataclass(frozen=True)
 class Breaks:
     """An exchange whose transport fails after its first message."""

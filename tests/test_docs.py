@@ -48,18 +48,17 @@ def test_the_docs_name_every_law_as_its_docstring_does(head: str, laws: Mapping[
     assert rows == [f"| {name} | {claim} |" for name, claim in claims.items()]
 
 
-def test_the_readmes_diff_is_the_example() -> None:
-    """Four added lines, the ones that stand in examples/ddp.py."""
-    example = (ROOT / "examples" / "ddp.py").read_text()
-    (diff,) = re.findall(r"```diff\n(.*?)```", README, re.DOTALL)
-    added = [line[1:] for line in diff.splitlines() if line.startswith("+")]
-    assert len(added) == 4
-    for line in added:
-        assert line.strip() in example or line == "print(hook.ledger.bytes)"
-    assert (
-        len([line for line in example.splitlines() if re.search(r"gradwire\b|hook\.", line) and "torchrun" not in line])
-        <= 6
-    )
+def test_the_readmes_diffs_are_the_examples() -> None:
+    """Three added lines, the ones that stand in examples/local.py, and four of examples/ddp.py."""
+    diffs = re.findall(r"```diff\n(.*?)```", README, re.DOTALL)
+    for diff, script, lines in zip(diffs, ("local.py", "ddp.py"), (3, 4), strict=True):
+        example = (ROOT / "examples" / script).read_text()
+        added = [line[1:] for line in diff.splitlines() if line.startswith("+")]
+        assert len(added) == lines
+        for line in added:
+            assert line.strip() in example or line == "print(hook.ledger.bytes)"
+        ours = re.compile(r"gradwire\b|hook\.|local\.(?!py)")
+        assert len([line for line in example.splitlines() if ours.search(line) and "torchrun" not in line]) <= 6
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
