@@ -69,7 +69,10 @@ def gradient(net: nn.Module, layout: gw.Layout) -> Tensor:
 
 
 def equals_lockstep() -> dict[str, float]:
-    """Train with every composition, through a checkpoint in the middle; the largest difference to the simulator."""
+    """Train with every composition, through a checkpoint in the middle; the largest difference to the simulator.
+
+    Rank 0 simulates, and looks; the others only train.
+    """
     rank, ranks = dist.get_rank(), dist.get_world_size()
     worst = {}
     for spec in zoo.TRAINED:
@@ -86,7 +89,7 @@ def equals_lockstep() -> dict[str, float]:
                 assert len(hook.layouts) >= 3
                 if saved is not None:
                     hook.load_state_dict(saved)
-                sims = sims or [gw.Simulator(spec, layout, ranks, seed=11) for layout in hook.layouts]
+                sims = sims or [gw.Simulator(spec, layout, ranks, seed=11) for layout in hook.layouts if rank == 0]
             shares = divide_budget({sim.layout: sim.state[0] if sim.state else {} for sim in sims})
             wanted = [
                 sim.step(

@@ -54,7 +54,8 @@ def test_only_the_hook_the_transport_and_the_lab_speak_torch_distributed() -> No
     laboratory |= {"lab/ways/torchs.py", "lab/bench/run.py", "lab/bench/race.py", "lab/bench/racer.py"}
     laboratory |= {"lab/bench/advising.py"}
     advisers = {"advice/link.py", "advice/survey.py", "auto.py"}
-    doors = {"engine/engine.py", "doors/attach.py", "doors/ddp.py", "doors/module.py"}
+    doors = {"engine/engine.py", "engine/session.py", "engine/rounds.py", "doors/attach.py", "doors/ddp.py"}
+    doors |= {"doors/module.py", "doors/attach_local.py", "doors/local.py"}
     assert speakers == {"transport/process.py", "transport/group.py", *doors, *advisers, *laboratory}
 
 
@@ -62,7 +63,7 @@ def test_the_engine_knows_no_wrapper_and_one_door_nothing_of_another() -> None:
     for file in (SOURCE / "engine").glob("*.py"):
         assert not {name for name in imports(file) if name.startswith(("torch.nn", "gradwire.doors"))}, file
         assert "bucket" not in file.read_text().lower(), file
-    for door, others in (("ddp", "module"), ("module", "ddp"), ("hook", "attach")):
+    for door, others in (("ddp", "module"), ("module", "ddp"), ("hook", "attach"), ("local", "hook")):
         found = imports(SOURCE / "doors" / f"{door}.py")
         assert f"gradwire.doors.{others}" not in found
         assert not {name for name in found if name.startswith("gradwire.compress")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
@@ -27,6 +28,8 @@ from gradwire.outer import Outer
 from gradwire.outer.every import Every
 from gradwire.outer.nesterov import Nesterov
 from gradwire.spec import as_exchange, as_outer
+
+log = logging.getLogger("gradwire")
 
 EXCHANGE = "ef(topk(density=0.015625, values='bits2'))"
 """One value of 64, its sign and size class in two bits; what is not sent is remembered."""
@@ -105,6 +108,8 @@ def local(
         device=torch.device("cpu") if keep == "cpu" else None,
         contract=terms | {"number of fragments": repr(fragments)},
     )
+    if rounds.process.size == 1:
+        log.warning("gradwire.local: there is one rank only, so nothing is exchanged")
     start_alike(bare, rounds.process)
     for unit in rounds.everything():
         unit.start()

@@ -10,21 +10,18 @@ their own steps, and exchanges are numbered.
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, cast
 
-import torch
 import torch.distributed as dist
 from torch.optim.optimizer import Optimizer
 
-from gradwire import checkpoint
+from gradwire.doors.position import check_position, moment
 from gradwire.engine.anchored import CatchUp
 from gradwire.engine.rounds import Outcome, Rounds
 from gradwire.exchange import Exchange, State
@@ -32,8 +29,6 @@ from gradwire.layout import Layout
 from gradwire.outer import Outer
 from gradwire.transport.ledger import Ledger
 from gradwire.transport.process import Process
-
-log = logging.getLogger("gradwire")
 
 
 @dataclass(frozen=True)
@@ -270,7 +265,7 @@ class Local:
         return {name: repr(value) for name, value in terms.items()} | {"fragments": repr(self.engine.fragments)}
 
     def _load(self, saved: dict[str, Any]) -> None:
-        states = self.engine.session.load(saved, lambda: self._prepare(saved), _moment)
+        states = self.engine.session.load(saved, lambda: self._prepare(saved), moment)
         position = saved["local"]
         self.engine.load(saved, states)
         self.local_steps, self._due, self._event = position["local_steps"], position["due"], saved["step"]
@@ -293,32 +288,6 @@ class Local:
         for name, mine in self._terms().items():
             if position.get(name) != mine:
                 raise ValueError(f"the checkpoint is of {name}={position.get(name)}, this run has {name}={mine}")
-        _check_position(cast(dict[str, Any], position), self.engine.fragments)
+        check_position(cast(dict[str, Any], position), self.engine.fragments)
         plain = {name: value for name, value in saved.items() if name != "local"}
         return self.engine.prepare(plain, held=self._holds)
-
-
-def _check_position(position: dict[str, Any], fragments: int) -> None:
-    """Refuse what no `state_dict` has written (ValueError)."""
-    whole = [position.get("local_steps"), position.get("due"), *_flat(position.get("settled"))]
-    whole += _flat(position.get("arrivals"))
-    if not all(type(number) is int and number >= 0 for number in whole):
-        raise ValueError("the checkpoint's position in its round is not made of whole numbers")
-    if len(_flat(position.get("settled"))) != fragments:
-        raise ValueError("the checkpoint's position is of another number of fragments")
-
-
-def _flat(value: Any) -> list[Any]:
-    """The numbers in a list of numbers or of lists of them; [None] for anything else."""
-    if not isinstance(value, list):
-        return [None]
-    parts = cast(list[Any], value)
-    return [number for part in parts for number in (cast(list[Any], part) if isinstance(part, list) else [part])]
-
-
-def _moment(saved: Mapping[str, Any]) -> str:
-    """What the checkpoints of all ranks have in common: anchors too are equal everywhere."""
-    digest = hashlib.blake2b(digest_size=16)
-    for _, parts in sorted(saved["memory"].items()):
-        digest.update(parts["anchor"].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return checkpoint.moment(saved) + digest.hexdigest()
