@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from gradwire.lab import records
-from gradwire.lab.training import DENSE, History, Local, Training, train
+from gradwire.lab.training import History, Local, Training, train
 
 RESULTS = Path(__file__).parent / "results" / "local_lab.json"
 STEPS, SWEEP_STEPS, SEEDS = 2000, 400, (0, 1, 2)

@@ -1,8 +1,8 @@
 """Records as text: dataclasses written as strict JSON and read back, and the versions that figures depend on.
 
 A field of a record is a dataclass, a tuple of one kind, a dict with text as keys, text, a number, a truth value, one of
-several words, or one of several kinds such as `float | None`. A float that is not finite (the loss of a run that diverged) is the string
-"NaN", "Infinity" or "-Infinity", because JSON has no such numbers.
+several words, or one of several kinds such as `float | None`. A float that is not finite (the loss of a run that
+diverged) is the string "NaN", "Infinity" or "-Infinity", because JSON has no such numbers.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
-import torch
 from torch import Tensor
 
 from gradwire.exchange import Exchange
@@ -128,7 +128,7 @@ def catch_up_(thetas: Tensor, anchor: Tensor, left: Tensor, how: CatchUp) -> Non
 
 def _parts(layout: Layout, count: int) -> Iterator[tuple[int, Layout]]:
     """Cut a layout between tensors into parts of about equal size: where each begins, and its layout."""
-    ends = torch.tensor(layout.sizes).cumsum(0).tolist()
+    ends = list(accumulate(layout.sizes))
     places: list[list[int]] = [[] for _ in range(count)]
     for place, end in enumerate(ends):
         places[min(count - 1, (end - 1) * count // max(layout.d, 1))].append(place)
@@ -136,8 +136,4 @@ def _parts(layout: Layout, count: int) -> Iterator[tuple[int, Layout]]:
         raise ValueError(f"a model of {len(ends)} tensors does not fall into {count} fragments of about equal size")
     for part in places:
         first = ends[part[0]] - layout.sizes[part[0]]
-        yield first, Layout(_of(layout.names, part), _of(layout.shapes, part))
-
-
-def _of(items: Sequence[object], places: list[int]) -> list:
-    return [items[place] for place in places]
+        yield first, Layout([layout.names[place] for place in part], [layout.shapes[place] for place in part])

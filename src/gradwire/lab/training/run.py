@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import torch
+from torch import Tensor
 
 from gradwire.lab.averager import Meet
 from gradwire.lab.training.gradient import gradient_

@@ -41,10 +41,10 @@ class Training:
     task: a name in TASKS. exchange: "dense" or a spec. batch: samples a worker and step. learning_rate: of the
     optimizer, outside the memory unless the exchange takes it in. momentum: of SGD. clip: the largest norm of a
     worker's own gradient before compression, 0 for no limit. evaluate_every: steps. decay: fractions of the run after
-    which the learning rate falls to a tenth. data: a place to read from instead of the installed data. optimizer: "sgd",
-    "adam", "adamw" or "muon". schedule: "constant", but for the decays, or "cosine". warmup_steps: of a linear rise of
-    the learning rate. local: take local steps, and exchange differences of models instead of gradients. unlike: every
-    worker has data of its own kind.
+    which the learning rate falls to a tenth. data: a place to read from instead of the installed data.
+    optimizer: "sgd", "adam", "adamw" or "muon". schedule: of the learning rate, "constant" but for its decays, or
+    "cosine". warmup_steps: of a linear rise of it. local: take local steps, and exchange differences of models instead
+    of gradients. unlike: every worker has data of its own kind.
 
     Raises:
         ValueError: a name, spec or number that cannot be, in one sentence.
@@ -152,10 +152,10 @@ class Step:
     """One step, counted from 1.
 
     loss: the workers' mean, before the step. density: entries of the mean that are sent, or of a dense mean those that
-    are not zero, over d, and 0 for a step without an exchange. residual: norm of error feedback's residual after the step, the mean over the workers; None
-    where there is none. bytes, traffic: what a worker sent, and what that puts on its link (see the ledger), the mean
-    over the workers. gradient_seconds: forward and backward of all workers in the process. exchange_seconds:
-    compression and network, likewise. update_seconds: the optimizer's.
+    are not zero, over d; 0 for a step without an exchange. residual: norm of error feedback's residual after the step,
+    the mean over the workers; None where there is none. bytes, traffic: what a worker sent, and what that puts on its
+    link (see the ledger), the mean over the workers. gradient_seconds: forward and backward of all workers in the
+    process. exchange_seconds: compression and network, likewise. update_seconds: the optimizer's.
     """
 
     step: int
