@@ -24,7 +24,8 @@ from gradwire.lab.training import History, Local, Training, train
 RESULTS = Path(__file__).parent / "results" / "local_lab.json"
 STEPS, SWEEP_STEPS, SEEDS = 2000, 400, (0, 1, 2)
 RATES = (1e-3, 2e-3, 4e-3)
-SPARSE = "ef(topk(density=0.015625, values='bits2'))"
+SPARSE = "ef(topk(density=0.015625, values='bits2'), decay=0.95)"
+KEEPING = "ef(topk(density=0.015625, values='bits2'))"
 NESTEROV = "nesterov(lr=0.7, momentum=0.9)"
 SENDERS, AVERAGE = "sgd(lr=1.0, mean='senders')", "sgd(lr=1.0)"
 BASE = Training("language", workers=4, model="gpt128", batch=8, steps=STEPS, optimizer="adamw", evaluate_every=200)
@@ -47,20 +48,25 @@ def main() -> None:
 def planned(rates: dict[str, float]) -> Iterator[tuple[str, Training]]:
     """Long runs, those that matter most first."""
     for seed in SEEDS:
-        base = replace(BASE, seed=seed)
-        yield "dense", replace(base, learning_rate=rates["dense"])
-        sparse = replace(base, exchange=SPARSE, learning_rate=rates["default"])
-        for every in (4, 10):
-            yield f"default, H = {every}", replace(sparse, local=Local(every, SENDERS))
-        for every in (4, 10):
-            yield f"DiLoCo, H = {every}", replace(base, learning_rate=rates["DiLoCo"], local=Local(every, NESTEROV))
+        dense = replace(BASE, seed=seed, learning_rate=rates["dense"])
+        sparse = replace(BASE, seed=seed, learning_rate=rates["default"], exchange=SPARSE)
+        diloco = replace(BASE, seed=seed, learning_rate=rates["DiLoCo"])
+        yield "dense", dense
+        yield "default, H = 10", replace(sparse, local=Local(10, SENDERS))
+        yield "default, H = 4", replace(sparse, local=Local(4, SENDERS))
         if seed == SEEDS[0]:
-            yield "unlike: dense", replace(base, learning_rate=rates["dense"], unlike=True)
+            yield "no decay, H = 10", replace(sparse, exchange=KEEPING, local=Local(10, SENDERS))
+        yield "DiLoCo, H = 10", replace(diloco, local=Local(10, NESTEROV))
+        yield "DiLoCo, H = 4", replace(diloco, local=Local(4, NESTEROV))
+        if seed == SEEDS[0]:
+            yield "unlike: dense", replace(dense, unlike=True)
             yield "unlike: default, H = 10", replace(sparse, local=Local(10, SENDERS), unlike=True)
+            yield "unlike: no decay, H = 10", replace(sparse, exchange=KEEPING, local=Local(10, SENDERS), unlike=True)
+            yield "no decay, H = 4", replace(sparse, exchange=KEEPING, local=Local(4, SENDERS))
     for seed in SEEDS:
-        base = replace(BASE, seed=seed, learning_rate=rates["default"])
-        for every in (4, 10):
-            yield f"average, H = {every}", replace(base, local=Local(every, AVERAGE))
+        average = replace(BASE, seed=seed, learning_rate=rates["default"])
+        yield "average, H = 10", replace(average, local=Local(10, AVERAGE))
+        yield "average, H = 4", replace(average, local=Local(4, AVERAGE))
 
 
 def swept(name: str, training: Training) -> float:
