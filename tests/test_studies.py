@@ -13,7 +13,7 @@ import pytest
 
 from gradwire.lab import studies
 from gradwire.lab.models import shapes
-from gradwire.lab.studies import breakdown, density, example, figures, scaling, searching, tasks
+from gradwire.lab.studies import breakdown, density, example, figures, local, scaling, searching, tasks
 from gradwire.lab.studies.chart import thin
 from gradwire.lab.studies.runs import run_all
 from gradwire.lab.training import History, Training, train
@@ -128,4 +128,23 @@ def test_searching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chart = searching.searching(0, told.append)
     assert len(told) == len(searching.PACKINGS)
     assert [fact["layers"] for fact in chart.facts] == [2, 3] * 2
+    check(chart, tmp_path)
+
+
+@pytest.mark.parametrize("name", list(local.STUDIES))
+def test_local_steps(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The drawing of what runs came to; the runs themselves are one short one."""
+    one = train(replace(local.arms.BASE, steps=2, evaluate_every=1, batch=1, workers=2))
+
+    def run(trainings: Sequence[Training], tell: studies.Tell) -> list[History]:
+        for _ in dict.fromkeys(trainings):
+            tell("done")
+        return [replace(one, training=training.filled()) for training in trainings]
+
+    monkeypatch.setattr(local.arms, "run_all", run)
+    told: list[str] = []
+    chart = studies.STUDIES[name].make(0, told.append)
+    assert len(told) == studies.STUDIES[name].pieces
+    assert chart.name == name
+    assert all(fact["to dense"] == 0 and fact["times fewer bytes"] == 1 for fact in chart.facts)
     check(chart, tmp_path)
