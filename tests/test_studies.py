@@ -75,14 +75,16 @@ def test_density(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(told) == studies.STUDIES["deft-density"].pieces
 
 
-def test_quality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "methods"), [("quality", tuple(tasks.METHODS)), ("adamw", tasks.UNDER_ADAMW)])
+def test_quality(name: str, methods: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "run_all", one_after_the_other(2))
     monkeypatch.setattr(tasks, "SETTINGS", (("language", 0.05),))
     monkeypatch.setattr(tasks, "WORKERS", 2)
     monkeypatch.setattr(tasks, "PILOT_STEPS", 2)
     told: list[str] = []
-    chart = tasks.quality(0, told.append)
-    assert len(told) == tasks.pieces() == 2 + tasks.SEEDS * len(tasks.METHODS)
+    chart = getattr(tasks, name)(0, told.append)
+    assert len(told) == tasks.pieces(methods) == 2 + tasks.SEEDS * len(methods)
+    assert {fact["optimizer"] for fact in chart.facts} == {"sgd" if name == "quality" else "adamw"}
     facts = {fact["method"]: fact for fact in chart.facts}
     assert facts["dense"]["loss_to_dense"] == 0
     assert all(fact["least"] <= fact["mean"] <= fact["most"] for fact in chart.facts)

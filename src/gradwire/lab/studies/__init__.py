@@ -26,6 +26,7 @@ STUDIES: MappingProxyType[str, Study] = MappingProxyType(
         "deft-scaling": Study(len(scaling.METHODS) * len(scaling.SIZES), scaling.scaling),
         "deft-density": Study(1 + len(density.DENSITIES), density.density),
         "deft-tasks": Study(tasks.pieces(), tasks.quality),
+        "deft-tasks-adamw": Study(tasks.pieces(tasks.UNDER_ADAMW), tasks.adamw),
         "deft-selection": Study(len(shapes.MODELS) * len(searching.PACKINGS), searching.searching),
         "deft-breakdown": Study(len(breakdown.METHODS), breakdown.breakdown),
         **{name: Study(pieces, make) for name, (pieces, make) in local.STUDIES.items()},
