@@ -1,6 +1,6 @@
 """Local steps under AdamW against dense steps: a GPT of 0.83 M on text, four workers in one process.
 
-    nice -n 5 python benchmarks/local_lab.py
+    python benchmarks/local_lab.py [--seed N]
 
 Every run that has ended is in results/local_lab.json, so the script can be stopped and started again. First the learning
 rate of each method is swept on short runs, and the sweep goes on while the best rate is at its edge; then come the runs
@@ -9,6 +9,8 @@ of 2,000 steps, seed 0 before the others, and a few of them on texts of four kin
 
 from __future__ import annotations
 
+import argparse
+import fcntl
 import json
 import time
 from collections.abc import Iterator
@@ -22,13 +24,13 @@ from gradwire.lab import records
 from gradwire.lab.training import History, Local, Training, train
 
 RESULTS = Path(__file__).parent / "results" / "local_lab.json"
-STEPS, SWEEP_STEPS, SEEDS = 2000, 400, (0, 1, 2)
-RATES = (1e-3, 2e-3, 4e-3)
+STEPS, SWEEP_STEPS, SEEDS = 2000, 300, (0, 1, 2)
+RATES = (2e-3, 4e-3, 8e-3)
 SPARSE = "ef(topk(density=0.015625, values='bits2'), decay=0.95)"
 KEEPING = "ef(topk(density=0.015625, values='bits2'))"
 NESTEROV = "nesterov(lr=0.7, momentum=0.9)"
 SENDERS, AVERAGE = "sgd(lr=1.0, mean='senders')", "sgd(lr=1.0)"
-BASE = Training("language", workers=4, model="gpt128", batch=8, steps=STEPS, optimizer="adamw", evaluate_every=200)
+BASE = Training("language", workers=4, model="gpt128", batch=4, steps=STEPS, optimizer="adamw", evaluate_every=200)
 SWEPT = {
     "dense": BASE,
     "default": replace(BASE, exchange=SPARSE, local=Local(10, SENDERS)),
@@ -38,11 +40,15 @@ SWEPT = {
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, action="append", help="long runs of these seeds only; several processes may share the work")
+    seeds = parser.parse_args().seed or list(SEEDS)
     torch.set_num_threads(1)
     rates = {name: swept(name, training) for name, training in SWEPT.items()}
     print(rates, flush=True)
     for label, training in planned(rates):
-        result(label, training)
+        if training.seed in seeds:
+            result(label, training)
 
 
 def planned(rates: dict[str, float]) -> Iterator[tuple[str, Training]]:
@@ -83,20 +89,26 @@ def swept(name: str, training: Training) -> float:
 
 def result(label: str, training: Training) -> dict[str, Any]:
     """Look up a run, or do it and write it down."""
-    known = (
-        json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"versions": records.platform_versions(), "runs": []}
-    )
+    known = read()
     settings = json.loads(json.dumps(asdict(training.filled())))
     for run in known["runs"]:
         if run["training"] == settings:
             return run
     began = time.perf_counter()
     found = summary(label, train(training), settings) | {"seconds": round(time.perf_counter() - began, 1)}
-    known["runs"].append(found)
-    RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+    with RESULTS.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = read()
+        known["runs"].append(found)
+        RESULTS.write_text(json.dumps(known, indent=1) + "\n")
     print(f"{label}, lr {training.learning_rate}, seed {training.seed}: {found['loss']:.4f}, "
           f"{found['megabytes']:.3f} MB, {found['seconds']:.0f} s", flush=True)  # fmt: skip
     return found
+
+
+def read() -> dict[str, Any]:
+    """All runs so far."""
+    return json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"versions": records.platform_versions(), "runs": []}
 
 
 def summary(label: str, history: History, settings: dict[str, Any]) -> dict[str, Any]:
