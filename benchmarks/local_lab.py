@@ -41,7 +41,9 @@ SWEPT = {
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seed", type=int, action="append", help="long runs of these seeds only; several processes may share the work")
+    parser.add_argument(
+        "--seed", type=int, action="append", help="long runs of these seeds only; several processes may share the work"
+    )
     seeds = parser.parse_args().seed or list(SEEDS)
     torch.set_num_threads(1)
     rates = {name: swept(name, training) for name, training in SWEPT.items()}
@@ -108,7 +110,9 @@ def result(label: str, training: Training) -> dict[str, Any]:
 
 def read() -> dict[str, Any]:
     """All runs so far."""
-    return json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"versions": records.platform_versions(), "runs": []}
+    return (
+        json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"versions": records.platform_versions(), "runs": []}
+    )
 
 
 def summary(label: str, history: History, settings: dict[str, Any]) -> dict[str, Any]:

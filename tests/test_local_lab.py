@@ -14,7 +14,7 @@ import gradwire as gw
 from gradwire import cli
 from gradwire.lab import corpus
 from gradwire.lab.averager import InProcess
-from gradwire.lab.training import History, Local, Training, optimizers, train
+from gradwire.lab.training import History, Local, Step, Training, optimizers, train
 from gradwire.lab.training.crowd import Crowd
 from gradwire.lab.training.loop import follow
 from gradwire.lab.training.rounds import Rounds, Timetable, catch_up_
@@ -247,6 +247,21 @@ def test_muon_is_refused_where_torch_has_none(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delattr(torch.optim, "Muon", raising=False)
     with pytest.raises(ValueError, match=r"has no Muon: choose adamw"):
         optimizers.make(replace(make("language").adamw, optimizer="muon"), [torch.ones(2, 2, requires_grad=True)])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_by_adamw_or_muon_resumes_bit_equal(optimizer: str, tmp_path: Path) -> None:
+    """Compressed at every step; the second half, taken alone, is that of the whole."""
+    training = replace(ADAMW, local=None, steps=4, evaluate_every=2, optimizer=optimizer)
+    whole = train(training)
+
+    def cut(event: object) -> None:
+        if isinstance(event, Step) and event.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(training, cut, save=tmp_path / "here")
+    assert losses(train(training, resume=tmp_path / "here")) == losses(whole)[2:]
 
 
 # ---- unlike data

@@ -75,15 +75,14 @@ def make(settings: Settings, parameters: Sequence[Tensor]) -> Steps:
         return torch.optim.SGD(parameters, settings.lr, settings.momentum, nesterov=settings.momentum > 0)
     if settings.optimizer == "adam":
         return torch.optim.Adam(parameters, settings.lr, settings.betas)
-    matrices = [param for param in parameters if param.ndim >= 2]
-    others = [param for param in parameters if param.ndim < 2]
     if settings.optimizer == "muon":
         flat = [param for param in parameters if param.ndim != 2]
-        return Both(_muon(settings, [param for param in matrices if param.ndim == 2]), _adamw(settings, [], flat))
-    return _adamw(settings, matrices, others)
+        return Both(_muon(settings, [param for param in parameters if param.ndim == 2]), _adamw(settings, flat))
+    return _adamw(settings, parameters)
 
 
-def _adamw(settings: Settings, matrices: list[Tensor], others: list[Tensor]) -> torch.optim.Optimizer:
+def _adamw(settings: Settings, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+    matrices, others = ([param for param in parameters if (param.ndim >= 2) == wanted] for wanted in (True, False))
     groups = [(matrices, settings.weight_decay), (others, 0.0)]
     return torch.optim.AdamW(
         [{"params": params, "weight_decay": decay} for params, decay in groups if params],
