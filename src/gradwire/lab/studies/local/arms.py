@@ -12,7 +12,7 @@ from gradwire.lab.studies.runs import run_all
 from gradwire.lab.training import DENSE, History, Local, Training
 from gradwire.lab.training.local import CatchUp
 
-STEPS, SEEDS = 600, 3
+STEPS, SEEDS = 400, 3
 DENSE_RATE, LOCAL_RATE, NESTEROV_RATE, POWERSGD_RATE, TOPK_RATE = 4e-3, 4e-3, 4e-3, 4e-3, 4e-3
 """Learning rates that end lowest of 2e-3, 4e-3 and 8e-3 on seed 0: of dense steps, of the default and of DiLoCo's form
 at ten local steps, and of PowerSGD and Top-k at every step."""
