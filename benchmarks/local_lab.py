@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from gradwire.lab import records
-from gradwire.lab.training import History, Local, Training, train
+from gradwire.lab.training import History, LocalSteps, Training, train
 
 RESULTS = Path(__file__).parent / "results" / "local_lab.json"
 STEPS, SWEEP_STEPS, SEEDS = 2000, 300, (0, 1, 2)
@@ -33,8 +33,8 @@ SENDERS, AVERAGE = "sgd(lr=1.0, mean='senders')", "sgd(lr=1.0)"
 BASE = Training("language", workers=4, model="gpt128", batch=4, steps=STEPS, optimizer="adamw", evaluate_every=200)
 SWEPT = {
     "dense": BASE,
-    "default": replace(BASE, exchange=SPARSE, local=Local(10, SENDERS)),
-    "DiLoCo": replace(BASE, local=Local(10, NESTEROV)),
+    "default": replace(BASE, exchange=SPARSE, local=LocalSteps(10, SENDERS)),
+    "DiLoCo": replace(BASE, local=LocalSteps(10, NESTEROV)),
 }
 """Methods with a learning rate of their own, found at 10 local steps."""
 
@@ -58,23 +58,16 @@ def planned(rates: dict[str, float]) -> Iterator[tuple[str, Training]]:
     for seed in SEEDS:
         dense = replace(BASE, seed=seed, learning_rate=rates["dense"])
         sparse = replace(BASE, seed=seed, learning_rate=rates["default"], exchange=SPARSE)
-        diloco = replace(BASE, seed=seed, learning_rate=rates["DiLoCo"])
         yield "dense", dense
         yield "default, H = 10", replace(sparse, local=Local(10, SENDERS))
         yield "default, H = 4", replace(sparse, local=Local(4, SENDERS))
         if seed == SEEDS[0]:
             yield "no decay, H = 10", replace(sparse, exchange=KEEPING, local=Local(10, SENDERS))
-        yield "DiLoCo, H = 10", replace(diloco, local=Local(10, NESTEROV))
-        yield "DiLoCo, H = 4", replace(diloco, local=Local(4, NESTEROV))
-        if seed == SEEDS[0]:
             yield "unlike: dense", replace(dense, unlike=True)
             yield "unlike: default, H = 10", replace(sparse, local=Local(10, SENDERS), unlike=True)
-            yield "unlike: no decay, H = 10", replace(sparse, exchange=KEEPING, local=Local(10, SENDERS), unlike=True)
-            yield "no decay, H = 4", replace(sparse, exchange=KEEPING, local=Local(4, SENDERS))
-    for seed in SEEDS:
-        average = replace(BASE, seed=seed, learning_rate=rates["default"])
-        yield "average, H = 10", replace(average, local=Local(10, AVERAGE))
-        yield "average, H = 4", replace(average, local=Local(4, AVERAGE))
+    for name, rate, outer in (("DiLoCo", rates["DiLoCo"], NESTEROV), ("average", rates["default"], AVERAGE)):
+        for steps in (10, 4):
+            yield f"{name}, H = {steps}", replace(BASE, learning_rate=rate, local=Local(steps, outer))
 
 
 def swept(name: str, training: Training) -> float:

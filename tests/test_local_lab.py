@@ -14,10 +14,10 @@ import gradwire as gw
 from gradwire import cli
 from gradwire.lab import corpus
 from gradwire.lab.averager import InProcess
-from gradwire.lab.training import History, Local, Step, Training, optimizers, train
+from gradwire.lab.training import History, LocalSteps, Step, Training, optimizers, train
 from gradwire.lab.training.crowd import Crowd
 from gradwire.lab.training.loop import follow
-from gradwire.lab.training.rounds import Rounds, Timetable, catch_up_
+from gradwire.lab.training.rounds import OuterRounds, Timetable, catch_up_
 from gradwire.lab.training.tasks import make
 from gradwire.lab.training.tasks.protocol import Settings, own_part
 from gradwire.layout import Layout
@@ -26,7 +26,7 @@ SPARSE, AVERAGE, SENDERS = "ef(topk(density=0.05))", "sgd(lr=1.0)", "sgd(lr=1.0,
 SGD = Training(
     "language", workers=3, steps=5, batch=2, model="gpt", learning_rate=0.1, momentum=0.0, clip=0.0, decay=()
 )
-ADAMW = Training("language", SPARSE, 2, steps=7, batch=2, model="gpt", optimizer="adamw", local=Local(3, SENDERS))
+ADAMW = Training("language", SPARSE, 2, steps=7, batch=2, model="gpt", optimizer="adamw", local=LocalSteps(3, SENDERS))
 LAYOUT = Layout(["a", "b", "c"], [(40,), (8, 5), (20,)])
 
 
@@ -54,13 +54,13 @@ def spread(n: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_a_round_of_plain_means_averages_the_parameters() -> None:
     anchor, thetas = spread()
-    Rounds("mean", AVERAGE, LAYOUT, 4).play(anchor, thetas)
+    OuterRounds("mean", AVERAGE, LAYOUT, 4).play(anchor, thetas)
     assert torch.allclose(anchor, thetas.mean(0), atol=1e-6)  # float32: anchor - mean(anchor - theta)
 
 
 def test_error_feedback_conserves_what_the_workers_have_walked() -> None:
     """The sum of all differences is n times the sum of the means plus the residuals."""
-    rounds, walked, moved = Rounds(SPARSE, AVERAGE, LAYOUT, 4), torch.zeros(LAYOUT.d), torch.zeros(LAYOUT.d)
+    rounds, walked, moved = OuterRounds(SPARSE, AVERAGE, LAYOUT, 4), torch.zeros(LAYOUT.d), torch.zeros(LAYOUT.d)
     anchor, _ = spread()
     for seed in range(5):
         thetas = anchor + spread(seed=seed)[1]
@@ -77,7 +77,7 @@ def test_error_feedback_conserves_what_the_workers_have_walked() -> None:
 def test_a_batched_round_is_the_one_in_lockstep(outer: str) -> None:
     ends: list[torch.Tensor] = []
     for batched in (False, True):
-        rounds = Rounds(SPARSE, outer, LAYOUT, 4, batched=batched)
+        rounds = OuterRounds(SPARSE, outer, LAYOUT, 4, batched=batched)
         anchor, _ = spread()
         for seed in range(3):
             rounds.play(anchor, anchor + spread(seed=seed)[1])
@@ -88,7 +88,7 @@ def test_a_batched_round_is_the_one_in_lockstep(outer: str) -> None:
 def test_what_is_not_finite_moves_nothing() -> None:
     anchor, thetas = spread()
     thetas[2, 7] = float("nan")
-    before, rounds = anchor.clone(), Rounds(f"guard({SPARSE})", AVERAGE, LAYOUT, 4)
+    before, rounds = anchor.clone(), OuterRounds(f"guard({SPARSE})", AVERAGE, LAYOUT, 4)
     assert not rounds.play(anchor, thetas).finite
     assert torch.equal(anchor, before)
     assert not rounds.averager.states[0]["error"].any()
@@ -97,13 +97,13 @@ def test_what_is_not_finite_moves_nothing() -> None:
 # ---- timetables
 
 
-def table(local: Local, steps: int = 100) -> tuple[Timetable, torch.Tensor]:
+def table(local: LocalSteps, steps: int = 100) -> tuple[Timetable, torch.Tensor]:
     anchor, thetas = spread()
     return Timetable(local, gw.parse("mean"), LAYOUT, 4, steps, 0, anchor), thetas
 
 
 def test_fragments_take_turns_and_the_last_step_ends_every_round() -> None:
-    timetable, thetas = table(Local(4, AVERAGE, fragments=2), steps=9)
+    timetable, thetas = table(LocalSteps(4, AVERAGE, fragments=2), steps=9)
     sizes = [[sent.own.dense().shape[-1] for sent in timetable.after(step, thetas)] for step in range(1, 10)]
     first, second = (fragment.last - fragment.first for fragment in timetable.fragments)
     assert (first, second) == (40, 60)
@@ -126,7 +126,7 @@ def test_a_delayed_mean_of_a_single_worker_that_adds_changes_nothing() -> None:
     """Its difference comes back as it was; no step is lost, and at the end the anchor is where it stands."""
     rng = torch.Generator().manual_seed(0)
     anchor = torch.zeros(LAYOUT.d)
-    timetable = Timetable(Local(3, AVERAGE, delay=2, catch_up="add"), gw.parse("mean"), LAYOUT, 1, 8, 0, anchor)
+    timetable = Timetable(LocalSteps(3, AVERAGE, delay=2, catch_up="add"), gw.parse("mean"), LAYOUT, 1, 8, 0, anchor)
     thetas, alone = anchor.repeat(1, 1), anchor.clone()
     for step in range(1, 9):
         move = torch.randn(LAYOUT.d, generator=rng)
@@ -171,7 +171,7 @@ def test_workers_keep_to_their_own_parameters() -> None:
 
 
 def test_one_local_step_of_sgd_is_data_parallel_sgd() -> None:
-    dense, local = train(SGD), train(replace(SGD, local=Local(1, AVERAGE)))
+    dense, local = train(SGD), train(replace(SGD, local=LocalSteps(1, AVERAGE)))
     assert losses(local) == pytest.approx(losses(dense), abs=1e-5)  # float32, means in another order
     assert [step.bytes for step in local.steps] == [step.bytes for step in dense.steps]
     assert local.final["loss"] == pytest.approx(dense.final["loss"], abs=1e-5)
@@ -179,7 +179,7 @@ def test_one_local_step_of_sgd_is_data_parallel_sgd() -> None:
 
 def test_a_round_of_means_is_models_trained_apart_and_averaged() -> None:
     """Two workers' models, trained by AdamW in loops written out."""
-    training = replace(ADAMW, exchange="dense", steps=3, local=Local(3, AVERAGE), clip=0.0, learning_rate=1e-3)
+    training = replace(ADAMW, exchange="dense", steps=3, local=LocalSteps(3, AVERAGE), clip=0.0, learning_rate=1e-3)
     settings, task = training.filled().settings, training.make()
     models = [task.model("gpt", 0) for _ in range(2)]
     for worker, model in enumerate(models):
@@ -200,9 +200,14 @@ def test_a_round_of_means_is_models_trained_apart_and_averaged() -> None:
 
 
 @pytest.mark.parametrize(
-    "local", [Local(3, SENDERS, delay=2), Local(3, AVERAGE, fragments=3), Local(2, SENDERS, delay=1, catch_up="add")]
+    "local",
+    [
+        LocalSteps(3, SENDERS, delay=2),
+        LocalSteps(3, AVERAGE, fragments=3),
+        LocalSteps(2, SENDERS, delay=1, catch_up="add"),
+    ],
 )
-def test_the_same_seed_gives_the_same_local_run(local: Local) -> None:
+def test_the_same_seed_gives_the_same_local_run(local: LocalSteps) -> None:
     one, two = (train(replace(ADAMW, local=local)) for _ in range(2))
     assert losses(one) == losses(two)
     assert one.final == two.final
@@ -306,7 +311,7 @@ def test_samples_are_dealt_by_their_keys() -> None:
 )
 def test_local_steps_that_cannot_be_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=r".") as refused:
-        Local(**({"every": 10} | change))
+        LocalSteps(**({"every": 10} | change))
     assert message in str(refused.value)
 
 
@@ -337,11 +342,11 @@ def test_what_local_steps_cannot_do_here_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="run in one process: give workers instead of ranks"):
         follow(ADAMW, Elsewhere, lambda event: None, None, None)
     with pytest.raises(ValueError, match=r"a model of 28 tensors does not fall into 25 fragments"):
-        train(replace(ADAMW, local=Local(30, fragments=25)))
+        train(replace(ADAMW, local=LocalSteps(30, fragments=25)))
 
 
 def test_a_diverging_local_run_says_so() -> None:
-    run = replace(SGD, learning_rate=1e38, local=Local(2, AVERAGE))
+    run = replace(SGD, learning_rate=1e38, local=LocalSteps(2, AVERAGE))
     with pytest.raises(ArithmeticError, match=r"a model of step 2 is not finite; try a smaller learning rate"):
         train(run)
 

@@ -12,10 +12,10 @@ import typer
 from rich.table import Table
 
 from gradwire.cli.console import bars, command, err, link_of, out
-from gradwire.lab.training import Event, History, Local, Step, Training, train, train_on_ranks
+from gradwire.lab.training import Event, History, LocalSteps, Step, Training, train, train_on_ranks
 from gradwire.lab.training.record import MISSING, scalars, write
 from gradwire.lab.training.tasks import TASKS
-from gradwire.lab.training.tasks.protocol import Optimizer, Schedule
+from gradwire.lab.training.tasks.protocol import Optimizer, RateSchedule
 
 
 def task_command(
@@ -35,9 +35,11 @@ def task_command(
     schedule: Annotated[str | None, typer.Option(help="Of the learning rate: constant or cosine.")] = None,
     warmup_steps: Annotated[int | None, typer.Option(help="In which the learning rate rises.")] = None,
     local: Annotated[int | None, typer.Option(help="Local steps between two exchanges of models' differences.")] = None,
-    outer: Annotated[str | None, typer.Option(help=f"With --local: the outer step's spec; {Local.outer}.")] = None,
+    outer: Annotated[str | None, typer.Option(help=f"With --local: the outer step's spec; {LocalSteps.outer}.")] = None,
     delay: Annotated[int | None, typer.Option(help="With --local: steps until the mean arrives; 0.")] = None,
-    catch_up: Annotated[str | None, typer.Option(help=f"With --delay: add, mix or drop; {Local.catch_up}.")] = None,
+    catch_up: Annotated[
+        str | None, typer.Option(help=f"With --delay: add, mix or drop; {LocalSteps.catch_up}.")
+    ] = None,
     fragments: Annotated[
         int | None, typer.Option(help="With --local: parts of the model exchanged at different steps; 1.")
     ] = None,
@@ -69,7 +71,7 @@ def task_command(
         evaluate_every=evaluate_every,
         data=None if data is None else str(data.resolve()),
         optimizer=cast(Optimizer, optimizer),
-        schedule=cast(Schedule, schedule),
+        schedule=cast(RateSchedule, schedule),
         warmup_steps=warmup_steps,
         local=_local(local, {"outer": outer, "delay": delay, "catch_up": catch_up, "fragments": fragments}),
         unlike=unlike,
@@ -88,11 +90,11 @@ def task_command(
         out.print(f"Written: {', '.join(str(path) for path in written)}", soft_wrap=True)
 
 
-def _local(every: int | None, given: dict[str, Any]) -> Local | None:
+def _local(every: int | None, given: dict[str, Any]) -> LocalSteps | None:
     """The settings of local steps, if they are asked for."""
     chosen = {name: value for name, value in given.items() if value is not None}
     if every is not None:
-        return Local(every, **chosen)
+        return LocalSteps(every, **chosen)
     for name, value in chosen.items():
         raise ValueError(f"--{name.replace('_', '-')} {value} belongs to local steps; say how many with --local")
     return None

@@ -13,7 +13,7 @@ CatchUp = Literal["add", "mix", "drop"]
 
 
 @dataclass(frozen=True)
-class Local:
+class LocalSteps:
     """Every worker takes optimizer steps of its own, and every so often their difference to the anchor is exchanged.
 
     every: steps of a round. outer: the spec of the outer step, which moves the anchor. delay: steps between sending a

@@ -6,7 +6,7 @@ import time
 
 from gradwire.lab.training.crowd import Crowd
 from gradwire.lab.training.gradient import gradient_
-from gradwire.lab.training.local import Local
+from gradwire.lab.training.local import LocalSteps
 from gradwire.lab.training.memory import guarded, residual, support
 from gradwire.lab.training.optimizers import clip_, make, rate
 from gradwire.lab.training.rounds import Timetable
@@ -16,7 +16,7 @@ from gradwire.lab.training.settings import Evaluation, Step, Training
 class LocalRun:
     """Task, workers, one optimizer of all of them, and rounds. `training` has every default written out."""
 
-    def __init__(self, training: Training, local: Local) -> None:
+    def __init__(self, training: Training, local: LocalSteps) -> None:
         self.training, self.task, self.settings = training, training.make(), training.settings
         self.per_epoch = self.task.steps_per_epoch(training.workers, self.settings.batch)
         self.crowd = Crowd(self.task.model(training.model, training.seed), training.workers)

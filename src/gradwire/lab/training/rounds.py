@@ -1,4 +1,4 @@
-"""Rounds of local steps: the workers' differences to an anchor are exchanged, and their mean moves the anchor."""
+"""OuterRounds of local steps: the workers' differences to an anchor are exchanged, and their mean moves the anchor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradwire.exchange import Exchange
 from gradwire.lab.averager import InProcess
-from gradwire.lab.training.local import CatchUp, Local
+from gradwire.lab.training.local import CatchUp, LocalSteps
 from gradwire.layout import Layout
 from gradwire.outer import Outer
 from gradwire.spec import as_exchange, as_outer
@@ -20,10 +20,10 @@ ALPHA = 0.5
 """How much of its own model a worker keeps that mixes it with the anchor (Streaming DiLoCo, arXiv:2501.18512)."""
 
 
-class Rounds:
-    """Rounds of n workers over vectors of one layout, with the memories of exchange and outer step.
+class OuterRounds:
+    """OuterRounds of n workers over vectors of one layout, with the memories of exchange and outer step.
 
-        rounds = Rounds("ef(topk(density=0.016))", "sgd(lr=1.0, mean='senders')", layout, workers=4)
+        rounds = OuterRounds("ef(topk(density=0.016))", "sgd(lr=1.0, mean='senders')", layout, workers=4)
         rounds.play(anchor, thetas)  # anchor f[d] moves in place; thetas f[n, d] are read
 
     By default workers run in lockstep, which is bit for bit what happens on a network.
@@ -68,7 +68,7 @@ class Fragment:
     first: int
     last: int
     phase: int
-    rounds: Rounds
+    rounds: OuterRounds
     pending: tuple[int, Sent, Tensor] | None = None
 
     def cut(self, x: Tensor) -> Tensor:
@@ -80,13 +80,13 @@ class Timetable:
     """Which fragment is sent and received after which step, on an anchor f[d] that starts at `start`."""
 
     def __init__(
-        self, local: Local, exchange: Exchange, layout: Layout, workers: int, steps: int, seed: int, start: Tensor
+        self, local: LocalSteps, exchange: Exchange, layout: Layout, workers: int, steps: int, seed: int, start: Tensor
     ) -> None:
         self.local, self.steps, self.anchor = local, steps, start.clone()
         self.fragments = [
             Fragment(first, first + part.d, place * local.every // local.fragments, rounds)
             for place, (first, part) in enumerate(_parts(layout, local.fragments))
-            for rounds in [Rounds(exchange, local.outer, part, workers, seed)]
+            for rounds in [OuterRounds(exchange, local.outer, part, workers, seed)]
         ]
 
     def after(self, step: int, thetas: Tensor) -> Iterator[Sent]:

@@ -8,9 +8,9 @@ from typing import Any, TypeAlias, get_args
 
 from gradwire.checks import is_whole
 from gradwire.lab.checks import check_count, check_name, check_number
-from gradwire.lab.training.local import Local
+from gradwire.lab.training.local import LocalSteps
 from gradwire.lab.training.tasks import TASKS, Settings, Task, make
-from gradwire.lab.training.tasks.protocol import Optimizer, Schedule
+from gradwire.lab.training.tasks.protocol import Optimizer, RateSchedule
 from gradwire.spec import SpecError, parse
 
 DENSE = "dense"
@@ -64,9 +64,9 @@ class Training:
     decay: tuple[float, ...] | None = None
     data: str | None = None
     optimizer: Optimizer | None = None
-    schedule: Schedule | None = None
+    schedule: RateSchedule | None = None
     warmup_steps: int | None = None
-    local: Local | None = None
+    local: LocalSteps | None = None
     unlike: bool = False
 
     def __post_init__(self) -> None:
@@ -92,7 +92,7 @@ class Training:
 
     def _check_optimizer(self) -> None:
         """Refuse an optimizer's settings that are not to be had."""
-        for name, known in (("optimizer", Optimizer), ("schedule", Schedule)):
+        for name, known in (("optimizer", Optimizer), ("schedule", RateSchedule)):
             if getattr(self, name) is not None:
                 check_name(name, getattr(self, name), get_args(known))
         if self.warmup_steps is not None and (not is_whole(self.warmup_steps) or self.warmup_steps < 0):
@@ -143,7 +143,7 @@ class Training:
             odd = ", ".join(sorted(saved.keys() ^ usual.keys()))
             raise ValueError(f"these are not the settings of a training run: {odd}")
         decay = None if saved["decay"] is None else tuple(saved["decay"])
-        local = None if saved["local"] is None else Local(**saved["local"])
+        local = None if saved["local"] is None else LocalSteps(**saved["local"])
         return replace(cls(saved["task"]), **(saved | {"decay": decay, "local": local}))
 
 

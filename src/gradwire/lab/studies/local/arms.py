@@ -9,7 +9,7 @@ from typing import Any
 
 from gradwire.lab.studies.chart import Line, Tell
 from gradwire.lab.studies.runs import run_all
-from gradwire.lab.training import DENSE, History, Local, Training
+from gradwire.lab.training import DENSE, History, LocalSteps, Training
 from gradwire.lab.training.local import CatchUp
 
 STEPS, SEEDS = 400, 3
@@ -49,7 +49,7 @@ def default(
 ) -> Training:
     """Local steps by default settings but for those given."""
     return replace(
-        BASE, exchange=exchange, learning_rate=LOCAL_RATE, local=Local(every, outer, delay, catch_up, fragments)
+        BASE, exchange=exchange, learning_rate=LOCAL_RATE, local=LocalSteps(every, outer, delay, catch_up, fragments)
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 Optimizer = Literal["sgd", "adam", "adamw", "muon"]
-Schedule = Literal["constant", "cosine"]
+RateSchedule = Literal["constant", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Settings:
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = 0.0
     decay: tuple[float, ...] = ()
-    schedule: Schedule = "constant"
+    schedule: RateSchedule = "constant"
     warmup_steps: int = 0
     weight_decay: float = 0.0
 
