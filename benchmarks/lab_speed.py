@@ -49,7 +49,7 @@ def laboratory(problem: problems.Problem, method: methods.ConvexMethod, rounds: 
 
 
 def rates(problem: problems.Problem, rounds: int, turns: int) -> dict[str, list[float]]:
-    """OuterRounds per second of both sides, turn by turn; the first turn of each warms up and is not counted."""
+    """Rounds per second of both sides, turn by turn; the first turn of each warms up and is not counted."""
     method = methods.compose("diana", problem, RandK(0.1, "float64"))
     alpha, k = method.plan.alpha, problem.d // 10
     sides = {

@@ -35,11 +35,11 @@ def task_command(
     schedule: Annotated[str | None, typer.Option(help="Of the learning rate: constant or cosine.")] = None,
     warmup_steps: Annotated[int | None, typer.Option(help="In which the learning rate rises.")] = None,
     local: Annotated[int | None, typer.Option(help="Local steps between two exchanges of models' differences.")] = None,
-    outer: Annotated[str | None, typer.Option(help=f"With --local: the outer step's spec; {LocalSteps.outer}.")] = None,
-    delay: Annotated[int | None, typer.Option(help="With --local: steps until the mean arrives; 0.")] = None,
-    catch_up: Annotated[
-        str | None, typer.Option(help=f"With --delay: add, mix or drop; {LocalSteps.catch_up}.")
+    outer: Annotated[
+        str | None, typer.Option(help=f"With --local: spec of the outer step; {LocalSteps.outer}.")
     ] = None,
+    delay: Annotated[int | None, typer.Option(help="With --local: steps until the mean arrives; 0.")] = None,
+    catch_up: Annotated[str | None, typer.Option(help="With --delay: add, mix or drop; mix.")] = None,
     fragments: Annotated[
         int | None, typer.Option(help="With --local: parts of the model exchanged at different steps; 1.")
     ] = None,

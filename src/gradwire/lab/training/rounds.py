@@ -1,4 +1,4 @@
-"""OuterRounds of local steps: the workers' differences to an anchor are exchanged, and their mean moves the anchor."""
+"""Rounds of local steps: the workers' differences to an anchor are exchanged, and their mean moves the anchor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ALPHA = 0.5
 
 
 class OuterRounds:
-    """OuterRounds of n workers over vectors of one layout, with the memories of exchange and outer step.
+    """Rounds of n workers over vectors of one layout, with the memories of exchange and outer step.
 
         rounds = OuterRounds("ef(topk(density=0.016))", "sgd(lr=1.0, mean='senders')", layout, workers=4)
         rounds.play(anchor, thetas)  # anchor f[d] moves in place; thetas f[n, d] are read

@@ -89,7 +89,7 @@ class TheoryPlan:
     weight: float | None = None
 
     def rounds(self, eps: float) -> float:
-        """OuterRounds after which E V is at most eps times what it was (plus the neighbourhood).
+        """Rounds after which E V is at most eps times what it was (plus the neighbourhood).
 
         Raises:
             ValueError: eps is not in (0, 1), or the theorem promises no linear rate.
