@@ -59,15 +59,15 @@ def planned(rates: dict[str, float]) -> Iterator[tuple[str, Training]]:
         dense = replace(BASE, seed=seed, learning_rate=rates["dense"])
         sparse = replace(BASE, seed=seed, learning_rate=rates["default"], exchange=SPARSE)
         yield "dense", dense
-        yield "default, H = 10", replace(sparse, local=Local(10, SENDERS))
-        yield "default, H = 4", replace(sparse, local=Local(4, SENDERS))
+        yield "default, H = 10", replace(sparse, local=LocalSteps(10, SENDERS))
+        yield "default, H = 4", replace(sparse, local=LocalSteps(4, SENDERS))
         if seed == SEEDS[0]:
-            yield "no decay, H = 10", replace(sparse, exchange=KEEPING, local=Local(10, SENDERS))
+            yield "no decay, H = 10", replace(sparse, exchange=KEEPING, local=LocalSteps(10, SENDERS))
             yield "unlike: dense", replace(dense, unlike=True)
-            yield "unlike: default, H = 10", replace(sparse, local=Local(10, SENDERS), unlike=True)
+            yield "unlike: default, H = 10", replace(sparse, local=LocalSteps(10, SENDERS), unlike=True)
     for name, rate, outer in (("DiLoCo", rates["DiLoCo"], NESTEROV), ("average", rates["default"], AVERAGE)):
         for steps in (10, 4):
-            yield f"{name}, H = {steps}", replace(BASE, learning_rate=rate, local=Local(steps, outer))
+            yield f"{name}, H = {steps}", replace(BASE, learning_rate=rate, local=LocalSteps(steps, outer))
 
 
 def swept(name: str, training: Training) -> float:
