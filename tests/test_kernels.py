@@ -339,7 +339,7 @@ def test_candidates_are_no_other_selection(kind: str, wanted: int) -> None:
 
 @pytest.mark.parametrize("decay", [1.0, 0.1])
 def test_the_largest_are_known_without_a_search(loops: str, decay: float) -> None:
-    """A threshold from undecayed residuals would be reached by 0.2 % of elements at decay 0.1, and not by the 1 %."""
+    """A threshold from undecayed residuals would be reached by 0.03 % of elements at decay 0.1, and not by 1 %."""
     d, k = 200_000, 2000
     x = torch.empty(d)
     made = kernels.accumulate(x, vector(d, "normal"), [vector(d, "normal", seed=1)], largest=k, decay=decay)

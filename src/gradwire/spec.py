@@ -60,6 +60,7 @@ ALSO_KNOWN_AS = {
     "randomsparsification": "bernoulli(p=0.2)",
     "sign": "scaledsign",
     "signsgd": "scaledsign",
+    "sparseloco": "ef(chunkedtopk(density=0.015625, values='bits2'), decay=0.95)",
     "sparsify": "ef(topk(density=0.01))",
     "terngrad": "ternary",
     "threshold": "ef(hardthreshold(level=0.01))",

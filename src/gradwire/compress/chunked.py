@@ -26,7 +26,7 @@ from gradwire.compress.protocol import check_density, kept
 from gradwire.layout import Turn
 from gradwire.registry import part
 from gradwire.wire import values as formats
-from gradwire.wire.chunks import Chunks
+from gradwire.wire.chunks import ChunkIndices
 
 
 @part("chunkedtopk", "compressor", example="chunkedtopk(density=0.015625, values='bits2')")
@@ -78,11 +78,11 @@ class ChunkedTopK:
         """The smallest k / d of a chunk, times the contraction of the value format."""
         return formats.delta(self.values, self.count(d)) * self._chunks(d).share
 
-    def _chunks(self, d: int) -> Chunks:
+    def _chunks(self, d: int) -> ChunkIndices:
         return _chunks(self.density, self.chunk, d)
 
 
 @lru_cache(maxsize=4096)
-def _chunks(density: float, size: int, d: int) -> Chunks:
+def _chunks(density: float, size: int, d: int) -> ChunkIndices:
     """Cached: a message of a short vector takes less time than its lengths."""
-    return Chunks(d, size, kept(density, size), kept(density, d % size))
+    return ChunkIndices(d, size, kept(density, size), kept(density, d % size))

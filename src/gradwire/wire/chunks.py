@@ -19,7 +19,7 @@ from gradwire.wire import bits, index
 
 
 @dataclass(frozen=True)
-class Chunks:
+class ChunkIndices:
     """d elements in chunks of `size`, of each of which `kept` are sent; d % size are left, of which `last` are sent."""
 
     d: int
