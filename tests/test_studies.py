@@ -13,7 +13,7 @@ import pytest
 
 from gradwire.lab import studies
 from gradwire.lab.models import shapes
-from gradwire.lab.studies import breakdown, density, example, figures, scaling, searching, tasks
+from gradwire.lab.studies import breakdown, density, example, figures, local, scaling, searching, tasks
 from gradwire.lab.studies.chart import thin
 from gradwire.lab.studies.runs import run_all
 from gradwire.lab.training import History, Training, train
@@ -75,14 +75,16 @@ def test_density(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(told) == studies.STUDIES["deft-density"].pieces
 
 
-def test_quality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "methods"), [("quality", tuple(tasks.METHODS)), ("adamw", tasks.UNDER_ADAMW)])
+def test_quality(name: str, methods: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "run_all", one_after_the_other(2))
     monkeypatch.setattr(tasks, "SETTINGS", (("language", 0.05),))
     monkeypatch.setattr(tasks, "WORKERS", 2)
     monkeypatch.setattr(tasks, "PILOT_STEPS", 2)
     told: list[str] = []
-    chart = tasks.quality(0, told.append)
-    assert len(told) == tasks.pieces() == 2 + tasks.SEEDS * len(tasks.METHODS)
+    chart = getattr(tasks, name)(0, told.append)
+    assert len(told) == tasks.pieces(methods) == 2 + tasks.SEEDS * len(methods)
+    assert {fact["optimizer"] for fact in chart.facts} == {"sgd" if name == "quality" else "adamw"}
     facts = {fact["method"]: fact for fact in chart.facts}
     assert facts["dense"]["loss_to_dense"] == 0
     assert all(fact["least"] <= fact["mean"] <= fact["most"] for fact in chart.facts)
@@ -128,4 +130,23 @@ def test_searching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chart = searching.searching(0, told.append)
     assert len(told) == len(searching.PACKINGS)
     assert [fact["layers"] for fact in chart.facts] == [2, 3] * 2
+    check(chart, tmp_path)
+
+
+@pytest.mark.parametrize("name", list(local.STUDIES))
+def test_local_steps(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The drawing of what runs came to; the runs themselves are one short one."""
+    one = train(replace(local.arms.BASE, steps=2, evaluate_every=1, batch=1, workers=2))
+
+    def run(trainings: Sequence[Training], tell: studies.Tell) -> list[History]:
+        for _ in dict.fromkeys(trainings):
+            tell("done")
+        return [replace(one, training=training.filled()) for training in trainings]
+
+    monkeypatch.setattr(local.arms, "run_all", run)
+    told: list[str] = []
+    chart = studies.STUDIES[name].make(0, told.append)
+    assert len(told) == studies.STUDIES[name].pieces
+    assert chart.name == name
+    assert all(fact["to dense"] == 0 and fact["times fewer bytes"] == 1 for fact in chart.facts)
     check(chart, tmp_path)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from gradwire.lab.models import shapes
-from gradwire.lab.studies import breakdown, density, example, scaling, searching, tasks
+from gradwire.lab.studies import breakdown, density, example, local, scaling, searching, tasks
 from gradwire.lab.studies.chart import Chart, Line, Panel, Tell, write
 from gradwire.lab.studies.draw import draw
 
@@ -26,8 +26,10 @@ STUDIES: MappingProxyType[str, Study] = MappingProxyType(
         "deft-scaling": Study(len(scaling.METHODS) * len(scaling.SIZES), scaling.scaling),
         "deft-density": Study(1 + len(density.DENSITIES), density.density),
         "deft-tasks": Study(tasks.pieces(), tasks.quality),
+        "deft-tasks-adamw": Study(tasks.pieces(tasks.UNDER_ADAMW), tasks.adamw),
         "deft-selection": Study(len(shapes.MODELS) * len(searching.PACKINGS), searching.searching),
         "deft-breakdown": Study(len(breakdown.METHODS), breakdown.breakdown),
+        **{name: Study(pieces, make) for name, (pieces, make) in local.STUDIES.items()},
     }
 )
 """Studies by name."""

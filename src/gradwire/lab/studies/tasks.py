@@ -10,6 +10,7 @@ from typing import Any
 from gradwire.lab.studies.chart import Chart, Line, Panel, Tell
 from gradwire.lab.studies.runs import run_all
 from gradwire.lab.training import DENSE, History, Training, tasks
+from gradwire.lab.training.tasks.protocol import Optimizer
 
 WORKERS, SEEDS, PILOT_STEPS = 8, 3, 60
 SETTINGS: tuple[tuple[str, float], ...] = (
@@ -30,18 +31,30 @@ METHODS: Mapping[str, str] = MappingProxyType(
         "DEFT": "ef(deft(density={density}))",
     }
 )
+UNDER_ADAMW = ("dense", "Top-k, union", "DEFT")
+"""Those that are trained by AdamW, too."""
 
 
 def quality(seed: int, tell: Tell) -> Chart:
-    """Train every task with 8 workers under every method, three seeds each.
+    """Train every task with 8 workers under every method, three seeds each, by the task's own optimizer.
 
     Top-k's union is larger than one worker's selection. Its density is lowered until the union's equals the others'.
     """
-    shares = {(task, density): _calibrate(task, density, seed, tell) for task, density in SETTINGS}
-    keys = [(task, density, method, seed + i) for task, density in SETTINGS for method in METHODS for i in range(SEEDS)]
+    return _compare("deft-tasks", tuple(METHODS), None, seed, tell)
+
+
+def adamw(seed: int, tell: Tell) -> Chart:
+    """Do the same by AdamW, with three of the methods."""
+    return _compare("deft-tasks-adamw", UNDER_ADAMW, "adamw", seed, tell)
+
+
+def _compare(name: str, methods: Sequence[str], optimizer: Optimizer | None, seed: int, tell: Tell) -> Chart:
+    shares = {(task, density): _calibrate(task, density, optimizer, seed, tell) for task, density in SETTINGS}
+    keys = [(task, density, method, seed + i) for task, density in SETTINGS for method in methods for i in range(SEEDS)]
     trainings = [
-        Training(task, METHODS[method].format(density=density, share=shares[task, density]), WORKERS, seed=each)
+        Training(task, spec, WORKERS, seed=each, optimizer=optimizer)
         for task, density, method, each in keys
+        for spec in [METHODS[method].format(density=density, share=shares[task, density])]
     ]
     found = dict(zip(keys, run_all(trainings, tell), strict=True))
     panels: list[Panel] = []
@@ -50,14 +63,15 @@ def quality(seed: int, tell: Tell) -> Chart:
     for task, density in SETTINGS:
         metric = tasks.make(task).metric
         panels.append(Panel(f"{task}, {density:.0%}", "epoch", metric, log_y=metric == "perplexity"))
-        runs = {method: [found[task, density, method, seed + i] for i in range(SEEDS)] for method in METHODS}
+        runs = {method: [found[task, density, method, seed + i] for i in range(SEEDS)] for method in methods}
         dense = mean(run.final[metric] for run in runs["dense"])
         for method, histories in runs.items():
             lines.append(_line(panels[-1].title, method, metric, histories))
             facts.append({"target": density} | _facts(task, method, metric, dense, histories))
+    by = "" if optimizer is None else "AdamW, "
     return Chart(
-        name="deft-tasks",
-        title=f"Quality at equal realised density: {WORKERS} workers, error feedback, mean of {SEEDS} seeds",
+        name=name,
+        title=f"Quality at equal realised density: {WORKERS} workers, error feedback, {by}mean of {SEEDS} seeds",
         caption="Bands from the worst to the best seed. The same settings for all methods, chosen on dense runs.",
         panels=tuple(panels),
         lines=tuple(lines),
@@ -65,17 +79,17 @@ def quality(seed: int, tell: Tell) -> Chart:
     )
 
 
-def pieces() -> int:
-    """Runs of the study: dense ones once a task, whatever the density."""
-    sparse = len(SETTINGS) * (2 + SEEDS * (len(METHODS) - 1))
+def pieces(methods: Sequence[str] = tuple(METHODS)) -> int:
+    """Runs of a study: dense ones once a task, whatever the density."""
+    sparse = len(SETTINGS) * (2 + SEEDS * (len(methods) - 1))
     return sparse + SEEDS * len({task for task, _ in SETTINGS})
 
 
-def _calibrate(task: str, density: float, seed: int, tell: Tell) -> float:
+def _calibrate(task: str, density: float, optimizer: Optimizer | None, seed: int, tell: Tell) -> float:
     """Find a density of one worker's Top-k at which the union's is that of the others, by two short runs."""
     share = density / 3
     for _ in range(2):
-        pilot = Training(task, f"ef(uniontopk(density={share:.6g}))", WORKERS, steps=PILOT_STEPS, seed=seed)
+        pilot = Training(task, f"ef(uniontopk(density={share:.6g}))", WORKERS, PILOT_STEPS, seed, optimizer=optimizer)
         (run,) = run_all([pilot], tell)
         share *= density / mean(step.density for step in run.steps[PILOT_STEPS // 3 :])
     return min(1.0, share)
@@ -99,6 +113,7 @@ def _facts(task: str, method: str, metric: str, dense: float, runs: Sequence[His
         "parameters": runs[0].parameters,
         "method": method,
         "exchange": runs[0].training.exchange,
+        "optimizer": runs[0].training.optimizer,
         "metric": metric,
         "mean": mean(finals),
         "least": min(finals),
