@@ -107,8 +107,14 @@ def test_fragments_take_turns_and_the_last_step_ends_every_round() -> None:
     sizes = [[sent.own.dense().shape[-1] for sent in timetable.after(step, thetas)] for step in range(1, 10)]
     first, second = (fragment.last - fragment.first for fragment in timetable.fragments)
     assert (first, second) == (40, 60)
-    assert sizes == [[], [second], [], [first], [], [second], [], [first], [first, second]]
+    assert sizes == [[], [first], [], [second], [], [first], [], [second], [first, second]]
     assert torch.equal(thetas, timetable.anchor.expand_as(thetas))
+
+
+def test_rounds_grow() -> None:
+    timetable, thetas = table(LocalSteps(5, AVERAGE, grow=8))
+    exchanged = [step for step in range(1, 20) if list(timetable.after(step, thetas))]
+    assert exchanged == [1, 2, 4, 7, 11, 16]
 
 
 @pytest.mark.parametrize(

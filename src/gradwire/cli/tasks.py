@@ -43,6 +43,7 @@ def task_command(
     fragments: Annotated[
         int | None, typer.Option(help="With --local: parts of the model exchanged at different steps; 1.")
     ] = None,
+    grow: Annotated[int | None, typer.Option(help="With --local: first steps, in which rounds grow from 1; 0.")] = None,
     unlike: Annotated[bool, typer.Option("--unlike", help="Every worker has data of its own kind.")] = False,
     seed: Annotated[int, typer.Option(help="Of model, data and compression.")] = 0,
     data: Annotated[Path | None, typer.Option(help="A place to read from instead of the installed data.")] = None,
@@ -73,7 +74,9 @@ def task_command(
         optimizer=cast(Optimizer, optimizer),
         schedule=cast(RateSchedule, schedule),
         warmup_steps=warmup_steps,
-        local=_local(local, {"outer": outer, "delay": delay, "catch_up": catch_up, "fragments": fragments}),
+        local=_local(
+            local, {"outer": outer, "delay": delay, "catch_up": catch_up, "fragments": fragments, "grow": grow}
+        ),
         unlike=unlike,
     )
     for part in () if output is None else (output, *output.parents):

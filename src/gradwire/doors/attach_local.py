@@ -31,8 +31,8 @@ from gradwire.spec import as_exchange, as_outer
 
 log = logging.getLogger("gradwire")
 
-EXCHANGE = "ef(topk(density=0.015625, values='bits2'))"
-"""One value of 64, its sign and size class in two bits; what is not sent is remembered."""
+EXCHANGE = "ef(topk(density=0.015625, values='bits2'), decay=0.95)"
+"""One value of 64, its sign and size class in two bits; what is not sent is remembered, and fades slowly."""
 
 OUTER = "sgd(lr=1.0, mean='senders')"
 

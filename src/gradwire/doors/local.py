@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
@@ -27,6 +26,7 @@ from gradwire.engine.rounds import Outcome, Rounds
 from gradwire.exchange import Exchange, State
 from gradwire.layout import Layout
 from gradwire.outer import Outer
+from gradwire.outer.every import Every
 from gradwire.transport.ledger import Ledger
 from gradwire.transport.process import Process
 
@@ -35,14 +35,9 @@ from gradwire.transport.process import Process
 class Schedule:
     """When fragments are exchanged, and how parameters that went on meanwhile catch up."""
 
-    every: Callable[[int], int]
+    every: Every
     delay: int
     catch_up: CatchUp
-
-    def gap(self, event: int, fragments: int, step: int) -> int:
-        """Local steps before the next event, if the one before it was at `step`: rounds cut into equal parts."""
-        length, fragment = self.every(step), event % fragments
-        return max(1, (fragment + 1) * length // fragments - fragment * length // fragments)
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,7 @@ class Local:
     def __init__(self, rounds: Rounds, optimizer: Optimizer, schedule: Schedule) -> None:
         self.engine, self.schedule = rounds, schedule
         self.local_steps, self.seconds, self._event = 0, 0.0, 0
-        self._due = schedule.gap(0, rounds.fragments, 0)
+        self._due = schedule.every.gap(0, rounds.fragments, 0)
         self._pending: deque[_Pending] = deque()
         self._settled = [0] * rounds.fragments
         self._handle = optimizer.register_step_post_hook(self._after_step)
@@ -249,7 +244,7 @@ class Local:
 
     def _plan(self) -> None:
         """Say when the next event is."""
-        self._due = self.local_steps + self.schedule.gap(self._event, self.engine.fragments, self.local_steps)
+        self._due = self.local_steps + self.schedule.every.gap(self._event, self.engine.fragments, self.local_steps)
 
     # ---- checkpoints
 

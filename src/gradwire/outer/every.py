@@ -37,3 +37,11 @@ class Every:
         if step >= self.warmup_steps:
             return self.steps
         return self.start + (self.steps - self.start) * step // self.warmup_steps
+
+    def gap(self, event: int, fragments: int, step: int) -> int:
+        """Return the local steps before exchange number `event`, if the one before it was after local step `step`.
+
+        Exchange e is of fragment e modulo `fragments`; they cut a round into equal parts, whole steps each.
+        """
+        length, fragment = self(step), event % fragments
+        return max(1, (fragment + 1) * length // fragments - fragment * length // fragments)

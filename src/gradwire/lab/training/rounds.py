@@ -67,7 +67,6 @@ class Fragment:
 
     first: int
     last: int
-    phase: int
     rounds: OuterRounds
     pending: tuple[int, Sent, Tensor] | None = None
 
@@ -84,27 +83,32 @@ class Timetable:
     ) -> None:
         self.local, self.steps, self.anchor = local, steps, start.clone()
         self.fragments = [
-            Fragment(first, first + part.d, place * local.every // local.fragments, rounds)
-            for place, (first, part) in enumerate(_parts(layout, local.fragments))
-            for rounds in [OuterRounds(exchange, local.outer, part, workers, seed)]
+            Fragment(first, first + part.d, OuterRounds(exchange, local.outer, part, workers, seed))
+            for first, part in _parts(layout, local.fragments)
         ]
+        self.event, self.due = 0, local.rounds.gap(0, local.fragments, 0)
 
     def after(self, step: int, thetas: Tensor) -> Iterator[Sent]:
         """Do what is due after so many steps, and yield what is sent. The last step ends every round.
 
         thetas f[n, d] are the workers' parameters, which receive the anchor in place.
         """
-        ends = step == self.steps
+        ends, next_one = step == self.steps, self.fragments[self.event % len(self.fragments)]
         for fragment in self.fragments:
             if fragment.pending and (ends or fragment.pending[0] == step):
                 self._receive(fragment, thetas)
-            if ends or step % self.local.every == fragment.phase:
+            if ends or (step == self.due and fragment is next_one):
+                if fragment.pending:  # a round in the warm-up may be shorter than the delay
+                    self._receive(fragment, thetas)
                 rows = fragment.cut(thetas)
                 sent = fragment.rounds.send(fragment.cut(self.anchor), rows)
                 yield sent
                 fragment.pending = (step + self.local.delay, sent, rows.clone() if self.local.delay else rows)
                 if ends or not self.local.delay:
                     self._receive(fragment, thetas, drop=True)
+        if step == self.due:
+            self.event += 1
+            self.due += self.local.rounds.gap(self.event, len(self.fragments), step)
 
     def _receive(self, fragment: Fragment, thetas: Tensor, drop: bool = False) -> None:
         """Move the anchor, and let the workers catch up with it."""
