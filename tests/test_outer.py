@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from zoo import LAYOUT, SPECS
@@ -104,3 +106,23 @@ def test_an_object_must_be_an_outer_step() -> None:
     for value in (3, SGD, gw.parse("mean"), torch.optim.SGD):
         with pytest.raises(TypeError, match="local takes an outer step"):
             as_outer(value, "local")  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("forget")
+def test_an_outer_step_of_ones_own() -> None:
+    """A stranger's outer step registers, is read from a spec, and moves an anchor."""
+
+    @gw.register("halfway", "outer", example="halfway")
+    @dataclass(frozen=True)
+    class Halfway:
+        """Half of the mean."""
+
+        def init(self, layout: gw.Layout, dtype: torch.dtype = torch.float32, device: object = "cpu") -> gw.State:
+            return {}
+
+        def __call__(self, anchor: torch.Tensor, mean: gw.Dense, state: gw.State, size: int) -> None:
+            mean.add_to_(anchor, alpha=-0.5)
+
+    found = as_outer("halfway", "local")
+    assert found == Halfway()
+    assert torch.equal(moved(found, gw.Dense(torch.ones(3))), -0.5 * torch.ones(3))
