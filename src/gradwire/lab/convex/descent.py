@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gradwire.lab.averager import Averager, InProcess, Meet
-from gradwire.lab.convex.local import common_points
+from gradwire.lab.convex.local_steps import local_points
 from gradwire.lab.convex.methods import ConvexMethod
 from gradwire.lab.convex.problems import Problem
 from gradwire.layout import Layout
@@ -129,13 +129,14 @@ def walk(
 ) -> Iterator[Mark]:
     """The loop: descend with those workers that `meet` places in this process, and mark every so many rounds.
 
-    The point is kept in float64; gradients and memories have the dtype. Of local steps it is the common one that counts.
+    Points are kept in float64; gradients and memories have the dtype. With local steps, the common point is marked.
     """
     averager = meet(method.exchange, Layout(["x"], [(problem.d,)]), problem.n, seed, dtype, method.shifts)
     if method.local is None:
         points = _points(problem, method.step, averager, dtype)
     else:
-        points = common_points(problem, method.local, method.step, averager, seed, dtype)
+        rounds_of_points = local_points(problem, method.local, method.step, averager, seed, dtype)
+        points = (each.y for each in rounds_of_points)
     start = (problem.start - problem.best).square().sum()
     yield Mark(0, 1.0, 0, 0)
     for k, x in zip(range(1, rounds + 1), points, strict=False):

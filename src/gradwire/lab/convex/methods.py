@@ -16,7 +16,7 @@ from gradwire.exchange.mean import Mean
 from gradwire.exchange.protocol import Exchange
 from gradwire.lab.checks import check_name
 from gradwire.lab.convex import theory
-from gradwire.lab.convex.local import Local
+from gradwire.lab.convex.local_steps import LocalSteps, Summed
 from gradwire.lab.convex.problems import Problem
 from gradwire.memory.difference import DASHA, MARINA
 from gradwire.memory.ef import EF
@@ -38,7 +38,7 @@ class ConvexMethod:
     step: float
     plan: theory.TheoryPlan | None
     shifts: Tensor | None = field(default=None, repr=False)
-    local: Local | None = None
+    local: LocalSteps | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ _MAKE: Mapping[str, Make] = MappingProxyType(
         "marina": lambda parts: MARINA(Gathered(parts.operator), parts.tell("p")),
         "dasha": lambda parts: DASHA(Gathered(parts.operator), parts.tell("alpha")),
         "ef21_sgdm": lambda parts: EF21SGDM(Gathered(parts.operator), parts.need("eta")),
-        "locodl": lambda parts: Gathered(parts.operator),
+        "locodl": lambda parts: Summed(Gathered(parts.operator)),
     }
 )
 
@@ -136,7 +136,7 @@ def compose(
 
 def constants(problem: Problem) -> theory.Constants:
     """The constants of a problem, as the theorems take them."""
-    return theory.Constants(problem.L, problem.L_i.tolist(), problem.mu, problem.mu_i.tolist())
+    return theory.Constants(problem.L, list(map(float, problem.L_i)), problem.mu, list(map(float, problem.mu_i)))
 
 
 def _plan(
@@ -175,8 +175,8 @@ def _shifts(name: str, problem: Problem) -> Tensor | None:
     return problem.best_gradients if name == "star" else None
 
 
-def _local(name: str, parts: Parts) -> Local | None:
+def _local(name: str, parts: Parts) -> LocalSteps | None:
     """The parameters of local steps, which only a plan gives."""
     if name != "locodl":
         return None
-    return Local(parts.need("p"), parts.need("alpha"), parts.need("rho"), parts.need("split"))
+    return LocalSteps(parts.need("p"), parts.need("alpha"), parts.need("rho"), parts.need("split"))

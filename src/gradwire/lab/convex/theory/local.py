@@ -11,10 +11,11 @@ With probability p a message follows it: d_i = Q_i(x_i - y), m = (1/2n) sum_i d_
 
 T7  rho = 1 / (1 + omega / n), alpha = rho / (1 + 2 omega), gamma = 2 / L_max:
     V = sum_i |x_i - x*|^2 + n |y - x*|^2 + (gamma^2 / (p^2 alpha)) (sum_i |u_i - u_i*|^2 + n |v - v*|^2),
-    u_i* = grad f~_i(x*), v* = grad g(x*), contracts in a local step by tau = max{(1 - min mu_i / L_max)^2, 1 - p^2 alpha}.
-    Derived here: with W the projection off the points that agree, and r = (x_i - y) the message before compression,
-    sum_i |r_i|^2 <= 2 |W|^2, so that what u and v receive has a second moment of at most (1 + 2 omega) |W|^2 and what
-    x_i and y receive one of at most (1 + omega / n) |W|^2; the cross terms cancel by the choice of V's weight.
+    u_i* = grad f~_i(x*), v* = grad g(x*). A local step leaves tau = max{(1 - min mu_i / L_max)^2, 1 - p^2 alpha} of V.
+    Derived here: let w be the part of (x_1, ..., x_n, y) that is orthogonal to all points being equal, y with weight n.
+    Then sum_i |x_i - y|^2 <= 2 |w|^2, so that what u and v receive is w with a second moment of at most
+    (1 + 2 omega) |w|^2, and what x and y receive is w with one of at most (1 + omega / n) |w|^2. The products of w and
+    u - u* cancel by the choice of V's weight.
 
 At p = sqrt((1 - (1 - min mu_i / L_max)^2) / alpha), the default, both terms are equal. An error falls by a constant
 factor in the order of sqrt((1 + omega) (1 + omega / n) L_max / min mu_i) messages; without local steps, kappa.

@@ -87,8 +87,9 @@ class TheoryPlan:
     steps it is tau^(1/p): a local step leaves tau, and a round has 1/p of them on average.
     lyapunov: V, or None where no theorem was proved here.
 
-    alpha: share of a message by which a shift follows it; DASHA's a. p: probability of a round that is sent whole, or of
-    a message after a local step (LoCoDL). gamma: length of the gradient step whose result is compressed (GDCI, VR-GDCI); for other methods the step itself.
+    alpha: share of a message by which a shift follows it; DASHA's a. p: probability of a round that is sent whole; of a
+    message after a local step (LoCoDL).
+    gamma: length of the gradient step whose result is compressed (GDCI, VR-GDCI); for other methods the step itself.
     eta: weight of the compressed iterate, so that step = eta * gamma (GDCI, VR-GDCI); weight of the newest gradient
     (EF21-SGDM); relative bias of the operator (EF-BV). lam, nu: EF-BV's. weight: M, by which the shifts' error weighs
     M gamma^2 in V, or M eta^2 (VR-GDCI). rho: share by which points move to what a message says is their mean; split:
