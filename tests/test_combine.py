@@ -15,6 +15,7 @@ from gradwire import kernels
 from gradwire.compress import supports
 from gradwire.compress.blockwise import Blockwise
 from gradwire.compress.chain import Chain
+from gradwire.compress.chunked import ChunkedTopK
 from gradwire.compress.induced import Induced
 from gradwire.compress.protocol import Compressor, Direct, Sparsifier, operate
 from gradwire.vector import Message, Sparse
@@ -237,6 +238,40 @@ def test_blockwise_is_the_operator_on_every_block(inner: Compressor, d: int) -> 
     assert isinstance(decoded, Sparse) == isinstance(blocks[0], Sparse)
     if isinstance(decoded, Sparse):
         assert bool((decoded.indices.diff(dim=-1) > 0).all())
+
+
+@pytest.mark.parametrize("d", [0, 1, 7, 8, 9, 40, 20_001])
+@pytest.mark.parametrize("shape", [(), (2, 3)])
+def test_chunked_topk_selects_what_blockwise_topk_does(shape: tuple[int, ...], d: int) -> None:
+    x = normal(*shape, d, dtype=torch.float32)
+    ours, theirs = (through(c, x, turn(d)) for c in (ChunkedTopK(0.3, chunk=8), Blockwise(gw.compress.TopK(0.3), 8)))
+    assert torch.equal(ours.indices, theirs.indices)
+    assert torch.equal(ours.values, theirs.values)
+
+
+def test_all_chunks_share_their_levels() -> None:
+    """bits2 as one message of all kept values, 10.0 bits a value at 64 of 4096; blocks of their own take 11.0."""
+    d = 4096 * 16
+    x, c = normal(d, dtype=torch.float32), ChunkedTopK(1 / 64, "bits2")
+    assert len(through(c, x, turn(d)).values.unique()) <= 4
+    blocks = Blockwise(gw.compress.TopK(1 / 64, "bits2"), 4096)
+    assert 8 * c.nbytes(d) / c.count(d) == pytest.approx(10.0, abs=0.1)
+    assert 8 * blocks.nbytes(d) / c.count(d) == 11.0
+
+
+def test_a_chunk_contracts_by_the_smallest_share() -> None:
+    """Whole chunks keep 2 of 8, the rest 1 of 7: equal magnitudes in the rest alone contract by 1 / 7."""
+    c, x = ChunkedTopK(0.25, chunk=8), torch.zeros(23)
+    assert c.delta(23) == 1 / 7
+    assert c.delta(16) == c.delta(24) == 2 / 8
+    x[16:] = 1.0
+    assert (x - through(c, x, turn(23)).dense()).square().sum() == (1 - 1 / 7) * 7
+
+
+@pytest.mark.parametrize("chunk", [0, -1, 2.5, True, "'x'", "none"])
+def test_a_chunk_that_is_none_is_refused(chunk: object) -> None:
+    with pytest.raises(gw.SpecError, match="chunk must be a whole number of elements, at least 1, got"):
+        gw.parse(f"chunkedtopk(density=0.1, chunk={chunk})")
 
 
 def test_every_block_of_every_row_draws_for_itself() -> None:

@@ -86,6 +86,7 @@ def test_bytes_are_what_formats_md_says() -> None:
         (gw.compress.Natural(), 9, d),
         (gw.compress.TopK(0.01), 8.6 + 32, k),
         (gw.compress.TopK(0.01, "natural"), 8.6 + 9, k),
+        (gw.compress.ChunkedTopK(0.01, "bits2"), 8.6 + 2, gw.compress.ChunkedTopK(0.01).count(d)),
         (gw.compress.RandK(0.01), 32, k),
         (gw.compress.Dithering(16), 6, d),
         (gw.compress.NaturalDithering(8), 5, d),

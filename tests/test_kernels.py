@@ -282,19 +282,21 @@ def test_a_copy_of_any_shape_and_dtype() -> None:
 
 @pytest.mark.parametrize("sizes", [[1], [63, 0, 1], [64, 64], [5, 9000, 1, 300], [70_001, 2, 40_000]])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
-def test_a_vector_is_accumulated_from_pieces(sizes: list[int], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("decay", [1.0, 0.95])
+def test_a_vector_is_accumulated_from_pieces(sizes: list[int], dtype: torch.dtype, decay: float) -> None:
+    """Bit for bit what two passes make of it: the product is rounded, then the sum."""
     pieces = [vector(size, "normal", dtype, seed) for seed, size in enumerate(sizes)]
     pieces[0] = pieces[0].repeat(2)[::2]  # lies with gaps
     given = torch.cat(pieces).float()
     for memory in (None, vector(sum(sizes), "scales", seed=99)):
         brought = [piece.clone() for piece in pieces]
         x = torch.empty(sum(sizes))
-        made = kernels.accumulate(x, memory, brought)
+        made = kernels.accumulate(x, memory, brought, decay=decay)
         assert made.values is x
-        assert torch.equal(x, given if memory is None else given + memory)
+        assert torch.equal(x, given if memory is None else given + memory * decay)
         assert made.finite
         assert made.cleared == (memory is not None)
-        rounding = 2.0**-23 * (x.abs() + given.abs())  # of a sum and a difference
+        rounding = 2.0**-23 * (2 * x.abs() + 2 * given.abs())  # of a product, a sum and a difference
         assert bool(((made.pieces() - given).abs() <= (0.0 if memory is None else rounding)).all())
         for piece, before in zip(brought, pieces, strict=True):
             assert torch.equal(piece, 0 * before if made.cleared else before)
@@ -327,18 +329,20 @@ def test_accumulating_by_other_lengths_is_refused() -> None:
 def test_candidates_are_no_other_selection(kind: str, wanted: int) -> None:
     """Whatever was expected, and whatever is asked for in the end, the largest are the largest."""
     sizes = [3000, 1, 0, 70, 5929]
-    for scale in (0.0, 1.0):
+    for scale, decay in ((0.0, 1.0), (1.0, 1.0), (1.0, 0.5)):
         x, memory = torch.empty(sum(sizes)), vector(sum(sizes), kind)
         pieces = list((scale * vector(sum(sizes), "few", seed=1)).split(sizes))
-        made = kernels.accumulate(x, memory, pieces, largest=wanted)
+        made = kernels.accumulate(x, memory, pieces, largest=wanted, decay=decay)
         for k in (0, 1, 90, 100, 900, 3000, 9000):
             assert torch.equal(kernels.topk(made, k), reference.topk(x, k)), k
 
 
-def test_the_largest_are_known_without_a_search(loops: str) -> None:
+@pytest.mark.parametrize("decay", [1.0, 0.1])
+def test_the_largest_are_known_without_a_search(loops: str, decay: float) -> None:
+    """A threshold from undecayed residuals would be reached by 0.2 % of elements at decay 0.1, and not by the 1 %."""
     d, k = 200_000, 2000
     x = torch.empty(d)
-    made = kernels.accumulate(x, vector(d, "normal"), [vector(d, "normal", seed=1)], largest=k)
+    made = kernels.accumulate(x, vector(d, "normal"), [vector(d, "normal", seed=1)], largest=k, decay=decay)
     indices = made.topk(k)
     if loops == "numba":
         assert made.keys is not None
@@ -358,7 +362,7 @@ def test_a_sample_that_sees_nothing_of_what_is_large(loops: str) -> None:
 
     d, k = 1 << 18, 100
     sample = torch.zeros(cpu.buffer_size(d, k), dtype=torch.int64).numpy()
-    count = cpu.sample(torch.zeros(d).numpy(), torch.arange(d, dtype=torch.float32).numpy(), 0, k, sample, 0)
+    count = cpu.sample(torch.zeros(d).numpy(), torch.arange(d, dtype=torch.float32).numpy(), 1.0, 0, k, sample, 0)
     sampled = torch.from_numpy(sample[:count]).int().view(torch.float32).long()
     assert len(sampled.unique()) == count > 100
     memory = vector(d, "rising")

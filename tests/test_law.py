@@ -29,7 +29,7 @@ def point(dtype: torch.dtype = torch.float32) -> torch.Tensor:
 BATCHED = "a batch is n workers"
 """Checked in test_batched.py, where it is known which specs draw numbers."""
 
-FORGETFUL = [spec for spec in zoo.SPECS if "beta=" in spec]
+FORGETFUL = [spec for spec in zoo.SPECS if "beta=" in spec or "decay=" in spec]
 """Specs whose error is meant to lose something."""
 
 

@@ -14,7 +14,7 @@ def xs(n: int, step: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
-@pytest.mark.parametrize("spec", [s for s in zoo.SPECS if s.startswith("ef(")])
+@pytest.mark.parametrize("spec", [s for s in zoo.SPECS if s.startswith("ef(") and "decay=" not in s])
 def test_ef_conserves(spec: str, n: int) -> None:
     """The sum of accumulators is n times the update plus the sum of residuals (SPEC of DEFT's outer loop)."""
     sim = gw.Simulator(spec, zoo.LAYOUT, n)
@@ -25,6 +25,73 @@ def test_ef_conserves(spec: str, n: int) -> None:
         errors = torch.stack([state["error"] for state in sim.state])
         torch.testing.assert_close(accumulators.sum(0), n * sent.mean + errors.sum(0), rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(accumulators, sent.own + errors, rtol=1e-12, atol=1e-12)
+
+
+def decayed(n: int, steps: int, decay: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means [steps, d] and errors [n, d] of Top-k of 6 under a decaying error by its definition."""
+    error, means = torch.zeros(n, zoo.LAYOUT.d, dtype=torch.float64), []
+    for step in range(steps):
+        a = decay * error + xs(n, step)
+        own = torch.zeros_like(a).scatter(-1, indices := a.abs().topk(6).indices, a.gather(-1, indices))
+        error = a - own
+        means.append(own.mean(0))
+    return torch.stack(means), error
+
+
+SIX = f"topk(density={6.5 / zoo.LAYOUT.d}, values='float64')"
+"""Top-k that keeps six of the layout's elements and rounds nothing."""
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("decay", [0.5, 0.95, 1.0])
+def test_a_decaying_error_is_its_formula(decay: float, batched: bool) -> None:
+    """a = decay e + x, send C(a), e = a - C(a) (SparseLoCo, arXiv:2508.15706, Algorithm 1)."""
+    n, steps = 3, 12
+    sim = gw.Simulator(f"ef({SIX}, decay={decay})", zoo.LAYOUT, n, batched=batched)
+    got = torch.stack([sim.step(xs(n, step)).mean for step in range(steps)])
+    errors = sim.state[0]["error"] if batched else torch.stack([state["error"] for state in sim.state])
+    means, error = decayed(n, steps, decay)
+    torch.testing.assert_close(got, means, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(errors, error, rtol=1e-12, atol=1e-12)
+
+
+def test_a_decaying_error_loses_what_it_forgets() -> None:
+    """Of what went in, the sum of means and the errors lack (1 - decay) of each error, and that is not little."""
+    n, steps, decay = 2, 20, 0.95
+    sim, owed, lost = gw.Simulator(f"ef({SIX}, decay={decay})", zoo.LAYOUT, n), 0.0, 0.0
+    for step in range(steps):
+        lost = lost + (1 - decay) * sum(state["error"] for state in sim.state) if step else 0.0
+        owed = owed + xs(n, step).sum(0) - n * sim.step(xs(n, step)).mean
+    left = sum(state["error"] for state in sim.state)
+    torch.testing.assert_close(owed, left + lost, rtol=1e-10, atol=1e-10)
+    assert torch.linalg.vector_norm(lost) > 0.1 * torch.linalg.vector_norm(left)
+
+
+def test_a_decaying_error_in_units_of_the_learning_rate_decays_alike() -> None:
+    """At a power of two as learning rate, bit for bit the memory outside times that number."""
+    outside, inside = (
+        gw.Simulator(f"ef({SIX}, decay=0.9{more})", zoo.LAYOUT, 2) for more in ("", ", lr_in_memory=true")
+    )
+    for step in range(8):
+        assert torch.equal(outside.step(xs(2, step)).mean, inside.step(xs(2, step), lr=0.125).mean)
+    assert torch.equal(outside.state[1]["error"] * 0.125, inside.state[1]["error"])
+
+
+@pytest.mark.parametrize("decay", [0, -0.5, 1.5, True, "'x'", "none"])
+def test_a_decay_that_is_none_is_refused(decay: object) -> None:
+    with pytest.raises(gw.SpecError, match=r"decay must lie in \(0, 1\], got"):
+        gw.parse(f"ef(mean, decay={decay})")
+
+
+def test_two_ways_to_forget_are_refused_together() -> None:
+    with pytest.raises(gw.SpecError, match=r"forgets by beta or by decay, got beta=0.5 and decay=0.9"):
+        gw.parse("ef(mean, beta=0.5, decay=0.9)")
+
+
+def test_an_error_that_does_not_decay_names_no_decay() -> None:
+    """Checkpoints store the repr: an option at its default must not show."""
+    assert repr(gw.parse("ef(mean, decay=1)")) == repr(gw.parse("ef(mean)")) == "EF(exchange=Mean())"
+    assert repr(gw.parse("ef(mean, decay=0.95)")) == "EF(exchange=Mean(), decay=0.95)"
 
 
 def test_ef_forgets_exactly_what_was_sent() -> None:

@@ -17,6 +17,7 @@ from gradwire import kernels
 from gradwire.kernels import reference
 from gradwire.spec import build
 from gradwire.wire import bits, index, values
+from gradwire.wire.chunks import Chunks
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "wire.json").read_text())
 
@@ -46,6 +47,51 @@ def test_indices_come_back(d: int, data: st.DataObject) -> None:
     wire = index.encode(x, d)
     assert wire.shape == (index.nbytes(d, k),)
     assert torch.equal(index.decode(wire, d, k), x)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 400), st.integers(1, 80), st.data())
+def test_indices_of_chunks_come_back_in_the_shorter_form(d: int, size: int, data: st.DataObject) -> None:
+    chunks = Chunks(d, size, data.draw(st.integers(1, size)), data.draw(st.integers(0, d % size)))
+    rng = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
+    rows = [
+        torch.randperm(size, generator=rng)[: chunks.kept].sort().values + start
+        for start in range(0, d - d % size, size)
+    ]
+    last = torch.randperm(d % size, generator=rng)[: chunks.last].sort().values + d - d % size
+    x = torch.cat([*rows, last]).expand(2, -1)
+    wire = chunks.encode(x)
+    assert len(x[0]) == chunks.count
+    assert wire.shape == (2, min(index.nbytes(d, chunks.count), bits.nbytes(chunks.count, (size - 1).bit_length())))
+    assert torch.equal(chunks.decode(wire), x)
+
+
+@pytest.mark.parametrize(
+    ("kept", "gaps", "offsets"), [(1, 14.0, 12.0), (2, 13.0, 12.0), (3, 12.3, 12.0), (4, 12.0, None)]
+)
+def test_twelve_bits_are_fewer_only_where_few_of_4096_are_kept(kept: int, gaps: float, offsets: float | None) -> None:
+    """The figures of wire/chunks.py: at 64 of 4096, which DeMo and SparseLoCo keep, Elias-Fano takes 8.0 bits."""
+    chunks = Chunks(4096 * 1000, 4096, kept, 0)
+    assert round(8 * index.nbytes(chunks.d, chunks.count) / chunks.count, 1) == gaps
+    assert round(8 * chunks.nbytes / chunks.count, 1) == (offsets or gaps)
+    assert chunks.offsets == (offsets is not None)
+    many = Chunks(4096 * 1000, 4096, 64, 0)
+    assert 8 * many.nbytes / many.count == pytest.approx(8.0, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "offsets"),
+    [
+        (Chunks(128, 64, 2, 0), [3, 3, 1, 2]),
+        (Chunks(330, 33, 1, 0), [0] * 8 + [33, 1]),
+        (Chunks(267, 64, 1, 1), [1, 1, 1, 1, 11]),
+    ],
+)
+def test_offsets_that_are_none_are_refused(chunks: Chunks, offsets: list[int]) -> None:
+    """Twice the same; beyond its chunk; beyond the vector."""
+    assert chunks.offsets
+    with pytest.raises(ValueError, match=r"are not .* increasing indices below"):
+        chunks.decode(bits.pack(torch.tensor(offsets), 6))
 
 
 @pytest.mark.parametrize(("density", "over"), [(0.5, 1.01), (0.3, 1.14), (0.1, 1.13), (0.01, 1.08), (0.001, 1.08)])

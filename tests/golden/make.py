@@ -35,6 +35,8 @@ SPECS = [
     "topk(density=0.5, values='bits4')",
     "identity(values='bits4')",
     "identity(values='bits2')",
+    "chunkedtopk(density=0.5, values='bits2', chunk=6)",
+    "chunkedtopk(density=0.125, chunk=8)",
 ]
 SEEDED = [
     "natural",

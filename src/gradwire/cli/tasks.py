@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import torch
 import typer
 from rich.table import Table
 
 from gradwire.cli.console import bars, command, err, link_of, out
-from gradwire.lab.training import Event, History, Step, Training, train, train_on_ranks
+from gradwire.lab.training import Event, History, Local, Step, Training, train, train_on_ranks
 from gradwire.lab.training.record import MISSING, scalars, write
 from gradwire.lab.training.tasks import TASKS
+from gradwire.lab.training.tasks.protocol import Optimizer, Schedule
 
 
 def task_command(
@@ -30,6 +31,17 @@ def task_command(
         float | None, typer.Option(help="Largest norm of a worker's gradient before compression; 0: no limit.")
     ] = None,
     evaluate_every: Annotated[int | None, typer.Option(help="Steps.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd, adam, adamw or muon.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Of the learning rate: constant or cosine.")] = None,
+    warmup_steps: Annotated[int | None, typer.Option(help="In which the learning rate rises.")] = None,
+    local: Annotated[int | None, typer.Option(help="Local steps between two exchanges of models' differences.")] = None,
+    outer: Annotated[str | None, typer.Option(help=f"With --local: the outer step's spec; {Local.outer}.")] = None,
+    delay: Annotated[int | None, typer.Option(help="With --local: steps until the mean arrives; 0.")] = None,
+    catch_up: Annotated[str | None, typer.Option(help=f"With --delay: add, mix or drop; {Local.catch_up}.")] = None,
+    fragments: Annotated[
+        int | None, typer.Option(help="With --local: parts of the model exchanged at different steps; 1.")
+    ] = None,
+    unlike: Annotated[bool, typer.Option("--unlike", help="Every worker has data of its own kind.")] = False,
     seed: Annotated[int, typer.Option(help="Of model, data and compression.")] = 0,
     data: Annotated[Path | None, typer.Option(help="A place to read from instead of the installed data.")] = None,
     ranks: Annotated[int | None, typer.Option(help="Processes with a worker each, instead of --workers.")] = None,
@@ -56,6 +68,11 @@ def task_command(
         clip=clip,
         evaluate_every=evaluate_every,
         data=None if data is None else str(data.resolve()),
+        optimizer=cast(Optimizer, optimizer),
+        schedule=cast(Schedule, schedule),
+        warmup_steps=warmup_steps,
+        local=_local(local, {"outer": outer, "delay": delay, "catch_up": catch_up, "fragments": fragments}),
+        unlike=unlike,
     )
     for part in () if output is None else (output, *output.parents):
         if part.exists() and not part.is_dir():
@@ -69,6 +86,16 @@ def task_command(
     if output is not None:
         written = write(history, output, command())
         out.print(f"Written: {', '.join(str(path) for path in written)}", soft_wrap=True)
+
+
+def _local(every: int | None, given: dict[str, Any]) -> Local | None:
+    """The settings of local steps, if they are asked for."""
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if every is not None:
+        return Local(every, **chosen)
+    for name, value in chosen.items():
+        raise ValueError(f"--{name.replace('_', '-')} {value} belongs to local steps; say how many with --local")
+    return None
 
 
 def _place(ranks: int | None, rate: str | None) -> tuple[str | None, str]:

@@ -18,12 +18,13 @@ class Accumulated:
     """A vector and the facts collected while it was computed.
 
     Attributes:
-        values: f[d], the pieces end to end, with the residual added if there is one.
+        values: f[d], the pieces end to end, with decay * residual added if there is one.
         finite: whether all values are finite; None if unknown, as on a GPU, where to look would be to wait for it.
         residual: f[d], what was added to the pieces; None if values are the pieces alone.
         keys: i64[m] of the elements that reach some threshold, in their order (see cpu/selection.py); None if none were
             collected.
         cleared: whether the pieces hold zeros now.
+        decay: the factor of the residual.
     """
 
     values: Tensor
@@ -31,18 +32,23 @@ class Accumulated:
     residual: Tensor | None = None
     keys: Numbers | None = None
     cleared: bool = False
+    decay: float = 1.0
 
     def pieces(self) -> Tensor:
         """Return the pieces alone, f[d]: exactly, or, where a residual was added, up to rounding."""
-        return self.values.clone() if self.residual is None else self.values - self.residual
+        if self.residual is None:
+            return self.values.clone()
+        return torch.sub(self.values, self.residual, alpha=self.decay)
 
     def topk(self, k: int) -> Tensor | None:
         """Indices int64[k] of the k largest magnitudes, increasing, if they are among the collected; else None."""
         return None if self.keys is None or not 0 < k <= len(self.keys) else collecting.among(self.keys, k)
 
 
-def accumulate(x: Tensor, residual: Tensor | None, pieces: Sequence[Tensor], largest: int = 0) -> Accumulated:
-    """Compute x f[d] in place: pieces f[...] end to end, plus a residual f[d] if there is one.
+def accumulate(
+    x: Tensor, residual: Tensor | None, pieces: Sequence[Tensor], largest: int = 0, decay: float = 1.0
+) -> Accumulated:
+    """Compute x f[d] in place: pieces f[...] end to end, plus decay * residual f[d] if there is one.
 
     With a residual this is one pass in the host's memory, which leaves zeros in the pieces. With `largest` > 0 a sample
     of the sum sets a threshold that so many elements reach, most likely, and the pass collects those that do.
@@ -58,11 +64,12 @@ def accumulate(x: Tensor, residual: Tensor | None, pieces: Sequence[Tensor], lar
     on_host = x.device.type == "cpu"
     in_place = residual.dtype == x.dtype and compiled.long_vector(x)
     if in_place:
-        finite, keys = collecting.accumulate(x, residual, flat, largest)
-        made = Accumulated(x, finite, residual, keys, cleared=True)
+        finite, keys = collecting.accumulate(x, residual, flat, largest, decay)
+        made = Accumulated(x, finite, residual, keys, cleared=True, decay=decay)
     else:
-        torch.cat(flat, out=x).add_(residual)
-        made = Accumulated(x, bool(reference.finite(x)) if on_host else None, residual, cleared=on_host)
+        _add(x, residual, flat, decay)
+        finite = bool(reference.finite(x)) if on_host else None
+        made = Accumulated(x, finite, residual, cleared=on_host, decay=decay)
     for piece, taken in zip(pieces, flat, strict=True):
         if on_host and not (in_place and taken.data_ptr() == piece.data_ptr()):
             piece.zero_()
@@ -72,6 +79,18 @@ def accumulate(x: Tensor, residual: Tensor | None, pieces: Sequence[Tensor], lar
 def values(x: Tensor | Accumulated) -> Tensor:
     """Return the vector itself."""
     return x.values if isinstance(x, Accumulated) else x
+
+
+def _add(x: Tensor, residual: Tensor, flat: list[Tensor], decay: float) -> None:
+    """x = flat + decay * residual, without a temporary."""
+    if decay == 1.0:
+        torch.cat(flat, out=x).add_(residual)
+        return
+    # Not `add_(residual, alpha=decay)`, which may round once where the two passes of a plain step round twice.
+    torch.mul(residual, decay, out=x)
+    parts: Sequence[Tensor] = torch.split(x, [len(piece) for piece in flat])
+    for part, piece in zip(parts, flat, strict=True):
+        part.add_(piece)
 
 
 def _copied(x: Tensor, flat: list[Tensor]) -> Accumulated:

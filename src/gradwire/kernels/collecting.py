@@ -14,22 +14,24 @@ from gradwire.kernels import compiled
 from gradwire.kernels.compiled import Numbers
 
 
-def accumulate(x: Tensor, residual: Tensor, pieces: Sequence[Tensor], largest: int) -> tuple[bool, Numbers]:
+def accumulate(
+    x: Tensor, residual: Tensor, pieces: Sequence[Tensor], largest: int, decay: float
+) -> tuple[bool, Numbers]:
     """What `accumulated.accumulate` does of a long vector, by contiguous pieces f32[m]: finite, and keys."""
     from gradwire.kernels import cpu
 
-    target, added = x.numpy(), residual.numpy()  # pyright: ignore
+    target, added, factor = x.numpy(), residual.numpy(), np.float32(decay)  # pyright: ignore
     parts: list[Any] = [piece.detach().numpy() for piece in pieces]  # pyright: ignore
     ends = list(itertools.accumulate(map(len, parts)))
     threshold, scratch = cpu.INFINITE, compiled.scratch.keys(cpu.buffer_size(len(x), largest))
     if 0 < 4 * largest <= len(x) and len(x) >= cpu.SAMPLED:
         sampled = 0
         for part, end in zip(parts, ends, strict=True):
-            sampled = cpu.sample(part, added, end - len(part), largest, scratch[0], sampled)
+            sampled = cpu.sample(part, added, factor, end - len(part), largest, scratch[0], sampled)
         threshold = cpu.threshold(len(x), largest, scratch[0], scratch[1])
     keys, found, sound = np.empty(cpu.buffer_size(len(x), largest) if largest else 0, np.int64), 0, True
     for part, end in zip(parts, ends, strict=True):
-        found, clean = cpu.move(part, added, target, end - len(part), np.int32(threshold), keys, found)
+        found, clean = cpu.move(part, added, factor, target, end - len(part), np.int32(threshold), keys, found)
         sound &= bool(clean)
     return sound, keys[: max(0, found)]
 

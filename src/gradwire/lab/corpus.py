@@ -1,10 +1,12 @@
-"""A corpus that is on every machine: the source of CPython's standard library, as bytes."""
+"""Text that is on every machine, as bytes: the source of CPython's standard library, and other kinds beside it."""
 
 from __future__ import annotations
 
 import sysconfig
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -44,6 +46,34 @@ def standard_library(megabytes: float = 12.0) -> Corpus:
     held_out = b"".join(f.read_bytes() for f in files[::HELD_OUT])
     train = b"".join(f.read_bytes() for i, f in enumerate(files) if i % HELD_OUT)
     return Corpus(_tensor(train[: int(megabytes * 1e6)]), _tensor(held_out))
+
+
+def kinds() -> Mapping[str, Corpus]:
+    """Read four kinds of text that share little, the last twentieth of each held out; Python is the standard library.
+
+    Python, its documentation in English, C++ headers of torch, and tables of character encodings.
+
+    Raises:
+        FileNotFoundError: one of them is not installed.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    files = {
+        "English": [root / "pydoc_data" / "topics.py"],
+        "C++": sorted((Path(torch.__file__).parent / "include" / "ATen").glob("*.h")),
+        "tables": sorted((root / "encodings").glob("cp*.py")),
+    }
+    return MappingProxyType(
+        {"Python": standard_library()} | {kind: _ended(kind, found) for kind, found in files.items()}
+    )
+
+
+def _ended(kind: str, files: list[Path]) -> Corpus:
+    """A corpus of files one after the other, its end held out."""
+    if not files or not files[0].is_file():
+        raise FileNotFoundError(f"the text of the kind {kind} is not installed")
+    text = b"".join(file.read_bytes() for file in files)
+    cut = len(text) - len(text) // HELD_OUT
+    return Corpus(_tensor(text[:cut]), _tensor(text[cut:]))
 
 
 def _tensor(text: bytes) -> Tensor:

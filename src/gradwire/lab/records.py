@@ -1,8 +1,8 @@
 """Records as text: dataclasses written as strict JSON and read back, and the versions that figures depend on.
 
-A field of a record is a dataclass, a tuple of one kind, a dict with text as keys, text, a number, a truth value, or one
-of several kinds such as `float | None`. A float that is not finite (the loss of a run that diverged) is the string
-"NaN", "Infinity" or "-Infinity", because JSON has no such numbers.
+A field of a record is a dataclass, a tuple of one kind, a dict with text as keys, text, a number, a truth value, one of
+several words, or one of several kinds such as `float | None`. A float that is not finite (the loss of a run that
+diverged) is the string "NaN", "Infinity" or "-Infinity", because JSON has no such numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import platform
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -48,6 +48,9 @@ def read(kind: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return read(_fitting(arguments, value), value, where)
+    if origin is Literal:
+        _must(value in arguments, where, f"one of {', '.join(map(str, arguments))}", value)
+        return value
     if origin is tuple:
         _must(isinstance(value, list), where, "a list", value)
         return tuple(read(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))

@@ -4,12 +4,15 @@ EF14 (Seide et al. 2014; Stich et al. 2018, arXiv:1809.07599; Karimireddy et al.
 learning rate outside the memory: send g + error, then error = g + error - own. What the workers hold is conserved: the
 sum of the accumulators is n times the mean plus the sum of the errors.
 
-Two options, alone or together:
+Three options; `decay` and `beta` are two ways to forget, of which one may be set:
+  decay         SparseLoCo's (Sarfi et al. 2025, arXiv:2508.15706: 0.95; also DeMo, Peng et al. 2024, arXiv:2411.19870:
+                0.999, and MuLoCo, arXiv:2505.23725: 0.9): send a = g + decay error, then
+                error = a - own. Below 1 nothing is conserved: (1 - decay) error is dropped at every step.
   beta          ScaleCom's low-pass memory (Chen et al. 2020): error = (1 - beta) error + beta (error + g - own). Below
                 1 it forgets: (1 - beta) (g - own) is dropped at every step, so nothing is conserved.
   lr_in_memory  DEFT's Algorithm 1 (Yoon and Oh 2023): the error is kept in units of lr * g, so that what was left out
                 at a high learning rate is sent in full at a low one: send a = g + error / lr,
-                then error = lr (a - own).
+                then error = lr (a - own). With a decay, a = g + decay error / lr.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ from gradwire.vector import Sent
 
 
 @part("ef", "memory", example="ef(deft(density=0.01))")
-@quiet("beta", "lr_in_memory")
+@quiet("beta", "lr_in_memory", "decay")
 @dataclass(frozen=True)
 class EF:
     """Error feedback: carry what was not sent into the next step. Takes contractive operators.
@@ -53,19 +56,26 @@ class EF:
         exchange: what averages, with a delta.
         beta: in (0, 1], how much of the newest error enters the memory; 1 keeps all that was not sent.
         lr_in_memory: keep the error in units of lr * g. Turns must then tell `lr`.
+        decay: in (0, 1], the factor of the old error before x is added; 1 forgets nothing.
     """
 
     exchange: Exchange
     beta: float = 1.0
     lr_in_memory: bool = False
+    decay: float = 1.0
 
     def __post_init__(self) -> None:
         check_exchange(self.exchange, "ef")
         if not is_number(self.beta) or not 0 < self.beta <= 1:
             raise ValueError(f"beta must lie in (0, 1], got {self.beta!r}")
+        if not is_number(self.decay) or not 0 < self.decay <= 1:
+            raise ValueError(f"decay must lie in (0, 1], got {self.decay!r}")
+        if self.beta != 1 and self.decay != 1:
+            raise ValueError(f"ef forgets by beta or by decay, got beta={self.beta!r} and decay={self.decay!r}")
         if self.lr_in_memory not in (True, False):
             raise ValueError(f"lr_in_memory must be true or false, got {self.lr_in_memory!r}")
         object.__setattr__(self, "beta", float(self.beta))
+        object.__setattr__(self, "decay", float(self.decay))
         object.__setattr__(self, "lr_in_memory", bool(self.lr_in_memory))
         self._check(NOMINAL)
 
@@ -100,7 +110,7 @@ class EF:
         if lr != 1.0:
             error.div_(lr)
         if not isinstance(x, Accumulated):
-            error.add_(x)
+            (error if self.decay == 1.0 else error.mul_(self.decay)).add_(x)
         given = x if isinstance(x, Accumulated) and wants_largest(self.exchange, turn) else error
         # An exchange that wants no candidates is given the tensor alone, which is what the protocol promises it.
         sent = await self.exchange(cast(Tensor, given), nest(state, "inner"), turn)
@@ -113,9 +123,9 @@ class EF:
         return sent
 
     def accumulate(self, pieces: Sequence[Tensor], state: State, turn: Turn) -> Accumulated | None:
-        """Compute error + pieces into a second buffer, which is the error from now on; the first one is kept.
+        """Compute decay * error + pieces into a second buffer, which is the error from now on; the first one is kept.
 
-        None with options: they scale the old error, or need x by itself.
+        None with beta or lr_in_memory: they scale the old error, or need x by itself.
         """
         if self.beta != 1.0 or self.lr_in_memory:
             return None
@@ -124,7 +134,8 @@ class EF:
             state[BEFORE] = {"error": torch.empty_like(error), "inner": clone(inner)}
         before = nest(state, BEFORE)
         copy_(nest(before, "inner"), inner)
-        made = kernels.accumulate(tensor(before, "error"), error, pieces, wants_largest(self.exchange, turn))
+        largest = wants_largest(self.exchange, turn)
+        made = kernels.accumulate(tensor(before, "error"), error, pieces, largest, self.decay)
         state["error"], before["error"] = made.values, error
         return made
 

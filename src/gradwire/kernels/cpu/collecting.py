@@ -14,9 +14,9 @@ from gradwire.kernels.cpu.selection import BINS, LAST, kth_largest, run_of, samp
 ONE = np.uint64(1)
 
 
-@compile_for("int64(float32[::1], float32[::1], int64, int64, int64[::1], int64)")
-def sample(source: Floats, residual: Floats, at: int, k: int, sampled: Ints, count: int) -> int:
-    """Write magnitudes' bits of source f32[m] + residual[at : at + m], of those that are in the sample of residual[d].
+@compile_for("int64(float32[::1], float32[::1], float32, int64, int64, int64[::1], int64)")
+def sample(source: Floats, residual: Floats, decay: Any, at: int, k: int, sampled: Ints, count: int) -> int:
+    """Write magnitudes' bits of source f32[m] + decay * residual[at : at + m], of those in the sample of residual[d].
 
     They go behind the first `count` of those sampled; returns how many there are then.
     """
@@ -27,7 +27,7 @@ def sample(source: Floats, residual: Floats, at: int, k: int, sampled: Ints, cou
         if start >= len(source):
             break
         for i in range(max(start, 0), min(start + 8, len(source))):
-            sampled[count] = np.float32(source[i] + residual[at + i]).view(np.int32) & SIZE
+            sampled[count] = np.float32(source[i] + decay * residual[at + i]).view(np.int32) & SIZE
             count += 1
     return count
 
@@ -38,9 +38,11 @@ def threshold(d: int, k: int, sampled: Ints, rest: Ints) -> int:
     return threshold_of(d, k, sampled, rest, np.empty(BINS, np.int64))
 
 
-@compile_for("UniTuple(int64, 2)(float32[::1], float32[::1], float32[::1], int64, int32, int64[::1], int64)")
-def move(source: Floats, residual: Floats, target: Floats, at: int, threshold: Any, keys: Ints, found: int) -> Any:
-    """target[at : at + m] = source f32[m] + residual[at : at + m], and zeros stay behind in source.
+@compile_for("UniTuple(int64, 2)(float32[::1], float32[::1], float32, float32[::1], int64, int32, int64[::1], int64)")
+def move(
+    source: Floats, residual: Floats, decay: Any, target: Floats, at: int, threshold: Any, keys: Ints, found: int
+) -> Any:
+    """target[at : at + m] = source f32[m] + decay * residual[at : at + m], and zeros stay behind in source.
 
     Args:
         threshold: bits of a magnitude, at most INFINITE. The keys (see selection.py) of sums that reach it are
@@ -59,7 +61,7 @@ def move(source: Floats, residual: Floats, target: Floats, at: int, threshold: A
     bits = target.view(np.int32)
     sound, whole = 1, len(source) // 64 * 64
     for start in range(0, whole, 64):
-        reached = np.uint64(accumulate(source, start, residual, target, at + start, threshold))
+        reached = np.uint64(accumulate(source, start, residual, target, at + start, threshold, decay))
         if reached and not 0 <= found <= len(keys) - 64:
             found = -1
         while reached:
@@ -73,7 +75,7 @@ def move(source: Floats, residual: Floats, target: Floats, at: int, threshold: A
                 found += 1
     for start in range(whole, len(source)):
         i = at + start
-        target[i] = source[start] + residual[i]
+        target[i] = source[start] + decay * residual[i]
         source[start] = 0.0
         size = bits[i] & SIZE
         if size >= INFINITE:

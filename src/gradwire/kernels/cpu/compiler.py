@@ -113,8 +113,10 @@ def reaching(typing: Any, bits: Any, at: Any, threshold: Any) -> Any:
 
 
 @intrinsic
-def accumulate(typing: Any, source: Any, at: Any, memory: Any, target: Any, to: Any, threshold: Any) -> Any:
-    """Move source[at : at + 64] to target[to : to + 64], with memory[to : to + 64] added: f32, zeros stay behind.
+def accumulate(typing: Any, source: Any, at: Any, memory: Any, target: Any, to: Any, threshold: Any, decay: Any) -> Any:
+    """Move source[at : at + 64] to target[to : to + 64], plus decay * memory[to : to + 64]: f32, zeros stay behind.
+
+    The product is rounded before it is added, as where two passes do it.
 
     Tells which of the 64 sums' magnitudes reach a threshold, as `reaching` does.
     """
@@ -125,12 +127,13 @@ def accumulate(typing: Any, source: Any, at: Any, memory: Any, target: Any, to: 
             _lanes(context, builder, signature.args[array], arguments[array], arguments[start], F32)
             for array, start in ((0, 1), (2, 4), (3, 4))
         )
-        total = builder.fadd(builder.load(given, align=4), builder.load(held, align=4))
+        factor = _in_all(builder, arguments[6], F32)
+        total = builder.fadd(builder.load(given, align=4), builder.fmul(builder.load(held, align=4), factor))
         builder.store(total, sums, align=4)
         builder.store(ir.Constant(lanes, [0.0] * 64), given, align=4)
         return _reaching(builder, builder.bitcast(total, ir.VectorType(I32, 64)), arguments[5])
 
-    return types.uint64(source, types.int64, memory, target, types.int64, types.int32), generate
+    return types.uint64(source, types.int64, memory, target, types.int64, types.int32, types.float32), generate
 
 
 @intrinsic

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gradwire.lab.averager import Averager, Memory
 from gradwire.lab.training.memory import put_
+from gradwire.lab.training.optimizers import Steps
 from gradwire.lab.training.settings import Training
 
 FORMAT = 1
@@ -32,7 +33,7 @@ def save_whole(
     step: int,
     seconds: float,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Steps,
     averager: Averager,
 ) -> None:
     """Write a checkpoint whole, or leave the old one as it was. Of several processes the first one writes."""
@@ -49,9 +50,7 @@ def save_whole(
     os.replace(part, file)
 
 
-def load(
-    file: Path, training: Training, model: nn.Module, optimizer: torch.optim.Optimizer, averager: Averager
-) -> tuple[int, float]:
+def load(file: Path, training: Training, model: nn.Module, optimizer: Steps, averager: Averager) -> tuple[int, float]:
     """Go on from a checkpoint: its step and seconds.
 
     Raises:
@@ -96,7 +95,7 @@ def _check(file: Path, saved: dict[str, Any], training: Training) -> None:
     """Refuse another format, other settings, and values that are not finite."""
     if saved["format"] != FORMAT:
         raise ValueError(f"{file} has format {saved['format']}, this gradwire reads format {FORMAT}")
-    theirs, ours = Training.from_dict(saved["training"]), training
+    theirs, ours = Training.from_dict(saved["training"]).filled(), training
     for name in (name for name in asdict(ours) if name not in FREE):
         if getattr(theirs, name) != getattr(ours, name):
             raise ValueError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from gradwire.lab import remote
 from gradwire.lab.averager import InProcess, Meet
 from gradwire.lab.training.checkpoint import load, save_whole
+from gradwire.lab.training.local_run import LocalRun
 from gradwire.lab.training.run import TrainingRun
 from gradwire.lab.training.settings import Evaluation, Event, History, Step, Training
 
@@ -42,16 +43,33 @@ def follow(
         raise ValueError(f"a checkpoint is written to a file, and {save} is a folder")
     if save is not None and not save.parent.is_dir():
         raise ValueError(f"there is no folder {save.parent} to write the checkpoint {save.name} to")
-    run = TrainingRun(training.filled(), meet)
+    training = training.filled()
+    if training.local is not None:
+        _check_local(meet, resume, save)
+        return _record(LocalRun(training, training.local), listen, None)
+    run = TrainingRun(training, meet)
     if resume is not None:
         run.step, run.seconds = load(resume, run.training, run.model, run.optimizer, run.averager)
+    return _record(run, listen, save)
+
+
+def _check_local(meet: Meet, resume: Path | None, save: Path | None) -> None:
+    """Refuse what local steps cannot do here."""
+    if meet is not InProcess:
+        raise ValueError("local steps of the laboratory run in one process: give workers instead of ranks")
+    if (file := resume or save) is not None:
+        raise ValueError(f"a run of local steps keeps no checkpoints in the laboratory; leave out {file}")
+
+
+def _record(run: TrainingRun | LocalRun, listen: Callable[[Event], None], save: Path | None) -> History:
+    """Take all steps of a run, and evaluate it every so often."""
     steps: list[Step] = []
     evaluations: list[Evaluation] = []
     while True:
         if run.step % run.settings.evaluate_every == 0 or run.step >= run.settings.steps:
-            if save is not None:
+            if save is not None and isinstance(run, TrainingRun):
                 save_whole(save, run.training, run.step, run.seconds, run.model, run.optimizer, run.averager)
-            if 0 in run.averager.workers:
+            if 0 in run.workers:
                 evaluations.append(run.evaluate())
                 listen(evaluations[-1])
         if run.step >= run.settings.steps:

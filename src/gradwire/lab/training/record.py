@@ -29,7 +29,9 @@ def write(history: History, folder: Path, command: str) -> list[Path]:
         "command": command,
         "versions": records.versions(),
         "training": asdict(history.training),
-        "optimizer": settings.optimizer if settings.optimizer == "sgd" else f"adam, betas {settings.betas}",
+        "optimizer": settings.optimizer
+        if settings.optimizer == "sgd"
+        else f"{settings.optimizer}, betas {settings.betas}",
         "data": history.source,
         "parameters": history.parameters,
         "evaluations": [asdict(evaluation) for evaluation in history.evaluations],

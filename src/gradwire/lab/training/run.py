@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from gradwire.lab.averager import Meet
+from gradwire.lab.training.gradient import gradient_
 from gradwire.lab.training.memory import guarded, residual, support
+from gradwire.lab.training.optimizers import clip_, make, rate
 from gradwire.lab.training.settings import Evaluation, Step, Training
-from gradwire.lab.training.tasks.protocol import Settings, rng
 from gradwire.layout import Layout
-
-FALL = 0.1
-"""Factor of the learning rate at each decay."""
 
 
 class TrainingRun:
@@ -36,15 +33,15 @@ class TrainingRun:
         self.mean = torch.zeros(self.layout.d)
         for param, view in zip(self.parameters, self.layout.cut(self.mean).values(), strict=True):
             param.grad = view
-        self.optimizer = _optimizer(self.settings, self.parameters)
+        self.optimizer, self.workers = make(self.settings, self.parameters), self.averager.workers
         self.step, self.seconds = 0, 0.0
 
     def advance(self) -> Step:
         """One step. ArithmeticError if a gradient is not finite."""
         began, before = time.perf_counter(), self.counted()
-        loss = sum(self.gradient(worker, row) for worker, row in zip(self.averager.workers, self.rows, strict=True))
-        self.clip()
-        computed, lr = time.perf_counter(), self.rate()
+        loss = sum(self.gradient(worker, row) for worker, row in zip(self.workers, self.rows, strict=True))
+        clip_(self.xs, self.settings.clip)
+        computed, lr = time.perf_counter(), rate(self.settings, self.step)
         params = torch.cat([param.detach().flatten() for param in self.parameters])
         sent = self.averager.send(self.xs, self.step, params, lr)
         if not sent.finite:
@@ -64,28 +61,11 @@ class TrainingRun:
 
         Running statistics of a batch normalisation are those of worker 0, as under DDP.
         """
-        run = self.training
         kept = [buffer.clone() for buffer in self.model.buffers()] if worker else []
-        with torch.random.fork_rng(devices=[]):  # for models with dropout
-            torch.random.set_rng_state(rng("model", run.seed, self.step, worker).get_state())
-            loss = self.task.loss(self.model, worker, run.workers, self.step, self.settings.batch, run.seed)
-            gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
-        for view, gradient in zip(row, gradients, strict=True):
-            view.copy_(gradient)
+        loss = gradient_(self.training, self.task, self.model, self.parameters, worker, self.step, row)
         for buffer, value in zip(self.model.buffers(), kept, strict=False):
             buffer.copy_(value)
-        return loss.item()
-
-    def clip(self) -> None:
-        """Clip every worker's own gradient, before it is compressed."""
-        if self.settings.clip:
-            norms = self.xs.square().sum(1, keepdim=True).sqrt_()
-            self.xs.mul_((self.settings.clip / (norms + 1e-6)).clamp_(max=1.0))
-
-    def rate(self) -> float:
-        """The learning rate of this step."""
-        falls = sum(self.step >= part * self.settings.steps for part in self.settings.decay)
-        return self.settings.lr * FALL**falls
+        return loss
 
     def counted(self) -> tuple[float, float]:
         """Bytes and traffic of the workers here so far."""
@@ -106,10 +86,3 @@ class TrainingRun:
         """Metrics on held-out data; the clock stands still."""
         metrics = self.task.evaluate(self.model)
         return Evaluation(self.step, self.step / self.per_epoch, self.seconds, metrics)
-
-
-def _optimizer(settings: Settings, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
-    """SGD with Nesterov's momentum, or Adam; it is given the mean as the gradient."""
-    if settings.optimizer == "adam":
-        return torch.optim.Adam(parameters, settings.lr, settings.betas)
-    return torch.optim.SGD(parameters, settings.lr, settings.momentum, nesterov=settings.momentum > 0)

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from statistics import mean
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
+from gradwire.checks import is_whole
 from gradwire.lab.checks import check_count, check_name, check_number
+from gradwire.lab.training.local import Local
 from gradwire.lab.training.tasks import TASKS, Settings, Task, make
+from gradwire.lab.training.tasks.protocol import Optimizer, Schedule
 from gradwire.spec import SpecError, parse
 
 DENSE = "dense"
 """The plain mean, by its usual name."""
 
-OPEN = ("steps", "model", "batch", "momentum", "clip", "evaluate_every", "decay")
+OPEN = (
+    "steps",
+    "model",
+    "batch",
+    "momentum",
+    "clip",
+    "evaluate_every",
+    "decay",
+    "optimizer",
+    "schedule",
+    "warmup_steps",
+)
 """Settings that may be left to the task, like the learning rate."""
+
+NEWER = {"optimizer", "schedule", "warmup_steps", "local", "unlike"}
+"""Settings that checkpoints of format 1 may lack; their defaults are what there was before."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +42,9 @@ class Training:
     optimizer, outside the memory unless the exchange takes it in. momentum: of SGD. clip: the largest norm of a
     worker's own gradient before compression, 0 for no limit. evaluate_every: steps. decay: fractions of the run after
     which the learning rate falls to a tenth. data: a place to read from instead of the installed data.
+    optimizer: "sgd", "adam", "adamw" or "muon". schedule: of the learning rate, "constant" but for its decays, or
+    "cosine". warmup_steps: of a linear rise of it. local: take local steps, and exchange differences of models instead
+    of gradients. unlike: every worker has data of its own kind.
 
     Raises:
         ValueError: a name, spec or number that cannot be, in one sentence.
@@ -43,6 +63,11 @@ class Training:
     evaluate_every: int | None = None
     decay: tuple[float, ...] | None = None
     data: str | None = None
+    optimizer: Optimizer | None = None
+    schedule: Schedule | None = None
+    warmup_steps: int | None = None
+    local: Local | None = None
+    unlike: bool = False
 
     def __post_init__(self) -> None:
         check_name("task", self.task, TASKS)
@@ -63,6 +88,20 @@ class Training:
             raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
         if not all(0 < part < 1 for part in self.decay or ()):
             raise ValueError(f"decay takes parts of the run between 0 and 1, got {self.decay}")
+        self._check_optimizer()
+
+    def _check_optimizer(self) -> None:
+        """Refuse an optimizer's settings that are not to be had."""
+        for name, known in (("optimizer", Optimizer), ("schedule", Schedule)):
+            if getattr(self, name) is not None:
+                check_name(name, getattr(self, name), get_args(known))
+        if self.warmup_steps is not None and (not is_whole(self.warmup_steps) or self.warmup_steps < 0):
+            raise ValueError(f"warmup_steps must be a whole number of at least 0, got {self.warmup_steps!r}")
+        usual = make(self.task).defaults.optimizer
+        if self.optimizer in ("sgd", "adam") and self.optimizer != usual and self.learning_rate is None:
+            raise ValueError(f"{self.task} has no learning rate of its own for {self.optimizer}; give one")
+        if self.momentum and (self.optimizer or usual) != "sgd":
+            raise ValueError(f"momentum is SGD's, and {self.optimizer or usual} was given {self.momentum}")
 
     @property
     def spec(self) -> str:
@@ -71,14 +110,23 @@ class Training:
 
     def make(self) -> Task:
         """Make the task."""
-        return make(self.task, self.data)
+        return make(self.task, self.data, self.unlike)
 
     @property
     def settings(self) -> Settings:
         """The task's settings, with what is given here in their place."""
         given = {name: getattr(self, name) for name in OPEN} | {"lr": self.learning_rate}
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        return replace(make(self.task).defaults, **chosen)
+        return replace(self._usual, **chosen)
+
+    @property
+    def _usual(self) -> Settings:
+        """The task's settings for this optimizer and schedule."""
+        task = make(self.task)
+        usual = task.adamw if self.optimizer in ("adamw", "muon") else task.defaults
+        if self.optimizer not in (None, "sgd"):
+            usual = replace(usual, momentum=0.0)
+        return replace(usual, decay=()) if self.schedule == "cosine" else usual
 
     def filled(self) -> Training:
         """The same run with every default written out."""
@@ -89,11 +137,14 @@ class Training:
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Training:
         """Read what `asdict` gave, also out of JSON or a checkpoint."""
-        known = {field.name for field in fields(cls)}
-        if set(saved) != known:
-            raise ValueError(f"these are not the settings of a training run: {', '.join(sorted(set(saved) ^ known))}")
+        usual = {field.name: field.default for field in fields(cls)}
+        saved = {name: usual[name] for name in NEWER} | saved
+        if saved.keys() != usual.keys():
+            odd = ", ".join(sorted(saved.keys() ^ usual.keys()))
+            raise ValueError(f"these are not the settings of a training run: {odd}")
         decay = None if saved["decay"] is None else tuple(saved["decay"])
-        return replace(cls(saved["task"]), **(saved | {"decay": decay}))
+        local = None if saved["local"] is None else Local(**saved["local"])
+        return replace(cls(saved["task"]), **(saved | {"decay": decay, "local": local}))
 
 
 @dataclass(frozen=True)
@@ -101,10 +152,10 @@ class Step:
     """One step, counted from 1.
 
     loss: the workers' mean, before the step. density: entries of the mean that are sent, or of a dense mean those that
-    are not zero, over d. residual: norm of error feedback's residual after the step, the mean over the workers; None
-    where there is none. bytes, traffic: what a worker sent, and what that puts on its link (see the ledger), the mean
-    over the workers. gradient_seconds: forward and backward of all workers in the process. exchange_seconds:
-    compression and network, likewise. update_seconds: the optimizer's.
+    are not zero, over d; 0 for a step without an exchange. residual: norm of error feedback's residual after the step,
+    the mean over the workers; None where there is none. bytes, traffic: what a worker sent, and what that puts on its
+    link (see the ledger), the mean over the workers. gradient_seconds: forward and backward of all workers in the
+    process. exchange_seconds: compression and network, likewise. update_seconds: the optimizer's.
     """
 
     step: int

@@ -15,13 +15,13 @@ from gradwire.lab.training.tasks.vision import Vision
 TASKS: Mapping[str, Callable[..., Task]] = MappingProxyType(
     {"vision": Vision, "language": Language, "recommendation": Recommendation}
 )
-"""Constructors by name; all take `data`, a place to read from instead of the installed data."""
+"""Constructors by name; all take `data`, a place to read from instead of the installed data, and `unlike`."""
 
 
-def make(name: str, data: str | Path | None = None) -> Task:
-    """Make a task by name. ValueError if it is unknown."""
+def make(name: str, data: str | Path | None = None, unlike: bool = False) -> Task:
+    """Make a task by name; `unlike` gives every worker data of its own kind. ValueError if it is unknown."""
     check_name("task", name, TASKS)
-    return TASKS[name](None if data is None else Path(data))
+    return TASKS[name](None if data is None else Path(data), unlike)
 
 
 __all__ = ["TASKS", "Settings", "Task", "make"]

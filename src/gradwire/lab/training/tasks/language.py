@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gradwire.lab.checks import check_name
-from gradwire.lab.corpus import Corpus, standard_library
+from gradwire.lab.corpus import Corpus, kinds, standard_library
 from gradwire.lab.models.gpt import GPT
 from gradwire.lab.models.lstm import LSTM
 from gradwire.lab.training.tasks.protocol import Settings, check_file, rng, share
@@ -29,26 +29,41 @@ MODELS: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Language:
-    """The source of CPython's standard library as bytes, in windows of 64. `data`: a file of text instead."""
+    """The source of CPython's standard library as bytes, in windows of 64. `data`: a file of text instead.
+
+    unlike: every worker reads another kind of text: Python, English, C++, tables of characters, and so on in turn.
+    Held out are all four in equal parts.
+    """
 
     data: Path | None = None
+    unlike: bool = False
     name = "language"
     metric = "perplexity"
     higher_is_better = False
     models = tuple(MODELS)
     defaults = Settings("lstm", batch=8, lr=2.0, steps=400, evaluate_every=50, momentum=0.9, clip=1.0, decay=(0.75,))
+    adamw = defaults.under_adamw(lr=4e-3, warmup_steps=50)
+
+    def __post_init__(self) -> None:
+        if self.unlike and self.data is not None:
+            raise ValueError(f"unlike texts are the installed ones; leave out {self.data}")
 
     @property
-    def corpus(self) -> Corpus:
-        """The bytes, read once in a process."""
-        return _corpus(self.data)
+    def corpora(self) -> Mapping[str, Corpus]:
+        """Texts by their kind, read once in a process."""
+        return _kinds() if self.unlike else {self._what: _corpus(self.data)}
+
+    @property
+    def _what(self) -> str:
+        return "the source of CPython's standard library" if self.data is None else str(self.data)
 
     @property
     def source(self) -> str:
         """Which text it is."""
-        what = "the source of CPython's standard library" if self.data is None else str(self.data)
-        sizes = f"{len(self.corpus.train):,} bytes to train on, {len(self.corpus.held_out):,} held out"
-        return f"{what}: {sizes}"
+        return "; ".join(
+            f"{kind}: {len(corpus.train):,} bytes to train on, {len(corpus.held_out):,} held out"
+            for kind, corpus in self.corpora.items()
+        )
 
     def model(self, name: str | None, seed: int) -> nn.Module:
         """Make lstm (two layers 96 wide), gpt (two blocks 64 wide) or gpt128 (four, 128 wide)."""
@@ -60,21 +75,27 @@ class Language:
 
     def loss(self, model: nn.Module, worker: int, workers: int, step: int, batch: int, seed: int) -> Tensor:
         """Nats per byte on random windows."""
-        tokens, targets = self.corpus.batch(batch, CONTEXT, rng("windows", seed, step, worker))
+        corpora = list(self.corpora.values())
+        tokens, targets = corpora[worker % len(corpora)].batch(batch, CONTEXT, rng("windows", seed, step, worker))
         return model(tokens, targets)
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Perplexity of a byte, e to the loss, and the loss in nats per byte."""
         model.eval()
-        tokens, targets = self.corpus.evaluation(SEQUENCES, CONTEXT)
+        corpora = self.corpora.values()
+        windows = [corpus.evaluation(SEQUENCES // len(corpora), CONTEXT) for corpus in corpora]
+        tokens, targets = (torch.cat(parts) for parts in zip(*windows, strict=True))
         loss = model(tokens, targets).double()
         model.train()
         return {"perplexity": loss.exp().item(), "loss": loss.item()}
 
     def steps_per_epoch(self, workers: int, batch: int) -> int:
         """Steps in which as many bytes are read as there are; windows are drawn with replacement."""
-        return share(len(self.corpus.train) // CONTEXT, "windows", workers, batch)
+        return share(sum(len(corpus.train) for corpus in self.corpora.values()) // CONTEXT, "windows", workers, batch)
+
+
+_kinds = functools.cache(kinds)
 
 
 @functools.cache

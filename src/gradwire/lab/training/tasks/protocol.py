@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-Optimizer = Literal["sgd", "adam"]
+Optimizer = Literal["sgd", "adam", "adamw", "muon"]
+Schedule = Literal["constant", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,9 @@ class Settings:
     """How a run learns. Every task has defaults by which it learns well.
 
     batch: samples a worker and step. lr: of the optimizer. momentum: of SGD, Nesterov's form; Adam has `betas` instead.
-    clip: the largest norm of a worker's own gradient before compression, 0 for no limit. evaluate_every: steps. decay:
-    fractions of the run after which the learning rate falls to a tenth.
+    weight_decay: of matrices, by AdamW and Muon. clip: the largest norm of a worker's own gradient before compression,
+    0 for no limit. evaluate_every: steps. decay: fractions of the run after which the learning rate falls to a tenth.
+    schedule: "cosine" lets it fall to a tenth along half a cosine. warmup_steps: of a linear rise to it.
     """
 
     model: str
@@ -33,6 +35,24 @@ class Settings:
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = 0.0
     decay: tuple[float, ...] = ()
+    schedule: Schedule = "constant"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+
+    def under_adamw(self, lr: float, warmup_steps: int) -> Settings:
+        """The same run by AdamW: cosine, betas (0.9, 0.95) and weight decay 0.1 as language models are trained."""
+        return replace(
+            self,
+            lr=lr,
+            optimizer="adamw",
+            momentum=0.0,
+            betas=(0.9, 0.95),
+            clip=1.0,
+            decay=(),
+            schedule="cosine",
+            warmup_steps=warmup_steps,
+            weight_decay=0.1,
+        )
 
 
 class Task(Protocol):
@@ -56,6 +76,11 @@ class Task(Protocol):
     @property
     def defaults(self) -> Settings:
         """Settings of a run where its caller gives none."""
+        ...
+
+    @property
+    def adamw(self) -> Settings:
+        """The same where the optimizer is AdamW or Muon."""
         ...
 
     @property
@@ -105,7 +130,16 @@ def part(samples: int, worker: int, workers: int, step: int, batch: int, seed: i
     return _order(samples, seed, epoch)[first : first + batch]
 
 
-@functools.lru_cache(maxsize=4)
+def own_part(keys: Tensor, worker: int, workers: int, step: int, batch: int, seed: int) -> Tensor:
+    """Choose a worker's samples at a step where workers' data are unlike: int64[batch].
+
+    Samples are sorted by their keys int64[m] and cut into equal runs, one a worker, who shuffles its own.
+    """
+    own = keys.argsort(stable=True).tensor_split(workers)[worker]
+    return own[part(len(own), 0, 1, step, batch, seed + worker)]
+
+
+@functools.lru_cache(maxsize=16)
 def _order(samples: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(samples, generator=rng("order", seed, epoch))
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gradwire.lab.checks import check_name
 from gradwire.lab.models.neumf import NeuMF
-from gradwire.lab.training.tasks.protocol import Settings, part, rng, share
+from gradwire.lab.training.tasks.protocol import Settings, own_part, part, rng, share
 from gradwire.lab.training.tasks.ratings import Ratings, load
 
 NEGATIVES = 4
@@ -26,14 +26,19 @@ SHAPES: Mapping[str, tuple[int, tuple[int, ...]]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Recommendation:
-    """MovieLens-100K by NeuMF. `data`: a file of ratings instead, as `ratings.load` reads it."""
+    """MovieLens-100K by NeuMF. `data`: a file of ratings instead, as `ratings.load` reads it.
+
+    unlike: every worker has users of its own.
+    """
 
     data: Path | None = None
+    unlike: bool = False
     name = "recommendation"
     metric = "HR@10"
     higher_is_better = True
     models = tuple(SHAPES)
     defaults = Settings("neumf", batch=256, lr=0.01, steps=800, evaluate_every=100, optimizer="adam")
+    adamw = defaults.under_adamw(lr=1e-2, warmup_steps=20)
 
     @property
     def ratings(self) -> Ratings:
@@ -56,7 +61,10 @@ class Recommendation:
 
     def loss(self, model: nn.Module, worker: int, workers: int, step: int, batch: int, seed: int) -> Tensor:
         """Cross-entropy on `batch` positive pairs of a shuffled epoch, and four negative ones for each."""
-        chosen = part(len(self.ratings.users), worker, workers, step, batch, seed)
+        if self.unlike:
+            chosen = own_part(self.ratings.users, worker, workers, step, batch, seed)
+        else:
+            chosen = part(len(self.ratings.users), worker, workers, step, batch, seed)
         users, liked = self.ratings.users[chosen], self.ratings.items[chosen]
         asked = users.repeat(NEGATIVES)
         others = _unseen(self.ratings.seen, asked, rng("negatives", seed, step, worker))

@@ -13,21 +13,26 @@ from torch import Tensor, nn
 from gradwire.lab.checks import check_name
 from gradwire.lab.models.resnet import resnet8, resnet18
 from gradwire.lab.training.tasks.images import Images, load
-from gradwire.lab.training.tasks.protocol import Settings, part, share
+from gradwire.lab.training.tasks.protocol import Settings, own_part, part, share
 
 MODELS = {"resnet8": resnet8, "resnet18": resnet18}
 
 
 @dataclass(frozen=True)
 class Vision:
-    """Residual networks on the pictures that `images.load` finds. `data`: a folder of IDX files to read instead."""
+    """Residual networks on the pictures that `images.load` finds. `data`: a folder of IDX files to read instead.
+
+    unlike: every worker has the pictures of labels of its own.
+    """
 
     data: Path | None = None
+    unlike: bool = False
     name = "vision"
     metric = "accuracy"
     higher_is_better = True
     models = tuple(MODELS)
     defaults = Settings("resnet8", batch=16, lr=0.05, steps=400, evaluate_every=50, momentum=0.9, decay=(0.75,))
+    adamw = defaults.under_adamw(lr=5e-3, warmup_steps=20)
 
     @property
     def images(self) -> Images:
@@ -49,8 +54,12 @@ class Vision:
 
     def loss(self, model: nn.Module, worker: int, workers: int, step: int, batch: int, seed: int) -> Tensor:
         """Cross-entropy on the worker's part of a shuffled epoch."""
-        chosen = part(len(self.images.labels), worker, workers, step, batch, seed)
-        return F.cross_entropy(model(_scaled(self.images.images[chosen])), self.images.labels[chosen])
+        labels = self.images.labels
+        if self.unlike:
+            chosen = own_part(labels, worker, workers, step, batch, seed)
+        else:
+            chosen = part(len(labels), worker, workers, step, batch, seed)
+        return F.cross_entropy(model(_scaled(self.images.images[chosen])), labels[chosen])
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:

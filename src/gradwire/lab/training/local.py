@@ -1,0 +1,42 @@
+"""The settings of local steps: how long a round is, and what is done with its mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from gradwire.checks import is_whole
+from gradwire.lab.checks import check_count, check_name
+from gradwire.spec import as_outer
+
+CatchUp = Literal["add", "mix", "drop"]
+
+
+@dataclass(frozen=True)
+class Local:
+    """Every worker takes optimizer steps of its own, and every so often their difference to the anchor is exchanged.
+
+    every: steps of a round. outer: the spec of the outer step, which moves the anchor. delay: steps between sending a
+    difference and receiving the mean. catch_up: what a worker does then with the steps that it has taken meanwhile:
+    "add" keeps them, "mix" stops halfway between its own model and the anchor, "drop" forgets them. fragments: parts of
+    the model that are exchanged at different steps of a round.
+
+    Raises:
+        ValueError: a spec or number that cannot be, in one sentence.
+    """
+
+    every: int = 10
+    outer: str = "sgd(lr=1.0, mean='senders')"
+    delay: int = 0
+    catch_up: CatchUp = "mix"
+    fragments: int = 1
+
+    def __post_init__(self) -> None:
+        check_count("every", self.every)
+        as_outer(self.outer, "a run of local steps")
+        check_count("fragments", self.fragments)
+        check_name("catch-up", self.catch_up, get_args(CatchUp))
+        if not is_whole(self.delay) or not 0 <= self.delay < self.every:
+            raise ValueError(f"a delay lies within a round of {self.every} steps, got {self.delay!r}")
+        if self.fragments > self.every:
+            raise ValueError(f"{self.fragments} fragments do not fit into a round of {self.every} steps")

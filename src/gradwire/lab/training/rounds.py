@@ -1,0 +1,139 @@
+"""Rounds of local steps: the workers' differences to an anchor are exchanged, and their mean moves the anchor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+
+from torch import Tensor
+
+from gradwire.exchange import Exchange
+from gradwire.lab.averager import InProcess
+from gradwire.lab.training.local import CatchUp, Local
+from gradwire.layout import Layout
+from gradwire.outer import Outer
+from gradwire.spec import as_exchange, as_outer
+from gradwire.vector import Sent
+
+ALPHA = 0.5
+"""How much of its own model a worker keeps that mixes it with the anchor (Streaming DiLoCo, arXiv:2501.18512)."""
+
+
+class Rounds:
+    """Rounds of n workers over vectors of one layout, with the memories of exchange and outer step.
+
+        rounds = Rounds("ef(topk(density=0.016))", "sgd(lr=1.0, mean='senders')", layout, workers=4)
+        rounds.play(anchor, thetas)  # anchor f[d] moves in place; thetas f[n, d] are read
+
+    By default workers run in lockstep, which is bit for bit what happens on a network.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange | str,
+        outer: Outer | str,
+        layout: Layout,
+        workers: int,
+        seed: int = 0,
+        *,
+        batched: bool = False,
+    ) -> None:
+        averages, self.outer = as_exchange(exchange, "a round"), as_outer(outer, "a round")
+        self.averager = InProcess(averages, layout, workers, seed, batched=batched)
+        self.state, self.workers, self.played = self.outer.init(layout), workers, 0
+
+    def send(self, anchor: Tensor, thetas: Tensor) -> Sent:
+        """Exchange the differences anchor - thetas; the mean is valid until the next round."""
+        sent = self.averager.send(anchor - thetas, self.played, anchor)
+        self.played += 1
+        return sent
+
+    def move_(self, anchor: Tensor, sent: Sent) -> None:
+        """Move the anchor f[d] by the mean, in place."""
+        self.outer(anchor, sent.mean, self.state, self.workers)
+
+    def play(self, anchor: Tensor, thetas: Tensor) -> Sent:
+        """A whole round. What was not finite has moved nothing: see `Sent.finite`."""
+        sent = self.send(anchor, thetas)
+        if sent.finite:
+            self.move_(anchor, sent)
+        return sent
+
+
+@dataclass
+class Fragment:
+    """Part of the vector [first, last) with its rounds. pending: what has been sent and not yet received."""
+
+    first: int
+    last: int
+    phase: int
+    rounds: Rounds
+    pending: tuple[int, Sent, Tensor] | None = None
+
+    def cut(self, x: Tensor) -> Tensor:
+        """View this part of f[..., d]."""
+        return x[..., self.first : self.last]
+
+
+class Timetable:
+    """Which fragment is sent and received after which step, on an anchor f[d] that starts at `start`."""
+
+    def __init__(
+        self, local: Local, exchange: Exchange, layout: Layout, workers: int, steps: int, seed: int, start: Tensor
+    ) -> None:
+        self.local, self.steps, self.anchor = local, steps, start.clone()
+        self.fragments = [
+            Fragment(first, first + part.d, place * local.every // local.fragments, rounds)
+            for place, (first, part) in enumerate(_parts(layout, local.fragments))
+            for rounds in [Rounds(exchange, local.outer, part, workers, seed)]
+        ]
+
+    def after(self, step: int, thetas: Tensor) -> Iterator[Sent]:
+        """Do what is due after so many steps, and yield what is sent. The last step ends every round.
+
+        thetas f[n, d] are the workers' parameters, which receive the anchor in place.
+        """
+        ends = step == self.steps
+        for fragment in self.fragments:
+            if fragment.pending and (ends or fragment.pending[0] == step):
+                self._receive(fragment, thetas)
+            if ends or step % self.local.every == fragment.phase:
+                rows = fragment.cut(thetas)
+                sent = fragment.rounds.send(fragment.cut(self.anchor), rows)
+                yield sent
+                fragment.pending = (step + self.local.delay, sent, rows.clone() if self.local.delay else rows)
+                if ends or not self.local.delay:
+                    self._receive(fragment, thetas, drop=True)
+
+    def _receive(self, fragment: Fragment, thetas: Tensor, drop: bool = False) -> None:
+        """Move the anchor, and let the workers catch up with it."""
+        if fragment.pending is None:
+            return
+        _, sent, left = fragment.pending
+        anchor, fragment.pending = fragment.cut(self.anchor), None
+        fragment.rounds.move_(anchor, sent)
+        catch_up_(fragment.cut(thetas), anchor, left, "drop" if drop else self.local.catch_up)
+
+
+def catch_up_(thetas: Tensor, anchor: Tensor, left: Tensor, how: CatchUp) -> None:
+    """Bring workers f[n, d], whose differences were taken at `left` f[n, d], to a moved anchor f[d], in place."""
+    if how == "drop":
+        thetas.copy_(anchor.expand_as(thetas))
+    elif how == "mix":
+        thetas.mul_(ALPHA).add_(anchor, alpha=1 - ALPHA)
+    else:
+        thetas.add_(anchor - left)
+
+
+def _parts(layout: Layout, count: int) -> Iterator[tuple[int, Layout]]:
+    """Cut a layout between tensors into parts of about equal size: where each begins, and its layout."""
+    ends = list(accumulate(layout.sizes))
+    places: list[list[int]] = [[] for _ in range(count)]
+    for place, end in enumerate(ends):
+        places[min(count - 1, (end - 1) * count // max(layout.d, 1))].append(place)
+    if not all(places):
+        raise ValueError(f"a model of {len(ends)} tensors does not fall into {count} fragments of about equal size")
+    for part in places:
+        first = ends[part[0]] - layout.sizes[part[0]]
+        yield first, Layout([layout.names[place] for place in part], [layout.shapes[place] for place in part])
