@@ -159,10 +159,10 @@ def logistic(seed: int) -> PlannedFigure:
 
 def locodl(seed: int) -> PlannedFigure:
     """Local steps against one gradient a round, each without compression and with it, where conditioning is bad."""
-    problems = {
-        "ridge regression": make("ridge", m=80, d=100, penalty=0.1, seed=seed),
-        "logistic regression": make("breast_cancer", condition=1e4, seed=seed),
-    }
+    problems = (
+        make("ridge", m=80, d=100, penalty=0.1, seed=seed),
+        make("breast_cancer", condition=1e4, seed=seed),
+    )
     methods = {
         "gradient descent": ("dcgd", Identity(), 80_000),
         "DIANA, natural": ("diana", Natural(), 80_000),
@@ -172,8 +172,15 @@ def locodl(seed: int) -> PlannedFigure:
         "LoCoDL, Rand-K 10 %": ("locodl", RandK(0.1), 12_000),
     }
     curves = [
-        PlannedCurve(f"{panel}: {_about(problem)}", label, problem, compose(name, problem, operator), rounds, 1e-12)
-        for panel, problem in problems.items()
+        PlannedCurve(
+            f"{problem.name}, L / mu = {problem.L / problem.mu:,.0f}",
+            label,
+            problem,
+            compose(name, problem, operator),
+            rounds,
+            1e-12,
+        )
+        for problem in problems
         for label, (name, operator, rounds) in methods.items()
     ]
     caption = f"{_BOUND} A round of local steps has 1 / p gradients of every worker, one of the others has one."
