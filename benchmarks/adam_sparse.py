@@ -28,7 +28,7 @@ from gradwire.layout import Layout
 from gradwire.vector import Sent
 
 RESULTS = Path(__file__).parent / "results" / "adam_sparse.json"
-STEPS, SEEDS, RATES, MOST_RATES = 300, (0, 1), (2e-3, 4e-3, 8e-3), 5
+STEPS, SEEDS, RATES, MOST_RATES = 300, (0, 1), (4e-3, 8e-3, 1.6e-2), 4
 BASE = Training("language", workers=4, model="gpt", batch=4, steps=STEPS, optimizer="adamw", evaluate_every=STEPS)
 TOPK = "ef(topk(density={}))"
 
@@ -52,7 +52,6 @@ WAYS: Mapping[str, Way] = {
     "EF(Top-k) 1 %, v of own dense gradients": Way(TOPK.format(0.01), moments="own"),
     "EF(Top-k) 1 %, v of the dense mean": Way(TOPK.format(0.01), moments="mean"),
     "EF(Top-k) 1 %, beta2 = 0.999": Way(TOPK.format(0.01), beta2=0.999),
-    "EF(Top-k) 1 %, eps = 1e-3": Way(TOPK.format(0.01), eps=1e-3),
     "EF(Top-k) 1 %, eps = 1e-2": Way(TOPK.format(0.01), eps=1e-2),
     "EF(Top-k) 5 %": Way(TOPK.format(0.05)),
     "EF(Top-k) 10 %": Way(TOPK.format(0.1)),

@@ -167,6 +167,20 @@ def test_the_figures_show_what_is_read_in_them() -> None:
         assert facts["plateau"] > 0.1 or facts["plateau"] < 1e-5
 
 
+def test_the_figure_of_local_steps_shows_what_is_read_in_it() -> None:
+    page, facts = SHIFTED[SHIFTED.index("**locodl**") :].split("\n\n")[0], _facts("locodl")
+    assert len({panel for panel, _ in facts}) == 2
+    for (panel, label), found in facts.items():
+        assert found["contraction"] <= found["rate"], label
+        ours, local = facts[panel, "LoCoDL, natural"], facts[panel, "local steps, uncompressed"]
+        if label in ("gradient descent", "DIANA, natural"):
+            assert found["rounds"] > 15 * ours["rounds"]
+            assert found["bytes"] > 20 * ours["bytes"]
+        assert ours["bytes"] < 0.33 * local["bytes"]
+        if panel.startswith("ridge") and not label.startswith("LoCoDL, Rand-K"):
+            assert f"{found['rounds']:,}" in page, label
+
+
 def test_the_studies_show_what_is_read_in_them() -> None:
     """The sentences under the figures of docs/deft.md, and its table."""
     scaling = {(fact["method"], fact["workers"]): fact for fact in _study("deft-scaling")}
