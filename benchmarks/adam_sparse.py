@@ -28,20 +28,24 @@ from gradwire.layout import Layout
 from gradwire.vector import Sent
 
 RESULTS = Path(__file__).parent / "results" / "adam_sparse.json"
-STEPS, SEEDS, RATES, MOST_RATES = 300, (0, 1), (4e-3, 8e-3, 1.6e-2), 4
+STEPS, SEEDS, RATES, MOST_RATES = 300, (0, 1), (4e-3, 8e-3, 1.6e-2), 5
 BASE = Training("language", workers=4, model="gpt", batch=4, steps=STEPS, optimizer="adamw", evaluate_every=STEPS)
 TOPK = "ef(topk(density={}))"
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way to train. eps, beta2: AdamW's. moments: "own" or "mean" takes second moments from dense gradients."""
+    """A way to train. eps, beta2: AdamW's. moments: "own" or "mean" takes second moments from dense gradients.
+
+    early: take momentum before the exchange, of own gradients, not after it.
+    """
 
     exchange: str = "dense"
     local: Local | None = None
     eps: float = 1e-8
     beta2: float = 0.95
     moments: str | None = None
+    early: bool = False
 
 
 WAYS: Mapping[str, Way] = {
@@ -50,6 +54,7 @@ WAYS: Mapping[str, Way] = {
     "EF(Top-k) 1 % of the update": Way(TOPK.format(0.01), Local(1, "sgd(lr=1.0)")),
     "EF(Top-k) 1 % of the update, senders' mean": Way(TOPK.format(0.01), Local(1)),
     "EF(Top-k) 1 %, v of own dense gradients": Way(TOPK.format(0.01), moments="own"),
+    "EF(Top-k) 1 %, v and m of own dense gradients": Way(TOPK.format(0.01), moments="own", early=True),
     "EF(Top-k) 1 %, v of the dense mean": Way(TOPK.format(0.01), moments="mean"),
     "EF(Top-k) 1 %, beta2 = 0.999": Way(TOPK.format(0.01), beta2=0.999),
     "EF(Top-k) 1 %, eps = 1e-2": Way(TOPK.format(0.01), eps=1e-2),
@@ -105,7 +110,7 @@ def trained(way: Way, lr: float, seed: int) -> tuple[float, float]:
         for group in run.optimizer.param_groups:
             group |= {"eps": way.eps, "betas": (group["betas"][0], way.beta2)}
     else:
-        run.averager = DenseMoments(run.averager, run.settings, own=way.moments == "own")
+        run.averager = DenseMoments(run.averager, run.settings, own=way.moments == "own", early=way.early)
         run.optimizer = Momentum(run.parameters, run.mean, run.layout, run.settings, run.averager)
     sent = sum(run.advance().bytes for _ in range(STEPS))
     return run.evaluate().metrics["loss"], sent / 1e6
@@ -115,15 +120,17 @@ class DenseMoments:
     """Adam's second moments from gradients before they are compressed.
 
     own: every worker divides its own gradient by the root of its own moments before it is sent. Otherwise the moments are
-    those of the dense mean, which nobody knows outside a laboratory, and `root` is for the optimizer to divide by.
+    those of the dense mean, which nobody knows outside a laboratory, and `root` is for the optimizer to divide by. early:
+    what is divided is the average of a worker's past gradients, and the optimizer takes none.
     """
 
-    def __init__(self, averager: Averager, settings: Settings, own: bool) -> None:
-        self.averager, self.own, self.beta2, self.steps = averager, own, settings.betas[1], 0
+    def __init__(self, averager: Averager, settings: Settings, own: bool, early: bool) -> None:
+        self.averager, self.own, self.early, self.steps = averager, own, early, 0
+        self.beta1, self.beta2 = settings.betas
         self.workers, self.states, self.ledger, self.total = (
             averager.workers, averager.states, averager.ledger, averager.total
         )  # fmt: skip
-        self.v, self.root = torch.zeros(()), torch.ones(())
+        self.m, self.v, self.root = torch.zeros(()), torch.zeros(()), torch.ones(())
 
     def send(self, xs: Tensor, step: int, params: Tensor, lr: float | None = None) -> Sent:
         self.steps += 1
@@ -131,6 +138,9 @@ class DenseMoments:
         self.v = self.v * self.beta2 + squares * (1 - self.beta2)
         root = (self.v / (1 - self.beta2**self.steps)).sqrt_().add_(1e-8)
         self.root = torch.ones(()) if self.own else root
+        if self.early:
+            self.m = self.m * self.beta1 + xs * (1 - self.beta1)
+            xs = self.m / (1 - self.beta1**self.steps)
         return self.averager.send(xs / root if self.own else xs, step, params, lr)
 
 
@@ -148,7 +158,7 @@ class Momentum:
     @torch.no_grad()
     def step(self) -> None:
         self.steps += 1
-        lr, beta1 = self.param_groups[0]["lr"], self.settings.betas[0]
+        lr, beta1 = self.param_groups[0]["lr"], 0.0 if self.moments.early else self.settings.betas[0]
         self.m.lerp_(self.mean, 1 - beta1)
         update = self.m / (1 - beta1**self.steps) / self.moments.root
         for param, part in zip(self.parameters, self.layout.cut(update).values(), strict=True):

@@ -254,6 +254,36 @@ def test_the_speed_page_shows_the_results_that_lie_beside_it() -> None:
             assert f"| {row['name']} | {row['value']:.3g} |" in page, row
 
 
+def test_the_page_on_adam_shows_the_results_that_lie_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import adam_page
+
+    page = (ROOT / "docs" / "adam.md").read_text()
+    for name, table in adam_page.tables().items():
+        assert f"<!-- {name} -->\n{table}<!-- /{name} -->" in page
+    shadows = {row["shadow"]: row["along_dense"] for row in adam_page.read("adam_mechanism")["gpt"]}
+    sgd, adam, updates = (shadows[f"EF(Top-k) 1 %{what}"] for what in (", SGD", ", Adam", " of the update"))
+    assert sgd > 0.95 > 0.75 > updates - 0.05 > adam + 0.5
+    ends = {row["label"]: row["losses"] for row in adam_page.best()}
+    assert min(ends["EF(Top-k) 1 %"]) > max(ends["EF(Top-k) 1 % of the update"]) + 0.1
+    assert max(ends["EF(Top-k) 10 %"]) < min(ends["EF(Top-k) 1 % of the update"])
+
+
+def test_a_spike_is_worth_what_the_page_says() -> None:
+    """Adam after a long pause: (1 - beta1) / sqrt(1 - beta2) at once, 5.8 in all, whatever the spike."""
+    for size in (1e-3, 1e3):
+        x = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        adam = torch.optim.Adam([x], lr=1.0, betas=(0.9, 0.95), eps=0.0)
+        adam.state[x] = {"step": torch.tensor(1e4), "exp_avg": torch.zeros_like(x), "exp_avg_sq": torch.zeros_like(x)}
+        x.grad = torch.full_like(x, size)
+        adam.step()
+        assert x.item() == pytest.approx(-0.1 / 0.05**0.5)
+        x.grad.zero_()
+        for _ in range(99):
+            adam.step()
+        assert x.item() == pytest.approx(-5.84, abs=0.01)
+
+
 def test_a_hundredth_of_the_values_in_nine_bits_is_a_180th_of_the_bytes() -> None:
     d = 10_000_000
     assert 180 <= 4 * d / gw.compress.TopK(density=0.01, values="natural").nbytes(d) <= 185
