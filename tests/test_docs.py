@@ -166,6 +166,20 @@ def test_the_figures_show_what_is_read_in_them() -> None:
         assert facts["plateau"] > 0.1 or facts["plateau"] < 1e-5
 
 
+def test_the_figure_of_local_steps_shows_what_is_read_in_it() -> None:
+    page, facts = SHIFTED[SHIFTED.index("**locodl**") :].split("\n\n")[0], _facts("locodl")
+    assert len({panel for panel, _ in facts}) == 2
+    for (panel, label), found in facts.items():
+        assert found["contraction"] <= found["rate"], label
+        ours, local = facts[panel, "LoCoDL, natural"], facts[panel, "local steps, uncompressed"]
+        if label in ("gradient descent", "DIANA, natural"):
+            assert found["rounds"] > 15 * ours["rounds"]
+            assert found["bytes"] > 20 * ours["bytes"]
+        assert ours["bytes"] < 0.33 * local["bytes"]
+        if panel.startswith("ridge") and not label.startswith("LoCoDL, Rand-K"):
+            assert f"{found['rounds']:,}" in page, label
+
+
 def test_the_studies_show_what_is_read_in_them() -> None:
     """The sentences under the figures of docs/deft.md, and its table."""
     scaling = {(fact["method"], fact["workers"]): fact for fact in _study("deft-scaling")}
@@ -258,6 +272,36 @@ def test_two_bits_are_as_near_as_formats_md_says() -> None:
     relative = (error.square().sum() / kept.square().sum()).item()
     # Three seeds are averaged there; a message of 16,384 values differs by a few per cent from another.
     assert relative == pytest.approx(results["normal, whole vector: error of bits2"], rel=0.1)
+
+
+def test_the_page_on_adam_shows_the_results_that_lie_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import adam_page
+
+    page = (ROOT / "docs" / "adam.md").read_text()
+    for name, table in adam_page.tables().items():
+        assert f"<!-- {name} -->\n{table}<!-- /{name} -->" in page
+    shadows = {row["shadow"]: row["along_dense"] for row in adam_page.read("adam_mechanism")["gpt"]}
+    sgd, adam, updates = (shadows[f"EF(Top-k) 1 %{what}"] for what in (", SGD", ", Adam", " of the update"))
+    assert sgd > 0.95 > 0.75 > updates - 0.05 > adam + 0.5
+    ends = {row["label"]: row["losses"] for row in adam_page.best()}
+    assert min(ends["EF(Top-k) 1 %"]) > max(ends["EF(Top-k) 1 % of the update"]) + 0.1
+    assert max(ends["EF(Top-k) 10 %"]) < min(ends["EF(Top-k) 1 % of the update"])
+
+
+def test_a_spike_is_worth_what_the_page_says() -> None:
+    """Adam after a long pause: (1 - beta1) / sqrt(1 - beta2) at once, 5.8 in all, whatever the spike."""
+    for size in (1e-3, 1e3):
+        x = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        adam = torch.optim.Adam([x], lr=1.0, betas=(0.9, 0.95), eps=0.0)
+        adam.state[x] = {"step": torch.tensor(1e4), "exp_avg": torch.zeros_like(x), "exp_avg_sq": torch.zeros_like(x)}
+        x.grad = torch.full_like(x, size)
+        adam.step()
+        assert x.item() == pytest.approx(-0.1 / 0.05**0.5)
+        x.grad.zero_()
+        for _ in range(99):
+            adam.step()
+        assert x.item() == pytest.approx(-5.84, abs=0.01)
 
 
 def test_a_hundredth_of_the_values_in_nine_bits_is_a_180th_of_the_bytes() -> None:

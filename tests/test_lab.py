@@ -100,7 +100,9 @@ def test_batched_and_lockstep_are_the_same_descent(name: str, quadratic: Problem
         assert [mark.error for mark in fast.marks] == pytest.approx([mark.error for mark in slow.marks], rel=1e-12)
     else:
         # Other draws of the same distribution: an error of about 0.1 that strays by a few percent.
-        assert 1 / 2 < fast.marks[-1].error / slow.marks[-1].error < 2
+        # Local steps have brought it to 1e-4 by then, and it strays by more.
+        most = 8 if name == "locodl" else 2
+        assert 1 / most < fast.marks[-1].error / slow.marks[-1].error < most
 
 
 def test_seeds_decide_the_draws(quadratic: Problem) -> None:
@@ -201,7 +203,7 @@ def test_a_step_of_ones_own_leaves_the_other_parameters_to_theory(quadratic: Pro
     ("method", "compressor", "sums"),
     [
         ("diana", "randk(density=0.25)", False),
-        ("vr_gdci", "natural", False),
+        ("locodl", "natural", False),
         ("rand_diana", "randk(density=0.25)", True),
         ("marina", "randk(density=0.25)", True),
     ],
@@ -295,8 +297,23 @@ LABELS = {
     "Rand-DIANA": "rand_diana",
     "GDCI": "gdci",
     "VR-GDCI": "vr_gdci",
+    "gradient descent": "dcgd",
+    "DIANA, natural": "diana",
+    "local steps, uncompressed": "locodl",
+    "LoCoDL, natural": "locodl",
+    "LoCoDL, Rand-K 50 %": "locodl",
+    "LoCoDL, Rand-K 10 %": "locodl",
 }
-TASKS = {"ridge-table": 18, "randk": 18, "dithering": 18, "rand-diana": 10, "gdci": 6, "induced": 6, "logistic": 12}
+TASKS = {
+    "ridge-table": 18,
+    "randk": 18,
+    "dithering": 18,
+    "rand-diana": 10,
+    "gdci": 6,
+    "induced": 6,
+    "logistic": 12,
+    "locodl": 12,
+}
 
 
 @pytest.mark.parametrize("name", figures.FIGURES)

@@ -15,9 +15,9 @@ import gradwire as gw
 from gradwire.lab.convex import theory
 from gradwire.lab.convex.theory import METHODS, Constants, Gap, plan
 
-SIX = Constants(L=2.0, L_i=[1.0, 2.0, 3.0, 4.0, 1.0, 7.0], mu=0.05)
+SIX = Constants(L=2.0, L_i=[1.0, 2.0, 3.0, 4.0, 1.0, 7.0], mu=0.05, mu_i=[0.05, 0.1, 0.05, 0.2, 0.05, 0.07])
 WITHOUT_CONVEXITY = ["ef21", "ef_bv", "marina", "dasha", "ef21_sgdm"]
-UNBIASED = [name for name in METHODS if name not in ("ef21", "ef21_sgdm")]
+UNBIASED = [name for name in METHODS if name not in ("ef21", "ef21_sgdm", "locodl")]
 
 
 def square(x: Tensor) -> Tensor:
@@ -148,8 +148,8 @@ def test_harder_problems_and_coarser_operators_take_shorter_steps(method: str, m
     step = plan(method, constants, **told(method)).step
     assert 0 < step <= 1 / SIX.L
     coarser = [told(method, omega=5.0), told(method, delta=0.1)]
-    longer_list = Constants(SIX.L, [*SIX.L_i, *SIX.L_i], mu)
-    steeper = Constants(SIX.L, [*SIX.L_i[:5], 9.0], mu)
+    longer_list = Constants(SIX.L, [*SIX.L_i, *SIX.L_i], mu, [*SIX.mu_i, *SIX.mu_i])
+    steeper = Constants(SIX.L, [*SIX.L_i[:5], 9.0], mu, SIX.mu_i)
     rounding = 1 + 1e-12
     assert all(plan(method, constants, **operator).step <= step * rounding for operator in coarser)
     assert plan(method, steeper, **told(method)).step <= step * rounding
@@ -166,7 +166,7 @@ def test_neighbourhoods() -> None:
     """T1: (2 gamma / mu) (1/n^2) sum omega_i |grad f_i(x*) - h_i|^2. T5: (2 eta omega / n) (1/n) sum |T_i(x*)|^2."""
     rng = torch.Generator().manual_seed(0)
     best, gradients = torch.randn(8, generator=rng), torch.randn(3, 8, generator=rng)
-    constants, h = Constants(2.0, [1.0, 2.0, 7.0], mu=0.05), gradients + 1.0
+    constants, h = Constants(2.0, [1.0, 2.0, 7.0], mu=0.05, mu_i=[0.05] * 3), gradients + 1.0
     fixed = plan("fixed", constants, omega=[1.0, 2.0, 3.0])
     assert fixed.neighbourhood(best, gradients, h) == pytest.approx(2 * fixed.step / constants.mu * 6 * 8 / 9)
     assert fixed.neighbourhood(best, gradients, gradients) == 0
@@ -222,6 +222,9 @@ def test_plans_are_named_as_they_were_asked_for() -> None:
         ({"L": 3.0}, "L can be at most the mean of the L_i, for f is the mean of the f_i: 2.0, got 3.0"),
         ({"mu": -1.0}, r"mu must lie in \[0, L\] = \[0, 1.0\], got -1.0"),
         ({"mu": 1.5}, r"mu must lie in \[0, L\] = \[0, 1.0\], got 1.5"),
+        ({"mu_i": [0.5]}, r"mu_i needs one constant in \[0, L_i\] for each of 2 workers, got \(0.5,\)"),
+        ({"mu_i": [0.5, -0.5]}, r"one constant in \[0, L_i\] for each of 2 workers, got \(0.5, -0.5\)"),
+        ({"mu_i": [1.5, 0.5]}, r"one constant in \[0, L_i\] for each of 2 workers, got \(1.5, 0.5\)"),
     ],
 )
 def test_constants_that_cannot_be_are_refused(arguments: dict[str, object], message: str) -> None:
@@ -255,6 +258,8 @@ def test_constants_that_cannot_be_are_refused(arguments: dict[str, object], mess
         ("dianna", {"omega": 3.0}, "unknown method 'dianna'; did you mean 'diana'?"),
         ("adam", {"omega": 3.0}, "unknown method 'adam'; known are dcgd, fixed, "),
         ("dasha", {"omega": 3.0, "boost": 2.0, "p": 0.1}, "dasha takes omega, got boost, p"),
+        ("locodl", {}, "locodl needs an unbiased operator.*use ef21 or ef_bv"),
+        ("locodl", {"omega": 3.0, "p": 1.5}, r"p must lie in \(0, 1\], got 1.5"),
     ],
 )
 def test_what_no_theorem_covers_is_refused(method: str, arguments: dict[str, object], message: str) -> None:
@@ -266,6 +271,27 @@ def test_what_no_theorem_covers_is_refused(method: str, arguments: dict[str, obj
 def test_strong_convexity_is_asked_for(method: str) -> None:
     with pytest.raises(ValueError, match=f"{method}'s theorem needs a strongly convex f, and mu = 0.*use ef21"):
         plan(method, replace(SIX, mu=0.0), **told(method))
+
+
+def test_local_steps_ask_every_worker_for_strong_convexity() -> None:
+    with pytest.raises(ValueError, match=r"needs every f_i strongly convex, .* the smallest mu_i = 0.*use diana"):
+        plan("locodl", replace(SIX, mu_i=[0.0, *SIX.mu_i[1:]]), omega=3.0)
+
+
+def test_local_steps_save_the_root_of_the_condition() -> None:
+    """T7: gamma = 2 / L_max, tau = (1 - mu / L_max)^2 = 1 - p^2 alpha at the default p, and a message in p steps."""
+    omega, n, worst, weakest = 3.0, 6, 7.0, 0.05
+    chosen = plan("locodl", SIX, omega=omega)
+    tau = (1 - weakest / worst) ** 2
+    assert (chosen.gamma, chosen.split, chosen.rho) == pytest.approx((2 / worst, weakest / 2, 1 / (1 + omega / n)))
+    assert chosen.alpha == pytest.approx(1 / ((1 + omega / n) * (1 + 2 * omega)))
+    assert 1 - chosen.p**2 * chosen.alpha == pytest.approx(tau)
+    assert chosen.rate**chosen.p == pytest.approx(tau)
+    for other in (chosen.p / 2, min(1.0, 2 * chosen.p)):
+        assert plan("locodl", SIX, omega=omega, p=other).rounds(1e-6) > chosen.rounds(1e-6)
+    assert plan("locodl", Constants(1.0, [1.0, 1.0], 1.0, [1.0, 1.0]), omega=0.0).rounds(1e-6) == 1
+    rounds = [plan("locodl", Constants(1.0, [1.0] * 9, m, [m] * 9), omega=1.0).rounds(1e-6) for m in (1e-2, 1e-4, 1e-6)]
+    assert [rounds[1] / rounds[0], rounds[2] / rounds[1]] == pytest.approx([10, 10], rel=0.01)
 
 
 def test_eps_is_a_fraction() -> None:

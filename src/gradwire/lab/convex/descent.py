@@ -7,6 +7,7 @@ worker, on average.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +16,10 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import torch
+from torch import Tensor
 
-from gradwire.lab.averager import InProcess, Meet
+from gradwire.lab.averager import Averager, InProcess, Meet
+from gradwire.lab.convex.local_steps import local_points
 from gradwire.lab.convex.methods import ConvexMethod
 from gradwire.lab.convex.problems import Problem
 from gradwire.layout import Layout
@@ -126,16 +129,27 @@ def walk(
 ) -> Iterator[Mark]:
     """The loop: descend with those workers that `meet` places in this process, and mark every so many rounds.
 
-    The point is kept in float64; gradients and memories have the dtype.
+    Points are kept in float64; gradients and memories have the dtype. With local steps, the common point is marked.
     """
     averager = meet(method.exchange, Layout(["x"], [(problem.d,)]), problem.n, seed, dtype, method.shifts)
-    x, gradients = problem.start.clone(), torch.empty(problem.n, problem.d, dtype=problem.start.dtype)
-    mine = gradients[averager.workers.start : averager.workers.stop]
-    start = (x - problem.best).square().sum()
+    if method.local is None:
+        points = _points(problem, method.step, averager, dtype)
+    else:
+        rounds_of_points = local_points(problem, method.local, method.step, averager, seed, dtype)
+        points = (each.y for each in rounds_of_points)
+    start = (problem.start - problem.best).square().sum()
     yield Mark(0, 1.0, 0, 0)
-    for k in range(1, rounds + 1):
-        problem.gradients(x, gradients)
-        averager.send(mine.to(dtype), k - 1, x.to(dtype)).mean.add_to_(x, -method.step)
+    for k, x in zip(range(1, rounds + 1), points, strict=False):
         if k % every == 0 or k == rounds:
             error = ((x - problem.best).square().sum() / start).item()
             yield Mark(k, error, averager.ledger.bytes, averager.ledger.traffic)
+
+
+def _points(problem: Problem, step: float, averager: Averager, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Yield the point of gradient descent, f64[d], after every round, without end."""
+    x, gradients = problem.start.clone(), torch.empty(problem.n, problem.d, dtype=problem.start.dtype)
+    mine = gradients[averager.workers.start : averager.workers.stop]
+    for k in itertools.count():
+        problem.gradients(x, gradients)
+        averager.send(mine.to(dtype), k, x.to(dtype)).mean.add_to_(x, -step)
+        yield x

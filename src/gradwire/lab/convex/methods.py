@@ -16,6 +16,7 @@ from gradwire.exchange.mean import Mean
 from gradwire.exchange.protocol import Exchange
 from gradwire.lab.checks import check_name
 from gradwire.lab.convex import theory
+from gradwire.lab.convex.local_steps import LocalSteps, Summed
 from gradwire.lab.convex.problems import Problem
 from gradwire.memory.difference import DASHA, MARINA
 from gradwire.memory.ef import EF
@@ -28,7 +29,8 @@ from gradwire.memory.shift import DIANA, EF21, EFBV, Fixed, RandDIANA, Shifted
 class ConvexMethod:
     """A method that is ready to run: its exchange, the optimizer's step, the shifts f[n, d] to start with, the theory.
 
-    plan is None where the caller gave the step and no theorem covers the method.
+    plan is None where the caller gave the step and no theorem covers the method. local is None where all workers take
+    their gradients at one point.
     """
 
     name: str
@@ -36,6 +38,7 @@ class ConvexMethod:
     step: float
     plan: theory.TheoryPlan | None
     shifts: Tensor | None = field(default=None, repr=False)
+    local: LocalSteps | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ _MAKE: Mapping[str, Make] = MappingProxyType(
         "marina": lambda parts: MARINA(Gathered(parts.operator), parts.tell("p")),
         "dasha": lambda parts: DASHA(Gathered(parts.operator), parts.tell("alpha")),
         "ef21_sgdm": lambda parts: EF21SGDM(Gathered(parts.operator), parts.need("eta")),
+        "locodl": lambda parts: Summed(Gathered(parts.operator)),
     }
 )
 
@@ -122,16 +126,17 @@ def compose(
     if step is not None and not 0 < step < float("inf"):
         raise ValueError(f"step must be positive and finite, got {step}")
     plan = _plan(name, problem, operator, biased, conservative, options, needed=step is None)
-    exchange = _MAKE[name](Parts(problem, operator, biased, plan))
+    parts = Parts(problem, operator, biased, plan)
+    exchange = _MAKE[name](parts)
     chosen = step if step is not None or plan is None else plan.step
     if chosen is None:
         raise ValueError(f"{name} has no theorem that would give a step; give one")
-    return ConvexMethod(name, exchange, chosen, plan, _shifts(name, problem))
+    return ConvexMethod(name, exchange, chosen, plan, _shifts(name, problem), _local(name, parts))
 
 
 def constants(problem: Problem) -> theory.Constants:
     """The constants of a problem, as the theorems take them."""
-    return theory.Constants(problem.L, [float(L) for L in problem.L_i], problem.mu)
+    return theory.Constants(problem.L, list(map(float, problem.L_i)), problem.mu, list(map(float, problem.mu_i)))
 
 
 def _plan(
@@ -168,3 +173,10 @@ def _shifts(name: str, problem: Problem) -> Tensor | None:
     if name == "fixed":
         return problem.gradients(problem.start)
     return problem.best_gradients if name == "star" else None
+
+
+def _local(name: str, parts: Parts) -> LocalSteps | None:
+    """The parameters of local steps, which only a plan gives."""
+    if name != "locodl":
+        return None
+    return LocalSteps(parts.need("p"), parts.need("alpha"), parts.need("rho"), parts.need("split"))

@@ -70,7 +70,8 @@ def Logistic(
     mu = penalty if penalty is not None else steepest / ((condition or CONDITION) - 1)
     f = Linear(Softplus(), split(rows, n), split(torch.zeros(m, dtype=torch.float64), n, -math.inf), 1 / m, mu)
     L, L_i = steepest + mu, n * Softplus.bound / m * spectrum(f.rows)[:, -1] + mu
-    return Problem(samples.name, f, L, L_i, mu, torch.zeros(d, dtype=torch.float64), minimise(f, d, L, mu))
+    start = torch.zeros(d, dtype=torch.float64)
+    return Problem(samples.name, f, L, L_i, mu, torch.full_like(L_i, mu), start, minimise(f, d, L, mu))
 
 
 def LibSVM(

@@ -30,7 +30,8 @@ class Objective(Protocol):
 class Problem:
     """Minimise f(x) = (1/n) sum of f_i(x).
 
-    f is L-smooth and mu-strongly convex, f_i is convex and L_i-smooth (f64[n]). start: f64[d], x^0. best: f64[d], x*.
+    f is L-smooth and mu-strongly convex, f_i is L_i-smooth and mu_i-strongly convex, mu_i >= 0 (f64[n] both). start:
+    f64[d], x^0. best: f64[d], x*.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Problem:
     L: float
     L_i: Tensor = field(repr=False)
     mu: float
+    mu_i: Tensor = field(repr=False)
     start: Tensor = field(repr=False)
     best: Tensor = field(repr=False)
 

@@ -53,4 +53,4 @@ def Quadratic(n: int = 10, d: int = 80, condition: float = 100.0, heterogeneity:
     a = n * (heterogeneity * stretched).softmax(0) * spectrum
     f = Diagonal(a, c + heterogeneity * moved)
     L, mu = a.mean(0).max().item(), a.mean(0).min().item()
-    return Problem("quadratic", f, L, a.amax(1), mu, x, minimise(f, d, L, mu))
+    return Problem("quadratic", f, L, a.amax(1), mu, a.amin(1), x, minimise(f, d, L, mu))

@@ -45,7 +45,7 @@ def Ridge(
     """m rows in dimension d from make_regression(random_state=seed), over n workers; penalty is 1/m unless given.
 
     noise: standard deviation of what is added to y. "shuffled" is the generator's own order, which is random;
-    "sorted" is by y. The L_i, L and mu are eigenvalues. x^0 ~ N(0, 10), variance 10, of the same seed.
+    "sorted" is by y. The L_i, L, mu and mu_i are eigenvalues. x^0 ~ N(0, 10), variance 10, of the same seed.
     """
     check_count("m", m)
     check_count("d", d)
@@ -61,7 +61,10 @@ def Ridge(
     L, mu = eigenvalues[-1].item(), eigenvalues[0].item() if m >= d else penalty
     f = Linear(Squares(), split(a, n), split(-y, n), 1.0, penalty)
     x = start(d, torch.Generator().manual_seed(seed))
-    return Problem("ridge", f, L, n * spectrum(f.rows)[:, -1] + penalty, mu, x, minimise(f, d, L, mu))
+    of_workers = n * spectrum(f.rows)
+    L_i = of_workers[:, -1] + penalty
+    mu_i = of_workers[:, 0] + penalty if f.rows.shape[1] >= d else torch.full_like(L_i, penalty)
+    return Problem("ridge", f, L, L_i, mu, mu_i, x, minimise(f, d, L, mu))
 
 
 def _regression(m: int, d: int, noise: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -10,11 +10,13 @@ from gradwire.lab.convex.theory.contractive import ef21, ef21_sgdm, ef_bv, sprea
 from gradwire.lab.convex.theory.differences import dasha, marina
 from gradwire.lab.convex.theory.gradients import dcgd, dcgd_fixed, dcgd_star, diana, generalised_diana, rand_diana
 from gradwire.lab.convex.theory.iterates import gdci, vr_gdci
+from gradwire.lab.convex.theory.local import locodl
 from gradwire.lab.convex.theory.methods import METHODS, plan
-from gradwire.lab.convex.theory.plans import Distance, Gap, TheoryPlan
+from gradwire.lab.convex.theory.plans import Consensus, Distance, Gap, TheoryPlan
 
 __all__ = [
     "METHODS",
+    "Consensus",
     "Constants",
     "Distance",
     "Gap",
@@ -29,6 +31,7 @@ __all__ = [
     "ef_bv",
     "gdci",
     "generalised_diana",
+    "locodl",
     "marina",
     "plan",
     "rand_diana",

@@ -23,15 +23,17 @@ class Constants:
         L: f is L-smooth.
         L_i: f_i is L_i-smooth; as many as there are workers.
         mu: f is mu-strongly convex, 0 if it is not.
+        mu_i: f_i is mu_i-strongly convex; zeros unless given. Only local steps ask for them.
 
     Raises:
-        ValueError: a constant is not positive (mu: negative) or not finite, L exceeds the mean of the L_i, or mu
-            exceeds L.
+        ValueError: a constant is not positive (mu, mu_i: negative) or not finite, L exceeds the mean of the L_i, mu
+            exceeds L, or a mu_i its L_i.
     """
 
     L: float
     L_i: Sequence[float]
     mu: float = 0.0
+    mu_i: Sequence[float] = ()
 
     def __post_init__(self) -> None:
         L, L_i, mu = float(self.L), tuple(float(value) for value in self.L_i), float(self.mu)
@@ -45,7 +47,10 @@ class Constants:
             raise ValueError(f"L can be at most the mean of the L_i, for f is the mean of the f_i: {mean}, got {L}")
         if not 0 <= mu <= ROUNDING * L:
             raise ValueError(f"mu must lie in [0, L] = [0, {L}], got {mu}")
-        for name, value in (("L", L), ("L_i", L_i), ("mu", mu)):
+        mu_i = tuple(float(value) for value in self.mu_i) or (0.0,) * len(L_i)
+        if len(mu_i) != len(L_i) or not all(0 <= m <= ROUNDING * L for m, L in zip(mu_i, L_i, strict=True)):
+            raise ValueError(f"mu_i needs one constant in [0, L_i] for each of {len(L_i)} workers, got {mu_i}")
+        for name, value in (("L", L), ("L_i", L_i), ("mu", mu), ("mu_i", mu_i)):
             object.__setattr__(self, name, value)
 
     @property
@@ -65,7 +70,7 @@ class Constants:
 
     def conservative(self) -> Constants:
         """The same with L and every L_i replaced by the largest: all that many papers use. Steps never get longer."""
-        return Constants(self.L_max, (self.L_max,) * self.n, self.mu)
+        return Constants(self.L_max, (self.L_max,) * self.n, self.mu, self.mu_i)
 
     def contraction(self, gamma: float) -> float:
         """1 - gamma mu, what a round of gradient descent with step gamma <= 1 / L leaves."""
@@ -79,6 +84,15 @@ class Constants:
                 "marina or dasha, which do without"
             )
         return self.mu
+
+    def weakest(self, method: str) -> float:
+        """Return the smallest mu_i; refuse 0."""
+        if self.convexity(method) and min(self.mu_i) == 0:
+            raise ValueError(
+                f"{method}'s theorem needs every f_i strongly convex, not only their mean, and the smallest mu_i = 0: "
+                "add an l2 penalty, or use diana, which does without"
+            )
+        return min(self.mu_i)
 
     def variances(self, omega: PerWorker | None, method: str) -> tuple[float, ...]:
         """Return omega of each worker's unbiased operator; refuse None, which says that the operator is biased."""

@@ -12,6 +12,7 @@ from gradwire.lab.convex.theory.contractive import ef21, ef21_sgdm, ef_bv
 from gradwire.lab.convex.theory.differences import dasha, marina
 from gradwire.lab.convex.theory.gradients import dcgd, dcgd_fixed, dcgd_star, diana, generalised_diana, rand_diana
 from gradwire.lab.convex.theory.iterates import gdci, vr_gdci
+from gradwire.lab.convex.theory.local import locodl
 from gradwire.lab.convex.theory.plans import TheoryPlan
 
 METHODS: Mapping[str, Callable[..., TheoryPlan]] = MappingProxyType(
@@ -29,6 +30,7 @@ METHODS: Mapping[str, Callable[..., TheoryPlan]] = MappingProxyType(
         "marina": marina,
         "dasha": dasha,
         "ef21_sgdm": ef21_sgdm,
+        "locodl": locodl,
     }
 )
 """Methods that have a theorem."""

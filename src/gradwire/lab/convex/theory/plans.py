@@ -1,7 +1,8 @@
 """What a theorem prescribes for a method, and the Lyapunov function by which it measures progress.
 
-A plan says E V(next) <= rate * V + noise for one round from any state, and V is one of two functions: Distance, in
-which the iterates approach x*, or Gap, in which the values approach f(x*).
+A plan says E V(next) <= rate * V + noise for one round from any state, and V is one of three functions: Distance, in
+which the iterates approach x*, Gap, in which the values approach f(x*), or Consensus, in which the workers' own points
+approach x*.
 """
 
 from __future__ import annotations
@@ -60,26 +61,46 @@ class Gap:
         return gap + self.each * errors.square().sum(-1).mean(-1) + self.mean * errors.mean(-2).square().sum(-1)
 
 
+@dataclass(frozen=True)
+class Consensus:
+    """V = sum_i |x_i - x*|^2 + n |y - x*|^2 + weight (sum_i |u_i - u_i*|^2 + n |v - v*|^2) of local steps.
+
+    v* = split x* and u_i* = grad f_i(x*) - v*.
+    """
+
+    weight: float
+    split: float
+
+    def __call__(self, x: Tensor, y: Tensor, u: Tensor, v: Tensor, best: Tensor, best_gradients: Tensor) -> Tensor:
+        """f[..., n, d], f[..., d], f[..., n, d], f[..., d], f[d], f[n, d] -> f[...]."""
+        common = self.split * best
+        points = _squares(x - best, y - best)
+        return points + self.weight * _squares(u - (best_gradients - common), v - common)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TheoryPlan:
     """Parameters under which a theorem holds, and what it promises. A parameter that the method lacks is None.
 
     method: its name in METHODS. theorem: where it is from. step: of the optimizer, x -= step * mean.
-    rate: what a round leaves of V on average; 1 where nothing is strongly convex, then V only does not grow.
+    rate: what a round leaves of V on average; 1 where nothing is strongly convex, then V only does not grow. Of local
+    steps it is tau^(1/p): a local step leaves tau, and a round has 1/p of them on average.
     lyapunov: V, or None where no theorem was proved here.
 
-    alpha: share of a message by which a shift follows it; DASHA's a. p: probability of a round that is sent whole.
+    alpha: share of a message by which a shift follows it; DASHA's a. p: probability of a round that is sent whole; of a
+    message after a local step (LoCoDL).
     gamma: length of the gradient step whose result is compressed (GDCI, VR-GDCI); for other methods the step itself.
     eta: weight of the compressed iterate, so that step = eta * gamma (GDCI, VR-GDCI); weight of the newest gradient
     (EF21-SGDM); relative bias of the operator (EF-BV). lam, nu: EF-BV's. weight: M, by which the shifts' error weighs
-    M gamma^2 in V, or M eta^2 (VR-GDCI).
+    M gamma^2 in V, or M eta^2 (VR-GDCI). rho: share by which points move to what a message says is their mean; split:
+    the curvature of the function that all workers know (LoCoDL).
     """
 
     method: str
     theorem: str
     step: float
     rate: float
-    lyapunov: Distance | Gap | None
+    lyapunov: Distance | Gap | Consensus | None
     gamma: float
     alpha: float | None = None
     p: float | None = None
@@ -87,6 +108,8 @@ class TheoryPlan:
     lam: float | None = None
     nu: float | None = None
     weight: float | None = None
+    rho: float | None = None
+    split: float | None = None
 
     def rounds(self, eps: float) -> float:
         """Rounds after which E V is at most eps times what it was (plus the neighbourhood).
@@ -109,6 +132,11 @@ class TheoryPlan:
         if not isinstance(self.lyapunov, Distance) or not self.lyapunov.noise:
             return torch.zeros((), dtype=best.dtype, device=best.device)
         return self.lyapunov.added(h, best, best_gradients) / (1 - self.rate)
+
+
+def _squares(each: Tensor, common: Tensor) -> Tensor:
+    """sum_i |each_i|^2 + n |common|^2: f[..., n, d], f[..., d] -> f[...]."""
+    return each.square().sum((-2, -1)) + each.shape[-2] * common.square().sum(-1)
 
 
 def slower(x: float, share: float, boost: float, omegas: tuple[float, ...]) -> float:

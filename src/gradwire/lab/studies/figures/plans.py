@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from gradwire.compress.identity import Identity
+from gradwire.compress.natural import Natural
 from gradwire.compress.natural_dithering import NaturalDithering
 from gradwire.compress.protocol import Compressor
 from gradwire.compress.randk import RandK
@@ -155,6 +157,36 @@ def logistic(seed: int) -> PlannedFigure:
     return PlannedFigure("logistic", title, _BOUND, tuple(_methods(problem, panels, 4_000)))
 
 
+def locodl(seed: int) -> PlannedFigure:
+    """Local steps against one gradient a round, each without compression and with it, where conditioning is bad."""
+    problems = (
+        make("ridge", m=80, d=100, penalty=0.1, seed=seed),
+        make("breast_cancer", condition=1e4, seed=seed),
+    )
+    methods = {
+        "gradient descent": ("dcgd", Identity(), 80_000),
+        "DIANA, natural": ("diana", Natural(), 80_000),
+        "local steps, uncompressed": ("locodl", Identity(), 3_000),
+        "LoCoDL, natural": ("locodl", Natural(), 3_000),
+        "LoCoDL, Rand-K 50 %": ("locodl", RandK(0.5), 4_000),
+        "LoCoDL, Rand-K 10 %": ("locodl", RandK(0.1), 12_000),
+    }
+    curves = [
+        PlannedCurve(
+            f"{problem.name}, L / mu = {problem.L / problem.mu:,.0f}",
+            label,
+            problem,
+            compose(name, problem, operator),
+            rounds,
+            1e-12,
+        )
+        for problem in problems
+        for label, (name, operator, rounds) in methods.items()
+    ]
+    caption = f"{_BOUND} A round of local steps has 1 / p gradients of every worker, one of the others has one."
+    return PlannedFigure("locodl", "Local steps with control variates", caption, tuple(curves))
+
+
 FIGURES: MappingProxyType[str, Callable[[int], PlannedFigure]] = MappingProxyType(
     {
         "ridge-table": ridge_table,
@@ -164,6 +196,7 @@ FIGURES: MappingProxyType[str, Callable[[int], PlannedFigure]] = MappingProxyTyp
         "gdci": gdci,
         "induced": induced,
         "logistic": logistic,
+        "locodl": locodl,
     }
 )
 """Figures that are run in this process, by name. `link` (link.py) is run on real ranks."""

@@ -104,6 +104,8 @@ def _facts(problem: Problem, trace: Trace) -> Facts:
         begin = (plan.lyapunov(problem.start, h, problem.best, problem.best_gradients) / scale).item()
         neighbourhood = (plan.neighbourhood(problem.best, problem.best_gradients, h) / scale).item()
         worst = max(mark.error / (rate**mark.round * begin + neighbourhood + ROUNDING) for mark in trace.marks[1:])
+    if plan is not None and isinstance(plan.lyapunov, theory.Consensus):
+        rate = plan.rate
     return Facts(
         step=trace.method.step,
         contraction=None if math.isnan(fall := trace.contraction()) else fall,
