@@ -184,15 +184,13 @@ def periodic(model: Any, optimizer: Any) -> Kept:
     """torch's PeriodicModelAverager on a bare model."""
     from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
 
-    averager = PeriodicModelAverager(period=EVERY, warmup_steps=EVERY - 1)
-    averager.step = EVERY - 1  # its first mean would come after the first step
+    averager = PeriodicModelAverager(EVERY, warmup_steps=EVERY - 1)  # without, its first mean is after the first step
 
     def step() -> None:
         optimizer.step()
         averager.average_parameters(model.parameters())
 
-    averager.step = 0
-    return Kept(model, step)
+    return Kept(model, step, lambda: mean_of_models(model))
 
 
 def post_local_sgd(model: Any, optimizer: Any) -> Kept:
@@ -207,7 +205,15 @@ def post_local_sgd(model: Any, optimizer: Any) -> Kept:
     alone, _ = dist.new_subgroups(group_size=1)
     ddp.register_comm_hook(post.PostLocalSGDState(None, alone, EVERY), post.post_localSGD_hook)
     averaging = PostLocalSGDOptimizer(optimizer, PeriodicModelAverager(EVERY, warmup_steps=EVERY))
-    return Kept(ddp, averaging.step)
+    return Kept(ddp, averaging.step, lambda: mean_of_models(model))
+
+
+def mean_of_models(model: Any) -> None:
+    """End a round by hand, as torch's averagers have no call for it."""
+    import torch.distributed as dist
+    from torch.distributed.algorithms.model_averaging.utils import average_parameters
+
+    average_parameters(model.parameters(), dist.group.WORLD)
 
 
 def accelerate(model: Any, optimizer: Any) -> Kept:
@@ -270,6 +276,7 @@ def diloco(model: Any, optimizer: Any) -> Kept:
         store_port=store.port,
         lighthouse_addr=f"http://{master}:29600",
         hostname=mine,
+        init_sync=False,  # models are equal already, and healing would throw a replica's first round away
     )
     outer = torch.optim.SGD(model.parameters(), lr=0.7, momentum=0.9, nesterov=True)
     trained = DiLoCo(manager, [model], optimizer, outer, sync_every=EVERY)

@@ -31,7 +31,7 @@ def demo_command(
         "gradwire-report.html"
     ),
 ) -> None:
-    """Train a small GPT over a slow link, dense against compressed, and write a report."""
+    """Train a small GPT over a slow link, dense against fewer bytes, and write a report."""
     jobs = demo.jobs(seconds, seed)
     rate, link = link_of(rate)
     if not output.parent.is_dir():
@@ -43,7 +43,7 @@ def demo_command(
         for name, job in jobs.items():
             runs.append(_follow(progress, name, job, ranks, rate, sizes))
     comparison = Comparison(
-        title="gradwire: dense against compressed",
+        title="gradwire: dense against fewer bytes",
         model=demo.model_name(next(iter(jobs.values())), sizes[0]),
         corpus="the source of CPython's standard library, as bytes",
         link=link,
@@ -119,7 +119,7 @@ def _follow(progress: Progress, name: str, job: TrainingJob, ranks: int, rate: s
 def _table(runs: tuple[Run, ...] | list[Run], comparison: Comparison | None = None) -> Table:
     """The figures of the runs, and against the baseline if there is one."""
     columns = ("run", "steps", "ms a step", "compute + selection + wire", "MB a step", "tx / ledger", "loss")
-    table = Table(*columns, title="What compression bought", caption="tx: the kernel's count, less protocol headers")
+    table = Table(*columns, title="What fewer bytes bought", caption="tx: the kernel's count, less protocol headers")
     if comparison:
         table.add_column("dense's final loss after")
     for run in runs:
