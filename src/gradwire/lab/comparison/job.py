@@ -18,7 +18,8 @@ class TrainingJob:
     optimizer: "adamw" as it comes with torch, or "sgd" with Nesterov momentum 0.8; gradients are clipped at norm `clip`.
     learning_rate: reached after `warmup` steps; a cosine over the budget takes it down to `floor` of that, 1 for a
     constant rate. evaluate_every: seconds of training between evaluations. target: the held-out loss that ends the run.
-    save, resume: folders, one file a rank.
+    rehearsed: leave out the network in the dense first steps of torch's PowerSGD, to time those that follow. save,
+    resume: folders, one file a rank.
     """
 
     exchange: str
@@ -38,6 +39,7 @@ class TrainingJob:
     evaluate_every: float = 2.0
     target: float | None = None
     bucket_mb: float | None = None
+    rehearsed: bool = False
     save: str | None = None
     resume: str | None = None
 

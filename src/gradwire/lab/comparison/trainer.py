@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 from gradwire.lab import corpus, remote
 from gradwire.lab.comparison.clock import Clock
 from gradwire.lab.comparison.job import Pulse, Started, TrainingJob, rate_at
-from gradwire.lab.comparison.record import Point, Run, Split
+from gradwire.lab.comparison.record import Point, Run
+from gradwire.lab.comparison.timed import Timed
 from gradwire.lab.models.gpt import GPT
 from gradwire.lab.ways.wrapped import average
 
@@ -34,7 +34,7 @@ class Trainer:
         self.model = GPT(job.width, job.depth, job.heads, job.context)
         self.corpus = corpus.standard_library()
         self.optimizer = _optimizer(job, self.model)
-        self.comm = average(self.model, self.optimizer, job.exchange, job.seed, job.bucket_mb)
+        self.comm = average(self.model, self.optimizer, job.exchange, job.seed, job.bucket_mb, rehearsed=job.rehearsed)
         period = self.comm.period  # the clock is read, and losses are computed, when all ranks hold the same model
         self.clock_steps = -(-CLOCK_STEPS // period) * period
         self.step, self.link_start, self.next_pulse, self.spent = 0, (0, 0), 0.0, 0.0
@@ -46,24 +46,19 @@ class Trainer:
         """The whole life of a run."""
         compute = self.compute_seconds()
         self.tell(Started(sum(p.numel() for p in self.model.parameters()), self.step))
-        steps, optimizing, selecting = self.train()
+        timed = self.train()
         if self.job.save:
             self.save(Path(self.job.save))
-        selecting /= len(steps)
-        steps = _rounds(steps, self.comm.period)
-        step = statistics.median(steps)
-        deciles = statistics.quantiles(steps, n=10) if len(steps) > 1 else [step] * 9
-        work = min(step, compute + statistics.median(optimizing))
-        selection = min(step - work, selecting)
+        low, step, high = timed.quantiles()
         link_bytes, link_packets = self.link()
         run = Run(
             name=self.job.exchange,
             spec=self.job.exchange,
             points=tuple(self.points),
-            split=Split(work, selection, step - work - selection),
+            split=timed.split(compute, self.comm.selecting()),
             step_seconds=step,
-            step_seconds_low=deciles[0],
-            step_seconds_high=deciles[-1],
+            step_seconds_low=low,
+            step_seconds_high=high,
             ledger_bytes=round(self.comm.sent()),
             link_bytes=link_bytes,
             link_packets=link_packets,
@@ -71,34 +66,32 @@ class Trainer:
         self.comm.close()
         return run
 
-    def train(self) -> tuple[list[float], list[float], float]:
-        """Step until the budget is spent: seconds of every step, of every optimizer step, and of all selection."""
+    def train(self) -> Timed:
+        """Step until the budget is spent."""
         self.link_start, first = self.link(), self.step
-        clock = Clock()
-        steps: list[float] = []
-        optimizing: list[float] = []
+        clock, timed = Clock(), Timed(self.comm.period)
         self.evaluate(clock)
         while self.goes_on(clock, first):
-            began = time.perf_counter()
-            optimizing.append(self.train_step())
-            steps.append(time.perf_counter() - began)
+            self.train_step(timed)
         self.comm.finish()
         if self.points[-1].step < self.step:
             self.evaluate(clock)
-        return steps, optimizing, self.comm.selecting()
+        return timed
 
-    def train_step(self) -> float:
-        """One step on a fresh batch; the seconds of the optimizer's part, without what is averaged there."""
+    def train_step(self, timed: Timed) -> None:
+        """One step on a fresh batch."""
+        began = time.perf_counter()
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(self.job, self.step, self.spent)
         self.loss(self.comm.model).backward()
         self.comm.stepped()
-        began, averaging = time.perf_counter(), self.comm.optimizing()
+        computed, exchanged = time.perf_counter(), self.comm.optimizing()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.job.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
         self.step += 1
-        return time.perf_counter() - began - (self.comm.optimizing() - averaging)
+        ended, exchanging = time.perf_counter(), self.comm.optimizing() - exchanged
+        timed.note(ended - began, ended - computed - exchanging, exchanging)
 
     def loss(self, model: nn.Module) -> Tensor:
         """The loss on this rank's batch of this step; a function of seed, step and rank."""
@@ -186,10 +179,3 @@ def _optimizer(job: TrainingJob, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.AdamW(model.parameters(), job.learning_rate)
     return torch.optim.SGD(model.parameters(), job.learning_rate, MOMENTUM, nesterov=True)
 
-
-def _rounds(steps: Sequence[float], period: int) -> list[float]:
-    """Seconds of a step, averaged over every whole round of `period` steps; over all steps if there is none."""
-    whole = len(steps) - len(steps) % period
-    if not whole:
-        return [statistics.fmean(steps)]
-    return [statistics.fmean(steps[first : first + period]) for first in range(0, whole, period)]
