@@ -28,7 +28,8 @@ BUCKET_MB = 4.0
 
 def main() -> None:
     losses = {
-        run["spec"]: loss_at(run["points"], STEPS) for run in json.loads((RESULTS / "race_sgd.json").read_text())["runs"]
+        run["spec"]: loss_at(run["points"], STEPS)
+        for run in json.loads((RESULTS / "race_sgd.json").read_text())["runs"]
     }
     plan = bench.BenchPlan(
         model="gpt", methods=(*TORCH, *OURS), rates=("10mbit",), steps=20, seconds=25, bucket_mb=BUCKET_MB

@@ -1,13 +1,14 @@
 """Peers side by side: what keeps workers together in other packages, beside gradwire, on the same model, data, link and steps.
 
-    python benchmarks/peers.py [--rate 100mbit] [--steps 200] [--only NAME ...] [--again] [--table]
+    python benchmarks/peers.py [--rate 100mbit] [--steps 200] [--lr 0.002 ...] [--only NAME ...] [--again] [--table]
 
-The demo's GPT, two ranks, one thread each, AdamW with torch's settings at LEARNING_RATE after a warm-up, EVERY steps a round for all that
-take local steps. torchft and accelerate are optional: install them beside gradwire in an environment of its own
+The demo's GPT, two ranks, one thread each, AdamW with torch's settings at a constant learning rate after a warm-up, EVERY steps a round
+for all that take local steps. torchft and accelerate are optional: install them beside gradwire in an environment of its own
 (`pip install torchft accelerate`), and run this there; what is missing, or does not run, is named with its message. A peer that is in
-results/peers.json for the same setting is not run again without --again. --table writes the table into docs/speed.md.
+results/peers.json for the same setting is not run again without --again. --table writes the section of docs/speed.md,
+each peer at the best of its learning rates.
 
-A run takes STEPS times a step on the link, dense's 0.32 s at 100 Mbit/s, and ten seconds to start: about four minutes in all.
+A run takes STEPS times a step on the link, dense's 0.32 s at 100 Mbit/s, and ten seconds to start: about five minutes a rate.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 
 from rows import RESULTS, write
 
-LEARNING_RATE, WARMUP, EVERY, CLIP = 2e-3, 20, 10, 1.0
+LEARNING_RATES, WARMUP, EVERY, CLIP = (2e-3,), 20, 10, 1.0
 MODEL = {"width": 128, "depth": 4, "heads": 4, "context": 64}
 BATCH, EVALUATION_SEQUENCES = 4, 256
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
@@ -49,24 +50,26 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rate", default="100mbit")
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--lr", type=float, action="append", help="a learning rate; may be repeated")
     parser.add_argument("--only", action="append", choices=list(PEERS))
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--table", action="store_true", help="measure nothing; write the table of docs/speed.md")
     parser.add_argument("--rank", help="what a rank is started with: a peer")
     chosen = parser.parse_args()
     if chosen.rank:
-        be_rank(chosen.rank, chosen.steps)
+        be_rank(chosen.rank, chosen.steps, chosen.lr[0])
         return
     if chosen.table:
         draw(read())
         return
-    for name in chosen.only or PEERS:
-        found = read()
-        known = next((each for each in found if same(each, name, chosen)), None)
-        if known is None or chosen.again:
-            peer = run(name, chosen.rate, chosen.steps)
-            write("peers.json", [each for each in found if not same(each, name, chosen)] + [peer])
-            print(json.dumps(peer), flush=True)
+    for lr in chosen.lr or LEARNING_RATES:
+        for name in chosen.only or PEERS:
+            setting = {"name": name, "rate": chosen.rate, "steps": chosen.steps, "every": EVERY, "learning_rate": lr}
+            others = [peer for peer in read() if not setting.items() <= peer.items()]
+            if len(others) == len(read()) or chosen.again:
+                peer = run(setting)
+                write("peers.json", [*others, peer])
+                print(json.dumps(peer), flush=True)
 
 
 def read() -> list[Peer]:
@@ -74,19 +77,17 @@ def read() -> list[Peer]:
     return json.loads(file.read_text()) if file.exists() else []
 
 
-def same(peer: Peer, name: str, chosen: argparse.Namespace) -> bool:
-    return (peer["name"], peer["rate"], peer["steps"]) == (name, chosen.rate, chosen.steps)
-
-
-def run(name: str, rate: str, steps: int) -> Peer:
+def run(setting: Peer) -> Peer:
     """Start two ranks of a peer on a link; what rank 0 has printed, or the message of what failed."""
     from gradwire import net
 
-    command = [sys.executable, __file__, "--rank", name, "--steps", str(steps)]
-    peer: Peer = {"name": name, "rate": rate, "steps": steps, "every": EVERY, "learning_rate": LEARNING_RATE}
+    options = {"--rank": setting["name"], "--steps": setting["steps"], "--lr": setting["learning_rate"]}
+    command = [sys.executable, __file__, *(str(word) for option in options.items() for word in option)]
     with (
         tempfile.TemporaryFile("w+") as errors,
-        net.launch([command] * 2, rate=rate, env={"OMP_NUM_THREADS": "1"}, grace=5.0, stderr=errors) as cluster,
+        net.launch(
+            [command] * 2, rate=setting["rate"], env={"OMP_NUM_THREADS": "1"}, grace=5.0, stderr=errors
+        ) as cluster,
     ):
         lines = [json.loads(line) for line in cluster.lines() if line.startswith("{")]
         cluster.wait(timeout=60)
@@ -94,14 +95,16 @@ def run(name: str, rate: str, steps: int) -> Peer:
         complaint = [line.strip() for line in errors.read().splitlines() if line.strip()]
     failed = next((line for line in lines if "message" in line), None)
     if lines and failed is None:
-        return peer | lines[0]
-    return peer | (failed or {"message": complaint[-1][:300] if complaint else "the ranks have ended without a word"})
+        return setting | lines[0]
+    return setting | (
+        failed or {"message": complaint[-1][:300] if complaint else "the ranks have ended without a word"}
+    )
 
 
-def be_rank(name: str, steps: int) -> None:
+def be_rank(name: str, steps: int, lr: float) -> None:
     """Train as one rank; rank 0 prints a line of JSON, and a rank that fails prints its message."""
     try:
-        done = train(name, steps)
+        done = train(name, steps, lr)
     except Exception as error:  # whatever another package raises is its result
         words = str(error).strip().splitlines() or [""]
         print(json.dumps({"message": f"{type(error).__name__}: {words[0][:300]}"}), flush=True)
@@ -111,7 +114,7 @@ def be_rank(name: str, steps: int) -> None:
     os._exit(0)  # other packages' threads do not all end by themselves
 
 
-def train(name: str, steps: int) -> Peer:
+def train(name: str, steps: int, lr: float) -> Peer:
     """Train so many steps; seconds, the kernel's bytes, and the held-out loss of the mean over ranks."""
     import torch
     import torch.distributed as dist
@@ -123,13 +126,13 @@ def train(name: str, steps: int) -> Peer:
     torch.manual_seed(0)
     dist.init_process_group("gloo")
     rank, text, model = dist.get_rank(), corpus.standard_library(), GPT(**MODEL)
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr)
     kept = PEERS[name](model, optimizer)
     dist.barrier()
     before, started = remote.link_counters(), time.perf_counter()
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP)
+            group["lr"] = lr * min(1.0, (step + 1) / WARMUP)
         draw = torch.Generator().manual_seed(step * 1024 + rank)
         optimizer.zero_grad(set_to_none=False)
         kept.forward(*text.batch(BATCH, MODEL["context"], draw)).backward()
@@ -233,8 +236,13 @@ def accelerate(model: Any, optimizer: Any) -> Kept:
     return Kept(ddp, step, lambda: sgd.__exit__(None, None, None))
 
 
-def diloco(model: Any, optimizer: Any) -> Kept:
-    """torchft's DiLoCo, parameter by parameter (its buckets do not average), the paper's outer step; two replica groups."""
+def diloco(lr: float, momentum: float) -> Callable[[Any, Any], Kept]:
+    """torchft's DiLoCo with an outer SGD, with Nesterov momentum if there is one."""
+    return lambda model, optimizer: _diloco(model, optimizer, lr, momentum)
+
+
+def _diloco(model: Any, optimizer: Any, lr: float, momentum: float) -> Kept:
+    """Parameter by parameter, as its buckets do not average; two replica groups of one rank."""
     import socket
     from datetime import timedelta
 
@@ -278,7 +286,7 @@ def diloco(model: Any, optimizer: Any) -> Kept:
         hostname=mine,
         init_sync=False,  # models are equal already, and healing would throw a replica's first round away
     )
-    outer = torch.optim.SGD(model.parameters(), lr=0.7, momentum=0.9, nesterov=True)
+    outer = torch.optim.SGD(model.parameters(), lr, momentum, nesterov=momentum > 0)
     trained = DiLoCo(manager, [model], optimizer, outer, sync_every=EVERY)
     trained.__enter__()
     state["manager"] = manager
@@ -294,7 +302,11 @@ PEERS: dict[str, Callable[[Any, Any], Kept]] = {
     "torch: PeriodicModelAverager": periodic,
     "torch: post-local SGD": post_local_sgd,
     "accelerate: LocalSGD": accelerate,
-    "torchft: DiLoCo": diloco,
+    "torchft: DiLoCo, outer Nesterov 0.7, 0.9": diloco(0.7, 0.9),
+    "torchft: DiLoCo, outer SGD 1.0": diloco(1.0, 0.0),
+    "gradwire: local, DiLoCo's form": way(
+        f"local(every={EVERY}, exchange='mean', outer='nesterov(lr=0.7, momentum=0.9)')"
+    ),
     "gradwire: local, mean of models": way(f"local(every={EVERY}, exchange='mean', outer='sgd(lr=1.0)')"),
     "gradwire: local": way(f"local(every={EVERY})"),
 }
@@ -304,21 +316,45 @@ PEERS: dict[str, Callable[[Any, Any], Kept]] = {
 
 
 def draw(peers: list[Peer]) -> None:
-    """Write the table of docs/speed.md, one a link and number of steps."""
+    """Write the section of docs/speed.md."""
     marked = re.compile(r"(<!-- peers -->\n).*?(<!-- /peers -->)", re.DOTALL)
-    PAGE.write_text(marked.sub(lambda found: found[1] + table(peers) + found[2], PAGE.read_text()))
+    text = section(peers) if peers else ""
+    PAGE.write_text(marked.sub(lambda found: found[1] + text + found[2], PAGE.read_text()))
 
 
-def table(peers: list[Peer]) -> str:
-    """A line a peer, fastest last on its link; one that did not run has its message."""
-    lines = ["| on the same link | link | steps | seconds | MB sent by a rank | held-out loss |\n|---|---|---:|---:|---:|---:|\n"]
-    for peer in peers:
-        place = f"| {peer['name']} | {peer['rate']} | {peer['steps']} |"
-        if "message" in peer:
-            lines.append(f"{place} did not run: {peer['message'].replace('|', '/')} | | |\n")
-        else:
-            lines.append(f"{place} {peer['seconds']:.1f} | {peer['link_payload'] / 1e6:.3g} | {peer['loss']:.3f} |\n")
-    return "".join(lines)
+def section(peers: list[Peer]) -> str:
+    """Every peer at the learning rate that was best for it, on every link and number of steps."""
+    rates = ", ".join(f"{rate:g}" for rate in sorted({peer["learning_rate"] for peer in peers}))
+    packages = sorted({f"{name} {version}" for peer in peers for name, version in peer.get("versions", {}).items()})
+    lines = [
+        line for link in dict.fromkeys((peer["rate"], peer["steps"]) for peer in peers) for line in rows(peers, link)
+    ]
+    return f"""## Beside other packages
+
+`python benchmarks/peers.py`, in an environment of its own, runs what keeps workers together in other packages and here: the demo's
+GPT, two ranks, the same batches, AdamW with torch's settings, a constant learning rate after a warm-up, the best of {rates} for
+each, one seed; the same number of steps, and {EVERY} of them a round for all that take local steps. Bytes are the kernel's, less
+headers; the loss is that of the model which all ranks share at the end. {", ".join(packages)}.
+
+| | link | steps | learning rate | seconds | MB sent by a rank | held-out loss |
+|---|---|---:|---:|---:|---:|---:|
+{chr(10).join(lines)}
+"""
+
+
+def rows(peers: list[Peer], link: tuple[str, int]) -> list[str]:
+    """A line a peer, in the order of PEERS; one that did not run has its message."""
+    lines: list[str] = []
+    for name in PEERS:
+        found = [peer for peer in peers if (peer["name"], peer["rate"], peer["steps"]) == (name, *link)]
+        place = f"| {name} | {link[0]} | {link[1]} |"
+        if ran := [peer for peer in found if "message" not in peer]:
+            best = min(ran, key=lambda peer: peer["loss"])
+            figures = f"{best['seconds']:.1f} | {best['link_payload'] / 1e6:.3g} | {best['loss']:.3f}"
+            lines.append(f"{place} {best['learning_rate']:g} | {figures} |")
+        elif found:
+            lines.append(f"{place} did not run: {found[0]['message'].replace('|', '/')} | | | |")
+    return lines
 
 
 if __name__ == "__main__":

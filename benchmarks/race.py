@@ -12,7 +12,7 @@ measured steps, or of a round's average. Three stages, each of whose runs is kep
     time    a few steps on each link, with the kernel's bytes
 
 --plan prints what is left and an estimate; --minutes stops before a run that would end later. --table measures nothing: it writes
-results/race.json's rows anew and the table of docs/speed.md.
+results/race.json's rows anew and the section of docs/speed.md.
 """
 
 from __future__ import annotations
@@ -112,7 +112,10 @@ def left(ways: tuple[str, ...] | list[str], sweep_all: bool) -> list[Record]:
         if way not in ("dense", "fp16") and not find("train", way):
             tasks.append({"stage": "train", "way": way})
     tasks += [
-        {"stage": "time", "way": way, "link": link} for link in LINKS for way in ways if not find("time", way, link=link)
+        {"stage": "time", "way": way, "link": link}
+        for link in LINKS
+        for way in ways
+        if not find("time", way, link=link)
     ]
     return tasks
 
@@ -182,7 +185,14 @@ def timed_steps(way: str, link: str) -> int:
 def train(way: str, rate: float, steps: int, until: float | None) -> Run:
     """On loopback."""
     job = TrainingJob(
-        way, steps=steps, seconds=1e6, learning_rate=rate, floor=1.0, evaluate_every=EVALUATE_EVERY, target=until, **MODEL
+        way,
+        steps=steps,
+        seconds=1e6,
+        learning_rate=rate,
+        floor=1.0,
+        evaluate_every=EVALUATE_EVERY,
+        target=until,
+        **MODEL,
     )
     return execute(way, job, 2, None)
 
@@ -211,7 +221,7 @@ def judge_and_draw() -> None:
         show(rows)
     write("race.json", {"rows": rows, "runs": read()})
     marked = re.compile(r"(<!-- race -->\n).*?(<!-- /race -->)", re.DOTALL)
-    text = table() if rows else ""
+    text = section(rows) if rows else ""
     PAGE.write_text(marked.sub(lambda found: found[1] + text + found[2], PAGE.read_text()))
 
 
@@ -260,13 +270,15 @@ def judge() -> list[Row]:
         rows += [row(f"{link}: seconds to dense's loss, {way}", each) for way, each in clocks.items() if each < 1e9]
         rows.append(row(f"{link}: {soonest}, times as soon as dense", dense / locals_[soonest], least=best[0]))
         rows.append(
-            row(f"{link}: {soonest}, times as soon as the best of torch's hooks", hooks / locals_[soonest], least=best[1])
+            row(
+                f"{link}: {soonest}, times as soon as the best of torch's hooks",
+                hooks / locals_[soonest],
+                least=best[1],
+            )
         )
     if (ten := timed("local(every=10)", "10mbit")) is not None:
         rows.append(row("10mbit: wire's share of a round of local(every=10)", wire_share(ten), most=WIRE))
-    ratios = [
-        abs(each["link_payload"] / each["ledger_bytes"] - 1) for each in read() if each["stage"] == "time"
-    ]
+    ratios = [abs(each["link_payload"] / each["ledger_bytes"] - 1) for each in read() if each["stage"] == "time"]
     if ratios:
         name = "bytes by the kernel, less headers, against the ledger: the median difference"
         rows.append(row(name, statistics.median(ratios)))
@@ -278,17 +290,49 @@ def wire_share(timed: Record) -> float:
     return timed["split"]["wire"] / timed["step_seconds"]
 
 
+def section(rows: list[Row]) -> str:
+    """The section of docs/speed.md."""
+    tokens = MODEL["batch"] * MODEL["context"]
+    lines = [f"| {each['name']} | {each['value']:.3g} | {each['bar'] or ''} | {said(each['holds'])} |" for each in rows]
+    return f"""## Loss over wall-clock time
+
+`python benchmarks/race.py`: a GPT of {PARAMETERS / 1e6:.1f} M parameters on text, two ranks, {tokens} bytes a rank and step, AdamW with
+torch's settings, gradients clipped at 1, one seed; who is first at the held-out loss that dense DDP has after {DENSE_STEPS} steps,
+{target():.3f} nats a byte? The learning rate is constant after a warm-up, so that no way has a schedule that ends where it stops. It
+is swept ({", ".join(f"{rate:g}" for rate in RATES)}) for {", ".join(f"`{way}`" for way in swept(sweep_all=False))}; the relatives of these take
+their rate. Losses do not depend on the link: all train once, and a clock is steps times the measured step on that link, for local
+steps the average over a round. The wire's part of a step is all that is neither computing nor selection; for local steps it is
+what a rank waits for in the exchange, slower ranks included. fp16's losses are taken to be dense's, and PowerSGD's first two
+steps are dense, as torch has it.
+
+{table()}
+| what | value | bar | holds |
+|---|---:|---:|---|
+{chr(10).join(lines)}
+"""
+
+
+def said(holds: bool | None) -> str:
+    return "" if holds is None else "yes" if holds else "**no**"
+
+
 def table() -> str:
     """A line a way: the rate, steps to dense's loss, and for each link a step, the wire's part, bytes and the clock."""
     head = "".join(f" {link}: ms a step | wire | MB a step | seconds |" for link in LINKS)
-    lines = [f"| way | learning rate | steps to dense's loss |{head}\n|---|---:|---:|{'---:|---:|---:|---:|' * len(LINKS)}\n"]
+    lines = [
+        f"| way | learning rate | steps to dense's loss |{head}\n|---|---:|---:|{'---:|---:|---:|---:|' * len(LINKS)}\n"
+    ]
     for way in LINKED:
-        known = find("train", way) or ([{"rate": best_rate(way)}] if way in ("dense", "fp16") and find("sweep", "dense") else [])
+        known = find("train", way) or (
+            [{"rate": best_rate(way)}] if way in ("dense", "fp16") and find("sweep", "dense") else []
+        )
         if not known:
             continue
         steps = steps_to_target(way)
         cells = "".join(f" {cell} |" for link in LINKS for cell in link_cells(way, link))
-        lines.append(f"| `{way}` | {known[0]['rate']:g} | {f'{steps:.0f}' if steps < 1e9 else 'not reached'} |{cells}\n")
+        lines.append(
+            f"| `{way}` | {known[0]['rate']:g} | {f'{steps:.0f}' if steps < 1e9 else 'not reached'} |{cells}\n"
+        )
     return "".join(lines)
 
 

@@ -32,8 +32,8 @@ from gradwire.advice import (
     predict,
 )
 from gradwire.advice import step_seconds as step
-from gradwire.advice.work import _lay
 from gradwire.advice.rounds import EXCHANGE
+from gradwire.advice.work import _lay
 from gradwire.cli.advise import local_lines, rate_of, table
 from gradwire.lab import records
 from gradwire.lab.bench.advised import Advised, Question
@@ -278,7 +278,9 @@ def test_the_two_lines_are_named() -> None:
 def test_the_answer_is_strict_json() -> None:
     verdict = judge([Method("dense", 1.0, 8.0), Method("natural", 0.5, 2.0, math.inf)])
     rounds = Round("mean", 0.4, 0.0, 10.0, 8.0), Round(EXCHANGE, 0.4, 0.0, 0.1, 2.0)
-    advised = Advised("mlp", "loopback", 2, 0.4, {"AllReduce": 1.0}, {"AllReduce": None}, verdict, {"dense": 2.0}, rounds)
+    advised = Advised(
+        "mlp", "loopback", 2, 0.4, {"AllReduce": 1.0}, {"AllReduce": None}, verdict, {"dense": 2.0}, rounds
+    )
     read = json.loads(advised.to_json(), parse_constant=pytest.fail)
     assert read["sentence"] == verdict.sentence
     assert read["verdict"]["choice"] == "natural"

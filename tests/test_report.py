@@ -332,7 +332,9 @@ def headline(*runs: Run, **fields: Any) -> str:
 
 
 def test_the_headline_states_the_finding() -> None:
-    finding = "At 100 Mbit/s, EF(DEFT) 1 % reached dense DDP's final loss 6.7 times sooner and with 6.7 times fewer bytes"
+    finding = (
+        "At 100 Mbit/s, EF(DEFT) 1 % reached dense DDP's final loss 6.7 times sooner and with 6.7 times fewer bytes"
+    )
     assert headline(DENSE, NEVER, FAST) == finding
     silent = replace(FAST, points=tuple(replace(point, sent_bytes=0) for point in FAST.points))
     assert headline(DENSE, silent) == finding.removesuffix(" and with 6.7 times fewer bytes")

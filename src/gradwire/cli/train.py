@@ -61,14 +61,18 @@ def demo_command(
 
 
 def train_command(
-    exchange: Annotated[str, typer.Option(help="A spec such as 'ef(deft(density=0.01))', or dense, fp16, powersgd4, 'local(every=10)'.")],
+    exchange: Annotated[
+        str, typer.Option(help="A spec such as 'ef(deft(density=0.01))', or dense, fp16, powersgd4, 'local(every=10)'.")
+    ],
     ranks: Ranks = 2,
     rate: Rate = None,
     seconds: Annotated[float, typer.Option(help="Training time.")] = 60.0,
     steps: Annotated[int, typer.Option(help="Steps, if they end before the time.")] = 1_000_000,
     seed: Seed = 0,
     optimizer: Annotated[str, typer.Option(help="adamw, or sgd with Nesterov momentum 0.8.")] = TrainingJob.optimizer,
-    learning_rate: Annotated[float, typer.Option(help="After the warm-up; a cosine takes it down.")] = TrainingJob.learning_rate,
+    learning_rate: Annotated[
+        float, typer.Option(help="After the warm-up; a cosine takes it down.")
+    ] = TrainingJob.learning_rate,
     width: Annotated[int, typer.Option(help="Of the model.")] = TrainingJob.width,
     bucket_mb: Annotated[float | None, typer.Option(help="Megabytes exchanged together.")] = None,
     save: Annotated[Path | None, typer.Option(help="Folder to write a checkpoint to, one file a rank.")] = None,

@@ -24,7 +24,9 @@ def headline(comparison: Comparison) -> str:
         return f"{where}, fewer bytes did not pay: no run reached {dense}'s final loss sooner than {dense} itself"
     factor = words.speedup(comparison, winner).replace("≥", "at least")
     left = "" if words.stayed(comparison, winner) else ", but did not stay there"
-    return f"{where}, {winner.name} reached {dense}'s final loss {factor} times sooner{_fewer(comparison, winner)}{left}"
+    return (
+        f"{where}, {winner.name} reached {dense}'s final loss {factor} times sooner{_fewer(comparison, winner)}{left}"
+    )
 
 
 def _fewer(comparison: Comparison, winner: Run) -> str:
@@ -99,5 +101,5 @@ def reading(comparison: Comparison) -> list[str]:
         f"(Link less headers) / ledger should be within 5 % of 1; headers are {HEADER_BYTES} bytes for each packet as "
         "the kernel counts it, up to 64 KB that are cut into frames only later.",
         "The parts of a step are medians, each by itself: their sum can differ a little from the median of the whole. "
-        "Of a run that takes local steps, a step is the average over a round: its exchange is shared out among its steps.",
+        "Of a run that takes local steps, a step is the average over a round, whose exchange all its steps share.",
     ]

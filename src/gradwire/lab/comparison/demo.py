@@ -1,4 +1,4 @@
-"""The demonstration: dense against local steps and the best per-step methods; same model, data, seed, optimizer, time."""
+"""The demonstration: dense against local steps and per-step methods; same model, data, seed, optimizer and time."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ RATE = 0.002
 """The learning rate of all runs, at its highest."""
 
 NOTE = (
-    f"All runs share one optimizer: AdamW with torch's settings, learning rate {RATE:g} after a warm-up of 20 steps, then "
-    "down a cosine over the run's own time, gradients clipped at norm 1. PowerSGD and EF(Top-k) average gradients at every "
-    "step; gradwire.local lets each rank take ten steps by itself and then exchanges the difference of models."
+    f"All runs share one optimizer: AdamW with torch's settings, learning rate {RATE:g} after a warm-up of 20 steps, "
+    "then down a cosine over the run's own time, gradients clipped at norm 1. PowerSGD and EF(Top-k) average gradients "
+    "at every step; gradwire.local lets each rank take ten steps by itself and then exchanges differences of models."
 )
 
 

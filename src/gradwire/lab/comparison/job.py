@@ -15,7 +15,7 @@ class TrainingJob:
     """A training run of the small GPT on the corpus, until `seconds` of training or `steps` are over.
 
     exchange: a way of `lab.ways`, such as a spec. batch: sequences per rank and step, of `context` bytes each.
-    optimizer: "adamw" as it comes with torch, or "sgd" with Nesterov momentum 0.8; gradients are clipped at norm `clip`.
+    optimizer: "adamw" as it comes with torch, or "sgd" with Nesterov momentum 0.8; gradients are clipped at `clip`.
     learning_rate: reached after `warmup` steps; a cosine over the budget takes it down to `floor` of that, 1 for a
     constant rate. evaluate_every: seconds of training between evaluations. target: the held-out loss that ends the run.
     rehearsed: leave out the network in the dense first steps of torch's PowerSGD, to time those that follow. save,

@@ -178,4 +178,3 @@ def _optimizer(job: TrainingJob, model: nn.Module) -> torch.optim.Optimizer:
     if job.optimizer == "adamw":
         return torch.optim.AdamW(model.parameters(), job.learning_rate)
     return torch.optim.SGD(model.parameters(), job.learning_rate, MOMENTUM, nesterov=True)
-

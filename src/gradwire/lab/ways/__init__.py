@@ -3,4 +3,15 @@
 from gradwire.lab.ways.local_steps import LocalSteps, local_steps
 from gradwire.lab.ways.names import AUTO, AUTO_DENSE, DENSE, NONE, TORCH, check_way, is_torch, powersgd_rank
 
-__all__ = ["AUTO", "AUTO_DENSE", "DENSE", "NONE", "TORCH", "LocalSteps", "check_way", "is_torch", "local_steps", "powersgd_rank"]
+__all__ = [
+    "AUTO",
+    "AUTO_DENSE",
+    "DENSE",
+    "NONE",
+    "TORCH",
+    "LocalSteps",
+    "check_way",
+    "is_torch",
+    "local_steps",
+    "powersgd_rank",
+]

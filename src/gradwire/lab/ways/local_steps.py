@@ -1,6 +1,6 @@
 """Local steps as a way of `lab.ways`: `gradwire.local` by its arguments, behind the counters of `ways.wrapped`.
 
-    local   local(every=30)   local(every=10, exchange='ef(topk(density=0.05))', outer='sgd(lr=1.0)', delay=2)
+local   local(every=30)   local(every=10, exchange='ef(topk(density=0.05))', outer='sgd(lr=1.0)', delay=2)
 """
 
 from __future__ import annotations

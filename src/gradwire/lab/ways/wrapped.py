@@ -17,15 +17,17 @@ from gradwire.lab.ways.torchs import Plain, on_a_ring, wrap
 
 
 class Comm(Protocol):
-    """What forward is called on, and counters of one rank since the start.
-
-    period: steps after which all ranks hold the same model again.
-    """
+    """A model in training, and counters of one rank since the start."""
 
     @property
-    def model(self) -> nn.Module: ...
+    def model(self) -> nn.Module:
+        """What forward is called on."""
+        ...
+
     @property
-    def period(self) -> int: ...
+    def period(self) -> int:
+        """Steps after which all ranks hold the same model again."""
+        ...
 
     def averaging(self) -> AbstractContextManager[None]:
         """Where forward and backward belong."""
