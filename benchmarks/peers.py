@@ -4,8 +4,8 @@
 
 The demo's GPT, two ranks, one thread each, AdamW with torch's settings at a constant learning rate after a warm-up, EVERY steps a round
 for all that take local steps. torchft and accelerate are optional: install them beside gradwire in an environment of its own
-(`pip install torchft accelerate`), and run this there; what is missing, or does not run, is named with its message. A peer that is in
-results/peers.json for the same setting is not run again without --again. --table writes the section of docs/speed.md,
+(`pip install torchft accelerate`), and run this there; what is missing, or does not run, is named with its message. A peer that has
+run, by results/peers.json, is not run again without --again. --table writes the section of docs/speed.md,
 each peer at the best of its learning rates.
 
 A run takes STEPS times a step on the link, dense's 0.32 s at 100 Mbit/s, and ten seconds to start: about five minutes a rate.
@@ -66,7 +66,8 @@ def main() -> None:
         for name in chosen.only or PEERS:
             setting = {"name": name, "rate": chosen.rate, "steps": chosen.steps, "every": EVERY, "learning_rate": lr}
             others = [peer for peer in read() if not setting.items() <= peer.items()]
-            if len(others) == len(read()) or chosen.again:
+            known = [peer for peer in read() if setting.items() <= peer.items() and "message" not in peer]
+            if not known or chosen.again:
                 peer = run(setting)
                 write("peers.json", [*others, peer])
                 print(json.dumps(peer), flush=True)
@@ -332,8 +333,8 @@ def section(peers: list[Peer]) -> str:
     return f"""## Beside other packages
 
 `python benchmarks/peers.py`, in an environment of its own, runs what keeps workers together in other packages and here: the demo's
-GPT, two ranks, the same batches, AdamW with torch's settings, a constant learning rate after a warm-up, the best of {rates} for
-each, one seed; the same number of steps, and {EVERY} of them a round for all that take local steps. Bytes are the kernel's, less
+GPT, two ranks, the same batches, AdamW with torch's settings, a constant learning rate after a warm-up (of {rates} the best for
+each), one seed; the same number of steps, and {EVERY} of them a round for all that take local steps. Bytes are the kernel's, less
 headers; the loss is that of the model which all ranks share at the end. {", ".join(packages)}.
 
 | | link | steps | learning rate | seconds | MB sent by a rank | held-out loss |

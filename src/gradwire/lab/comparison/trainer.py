@@ -134,13 +134,15 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, clock: Clock) -> None:
-        """Held-out loss, every rank a part; the clock stands still."""
-        sent = self.link()[0] or round(self.comm.sent())
+        """Held-out loss, every rank a part; the clock stands still, and what is sent meanwhile does not count."""
+        sent, before = self.link()[0] or round(self.comm.sent()), remote.link_counters()
         with clock.pause():
             tokens, targets = self.corpus.evaluation(EVALUATION_SEQUENCES, self.job.context)
             part = slice(self.rank, None, self.size)
             loss = self.model(tokens[part], targets[part]).double() * len(tokens[part])
             dist.all_reduce(loss)
+            sent_bytes, packets = (now - then for now, then in zip(remote.link_counters(), before, strict=True))
+            self.link_start = self.link_start[0] + sent_bytes, self.link_start[1] + packets
         self.points.append(Point(self.step, clock.seconds(), sent, loss.item() / EVALUATION_SEQUENCES))
         self.tell(self.points[-1])
 
