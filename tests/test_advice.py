@@ -20,10 +20,10 @@ from gradwire.advice import (
     Errand,
     Job,
     Link,
+    LocalRound,
     Method,
     Pace,
     Part,
-    Round,
     buckets,
     crossover,
     fit,
@@ -239,14 +239,14 @@ def test_nothing_to_compare_with() -> None:
 @pytest.mark.parametrize(("wire", "every"), [(0.0, 1), (0.05, 1), (0.06, 2), (0.5, 10), (5.0, 100), (1e6, 1000)])
 def test_a_round_is_as_short_as_the_wire_lets_it_be(wire: float, every: int) -> None:
     """wire / (H + wire) below 5 % is H above 19 times the wire, in steps of one second."""
-    one = Round("mean", 1.0, 0.0, wire, 8.0)
+    one = LocalRound("mean", 1.0, 0.0, wire, 8.0)
     assert one.every == every
     assert one.seconds(every) == 1.0 + wire / every
     assert (one.share(every) < 0.05) == (wire < 1e6)
 
 
 def test_computing_is_no_wire() -> None:
-    assert Round("mean", 1.0, 100.0, 5.0, 8.0).every == 1
+    assert LocalRound("mean", 1.0, 100.0, 5.0, 8.0).every == 1
 
 
 @pytest.mark.parametrize("n", [2, 8])
@@ -267,17 +267,17 @@ def test_differences_are_rehearsed_on_copies(n: int) -> None:
 
 
 def test_the_two_lines_are_named() -> None:
-    default = Round(EXCHANGE, 0.4, 0.01, 0.1, 2e5)
+    default = LocalRound(EXCHANGE, 0.4, 0.01, 0.1, 2e5)
     text = "\n".join(local_lines(default, 3.9))
     assert "gradwire.local(model, optimizer, every=10)" in text
     assert "every 10 steps, 2.4 % of a round; 411 ms a step against 3900 ms dense" in text
     assert "docs/local.md" in text
-    assert 'every=10, exchange="mean")' in local_lines(Round("mean", 0.4, 0.01, 0.1, 2e5), 3.9)[2]
+    assert 'every=10, exchange="mean")' in local_lines(LocalRound("mean", 0.4, 0.01, 0.1, 2e5), 3.9)[2]
 
 
 def test_the_answer_is_strict_json() -> None:
     verdict = judge([Method("dense", 1.0, 8.0), Method("natural", 0.5, 2.0, math.inf)])
-    rounds = Round("mean", 0.4, 0.0, 10.0, 8.0), Round(EXCHANGE, 0.4, 0.0, 0.1, 2.0)
+    rounds = LocalRound("mean", 0.4, 0.0, 10.0, 8.0), LocalRound(EXCHANGE, 0.4, 0.0, 0.1, 2.0)
     advised = Advised(
         "mlp", "loopback", 2, 0.4, {"AllReduce": 1.0}, {"AllReduce": None}, verdict, {"dense": 2.0}, rounds
     )

@@ -10,7 +10,7 @@ import gradwire as gw
 from gradwire.lab.bench.plan import BenchPlan
 from gradwire.lab.comparison.job import TrainingJob, rate_at
 from gradwire.lab.comparison.record import Split
-from gradwire.lab.comparison.timed import Timed, rounds
+from gradwire.lab.comparison.timed import StepTimes, rounds
 from gradwire.lab.ways import LocalSteps, check_way, local_steps
 
 
@@ -73,7 +73,7 @@ def test_a_job_is_refused_early(fields: dict, message: str) -> None:
 def test_a_step_of_local_steps_is_the_average_of_its_round() -> None:
     assert rounds([1.0, 3.0, 1.0, 5.0, 9.0], 2) == [2.0, 3.0]
     assert rounds([1.0, 3.0], 4) == [2.0]
-    timed = Timed(2)
+    timed = StepTimes(2)
     for step, exchanging in ((1.0, 0.0), (2.0, 1.0), (1.0, 0.0), (2.0, 1.0)):
         timed.note(step, 0.25, exchanging)
     assert timed.quantiles()[1] == 1.5
@@ -81,7 +81,7 @@ def test_a_step_of_local_steps_is_the_average_of_its_round() -> None:
 
 
 def test_what_is_neither_compute_nor_selection_is_wire() -> None:
-    timed = Timed(1)
+    timed = StepTimes(1)
     for step in (1.0, 2.0, 3.0):
         timed.note(step, 0.5, 0.0)
     assert timed.split(1.0, selecting=0.75) == Split(1.5, 0.25, 0.25)

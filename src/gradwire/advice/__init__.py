@@ -10,7 +10,7 @@ verdict    predicted steps, ranked; crossover bandwidths; compress or not
 
 from gradwire.advice.link import HALF, KINDS, Cost, Link, fit, probe
 from gradwire.advice.pace import Pace, Watch, buckets
-from gradwire.advice.rounds import LOCAL_CANDIDATES, Round, local_rounds
+from gradwire.advice.rounds import LOCAL_CANDIDATES, LocalRound, local_rounds
 from gradwire.advice.timeline import Job, Part, step_seconds
 from gradwire.advice.verdict import CANDIDATES, MARGIN, Method, Verdict, crossover, judge, predict
 from gradwire.advice.work import Errand, dense, errands, fp16
@@ -25,10 +25,10 @@ __all__ = [
     "Errand",
     "Job",
     "Link",
+    "LocalRound",
     "Method",
     "Pace",
     "Part",
-    "Round",
     "Verdict",
     "Watch",
     "buckets",

@@ -42,7 +42,7 @@ WORDS = 4
 
 
 @dataclass(frozen=True)
-class Round:
+class LocalRound:
     """One exchange of differences: `computing` and `wire` seconds, `traffic` bytes on the busiest link.
 
     step: seconds of a step in which nothing is sent. every: the fewest steps of a round, among `LENGTHS`, of which the
@@ -77,7 +77,7 @@ def local_rounds(
     link: Link,
     unit_bytes: float,
     exchanges: Sequence[str] = LOCAL_CANDIDATES,
-) -> list[Round]:
+) -> list[LocalRound]:
     """Rehearse exchanges of differences. No network.
 
     Args:
@@ -100,15 +100,15 @@ def _round(
     step: float,
     link: Link,
     unit_bytes: float,
-) -> Round:
+) -> LocalRound:
     try:
         courses = differences(parse(spec), as_outer(OUTER, "local"), named, moves, link.size, unit_bytes)
     except (ValueError, RuntimeError, IndexError, TypeError) as refusal:
-        return Round(spec, step, 0.0, 0.0, 0.0, str(refusal).splitlines()[0])
+        return LocalRound(spec, step, 0.0, 0.0, 0.0, str(refusal).splitlines()[0])
     agreement = AllGather(torch.zeros(8 * WORDS, dtype=torch.uint8)).busiest(link.size)
     asked = [("AllGather", agreement), *((ask.kind, ask.traffic) for course in courses for ask in course.asks)]
     parts = [link.part(kind, traffic) for kind, traffic in asked]
-    return Round(
+    return LocalRound(
         spec,
         step,
         computing=sum(course.seconds for course in courses),

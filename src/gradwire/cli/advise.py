@@ -83,11 +83,11 @@ def table(advised: Advised) -> Table:
     return found
 
 
-def _seconds(one: advice.Round) -> float:
+def _seconds(one: advice.LocalRound) -> float:
     return math.inf if one.refusal else one.seconds(one.every)
 
 
-def _local_row(advised: Advised, one: advice.Round) -> list[str]:
+def _local_row(advised: Advised, one: advice.LocalRound) -> list[str]:
     """Local steps: the exchange shared out among the steps of a round."""
     name = f"local, every {one.every}: {one.exchange}"
     if one.refusal:
@@ -102,7 +102,7 @@ def _local_row(advised: Advised, one: advice.Round) -> list[str]:
     ]
 
 
-def local_lines(one: advice.Round, dense: float) -> list[str]:
+def local_lines(one: advice.LocalRound, dense: float) -> list[str]:
     """What local steps would take, and the two lines that bring them; `dense` seconds a step without them."""
     argument = "" if one.exchange == EXCHANGE else f', exchange="{one.exchange}"'
     return [

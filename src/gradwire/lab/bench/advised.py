@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-from gradwire.advice import CANDIDATES, LOCAL_CANDIDATES, Method, Round, Verdict
+from gradwire.advice import CANDIDATES, LOCAL_CANDIDATES, LocalRound, Method, Verdict
 from gradwire.lab import records
 from gradwire.lab.bench.plan import BenchPlan
 from gradwire.lab.bench.workloads import check_model
@@ -66,7 +66,7 @@ class Advised:
     beta: dict[str, float | None]
     verdict: Verdict
     measured: dict[str, float] = field(default_factory=dict[str, float])
-    rounds: tuple[Round, ...] = ()
+    rounds: tuple[LocalRound, ...] = ()
 
     def error(self, method: Method) -> float | None:
         """Predicted over measured, less one; None where nothing was measured."""
@@ -74,7 +74,7 @@ class Advised:
         return None if seconds is None else method.seconds / seconds - 1
 
     @property
-    def local(self) -> Round | None:
+    def local(self) -> LocalRound | None:
         """The shortest round, of those the fastest: models that meet more often end closer to dense; None if none."""
         known = (one for one in self.rounds if not one.refusal)
         return min(known, key=lambda one: (one.every, one.seconds(one.every)), default=None)

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gradwire.advice import HALF, KINDS, Errand, Link, Pace, Verdict, Watch, dense, fp16, judge, probe
 from gradwire.advice.crowd import neighbour
 from gradwire.advice.pace import trained
-from gradwire.advice.rounds import Round, local_rounds
+from gradwire.advice.rounds import LocalRound, local_rounds
 from gradwire.advice.survey import agreed, agreed_rounds, mean, sound, survey
 from gradwire.advice.verdict import weigh
 from gradwire.lab import remote
@@ -113,7 +113,7 @@ def _judge(
 
 def _rounds(
     model: nn.Module, question: Question, gradients: list[Tensor], pace: Pace, link: Link, process: Process
-) -> tuple[Round, ...]:
+) -> tuple[LocalRound, ...]:
     """Rehearse what local steps exchange; the ranks agree on the mean of their figures."""
     found = local_rounds(model, gradients, pace.compute + pace.tail, link, question.bucket_mb * 2**20, question.local)
     return tuple(agreed_rounds(process, torch.device("cpu"), found)) if found else ()

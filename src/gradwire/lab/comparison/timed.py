@@ -10,7 +10,7 @@ from gradwire.lab.comparison.record import Split
 
 
 @dataclass
-class Timed:
+class StepTimes:
     """Seconds of every step on this rank, of the optimizer in it, and of exchanges inside the optimizer's step.
 
     period: steps of a round. Figures of a step are averages over whole rounds, and their median.

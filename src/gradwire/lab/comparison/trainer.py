@@ -15,7 +15,7 @@ from gradwire.lab import corpus, remote
 from gradwire.lab.comparison.clock import Clock
 from gradwire.lab.comparison.job import Pulse, Started, TrainingJob, rate_at
 from gradwire.lab.comparison.record import Point, Run
-from gradwire.lab.comparison.timed import Timed
+from gradwire.lab.comparison.timed import StepTimes
 from gradwire.lab.models.gpt import GPT
 from gradwire.lab.ways.wrapped import average
 
@@ -66,10 +66,10 @@ class Trainer:
         self.comm.close()
         return run
 
-    def train(self) -> Timed:
+    def train(self) -> StepTimes:
         """Step until the budget is spent."""
         self.link_start, first = self.link(), self.step
-        clock, timed = Clock(), Timed(self.comm.period)
+        clock, timed = Clock(), StepTimes(self.comm.period)
         self.evaluate(clock)
         while self.goes_on(clock, first):
             self.train_step(timed)
@@ -78,7 +78,7 @@ class Trainer:
             self.evaluate(clock)
         return timed
 
-    def train_step(self, timed: Timed) -> None:
+    def train_step(self, timed: StepTimes) -> None:
         """One step on a fresh batch."""
         began = time.perf_counter()
         for group in self.optimizer.param_groups:
