@@ -6,9 +6,9 @@ from gradwire.lab.comparison.job import TrainingJob
 
 RUNS = {
     "dense DDP": "dense",
-    "torch's PowerSGD, rank 4": "powersgd4",
+    "PowerSGD rank 4": "powersgd4",
     "EF(Top-k) 10 %": "ef(topk(density=0.1, values='bits4'))",
-    "gradwire.local, every 10": "local(every=10)",
+    "gradwire.local": "local(every=10)",
 }
 """The runs of the demonstration. The first is the baseline."""
 
