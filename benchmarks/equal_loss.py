@@ -1,8 +1,8 @@
-"""Steps at 10 Mbit/s on the GPT, of methods that have come to the same loss: gradwire against the best of torch's hooks.
+"""Steps at 10 Mbit/s on the GPT, under SGD, of methods that have come to the same loss: gradwire against the best of torch's hooks.
 
     python benchmarks/equal_loss.py
 
-Reads the losses from results/race.json (run race.py first): a method of gradwire counts if its loss after STEPS steps is no higher than
+Reads the losses from results/race_sgd.json (run race_sgd.py first): a method of gradwire counts if its loss after STEPS steps is no higher than
 that of torch's hook which is fastest here; the same model, batches, seed and optimizer. Steps are measured on the built-in GPT, which is
 the same but for the length of a sequence, all methods in one run. Writes results/equal_loss.json.
 """
@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 import json
 
-from race import OURS
+from race_sgd import OURS
 from rows import RESULTS, Row, row, show, write
 
 from gradwire.lab import bench
@@ -28,7 +28,8 @@ BUCKET_MB = 4.0
 
 def main() -> None:
     losses = {
-        run["spec"]: loss_at(run["points"], STEPS) for run in json.loads((RESULTS / "race.json").read_text())["runs"]
+        run["spec"]: loss_at(run["points"], STEPS)
+        for run in json.loads((RESULTS / "race_sgd.json").read_text())["runs"]
     }
     plan = bench.BenchPlan(
         model="gpt", methods=(*TORCH, *OURS), rates=("10mbit",), steps=20, seconds=25, bucket_mb=BUCKET_MB

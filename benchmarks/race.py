@@ -1,11 +1,18 @@
-"""Loss over wall-clock time at 100 Mbit/s: who is first at the loss that dense DDP has after its first 200 steps?
+"""Loss over wall-clock time under AdamW: who is first at the held-out loss that dense DDP has after its first 200 steps?
 
-    python benchmarks/race.py [--steps 240] [--only NAME ... [--loopback]]
+    python benchmarks/race.py [--plan] [--only WAY ...] [--sweep-all] [--minutes 30] [--table]
 
-A GPT of 10.7 million parameters on the source of Python's standard library, two ranks, one thread each; the same model, batches, seed
-and optimizer for all: SGD with momentum 0.8, learning rate LEARNING_RATE, gradients clipped at norm 1. Everybody trains on the link but
-dense DDP and torch's fp16 hook, whose steps take seconds there: they train on loopback, where every loss is the same, and their clock is
-the number of steps times a step on the link, the median of ten. Writes results/race.json; a quarter of an hour.
+A GPT of 10.7 million parameters on the source of Python's standard library, two ranks, one thread each; the same model, batches and seed
+for all: AdamW with torch's settings, a constant learning rate after 20 steps of warm-up, gradients clipped at norm 1. Losses do not depend
+on the link, so all train on loopback, and a clock on a link is the number of steps times the seconds of a step there: the median of a few
+measured steps, or of a round's average. Three stages a way, each of whose runs is kept in results/race.json and not made again:
+
+    sweep   SWEEP_STEPS steps at each of RATES, the best by held-out loss, of one way of each family (all with --sweep-all)
+    train   at the best rate, until the loss of dense's 200 steps or for at most MOST_STEPS
+    time    a few steps on each link, with the kernel's bytes
+
+--plan prints what is left and an estimate; --minutes stops before a run that would end later. --table measures nothing: it writes
+results/race.json's rows anew and the section of docs/speed.md.
 """
 
 from __future__ import annotations
@@ -13,78 +20,342 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
+import statistics
+import time
+from pathlib import Path
+from typing import Any
 
 from rows import RESULTS, Row, row, show, write
 
 from gradwire.lab.comparison.job import TrainingJob
 from gradwire.lab.comparison.on_ranks import execute
-from gradwire.lab.comparison.record import Comparison, Point, Run, Split
-from gradwire.lab.ways import is_torch
+from gradwire.lab.comparison.record import Run
+from gradwire.lab.ways import is_torch, local_steps, powersgd_rank
+from gradwire.lab.ways.torchs import DENSE_STEPS as DENSE_FIRST
+from gradwire.net import parse_rate
 
-RATE, LEARNING_RATE = "100mbit", 0.08
-MODEL = {"width": 384, "depth": 6, "heads": 6, "context": 64, "batch": 4}
-DENSE_STEPS = 200
-SLOW = ("dense", "fp16")
-TORCH = ("dense", "powersgd1", "powersgd2")
-"""fp16, at half of dense's bytes, and PowerSGD of higher ranks take longer: they join by --only."""
+LINKS = ("100mbit", "10mbit")
+RATES = (5e-4, 1e-3, 2e-3)
+MODEL: dict[str, Any] = {"width": 384, "depth": 6, "heads": 6, "context": 64, "batch": 8}
+PARAMETERS = 10_750_000
+DENSE_STEPS, SWEEP_STEPS, MOST_STEPS = 200, 90, 400
+EVALUATE_EVERY = 16.0
 
-OURS = (
-    "ef(topk(density=0.03, values='natural'))",
-    "ef(topk(density=0.01, values='natural'))",
-    "ef(topk(density=0.003, values='natural'))",
+FAMILIES = {
+    "dense": ("int8allreduce(workers=2)",),
+    "powersgd4": ("powersgd1", "powersgd2", "powersgd8"),
+    "ef(topk(density=0.1, values='bits4'))": (),
+    "local(every=10)": ("local(every=4)", "local(every=30)"),
+}
+"""A way whose learning rate is swept, and its relatives, which take its best rate unless all are swept."""
+
+WAYS = (
+    "dense",
+    "local(every=10)",
+    "powersgd4",
+    "powersgd2",
+    "powersgd1",
+    "local(every=4)",
+    "ef(topk(density=0.1, values='bits4'))",
+    "int8allreduce(workers=2)",
+    "local(every=30)",
+    "powersgd8",
 )
+"""In the order in which they are measured, so that a few minutes give the rows that matter most."""
+
+LINKED = (*WAYS, "fp16")
+"""What is timed on the links. torch's fp16 hook rounds dense's gradients: its losses are taken to be dense's."""
+
+BARS = {"100mbit": (6.0, 1.2), "10mbit": (40.0, 2.0)}
+"""How many times sooner gradwire.local must be than dense, and than the best of torch's hooks."""
+
+WIRE = 0.05
+"""The most of a round that the wire may take at 10 Mbit/s with rounds of ten steps."""
+
+STEP, EVALUATION, START = 0.5, 4.0, 15.0
+"""For estimates, seconds: a step on loopback, an evaluation, a start of processes with its warm-up."""
+
+PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
+Record = dict[str, Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=240, help="of all but dense")
-    parser.add_argument("--only", action="append", help="run these, beside what has been run before")
-    parser.add_argument("--loopback", action="store_true", help="train all on loopback, as dense")
+    parser.add_argument("--only", action="append", choices=LINKED, help="dense must have been trained before")
+    parser.add_argument("--sweep-all", action="store_true", help="sweep the rate of every way")
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--plan", action="store_true")
+    parser.add_argument("--table", action="store_true")
     chosen = parser.parse_args()
-    runs = read() if chosen.only else {}
-    for way in chosen.only or (*TORCH, *OURS):
-        runs[way] = run(way, DENSE_STEPS if way == "dense" else chosen.steps, chosen.loopback or way in SLOW)
-        points = [(point.step, round(point.seconds, 1), round(point.loss, 4)) for point in runs[way].points]
-        print(f"{way}: {1e3 * runs[way].step_seconds:.0f} ms a step\n  {points}", flush=True)
-    rows = judge(list(runs.values()))
-    show(rows)
-    write("race.json", {"rows": rows, "runs": [dataclasses.asdict(each) for each in runs.values()]})
+    if chosen.table:
+        judge_and_draw()
+        return
+    started = time.perf_counter()
+    ways = chosen.only or LINKED
+    print(f"about {sum(map(seconds, left(ways, chosen.sweep_all))) / 60:.0f} minutes are left", flush=True)
+    if chosen.plan:
+        for task in left(ways, chosen.sweep_all):
+            print(f"{seconds(task):5.0f} s  {task}")
+        return
+    while tasks := left(ways, chosen.sweep_all):
+        if time.perf_counter() - started + seconds(tasks[0]) > 60 * chosen.minutes:
+            break
+        done = measure(tasks[0])
+        write("race.json", {"rows": [], "runs": [*read(), done]})
+        print(f"{done['stage']} {done['way']}: {summary(done)}", flush=True)
+    judge_and_draw()
 
 
-def read() -> dict[str, Run]:
-    """What has been run before, by way."""
-    found = json.loads((RESULTS / "race.json").read_text())["runs"]
-    parts = [
-        {**each, "points": tuple(Point(**at) for at in each["points"]), "split": Split(**each["split"])}
-        for each in found
+# ---- what there is to do
+
+
+def read() -> list[Record]:
+    file = RESULTS / "race.json"
+    return json.loads(file.read_text())["runs"] if file.exists() else []
+
+
+def left(ways: tuple[str, ...] | list[str], sweep_all: bool) -> list[Record]:
+    """What is to be measured, in order; later tasks may turn out otherwise when earlier ones are done."""
+    tasks: list[Record] = []
+    for way in ways:
+        if way in swept(sweep_all):
+            tasks += [
+                {"stage": "sweep", "way": way, "rate": rate} for rate in RATES if not find("sweep", way, rate=rate)
+            ]
+        if way not in ("dense", "fp16") and not find("train", way):
+            tasks.append({"stage": "train", "way": way})
+        tasks += [{"stage": "time", "way": way, "link": link} for link in LINKS if not find("time", way, link=link)]
+    return tasks
+
+
+def swept(sweep_all: bool) -> tuple[str, ...]:
+    """Ways whose learning rate is swept."""
+    return WAYS if sweep_all else tuple(FAMILIES)
+
+
+def find(stage: str, way: str, **fields: Any) -> list[Record]:
+    wanted = {"stage": stage, "way": way, **fields}
+    return [each for each in read() if all(each[name] == value for name, value in wanted.items())]
+
+
+def seconds(task: Record) -> float:
+    """An estimate."""
+    steps = {"sweep": DENSE_STEPS if task["way"] == "dense" else SWEEP_STEPS, "train": 250}.get(task["stage"])
+    if steps is not None:
+        return START + steps * STEP * (1 + EVALUATION / EVALUATE_EVERY)
+    share = {"dense": 1.0, "fp16": 0.5, "int8allreduce(workers=2)": 0.25}.get(task["way"], 0.03)
+    wire = share * 4 * PARAMETERS * 8 / parse_rate(task["link"])
+    return START + timed_steps(task["way"], task["link"]) * (STEP + wire)
+
+
+def best_rate(way: str) -> float:
+    """The rate that a way is trained at: its own best, or that of its family."""
+    head = "dense" if way == "fp16" else next((head for head, others in FAMILIES.items() if way in others), way)
+    runs = find("sweep", way) or find("sweep", head)
+    return min(runs, key=lambda each: each["points"][-1]["loss"])["rate"]
+
+
+def target() -> float:
+    """The held-out loss that dense has after DENSE_STEPS steps at its best rate."""
+    return min(each["points"][-1]["loss"] for each in find("sweep", "dense"))
+
+
+# ---- a run
+
+
+def measure(task: Record) -> Record:
+    """Do a task; its record."""
+    way = task["way"]
+    if task["stage"] == "sweep":
+        run = train(way, task["rate"], DENSE_STEPS if way == "dense" else SWEEP_STEPS, None)
+        return task | losses(run)
+    if task["stage"] == "train":
+        return task | {"rate": best_rate(way)} | losses(train(way, best_rate(way), MOST_STEPS, target()))
+    steps = timed_steps(way, task["link"])
+    job = TrainingJob(way, steps=steps, seconds=1e6, evaluate_every=1e6, rehearsed=True, **MODEL)
+    run = execute(way, job, 2, task["link"])
+    return task | {
+        "steps": steps,
+        "step_seconds": run.step_seconds,
+        "split": dataclasses.asdict(run.split),
+        "ledger_bytes": run.ledger_bytes / steps,
+        "link_payload": run.link_payload / steps,
+    }
+
+
+def timed_steps(way: str, link: str) -> int:
+    """Few where a step takes half a minute; of local steps two rounds at least."""
+    if (local := local_steps(way)) is not None:
+        return max(20, 2 * local.every)
+    return {"dense": 3, "fp16": 4}.get(way, 12) if link == "10mbit" else 12
+
+
+def train(way: str, rate: float, steps: int, until: float | None) -> Run:
+    """On loopback."""
+    job = TrainingJob(
+        way,
+        steps=steps,
+        seconds=1e6,
+        learning_rate=rate,
+        floor=1.0,
+        evaluate_every=EVALUATE_EVERY,
+        target=until,
+        **MODEL,
+    )
+    return execute(way, job, 2, None)
+
+
+def losses(run: Run) -> Record:
+    return {
+        "points": [{"step": at.step, "loss": at.loss} for at in run.points],
+        "step_seconds": run.step_seconds,
+        "split": dataclasses.asdict(run.split),
+    }
+
+
+def summary(done: Record) -> str:
+    if done["stage"] == "time":
+        return f"{1e3 * done['step_seconds']:.0f} ms a step at {done['link']}"
+    last = done["points"][-1]
+    return f"{last['loss']:.4f} after {last['step']} steps at a rate of {done['rate']:g}"
+
+
+# ---- what it comes to
+
+
+def judge_and_draw() -> None:
+    rows = judge()
+    if rows:
+        show(rows)
+    write("race.json", {"rows": rows, "runs": read()})
+    marked = re.compile(r"(<!-- race -->\n).*?(<!-- /race -->)", re.DOTALL)
+    text = section(rows) if rows else ""
+    PAGE.write_text(marked.sub(lambda found: found[1] + text + found[2], PAGE.read_text()))
+
+
+def steps_to_target(way: str) -> float:
+    """Steps until dense's loss, on straight lines between evaluations; inf if it did not come there."""
+    if way in ("dense", "fp16"):
+        return DENSE_STEPS
+    goal, runs = target(), find("train", way)
+    before: dict[str, float] | None = None
+    for at in runs[0]["points"] if runs else ():
+        if at["loss"] <= goal:
+            return at["step"] if before is None else on_the_line(before, at, goal)
+        before = at
+    return float("inf")
+
+
+def on_the_line(before: dict[str, float], after: dict[str, float], loss: float) -> float:
+    share = (before["loss"] - loss) / (before["loss"] - after["loss"])
+    return before["step"] + share * (after["step"] - before["step"])
+
+
+def timed(way: str, link: str) -> Record | None:
+    return next(iter(find("time", way, link=link)), None)
+
+
+def clock(way: str, link: str) -> float:
+    """Seconds to dense's loss on a link, PowerSGD's dense first steps included; inf if unknown or never reached."""
+    measured, dense = timed(way, link), timed("dense", link)
+    if measured is None or dense is None or not find("sweep", "dense"):
+        return float("inf")
+    first = DENSE_FIRST if powersgd_rank(way) else 0
+    return (steps_to_target(way) - first) * measured["step_seconds"] + first * dense["step_seconds"]
+
+
+def judge() -> list[Row]:
+    """The bars, as far as there is something to hold against them."""
+    rows: list[Row] = []
+    for link in LINKS:
+        clocks = {way: clock(way, link) for way in LINKED}
+        locals_ = {way: each for way, each in clocks.items() if local_steps(way) is not None and each < float("inf")}
+        torchs = {way: each for way, each in clocks.items() if is_torch(way)}
+        if not locals_ or clocks["dense"] == float("inf"):
+            continue
+        best, dense, hooks = BARS[link], clocks["dense"], min(torchs.values())
+        soonest = min(locals_, key=lambda way: locals_[way])
+        rows += [row(f"{link}: seconds to dense's loss, {way}", each) for way, each in clocks.items() if each < 1e9]
+        rows.append(row(f"{link}: {soonest}, times as soon as dense", dense / locals_[soonest], least=best[0]))
+        rows.append(
+            row(
+                f"{link}: {soonest}, times as soon as the best of torch's hooks",
+                hooks / locals_[soonest],
+                least=best[1],
+            )
+        )
+    if (ten := timed("local(every=10)", "10mbit")) is not None:
+        rows.append(row("10mbit: wire's share of a round of local(every=10)", wire_share(ten), most=WIRE))
+    ratios = [abs(each["link_payload"] / each["ledger_bytes"] - 1) for each in read() if each["stage"] == "time"]
+    if ratios:
+        name = "bytes by the kernel, less headers, against the ledger: the median difference"
+        rows.append(row(name, statistics.median(ratios)))
+        rows.append(row("the same, the largest", max(ratios), most=0.05))
+    return rows
+
+
+def wire_share(timed: Record) -> float:
+    return timed["split"]["wire"] / timed["step_seconds"]
+
+
+def section(rows: list[Row]) -> str:
+    """The section of docs/speed.md."""
+    tokens = MODEL["batch"] * MODEL["context"]
+    lines = [f"| {each['name']} | {each['value']:.3g} | {each['bar'] or ''} | {said(each['holds'])} |" for each in rows]
+    return f"""## Loss over wall-clock time
+
+`python benchmarks/race.py`: a GPT of {PARAMETERS / 1e6:.1f} M parameters on text, two ranks, {tokens} bytes a rank and step, AdamW with
+torch's settings, gradients clipped at 1, one seed; who is first at the held-out loss that dense DDP has after {DENSE_STEPS} steps,
+{target():.3f} nats a byte? The learning rate is constant after a warm-up, so that no way has a schedule that ends where it stops. It
+is swept ({", ".join(f"{rate:g}" for rate in RATES)}) for {", ".join(f"`{way}`" for way in swept(sweep_all=False))}; the relatives of these take
+their rate. Losses do not depend on the link: all train once, and a clock is steps times the measured step on that link, for local
+steps the average over a round. The wire's part of a step is all that is neither computing nor selection; for local steps it is
+what a rank waits for in the exchange, slower ranks included. fp16's losses are taken to be dense's, and PowerSGD's first two
+steps are dense, as torch has it.
+
+{table()}
+| what | value | bar | holds |
+|---|---:|---:|---|
+{chr(10).join(lines)}
+"""
+
+
+def said(holds: bool | None) -> str:
+    return "" if holds is None else "yes" if holds else "**no**"
+
+
+def table() -> str:
+    """A line a way: the rate, steps to dense's loss, and for each link a step, the wire's part, bytes and the clock."""
+    head = "".join(f" {link}: ms a step | wire | MB a step | seconds |" for link in LINKS)
+    lines = [
+        f"| way | learning rate | steps to dense's loss |{head}\n|---|---:|---:|{'---:|---:|---:|---:|' * len(LINKS)}\n"
     ]
-    return {each["spec"]: Run(**each) for each in parts}
+    for way in LINKED:
+        known = find("train", way) or (
+            [{"rate": best_rate(way)}] if way in ("dense", "fp16") and find("sweep", "dense") else []
+        )
+        if not known:
+            continue
+        steps = steps_to_target(way)
+        cells = "".join(f" {cell} |" for link in LINKS for cell in link_cells(way, link))
+        lines.append(
+            f"| `{way}` | {known[0]['rate']:g} | {f'{steps:.0f}' if steps < 1e9 else 'not reached'} |{cells}\n"
+        )
+    return "".join(lines)
 
 
-def run(way: str, steps: int, loopback: bool) -> Run:
-    """Train; of a slow way count the steps on the link."""
-    job = TrainingJob(way, steps=steps, seconds=1e6, learning_rate=LEARNING_RATE, evaluate_every=12.0, **MODEL)
-    done = execute(way, job, 2, None if loopback else RATE)
-    if not loopback:
-        return done
-    timed = execute(way, dataclasses.replace(job, steps=10, evaluate_every=1e6), 2, RATE)
-    points = tuple(dataclasses.replace(at, seconds=at.step * timed.step_seconds, sent_bytes=0) for at in done.points)
-    return dataclasses.replace(timed, points=points)
-
-
-def judge(runs: list[Run]) -> list[Row]:
-    """How much sooner each is where dense is at its end, and the best of gradwire against dense and the best of torch's."""
-    comparison = Comparison("", "", "", RATE, 2, 0.0, "", {}, "", tuple(runs))
-    seconds = {each.spec: comparison.seconds_to_baseline(each) or float("inf") for each in runs}
-    torchs = min(each for way, each in seconds.items() if is_torch(way))
-    ours = min(each for way, each in seconds.items() if not is_torch(way))
-    rows = [row(f"seconds to dense's loss, {way}", value) for way, value in seconds.items()]
-    rows = [each for each in rows if each["value"] != float("inf")]  # who has not come there in its steps has no time
-    return [
-        *rows,
-        row("loss over wall-clock, times as soon as dense", seconds["dense"] / ours, least=6),
-        row("loss over wall-clock, times as soon as the best of torch's hooks", torchs / ours, least=1.2),
-    ]
+def link_cells(way: str, link: str) -> tuple[str, str, str, str]:
+    measured = timed(way, link)
+    if measured is None:
+        return "", "", "", ""
+    total = clock(way, link)
+    return (
+        f"{1e3 * measured['step_seconds']:.0f}",
+        f"{100 * wire_share(measured):.0f} %",
+        f"{measured['ledger_bytes'] / 1e6:.3g}",
+        f"{total:.0f}" if total < 1e9 else "",
+    )
 
 
 if __name__ == "__main__":

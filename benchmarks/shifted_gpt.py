@@ -2,7 +2,7 @@
 
     python benchmarks/shifted_gpt.py [--steps 300] [--seed 0]
 
-Two ranks over loopback: same model, batches, optimizer and learning rate (TrainingJob), only the exchange differs.
+Two ranks over loopback: same model, batches, optimizer (SGD with Nesterov momentum 0.8) and learning rate 0.08, only the exchange differs.
 What counts is the held-out loss after the last step, and the bytes a rank sends a step; the seconds are those of loopback,
 where compression does not pay. A loss above dense's by more than the run's allowance is an error (exit code 1).
 """
@@ -79,7 +79,16 @@ def parsed() -> argparse.Namespace:
 
 
 def job(exchange: str, steps: int, seed: int) -> TrainingJob:
-    return TrainingJob(exchange, seconds=AMPLE_SECONDS, steps=steps, seed=seed, evaluate_every=AMPLE_SECONDS)
+    return TrainingJob(
+        exchange,
+        seconds=AMPLE_SECONDS,
+        steps=steps,
+        seed=seed,
+        optimizer="sgd",
+        learning_rate=0.08,
+        floor=1.0,
+        evaluate_every=AMPLE_SECONDS,
+    )
 
 
 def follow(spec: str, steps: int, seed: int) -> Run:

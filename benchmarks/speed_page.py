@@ -1,4 +1,7 @@
-"""Write the tables of docs/speed.md between their markers, from results/*.json: python benchmarks/speed_page.py"""
+"""Write the tables of docs/speed.md between their markers, from results/*.json: python benchmarks/speed_page.py
+
+The sections of race.py and peers.py are written by their own --table.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ def main() -> None:
         ("map", crossover()),
         ("advice", rows("map")),
         ("latest", rows("latest")),
-        ("race", rows("race")),
+        ("race-sgd", rows("race_sgd")),
     ):
         marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         text = marked.sub(lambda found, table=table: found[1] + table + found[2], text)

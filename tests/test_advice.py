@@ -15,10 +15,26 @@ from rich.console import Console
 from story import play
 
 import gradwire as gw
-from gradwire.advice import Cost, Errand, Job, Link, Method, Pace, Part, buckets, crossover, fit, judge, predict
+from gradwire.advice import (
+    Cost,
+    Errand,
+    Job,
+    Link,
+    LocalRound,
+    Method,
+    Pace,
+    Part,
+    buckets,
+    crossover,
+    fit,
+    judge,
+    local_rounds,
+    predict,
+)
 from gradwire.advice import step_seconds as step
+from gradwire.advice.rounds import EXCHANGE
 from gradwire.advice.work import _lay
-from gradwire.cli.advise import rate_of, table
+from gradwire.cli.advise import local_lines, rate_of, table
 from gradwire.lab import records
 from gradwire.lab.bench.advised import Advised, Question
 from gradwire.lab.bench.advising import ask
@@ -217,12 +233,59 @@ def test_nothing_to_compare_with() -> None:
     assert "no other method could be predicted" in judge([Method("dense", 1.0)]).sentence
 
 
+# ---- local steps
+
+
+@pytest.mark.parametrize(("wire", "every"), [(0.0, 1), (0.05, 1), (0.06, 2), (0.5, 10), (5.0, 100), (1e6, 1000)])
+def test_a_round_is_as_short_as_the_wire_lets_it_be(wire: float, every: int) -> None:
+    """wire / (H + wire) below 5 % is H above 19 times the wire, in steps of one second."""
+    one = LocalRound("mean", 1.0, 0.0, wire, 8.0)
+    assert one.every == every
+    assert one.seconds(every) == 1.0 + wire / every
+    assert (one.share(every) < 0.05) == (wire < 1e6)
+
+
+def test_computing_is_no_wire() -> None:
+    assert LocalRound("mean", 1.0, 100.0, 5.0, 8.0).every == 1
+
+
+@pytest.mark.parametrize("n", [2, 8])
+def test_differences_are_rehearsed_on_copies(n: int) -> None:
+    """A dense exchange's traffic is a ring's, the default's a few bits a value kept; the model stays as it was."""
+    model = torch.nn.Linear(64, 64)
+    before = [param.detach().clone() for param in model.parameters()]
+    gradients = [torch.randn_like(param) for param in model.parameters()]
+    link = Link(n, 1.0, {kind: Cost(0.001, 1e-6) for kind in ("AllReduce", "AllGather", "Broadcast", "AllToAll")})
+    default, dense, odd = local_rounds(model, gradients, 1.0, link, 2**20, (EXCHANGE, "mean", "permk(workers=3)"))
+    words = 32 * (n - 1)
+    assert dense.traffic == pytest.approx(2 * (n - 1) / n * 4 * 4160 + words)
+    assert dense.wire == pytest.approx(2 * 0.001 + 1e-6 * dense.traffic)
+    assert (n - 1) * 65 < default.traffic - words < (n - 1) * 65 * 4  # 65 values of 4160, at most four bytes each
+    assert "3" in odd.refusal
+    for param, value in zip(model.parameters(), before, strict=True):
+        assert torch.equal(param, value)
+
+
+def test_the_two_lines_are_named() -> None:
+    default = LocalRound(EXCHANGE, 0.4, 0.01, 0.1, 2e5)
+    text = "\n".join(local_lines(default, 3.9))
+    assert "gradwire.local(model, optimizer, every=10)" in text
+    assert "every 10 steps, 2.4 % of a round; 411 ms a step against 3900 ms dense" in text
+    assert "docs/local.md" in text
+    assert 'every=10, exchange="mean")' in local_lines(LocalRound("mean", 0.4, 0.01, 0.1, 2e5), 3.9)[2]
+
+
 def test_the_answer_is_strict_json() -> None:
     verdict = judge([Method("dense", 1.0, 8.0), Method("natural", 0.5, 2.0, math.inf)])
-    advised = Advised("mlp", "loopback", 2, 0.4, {"AllReduce": 1.0}, {"AllReduce": None}, verdict, {"dense": 2.0})
+    rounds = LocalRound("mean", 0.4, 0.0, 10.0, 8.0), LocalRound(EXCHANGE, 0.4, 0.0, 0.1, 2.0)
+    advised = Advised(
+        "mlp", "loopback", 2, 0.4, {"AllReduce": 1.0}, {"AllReduce": None}, verdict, {"dense": 2.0}, rounds
+    )
     read = json.loads(advised.to_json(), parse_constant=pytest.fail)
     assert read["sentence"] == verdict.sentence
     assert read["verdict"]["choice"] == "natural"
+    assert [one["every"] for one in read["rounds"]] == [1000, 10]
+    assert advised.local == rounds[1]  # the shorter round
     assert advised.error(verdict.of("dense")) == -0.5
     assert advised.error(verdict.of("natural")) is None
 
@@ -259,10 +322,12 @@ def test_advice_on_a_factory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert advised.verdict.of("dense").traffic == 4 * 18
     assert advised.verdict.of(spec).crossover is not None
     assert advised.compute > 0
+    assert [one.exchange for one in advised.rounds] == [EXCHANGE, "mean"]
+    assert advised.rounds[1].traffic == 4 * 18 + 32
     shown = Console(width=200)
     with shown.capture() as text:
         shown.print(table(advised))
-    for word in ("measured ms", spec, refused, "pays below", "loopback"):
+    for word in ("measured ms", spec, refused, "pays below", "loopback", "local, every"):
         assert word in text.get()
 
 

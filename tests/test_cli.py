@@ -163,7 +163,15 @@ def test_train_saves_resumes_and_refuses_other_checkpoints(tmp_path: Path) -> No
 
 
 @pytest.mark.story
-@pytest.mark.parametrize("exchange", [*demo.RUNS.values(), "diana(natural)", "randdiana(randk(density=0.2))"])
+@pytest.mark.parametrize(
+    "exchange",
+    [
+        *demo.RUNS.values(),
+        "local(every=5, exchange='mean', outer='sgd(lr=1.0)')",
+        "diana(natural)",
+        "randdiana(randk(density=0.2))",
+    ],
+)
 def test_on_a_link_the_ledger_agrees_with_the_kernel(exchange: str) -> None:
     """Bytes counted from tensors against tx_bytes less headers: 5 %, which is room for gloo's own small messages."""
     if (reason := net.refusal()) is not None:

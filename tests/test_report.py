@@ -332,11 +332,16 @@ def headline(*runs: Run, **fields: Any) -> str:
 
 
 def test_the_headline_states_the_finding() -> None:
-    assert headline(DENSE, NEVER, FAST) == "At 100 Mbit/s, EF(DEFT) 1 % reached dense DDP's final loss 6.7 times sooner"
+    finding = (
+        "At 100 Mbit/s, EF(DEFT) 1 % reached dense DDP's final loss 6.7 times sooner and with 6.7 times fewer bytes"
+    )
+    assert headline(DENSE, NEVER, FAST) == finding
+    silent = replace(FAST, points=tuple(replace(point, sent_bytes=0) for point in FAST.points))
+    assert headline(DENSE, silent) == finding.removesuffix(" and with 6.7 times fewer bytes")
 
 
-def test_the_headline_says_plainly_that_compression_did_not_pay() -> None:
-    verdict = "compression did not pay: no run reached dense DDP's final loss sooner than dense DDP itself"
+def test_the_headline_says_plainly_that_nothing_paid() -> None:
+    verdict = "fewer bytes did not pay: no run reached dense DDP's final loss sooner than dense DDP itself"
     assert headline(DENSE, NEVER, link="loopback (no namespaces)") == f"On loopback, {verdict}"
     later = replace(FAST, points=curve((0, 5.5), (110, 2.9)))
     assert headline(DENSE, later) == f"At 100 Mbit/s, {verdict}"
@@ -358,7 +363,7 @@ def test_a_run_must_beat_the_baselines_own_first_crossing() -> None:
 
 
 def test_a_winner_that_does_not_stay_is_called_so_and_yields_to_one_that_does() -> None:
-    assert headline(DENSE, BAD).endswith("times sooner, but did not stay there")
+    assert headline(DENSE, BAD).endswith("times fewer bytes, but did not stay there")
     assert "EF(DEFT) 1 % reached" in headline(DENSE, BAD, FAST)
 
 

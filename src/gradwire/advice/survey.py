@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwire.advice.pace import Pace
+from gradwire.advice.rounds import LocalRound
 from gradwire.advice.verdict import Method
 from gradwire.advice.work import Errand, errands
 from gradwire.spec import parse
@@ -53,6 +54,18 @@ def agreed(process: Process, device: torch.device, methods: Sequence[Method]) ->
             refusal=method.refusal or ("" if math.isfinite(seconds) else "another rank cannot rehearse it"),
         )
         for method, (seconds, traffic, crossover) in zip(methods, means, strict=True)
+    ]
+
+
+def agreed_rounds(process: Process, device: torch.device, rounds: Sequence[LocalRound]) -> list[LocalRound]:
+    """The same rounds with the mean of all ranks' figures; what one rank cannot rehearse, none can."""
+    figures = [[r.step, r.computing, r.wire, r.traffic, float(bool(r.refusal))] for r in rounds]
+    total = torch.tensor(figures, dtype=torch.float64, device=device)
+    dist.all_reduce(total, group=process.group)
+    means = cast(list[list[float]], total.div_(process.size).tolist())
+    return [
+        LocalRound(one.exchange, *each, refusal=one.refusal or ("another rank cannot rehearse it" if refused else ""))
+        for one, (*each, refused) in zip(rounds, means, strict=True)
     ]
 
 

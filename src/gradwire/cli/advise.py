@@ -13,12 +13,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from gradwire import advice
+from gradwire.advice.rounds import EXCHANGE
 from gradwire.cli.console import bars, complain, link_of, out
 from gradwire.lab import bench
 from gradwire.lab.bench.advised import Advised, Probed, Question
 from gradwire.lab.bench.advising import answer, ask
 from gradwire.lab.remote import ignore
 from gradwire.report.whole import write_whole
+
+LOCAL_NOTE = "Predicted is time, not the loss that local steps reach: docs/local.md has what they cost there."
+"""What the seconds of local steps leave open."""
 
 NOTE = "Fewer bytes a step may take more steps: below a density of 1 % many models learn more slowly."
 """The caption: what the seconds of a step leave open."""
@@ -38,7 +42,7 @@ def advise_command(
     seconds: Annotated[float, typer.Option(help="Of measuring a method, with --check.")] = Question.seconds,
     output: Annotated[Path | None, typer.Option(help="Write everything as JSON.")] = None,
 ) -> None:
-    """Predict a step's time with every method on this machine, and say whether to compress.
+    """Predict a step's time with every method on this machine, and with local steps, and say whether to compress.
 
     Under torchrun (torchrun --no-python gradwire advise ...) the network is taken as it is.
     """
@@ -72,9 +76,43 @@ def table(advised: Advised) -> Table:
     )
     for column in columns:
         found.add_column(column, justify="right", no_wrap=True)
-    for method in advised.verdict.methods:
-        found.add_row(*_row(advised, method))
+    rows = [(method.seconds, _row(advised, method)) for method in advised.verdict.methods]
+    rows += [(_seconds(one), _local_row(advised, one)) for one in advised.rounds]
+    for _, row in sorted(rows, key=lambda row: row[0]):
+        found.add_row(*row)
     return found
+
+
+def _seconds(one: advice.LocalRound) -> float:
+    return math.inf if one.refusal else one.seconds(one.every)
+
+
+def _local_row(advised: Advised, one: advice.LocalRound) -> list[str]:
+    """Local steps: the exchange shared out among the steps of a round."""
+    name = f"local, every {one.every}: {one.exchange}"
+    if one.refusal:
+        return [f"{escape(f'local: {one.exchange}')}: {escape(one.refusal)}", "-"]
+    ratio = one.seconds(one.every) / advised.verdict.of("dense").seconds
+    return [
+        escape(name),
+        f"{1e3 * one.seconds(one.every):.1f}",
+        f"{ratio:.3f}",
+        f"{one.traffic / one.every / 1e6:.3f}",
+        "-",
+    ]
+
+
+def local_lines(one: advice.LocalRound, dense: float) -> list[str]:
+    """What local steps would take, and the two lines that bring them; `dense` seconds a step without them."""
+    argument = "" if one.exchange == EXCHANGE else f', exchange="{one.exchange}"'
+    return [
+        f"or take local steps: an exchange of {one.traffic / 1e6:.3g} MB and {1e3 * one.wire:.3g} ms of wire every "
+        f"{one.every} steps, {100 * one.share(one.every):.2g} % of a round; "
+        f"{1e3 * one.seconds(one.every):.4g} ms a step against {1e3 * dense:.4g} ms dense",
+        "    import gradwire",
+        f"    local = gradwire.local(model, optimizer, every={one.every}{argument})    # model is the bare module",
+        LOCAL_NOTE,
+    ]
 
 
 def _row(advised: Advised, method: advice.Method) -> list[str]:
@@ -121,6 +159,9 @@ def _finish(advised: Advised, output: Path | None) -> None:
     """Print what was found, and write it."""
     out.print(table(advised))
     out.print(advised.verdict.sentence, markup=False)
+    if (one := advised.local) is not None:
+        for line in local_lines(one, advised.verdict.of("dense").seconds):
+            out.print(line, markup=False, soft_wrap=True)
     if output is not None:
         write_whole(advised.to_json(), output)
         out.print(f"The figures: {output.resolve()}", soft_wrap=True)

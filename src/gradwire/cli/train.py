@@ -31,7 +31,7 @@ def demo_command(
         "gradwire-report.html"
     ),
 ) -> None:
-    """Train a small GPT over a slow link, dense against compressed, and write a report."""
+    """Train a small GPT over a slow link, dense against fewer bytes, and write a report."""
     jobs = demo.jobs(seconds, seed)
     rate, link = link_of(rate)
     if not output.parent.is_dir():
@@ -43,7 +43,7 @@ def demo_command(
         for name, job in jobs.items():
             runs.append(_follow(progress, name, job, ranks, rate, sizes))
     comparison = Comparison(
-        title="gradwire: dense against compressed",
+        title="gradwire: dense against fewer bytes",
         model=demo.model_name(next(iter(jobs.values())), sizes[0]),
         corpus="the source of CPython's standard library, as bytes",
         link=link,
@@ -61,13 +61,18 @@ def demo_command(
 
 
 def train_command(
-    exchange: Annotated[str, typer.Option(help="A spec such as 'ef(deft(density=0.01))', or dense, or fp16.")],
+    exchange: Annotated[
+        str, typer.Option(help="A spec such as 'ef(deft(density=0.01))', or dense, fp16, powersgd4, 'local(every=10)'.")
+    ],
     ranks: Ranks = 2,
     rate: Rate = None,
     seconds: Annotated[float, typer.Option(help="Training time.")] = 60.0,
     steps: Annotated[int, typer.Option(help="Steps, if they end before the time.")] = 1_000_000,
     seed: Seed = 0,
-    learning_rate: Annotated[float, typer.Option(help="Of SGD.")] = TrainingJob.learning_rate,
+    optimizer: Annotated[str, typer.Option(help="adamw, or sgd with Nesterov momentum 0.8.")] = TrainingJob.optimizer,
+    learning_rate: Annotated[
+        float, typer.Option(help="After the warm-up; a cosine takes it down.")
+    ] = TrainingJob.learning_rate,
     width: Annotated[int, typer.Option(help="Of the model.")] = TrainingJob.width,
     bucket_mb: Annotated[float | None, typer.Option(help="Megabytes exchanged together.")] = None,
     save: Annotated[Path | None, typer.Option(help="Folder to write a checkpoint to, one file a rank.")] = None,
@@ -79,6 +84,7 @@ def train_command(
         seconds=seconds,
         steps=steps,
         seed=seed,
+        optimizer=optimizer,
         learning_rate=learning_rate,
         width=width,
         bucket_mb=bucket_mb,
@@ -117,7 +123,7 @@ def _follow(progress: Progress, name: str, job: TrainingJob, ranks: int, rate: s
 def _table(runs: tuple[Run, ...] | list[Run], comparison: Comparison | None = None) -> Table:
     """The figures of the runs, and against the baseline if there is one."""
     columns = ("run", "steps", "ms a step", "compute + selection + wire", "MB a step", "tx / ledger", "loss")
-    table = Table(*columns, title="What compression bought", caption="tx: the kernel's count, less protocol headers")
+    table = Table(*columns, title="What fewer bytes bought", caption="tx: the kernel's count, less protocol headers")
     if comparison:
         table.add_column("dense's final loss after")
     for run in runs:

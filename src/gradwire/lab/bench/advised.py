@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-from gradwire.advice import CANDIDATES, Method, Verdict
+from gradwire.advice import CANDIDATES, LOCAL_CANDIDATES, LocalRound, Method, Verdict
 from gradwire.lab import records
 from gradwire.lab.bench.plan import BenchPlan
 from gradwire.lab.bench.workloads import check_model
@@ -15,6 +15,7 @@ from gradwire.spec import parse
 class Question:
     """Which of these specs pays on this model?
 
+    local: exchanges of differences between local steps, whose rounds are predicted beside them.
     check: measure all of them too, `steps` each in `seconds` at most, and with them the ways in `beside`, of which
     nothing is predicted.
     """
@@ -26,12 +27,13 @@ class Question:
     beside: tuple[str, ...] = ()
     steps: int = 20
     seconds: float = 20.0
+    local: tuple[str, ...] = LOCAL_CANDIDATES
 
     def __post_init__(self) -> None:
         check_model(self.model)
         if not self.candidates or len(set(self.candidates)) < len(self.candidates):
             raise ValueError(f"advice takes every candidate once, got {', '.join(self.candidates) or 'none'}")
-        for spec in self.candidates:
+        for spec in (*self.candidates, *self.local):
             parse(spec)
         self.plan(("dense", *self.beside))
 
@@ -52,7 +54,8 @@ class Advised:
     """A verdict, and what it rests on.
 
     compute: seconds of a step without a network. alpha, beta: seconds a call and bytes a second, by kind of collective;
-    beta is None where size made no difference. measured: seconds of a step, by method, if that was asked for.
+    beta is None where size made no difference. measured: seconds of a step, by method, if that was asked for. rounds:
+    what local steps would take.
     """
 
     model: str
@@ -63,13 +66,23 @@ class Advised:
     beta: dict[str, float | None]
     verdict: Verdict
     measured: dict[str, float] = field(default_factory=dict[str, float])
+    rounds: tuple[LocalRound, ...] = ()
 
     def error(self, method: Method) -> float | None:
         """Predicted over measured, less one; None where nothing was measured."""
         seconds = self.measured.get(method.name)
         return None if seconds is None else method.seconds / seconds - 1
 
+    @property
+    def local(self) -> LocalRound | None:
+        """The shortest round, of those the fastest: models that meet more often end closer to dense; None if none."""
+        known = (one for one in self.rounds if not one.refusal)
+        return min(known, key=lambda one: (one.every, one.seconds(one.every)), default=None)
+
     def to_json(self) -> str:
         """Strict JSON, with the sentence."""
         fields = asdict(self) | {"sentence": self.verdict.sentence}
+        fields["rounds"] = [
+            asdict(one) | {"every": one.every, "seconds_a_step": one.seconds(one.every)} for one in self.rounds
+        ]
         return records.strict(fields, indent=1) + "\n"

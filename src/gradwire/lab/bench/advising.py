@@ -8,13 +8,14 @@ from typing import TypeAlias, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwire.advice import HALF, KINDS, Errand, Link, Pace, Verdict, Watch, dense, fp16, judge, probe
 from gradwire.advice.crowd import neighbour
 from gradwire.advice.pace import trained
-from gradwire.advice.survey import agreed, mean, sound, survey
+from gradwire.advice.rounds import LocalRound, local_rounds
+from gradwire.advice.survey import agreed, agreed_rounds, mean, sound, survey
 from gradwire.advice.verdict import weigh
 from gradwire.lab import remote
 from gradwire.lab.bench.advised import Advised, Probed, Question
@@ -66,12 +67,13 @@ def answer(question: Question, tell: remote.Tell) -> Advised:
     link = probe(process, torch.device("cpu"), (*KINDS, HALF))
     tell(Probed(pace.compute + pace.tail))
     verdict = _judge(ddp, question, gradients, pace, link, process)
+    rounds = _rounds(workload.model, question, gradients, pace, link, process)
     process.close()
     # A link on which size made no difference has no bytes a second.
     alpha = {kind: cost.alpha for kind, cost in link.costs.items()}
     beta = {kind: cost.beta if cost.per_byte > 0 else None for kind, cost in link.costs.items()}
     measured = _check(question, verdict, process.size, tell) if question.check else {}
-    return Advised(question.model, HERE, process.size, pace.compute + pace.tail, alpha, beta, verdict, measured)
+    return Advised(question.model, HERE, process.size, pace.compute + pace.tail, alpha, beta, verdict, measured, rounds)
 
 
 def _pace(ddp: DistributedDataParallel, workload: Workload, process: Process) -> tuple[Pace, list[Tensor]]:
@@ -107,6 +109,14 @@ def _judge(
             **survey(ddp, question.candidates, gradients, pace, process.size, unit_bytes),
         }
     return judge(agreed(process, torch.device("cpu"), weigh(pace, work, link)))
+
+
+def _rounds(
+    model: nn.Module, question: Question, gradients: list[Tensor], pace: Pace, link: Link, process: Process
+) -> tuple[LocalRound, ...]:
+    """Rehearse what local steps exchange; the ranks agree on the mean of their figures."""
+    found = local_rounds(model, gradients, pace.compute + pace.tail, link, question.bucket_mb * 2**20, question.local)
+    return tuple(agreed_rounds(process, torch.device("cpu"), found)) if found else ()
 
 
 def _check(question: Question, verdict: Verdict, ranks: int, tell: remote.Tell) -> dict[str, float]:

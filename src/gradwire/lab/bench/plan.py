@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gradwire import net
 from gradwire.lab.bench.workloads import check_model
-from gradwire.lab.ways import NONE, check_way
+from gradwire.lab.ways import NONE, check_way, local_steps
 
 METHODS = (
     NONE,
@@ -59,6 +59,8 @@ class BenchPlan:
         object.__setattr__(self, "methods", (NONE, *(name for name in self.methods if name != NONE)))
         for method in self.methods:
             check_way(method)
+            if local_steps(method) is not None:
+                raise ValueError(f"{method} exchanges once a round, and bench times single steps: ask gradwire advise")
         for rate in self.rates:
             if rate is not None:
                 net.parse_rate(rate)

@@ -37,8 +37,8 @@ class Racer:
     def __init__(self, method: str, workload: Workload, bucket_mb: float) -> None:
         self.method, self.loss = method, workload.loss
         self.model = copy.deepcopy(workload.model)
-        self.comm: Comm = average(self.model, method, bucket_mb=bucket_mb, rehearsed=True)
         self.optimizer = torch.optim.SGD(self.model.parameters(), LEARNING_RATE, MOMENTUM)
+        self.comm: Comm = average(self.model, self.optimizer, method, bucket_mb=bucket_mb, rehearsed=True)
         self.timed, self.last, self.spent = Timed(), 0.0, 0.0
 
     @property
@@ -63,7 +63,7 @@ class Racer:
         began = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=False)
         with self.comm.averaging():
-            self.loss(self.comm.ddp).backward()
+            self.loss(self.comm.model).backward()
         self.optimizer.step()
         self.last = time.perf_counter() - began
         self.comm.stepped()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from gradwire.lab.ways import NONE, check_way, powersgd_rank
+
+OPTIMIZERS = ("adamw", "sgd")
 
 
 @dataclass(frozen=True)
@@ -12,7 +15,11 @@ class TrainingJob:
     """A training run of the small GPT on the corpus, until `seconds` of training or `steps` are over.
 
     exchange: a way of `lab.ways`, such as a spec. batch: sequences per rank and step, of `context` bytes each.
-    evaluate_every: seconds of training between evaluations. save, resume: folders, one file a rank.
+    optimizer: "adamw" as it comes with torch, or "sgd" with Nesterov momentum 0.8; gradients are clipped at `clip`.
+    learning_rate: reached after `warmup` steps; a cosine over the budget takes it down to `floor` of that, 1 for a
+    constant rate. evaluate_every: seconds of training between evaluations. target: the held-out loss that ends the run.
+    rehearsed: leave out the network in the dense first steps of torch's PowerSGD, to time those that follow. save,
+    resume: folders, one file a rank.
     """
 
     exchange: str
@@ -24,12 +31,15 @@ class TrainingJob:
     heads: int = 4
     context: int = 64
     batch: int = 4
-    learning_rate: float = 0.08
-    momentum: float = 0.8
+    optimizer: str = "adamw"
+    learning_rate: float = 0.002
     clip: float = 1.0
     warmup: int = 20
+    floor: float = 0.1
     evaluate_every: float = 2.0
+    target: float | None = None
     bucket_mb: float | None = None
+    rehearsed: bool = False
     save: str | None = None
     resume: str | None = None
 
@@ -39,10 +49,20 @@ class TrainingJob:
             raise ValueError("a run on several ranks that averages nothing is no run: leave none to gradwire bench")
         if powersgd_rank(self.exchange) and (self.save or self.resume):
             raise ValueError(f"{self.exchange} is torch's and keeps its memory to itself: it cannot be resumed")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"the optimizer must be {' or '.join(OPTIMIZERS)}, got {self.optimizer!r}")
+        if not self.learning_rate > 0 or not 0 <= self.floor <= 1:
+            raise ValueError(f"a learning rate is above 0, its floor in [0, 1], got {self.learning_rate}, {self.floor}")
         if not self.seconds > 0 or self.steps < 1:
             raise ValueError(f"a run needs a budget, got {self.seconds:g} seconds and {self.steps} steps")
         if self.width % self.heads or min(self.width, self.depth, self.heads, self.context, self.batch) < 1:
             raise ValueError(f"the width must be a multiple of the heads, got {self.width} and {self.heads}")
+
+
+def rate_at(job: TrainingJob, step: int, share: float) -> float:
+    """The learning rate of a step, counted from 0, when a `share` of the budget in [0, 1] is spent."""
+    cosine = job.floor + (1 - job.floor) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
+    return job.learning_rate * min(1.0, (step + 1) / job.warmup) * cosine
 
 
 @dataclass(frozen=True)

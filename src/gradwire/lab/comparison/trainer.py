@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from gradwire.lab import corpus, remote
 from gradwire.lab.comparison.clock import Clock
-from gradwire.lab.comparison.job import Pulse, Started, TrainingJob
-from gradwire.lab.comparison.record import Point, Run, Split
+from gradwire.lab.comparison.job import Pulse, Started, TrainingJob, rate_at
+from gradwire.lab.comparison.record import Point, Run
+from gradwire.lab.comparison.timed import StepTimes
 from gradwire.lab.models.gpt import GPT
 from gradwire.lab.ways.wrapped import average
 
 GO, EVALUATE, STOP = 0, 1, 2
 EVALUATION_SEQUENCES = 256
-CLOCK_STEPS = 4
+CLOCK_STEPS, MOMENTUM = 4, 0.8
 WARM, COUNTED, PULSE_SECONDS = 4, 20, 0.5
 
 
@@ -32,10 +33,11 @@ class Trainer:
         torch.manual_seed(job.seed)
         self.model = GPT(job.width, job.depth, job.heads, job.context)
         self.corpus = corpus.standard_library()
-        self.comm = average(self.model, job.exchange, job.seed, job.bucket_mb)
-        self.ddp = self.comm.ddp
-        self.optimizer = torch.optim.SGD(self.model.parameters(), job.learning_rate, job.momentum, nesterov=True)
-        self.step, self.link_start, self.next_pulse = 0, (0, 0), 0.0
+        self.optimizer = _optimizer(job, self.model)
+        self.comm = average(self.model, self.optimizer, job.exchange, job.seed, job.bucket_mb, rehearsed=job.rehearsed)
+        period = self.comm.period  # the clock is read, and losses are computed, when all ranks hold the same model
+        self.clock_steps = -(-CLOCK_STEPS // period) * period
+        self.step, self.link_start, self.next_pulse, self.spent = 0, (0, 0), 0.0, 0.0
         self.points: list[Point] = []
         if job.resume:
             self.load(Path(job.resume))
@@ -44,22 +46,19 @@ class Trainer:
         """The whole life of a run."""
         compute = self.compute_seconds()
         self.tell(Started(sum(p.numel() for p in self.model.parameters()), self.step))
-        steps, optimizing, selecting = self.train()
+        timed = self.train()
         if self.job.save:
             self.save(Path(self.job.save))
-        step = statistics.median(steps)
-        deciles = statistics.quantiles(steps, n=10) if len(steps) > 1 else [step] * 9
-        work = min(step, compute + statistics.median(optimizing))
-        selection = min(step - work, selecting / len(steps))
+        low, step, high = timed.quantiles()
         link_bytes, link_packets = self.link()
         run = Run(
             name=self.job.exchange,
             spec=self.job.exchange,
             points=tuple(self.points),
-            split=Split(work, selection, step - work - selection),
+            split=timed.split(compute, self.comm.selecting()),
             step_seconds=step,
-            step_seconds_low=deciles[0],
-            step_seconds_high=deciles[-1],
+            step_seconds_low=low,
+            step_seconds_high=high,
             ledger_bytes=round(self.comm.sent()),
             link_bytes=link_bytes,
             link_packets=link_packets,
@@ -67,34 +66,32 @@ class Trainer:
         self.comm.close()
         return run
 
-    def train(self) -> tuple[list[float], list[float], float]:
-        """Step until the budget is spent: seconds of every step, of every optimizer step, and of all selection."""
+    def train(self) -> StepTimes:
+        """Step until the budget is spent."""
         self.link_start, first = self.link(), self.step
-        clock = Clock()
-        steps: list[float] = []
-        optimizing: list[float] = []
+        clock, timed = Clock(), StepTimes(self.comm.period)
         self.evaluate(clock)
-        while (order := self.order(clock, first)) != STOP:
-            began = time.perf_counter()
-            optimizing.append(self.train_step())
-            steps.append(time.perf_counter() - began)
-            if order == EVALUATE:
-                self.evaluate(clock)
-        self.evaluate(clock)
-        return steps, optimizing, self.comm.selecting()
+        while self.goes_on(clock, first):
+            self.train_step(timed)
+        self.comm.finish()
+        if self.points[-1].step < self.step:
+            self.evaluate(clock)
+        return timed
 
-    def train_step(self) -> float:
-        """One step on a fresh batch; the seconds of the optimizer's part."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.job.learning_rate * min(1.0, (self.step + 1) / self.job.warmup)
-        self.loss(self.ddp).backward()
-        self.comm.stepped()
+    def train_step(self, timed: StepTimes) -> None:
+        """One step on a fresh batch."""
         began = time.perf_counter()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate_at(self.job, self.step, self.spent)
+        self.loss(self.comm.model).backward()
+        self.comm.stepped()
+        computed, exchanged = time.perf_counter(), self.comm.optimizing()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.job.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
         self.step += 1
-        return time.perf_counter() - began
+        ended, exchanging = time.perf_counter(), self.comm.optimizing() - exchanged
+        timed.note(ended - began, ended - computed - exchanging, exchanging)
 
     def loss(self, model: nn.Module) -> Tensor:
         """The loss on this rank's batch of this step; a function of seed, step and rank."""
@@ -108,24 +105,26 @@ class Trainer:
         dist.barrier()  # or a rank that is ready first would have both cores for itself
         for _ in range(WARM + COUNTED):
             began = time.perf_counter()
-            with self.ddp.no_sync():
-                self.loss(self.ddp).backward()
+            with self.comm.quiet():
+                self.loss(self.comm.model).backward()
             found.append(time.perf_counter() - began)
         self.optimizer.zero_grad(set_to_none=True)
         return statistics.median(found[WARM:])
 
-    def order(self, clock: Clock, first: int) -> int:
-        """What comes next, the same on all ranks: by the steps done, and every few steps by rank 0's clock."""
+    def goes_on(self, clock: Clock, first: int) -> bool:
+        """Whether another step is due, the same on all ranks: by the steps done, and every few by rank 0's clock."""
         done = self.step - first
-        if done >= self.job.steps:
-            return STOP
-        if done % CLOCK_STEPS:
-            return GO
+        self.spent = max(self.spent, done / self.job.steps)
+        if done >= self.job.steps or done % self.clock_steps:
+            return done < self.job.steps
         due = len(self.points) * self.job.evaluate_every
         order = STOP if clock.seconds() >= self.job.seconds else EVALUATE if clock.seconds() >= due else GO
-        (order,) = remote.agreed(order)
+        order, share = remote.agreed(order, clock.seconds() / self.job.seconds)
+        self.spent = max(self.spent, share)
         self.pulse(clock)
-        return int(order)
+        if order == EVALUATE:
+            self.evaluate(clock)
+        return order != STOP and not (self.job.target is not None and self.points[-1].loss <= self.job.target)
 
     def pulse(self, clock: Clock) -> None:
         """Tell a sign of life twice a second."""
@@ -135,13 +134,15 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, clock: Clock) -> None:
-        """Held-out loss, every rank a part; the clock stands still."""
-        sent = self.link()[0] or round(self.comm.sent())
+        """Held-out loss, every rank a part; the clock stands still, and what is sent meanwhile does not count."""
+        sent, before = self.link()[0] or round(self.comm.sent()), remote.link_counters()
         with clock.pause():
             tokens, targets = self.corpus.evaluation(EVALUATION_SEQUENCES, self.job.context)
             part = slice(self.rank, None, self.size)
             loss = self.model(tokens[part], targets[part]).double() * len(tokens[part])
             dist.all_reduce(loss)
+            sent_bytes, packets = (now - then for now, then in zip(remote.link_counters(), before, strict=True))
+            self.link_start = self.link_start[0] + sent_bytes, self.link_start[1] + packets
         self.points.append(Point(self.step, clock.seconds(), sent, loss.item() / EVALUATION_SEQUENCES))
         self.tell(self.points[-1])
 
@@ -173,3 +174,9 @@ class Trainer:
         self.model.load_state_dict(model)
         self.optimizer.load_state_dict(optimizer)
         self.step = step
+
+
+def _optimizer(job: TrainingJob, model: nn.Module) -> torch.optim.Optimizer:
+    if job.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), job.learning_rate)
+    return torch.optim.SGD(model.parameters(), job.learning_rate, MOMENTUM, nesterov=True)

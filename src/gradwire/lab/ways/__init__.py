@@ -1,5 +1,17 @@
-"""How gradients are averaged, by name: torch's own ways beside every spec of gradwire."""
+"""How workers are kept together, by name: torch's own ways beside every spec of gradwire and local steps."""
 
+from gradwire.lab.ways.local_steps import LocalSteps, local_steps
 from gradwire.lab.ways.names import AUTO, AUTO_DENSE, DENSE, NONE, TORCH, check_way, is_torch, powersgd_rank
 
-__all__ = ["AUTO", "AUTO_DENSE", "DENSE", "NONE", "TORCH", "check_way", "is_torch", "powersgd_rank"]
+__all__ = [
+    "AUTO",
+    "AUTO_DENSE",
+    "DENSE",
+    "NONE",
+    "TORCH",
+    "LocalSteps",
+    "check_way",
+    "is_torch",
+    "local_steps",
+    "powersgd_rank",
+]

@@ -52,27 +52,36 @@ def on_a_ring(nbytes: float) -> float:
 class Plain:
     """One of torch's own ways. Its time beside compute cannot be taken apart and counts as the network's."""
 
+    period = 1
+
     def __init__(self, model: nn.Module, name: str, rehearsed: bool) -> None:
         self.name, self.steps, self.rehearsed = name, 0, rehearsed
         trained = [p for p in model.parameters() if p.requires_grad]
         self.nbytes, self.numel = sum(int(p.nbytes) for p in trained), sum(p.numel() for p in trained)
         self.low_rank: PowerSGDState | None = None
         if rank := powersgd_rank(name):
-            self.ddp = wrap(model, bucket_cap_mb=self.nbytes / 2**20 + 1)
+            self.model = wrap(model, bucket_cap_mb=self.nbytes / 2**20 + 1)
             self.low_rank = PowerSGDState(None, rank, start_powerSGD_iter=DENSE_STEPS)
-            self.ddp.register_comm_hook(self.low_rank, _rehearsed if rehearsed else powerSGD_hook)
+            self.model.register_comm_hook(self.low_rank, _rehearsed if rehearsed else powerSGD_hook)
         else:
-            self.ddp = wrap(model)
+            self.model = wrap(model)
         if name == "fp16":
-            self.ddp.register_comm_hook(None, fp16_compress_hook)
+            self.model.register_comm_hook(None, fp16_compress_hook)
 
     def averaging(self) -> AbstractContextManager[None]:
         """Without averaging, if that is the way."""
-        return self.ddp.no_sync() if self.name == NONE else nullcontext()
+        return self.quiet() if self.name == NONE else nullcontext()
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """Without averaging."""
+        return self.model.no_sync()
 
     def stepped(self) -> None:
         """One more."""
         self.steps += 1
+
+    def finish(self) -> None:
+        """Nothing to end: all ranks hold the same model after every step."""
 
     def sent(self) -> float:
         """The bytes of what was reduced so far, on a ring."""
@@ -85,6 +94,10 @@ class Plain:
 
     def selecting(self) -> float:
         """Zero: all time beside compute counts as the network's."""
+        return 0.0
+
+    def optimizing(self) -> float:
+        """Zero: gradients are averaged before."""
         return 0.0
 
     def collectives(self) -> list[float]:

@@ -1,0 +1,168 @@
+"""Local steps: what one exchange of differences takes, by rehearsal, and how many steps a round needs on a link.
+
+A round is H steps in which nothing is sent, and one exchange, of which nothing is hidden:
+
+    | step | step | ... | step | rehearsed computing and wire |
+
+What local steps do to the loss is not predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gradwire.advice.crowd import clock
+from gradwire.advice.link import Link
+from gradwire.advice.work import LATE, RATE, STEPS, TOGETHER
+from gradwire.ask import AllGather
+from gradwire.doors.attach_local import EXCHANGE, OUTER
+from gradwire.engine.anchored import Anchored
+from gradwire.engine.units import cut
+from gradwire.exchange import Exchange
+from gradwire.layout import Turn
+from gradwire.outer import Outer
+from gradwire.spec import as_outer, parse
+from gradwire.transport.rehearsal import Course, rehearse
+
+LOCAL_CANDIDATES = (EXCHANGE, "mean")
+"""Exchanges of differences that are considered: the default of `gradwire.local`, and the dense mean."""
+
+LENGTHS = (1, 2, 4, 10, 30, 100, 300, 1000)
+"""Local steps of a round that are considered."""
+
+SHARE = 0.05
+"""Of a round, what the wire may take."""
+
+WORDS = 4
+"""int64 numbers by which the ranks agree about the end of a round."""
+
+
+@dataclass(frozen=True)
+class LocalRound:
+    """One exchange of differences: `computing` and `wire` seconds, `traffic` bytes on the busiest link.
+
+    step: seconds of a step in which nothing is sent. every: the fewest steps of a round, among `LENGTHS`, of which the
+    wire takes less than `SHARE`; the most considered if there is none. refusal: why nothing is known.
+    """
+
+    exchange: str
+    step: float
+    computing: float
+    wire: float
+    traffic: float
+    refusal: str = ""
+
+    @property
+    def every(self) -> int:
+        """Local steps of a round."""
+        return next((length for length in LENGTHS if self.share(length) < SHARE), LENGTHS[-1])
+
+    def share(self, every: int) -> float:
+        """The wire's part of a round of so many steps."""
+        return self.wire / (every * self.step + self.computing + self.wire)
+
+    def seconds(self, every: int) -> float:
+        """Seconds of a step, the exchange shared out among the steps of a round."""
+        return self.step + (self.computing + self.wire) / every
+
+
+def local_rounds(
+    model: nn.Module,
+    gradients: Sequence[Tensor],
+    step: float,
+    link: Link,
+    unit_bytes: float,
+    exchanges: Sequence[str] = LOCAL_CANDIDATES,
+) -> list[LocalRound]:
+    """Rehearse exchanges of differences. No network.
+
+    Args:
+        model: bare; it is not touched.
+        gradients: one for every trainable parameter; differences are made of them.
+        step: seconds of a step in which nothing is sent.
+        link: what collectives cost.
+        unit_bytes: bytes of parameters that are exchanged together.
+        exchanges: specs.
+    """
+    named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
+    moves = {name: RATE * gradient for (name, _), gradient in zip(named, gradients, strict=True)}
+    return [_round(spec, named[::-1], moves, step, link, unit_bytes) for spec in exchanges]
+
+
+def _round(
+    spec: str,
+    named: Sequence[tuple[str, Tensor]],
+    moves: dict[str, Tensor],
+    step: float,
+    link: Link,
+    unit_bytes: float,
+) -> LocalRound:
+    try:
+        courses = differences(parse(spec), as_outer(OUTER, "local"), named, moves, link.size, unit_bytes)
+    except (ValueError, RuntimeError, IndexError, TypeError) as refusal:
+        return LocalRound(spec, step, 0.0, 0.0, 0.0, str(refusal).splitlines()[0])
+    agreement = AllGather(torch.zeros(8 * WORDS, dtype=torch.uint8)).busiest(link.size)
+    asked = [("AllGather", agreement), *((ask.kind, ask.traffic) for course in courses for ask in course.asks)]
+    parts = [link.part(kind, traffic) for kind, traffic in asked]
+    return LocalRound(
+        spec,
+        step,
+        computing=sum(course.seconds for course in courses),
+        wire=sum(part.cpu + part.wait for part in parts),
+        traffic=sum(traffic for _, traffic in asked),
+    )
+
+
+def differences(
+    exchange: Exchange,
+    outer: Outer,
+    named: Sequence[tuple[str, Tensor]],
+    moves: dict[str, Tensor],
+    size: int,
+    unit_bytes: float,
+) -> list[Course]:
+    """The median course, by seconds of computing, of every unit's exchange; all workers move alike.
+
+    Raises:
+        ValueError: it cannot be rehearsed, or does not fit the model.
+    """
+    found: list[Course] = []
+    workers = size if size <= TOGETHER else 1
+    for part in cut(named, unit_bytes):
+        units = [_anchored(part, exchange, outer) for _ in range(workers)]
+        scratch = [torch.empty_like(unit.anchor) for unit in units]
+        courses: list[Course] = []
+        for step in range(STEPS):
+            for unit in units:
+                for (name, _), tensor in zip(part, unit.tensors, strict=True):
+                    tensor.sub_(moves[name])
+            turns = [Turn(rank, size, LATE + step, units[0].layout, 0) for rank in range(workers)]
+            talks = [
+                _exchange(unit, exchange, outer, *each)
+                for unit, each in zip(units, zip(turns, scratch, strict=True), strict=True)
+            ]
+            courses.append(rehearse(talks, size, clock(part[0][1].device))[1])
+        found.append(_median(courses[1:], lambda course: course.seconds))
+    return found
+
+
+def _anchored(part: Sequence[tuple[str, Tensor]], exchange: Exchange, outer: Outer) -> Anchored:
+    """A worker's unit, on copies of the tensors."""
+    copies = [(name, tensor.detach().clone()) for name, tensor in part]
+    return Anchored(copies, exchange, outer, part[0][1].device)
+
+
+async def _exchange(unit: Anchored, exchange: Exchange, outer: Outer, turn: Turn, scratch: Tensor) -> None:
+    """What a round's end does to a unit."""
+    unit.finite()
+    await unit.average(exchange, outer, turn, scratch)
+    unit.catch_up("drop", moved=True)
+
+
+def _median(courses: Iterable[Course], key: Callable[[Course], float]) -> Course:
+    ordered = sorted(courses, key=key)
+    return ordered[len(ordered) // 2]

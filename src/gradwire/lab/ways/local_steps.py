@@ -1,0 +1,122 @@
+"""Local steps as a way of `lab.ways`: `gradwire.local` by its arguments, behind the counters of `ways.wrapped`.
+
+local   local(every=30)   local(every=10, exchange='ef(topk(density=0.05))', outer='sgd(lr=1.0)', delay=2)
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.optim.optimizer import Optimizer
+
+from gradwire import local
+from gradwire.checks import is_whole
+from gradwire.doors.attach_local import EXCHANGE, OUTER
+from gradwire.spec import SpecError, as_exchange, as_outer
+
+
+@dataclass(frozen=True)
+class LocalSteps:
+    """Arguments of `gradwire.local`, those that are left out as it has them."""
+
+    every: int = 10
+    exchange: str = EXCHANGE
+    outer: str = OUTER
+    delay: int = 0
+
+    def __post_init__(self) -> None:
+        if not is_whole(self.every) or self.every < 1:
+            raise SpecError(f"every must be a whole number of steps, at least 1, got {self.every!r}")
+        if not is_whole(self.delay) or not 0 <= self.delay < self.every:
+            raise SpecError(f"delay must be a whole number of steps from 0 to {self.every - 1}, got {self.delay!r}")
+        as_exchange(self.exchange, "local")
+        as_outer(self.outer, "local")
+
+
+def local_steps(name: str) -> LocalSteps | None:
+    """The local steps that a name asks for; None for a name of something else.
+
+    Raises:
+        SpecError: one sentence that says what is wrong with the arguments.
+    """
+    if not re.match(r"local\b", name):
+        return None
+    try:
+        return LocalSteps(**_arguments(name))
+    except (SyntaxError, TypeError):
+        raise SpecError(f"cannot read {name!r}: it should look like local(every=10)") from None
+
+
+def _arguments(name: str) -> dict[str, Any]:
+    """The keywords of a call of `local`, all of them literals. SyntaxError or TypeError for anything else."""
+    match ast.parse(name.strip(), mode="eval").body:
+        case ast.Name(id="local"):
+            return {}
+        case ast.Call(func=ast.Name(id="local"), args=[], keywords=keywords):
+            return {keyword.arg or "": _literal(keyword.value) for keyword in keywords}
+        case _:
+            raise SyntaxError(name)
+
+
+def _literal(node: ast.expr) -> object:
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case _:
+            raise SyntaxError(ast.unparse(node))
+
+
+class Apart:
+    """A bare model whose ranks train apart and meet at the end of every round."""
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, steps: LocalSteps, seed: int, **cap: Any) -> None:
+        self.model, self.way, self.period = model, repr(steps), steps.every
+        self.door = local(
+            model, optimizer, steps.every, steps.exchange, steps.outer, delay=steps.delay, seed=seed, **cap
+        )
+        self.state_dict, self.load_state_dict, self.close = (
+            self.door.state_dict,
+            self.door.load_state_dict,
+            self.door.close,
+        )
+
+    def averaging(self) -> AbstractContextManager[None]:
+        """Nothing special: the optimizer's steps count."""
+        return nullcontext()
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """Nothing special: a backward pass sends nothing."""
+        return nullcontext()
+
+    def stepped(self) -> None:
+        """Nothing to note."""
+
+    def finish(self) -> None:
+        """End the round, so that all ranks hold the same model."""
+        self.door.finish()
+
+    def sent(self) -> float:
+        """The ledger's traffic."""
+        return self.door.ledger.traffic
+
+    def selecting(self) -> float:
+        """The door's seconds without the ledger's."""
+        return self.door.seconds - self.door.ledger.seconds
+
+    def optimizing(self) -> float:
+        """The door's seconds, all of them spent inside `optimizer.step`."""
+        return self.door.seconds
+
+    def collectives(self) -> list[float]:
+        """The ledger's log since it was last taken."""
+        taken, self.door.ledger.log = self.door.ledger.log or [], []
+        return taken
+
+    def choice(self) -> str:
+        """The way."""
+        return self.way
