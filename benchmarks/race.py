@@ -1,6 +1,6 @@
 """Loss over wall-clock time under AdamW: who is first at the held-out loss that dense DDP has after its first 200 steps?
 
-    python benchmarks/race.py [--plan] [--only WAY ...] [--sweep-all] [--minutes 30] [--table]
+    python benchmarks/race.py [--plan] [--only WAY ...] [--sweep-all] [--losses] [--minutes 30] [--table]
 
 A GPT of 10.7 million parameters on the source of Python's standard library, two ranks, one thread each; the same model, batches and seed
 for all: AdamW with torch's settings, a constant learning rate after 20 steps of warm-up, gradients clipped at norm 1. Losses do not depend
@@ -84,6 +84,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", action="append", choices=LINKED, help="dense must have been trained before")
     parser.add_argument("--sweep-all", action="store_true", help="sweep the rate of every way")
+    parser.add_argument(
+        "--losses", action="store_true", help="sweep and train only: what a busy machine does not spoil"
+    )
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--plan", action="store_true")
     parser.add_argument("--table", action="store_true")
@@ -93,12 +96,16 @@ def main() -> None:
         return
     started = time.perf_counter()
     ways = chosen.only or LINKED
-    print(f"about {sum(map(seconds, left(ways, chosen.sweep_all))) / 60:.0f} minutes are left", flush=True)
+
+    def open_tasks() -> list[Record]:
+        return [task for task in left(ways, chosen.sweep_all) if not chosen.losses or task["stage"] != "time"]
+
+    print(f"about {sum(map(seconds, open_tasks())) / 60:.0f} minutes are left", flush=True)
     if chosen.plan:
-        for task in left(ways, chosen.sweep_all):
+        for task in open_tasks():
             print(f"{seconds(task):5.0f} s  {task}")
         return
-    while tasks := left(ways, chosen.sweep_all):
+    while tasks := open_tasks():
         if time.perf_counter() - started + seconds(tasks[0]) > 60 * chosen.minutes:
             break
         done = measure(tasks[0])

@@ -11,13 +11,13 @@ from gradwire.lab.bench.plan import BenchPlan
 from gradwire.lab.comparison.job import TrainingJob, rate_at
 from gradwire.lab.comparison.record import Split
 from gradwire.lab.comparison.timed import StepTimes, rounds
-from gradwire.lab.ways import LocalSteps, check_way, local_steps
+from gradwire.lab.ways import LocalWay, check_way, local_steps
 
 
 def test_local_steps_are_a_way_by_name() -> None:
-    assert local_steps("local") == LocalSteps()
+    assert local_steps("local") == LocalWay()
     dense = local_steps("local(every=30, exchange='mean', outer='sgd(lr=1.0)', delay=2)")
-    assert dense == LocalSteps(30, "mean", "sgd(lr=1.0)", 2)
+    assert dense == LocalWay(30, "mean", "sgd(lr=1.0)", 2)
     for other in ("dense", "mean", "localtopk(density=0.1)"):
         assert local_steps(other) is None
     check_way("local(every=4)")

@@ -1,4 +1,4 @@
-"""LocalSteps steps with control variates: their theorem, their special cases, and where they pay."""
+"""Local steps with control variates: their theorem, their special cases, and where they pay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 import gradwire as gw
 from gradwire.lab.averager import InProcess
 from gradwire.lab.convex.descent import descend
-from gradwire.lab.convex.local_steps import LocalSteps, Points, local_points
+from gradwire.lab.convex.local_steps import LocalDescent, Points, local_points
 from gradwire.lab.convex.methods import ConvexMethod, compose, constants
 from gradwire.lab.convex.problems import Problem, make
 from gradwire.lab.convex.theory import TheoryPlan, plan
@@ -36,9 +36,9 @@ class Holding:
     y: Tensor
     h: Tensor
 
-    def points(self) -> tuple[Points, LocalSteps]:
+    def points(self) -> tuple[Points, LocalDescent]:
         """Points whose control variates are what sums h f[n, d] of messages make them."""
-        local = LocalSteps(self.plan.p, self.plan.alpha, self.plan.rho, self.plan.split)
+        local = LocalDescent(self.plan.p, self.plan.alpha, self.plan.rho, self.plan.split)
         points = Points(self.x.clone(), self.y.clone(), torch.empty_like(self.x), torch.empty_like(self.y))
         factor = local.p * local.alpha / self.plan.gamma
         points.v.copy_(factor * self.h.mean(0) / 2)
@@ -49,7 +49,7 @@ class Holding:
         problem = self.problem
         return self.plan.lyapunov(points.x, points.y, points.u, points.v, problem.best, problem.best_gradients).item()
 
-    def step(self) -> tuple[Points, LocalSteps]:
+    def step(self) -> tuple[Points, LocalDescent]:
         points, local = self.points()
         points.step_(self.problem.gradients(points.x), self.plan.gamma, local.split)
         return points, local
@@ -176,7 +176,7 @@ def followed(problem: Problem, method: ConvexMethod, seed: int, rounds: int = 40
 
 
 def test_local_steps_are_geometric_and_the_same_for_all_workers() -> None:
-    layout, local = gw.Layout(["x"], [(3,)]), LocalSteps(p=0.1, alpha=1.0, rho=1.0, split=0.0)
+    layout, local = gw.Layout(["x"], [(3,)]), LocalDescent(p=0.1, alpha=1.0, rho=1.0, split=0.0)
     counts = torch.tensor([local.steps(gw.Turn(0, 4, k, layout, 7)) for k in range(2000)], dtype=torch.float64)
     assert counts.min() == 1
     assert counts.mean().item() == pytest.approx(10, abs=4 * 90**0.5 / 2000**0.5)

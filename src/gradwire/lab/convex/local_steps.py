@@ -26,7 +26,7 @@ from gradwire.vector import Sent
 
 
 @dataclass(frozen=True)
-class LocalSteps:
+class LocalDescent:
     """Parameters of local steps, as `theory.locodl` gives them.
 
     p: probability of an exchange after a step. alpha: share of a message by which control variates follow it. rho:
@@ -97,7 +97,7 @@ class Points:
         self.x.mul_(1 + gamma * split).sub_(gradients - self.u, alpha=gamma)
         self.y.mul_(1 - gamma * split).add_(self.v, alpha=gamma)
 
-    def meet_(self, mean: Tensor, states: Sequence[State], gamma: float, local: LocalSteps) -> None:
+    def meet_(self, mean: Tensor, states: Sequence[State], gamma: float, local: LocalDescent) -> None:
         """What an exchange of x - y changes, in place: its mean f[d], and the states of `Summed` after it."""
         self.x.lerp_(self.y + mean / 2, local.rho)
         self.y.add_(mean, alpha=local.rho / 2)
@@ -108,7 +108,7 @@ class Points:
 
 
 def local_points(
-    problem: Problem, local: LocalSteps, gamma: float, averager: Averager, seed: int, dtype: torch.dtype
+    problem: Problem, local: LocalDescent, gamma: float, averager: Averager, seed: int, dtype: torch.dtype
 ) -> Iterator[Points]:
     """Yield the same points after every round, without end. Messages have the dtype."""
     everyone = problem.start.repeat(problem.n, 1)  # rows of workers in other processes are not used

@@ -16,7 +16,7 @@ from gradwire.exchange.mean import Mean
 from gradwire.exchange.protocol import Exchange
 from gradwire.lab.checks import check_name
 from gradwire.lab.convex import theory
-from gradwire.lab.convex.local_steps import LocalSteps, Summed
+from gradwire.lab.convex.local_steps import LocalDescent, Summed
 from gradwire.lab.convex.problems import Problem
 from gradwire.memory.difference import DASHA, MARINA
 from gradwire.memory.ef import EF
@@ -38,7 +38,7 @@ class ConvexMethod:
     step: float
     plan: theory.TheoryPlan | None
     shifts: Tensor | None = field(default=None, repr=False)
-    local: LocalSteps | None = None
+    local: LocalDescent | None = None
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,8 @@ def _shifts(name: str, problem: Problem) -> Tensor | None:
     return problem.best_gradients if name == "star" else None
 
 
-def _local(name: str, parts: Parts) -> LocalSteps | None:
+def _local(name: str, parts: Parts) -> LocalDescent | None:
     """The parameters of local steps, which only a plan gives."""
     if name != "locodl":
         return None
-    return LocalSteps(parts.need("p"), parts.need("alpha"), parts.need("rho"), parts.need("split"))
+    return LocalDescent(parts.need("p"), parts.need("alpha"), parts.need("rho"), parts.need("split"))

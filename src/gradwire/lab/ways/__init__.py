@@ -1,6 +1,6 @@
 """How workers are kept together, by name: torch's own ways beside every spec of gradwire and local steps."""
 
-from gradwire.lab.ways.local_steps import LocalSteps, local_steps
+from gradwire.lab.ways.local_steps import LocalWay, local_steps
 from gradwire.lab.ways.names import AUTO, AUTO_DENSE, DENSE, NONE, TORCH, check_way, is_torch, powersgd_rank
 
 __all__ = [
@@ -9,7 +9,7 @@ __all__ = [
     "DENSE",
     "NONE",
     "TORCH",
-    "LocalSteps",
+    "LocalWay",
     "check_way",
     "is_torch",
     "local_steps",

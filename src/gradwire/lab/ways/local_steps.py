@@ -21,7 +21,7 @@ from gradwire.spec import SpecError, as_exchange, as_outer
 
 
 @dataclass(frozen=True)
-class LocalSteps:
+class LocalWay:
     """Arguments of `gradwire.local`, those that are left out as it has them."""
 
     every: int = 10
@@ -38,7 +38,7 @@ class LocalSteps:
         as_outer(self.outer, "local")
 
 
-def local_steps(name: str) -> LocalSteps | None:
+def local_steps(name: str) -> LocalWay | None:
     """The local steps that a name asks for; None for a name of something else.
 
     Raises:
@@ -47,7 +47,7 @@ def local_steps(name: str) -> LocalSteps | None:
     if not re.match(r"local\b", name):
         return None
     try:
-        return LocalSteps(**_arguments(name))
+        return LocalWay(**_arguments(name))
     except (SyntaxError, TypeError):
         raise SpecError(f"cannot read {name!r}: it should look like local(every=10)") from None
 
@@ -74,7 +74,7 @@ def _literal(node: ast.expr) -> object:
 class Apart:
     """A bare model whose ranks train apart and meet at the end of every round."""
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, steps: LocalSteps, seed: int, **cap: Any) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, steps: LocalWay, seed: int, **cap: Any) -> None:
         self.model, self.way, self.period = model, repr(steps), steps.every
         self.door = local(
             model, optimizer, steps.every, steps.exchange, steps.outer, delay=steps.delay, seed=seed, **cap
