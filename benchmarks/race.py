@@ -36,10 +36,10 @@ from gradwire.lab.ways.torchs import DENSE_STEPS as DENSE_FIRST
 from gradwire.net import parse_rate
 
 LINKS = ("100mbit", "10mbit")
-RATES = (5e-4, 1e-3, 2e-3)
+RATES = (2.5e-4, 5e-4, 1e-3)
 MODEL: dict[str, Any] = {"width": 384, "depth": 6, "heads": 6, "context": 64, "batch": 8}
 PARAMETERS = 10_750_000
-DENSE_STEPS, SWEEP_STEPS, MOST_STEPS = 200, 90, 400
+DENSE_STEPS, SWEEP_STEPS, MOST_STEPS = 200, 90, 300
 EVALUATE_EVERY = 16.0
 
 FAMILIES = {

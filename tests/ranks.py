@@ -29,7 +29,7 @@ import gradwire as gw
 from gradwire.exchange import divide_budget
 
 TIMEOUT = timedelta(seconds=float(os.environ.get("GROUP_TIMEOUT", "60")))
-STEPS, RESUMED_AT = 24, 13
+STEPS, RESUMED_AT = 14, 8
 
 
 def model(width: int = 30, depth: int = 3, seed: int = 0) -> nn.Sequential:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.story
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_the_simulator_equals_ddp(ranks: int) -> None:
-    """Every composition, several buckets, 24 steps, through a checkpoint and a restart in the middle."""
+    """Every composition, several buckets, 14 steps, through a checkpoint and a restart in the middle."""
     worst = play("equals_lockstep", ranks=ranks, seconds=200)[0]["result"]
     assert worst.keys() == set(zoo.TRAINED)
     for spec, difference in worst.items():
