@@ -225,7 +225,7 @@ def test_what_a_local_step_reports() -> None:
 def test_adamw_has_settings_of_its_own() -> None:
     filled = replace(ADAMW, exchange="dense").filled()
     assert (filled.schedule, filled.clip, filled.decay, filled.momentum) == ("cosine", 1.0, (), 0.0)
-    assert filled.learning_rate == make("language").adamw.lr
+    assert filled.learning_rate == make("language").adamw("gpt").lr
     assert Training("language").filled().learning_rate == make("language").defaults.lr
     assert Training("language", schedule="cosine").filled().decay == ()
 
@@ -243,7 +243,7 @@ def test_weights_decay_only_in_matrices() -> None:
     params = [torch.ones(2, 2, requires_grad=True), torch.ones(2, requires_grad=True)]
     for param in params:
         param.grad = torch.zeros_like(param)
-    optimizers.make(make("language").adamw, params).step()
+    optimizers.make(make("language").adamw(None), params).step()
     assert params[0].max() < 1
     assert params[1].tolist() == [1.0, 1.0]
 
@@ -251,7 +251,7 @@ def test_weights_decay_only_in_matrices() -> None:
 def test_muon_is_refused_where_torch_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.optim, "Muon", raising=False)
     with pytest.raises(ValueError, match=r"has no Muon: choose adamw"):
-        optimizers.make(replace(make("language").adamw, optimizer="muon"), [torch.ones(2, 2, requires_grad=True)])
+        optimizers.make(replace(make("language").adamw(None), optimizer="muon"), [torch.ones(2, 2, requires_grad=True)])
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
