@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import mean
+from typing import Any
 
 import pytest
 import torch
@@ -373,3 +376,24 @@ def test_local_steps_from_the_command_line(monkeypatch: pytest.MonkeyPatch, capf
     assert "residual" in capfd.readouterr().out
     assert command(*short, "--delay", "1", monkeypatch=monkeypatch) == 2
     assert "--delay 1 belongs to local steps; say how many with --local" in capfd.readouterr().err
+
+
+# ---- what the page says
+
+
+def test_the_page_shows_the_long_runs() -> None:
+    """Its table is that of the runs; near dense steps, and so many times fewer bytes."""
+    root = Path(__file__).parents[1]
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for run in json.loads((root / "benchmarks" / "results" / "local_lab.json").read_text())["runs"]:
+        runs.setdefault(run["label"], []).append(run)
+    page = (root / "docs" / "local-lab.md").read_text()
+    for label, found in runs.items():
+        losses = [run["loss"] for run in found]
+        row = f"| {len(found)} | {mean(losses):.3f} [{min(losses):.3f}-{max(losses):.3f}] |"
+        assert label.startswith("sweep") or (f"| {label} | " in page and row in page), label
+    dense = {run["training"]["seed"]: run for run in runs["dense"]}
+    for label, over, fewer in (("default, H = 4", 0.04, 500), ("default, H = 10", 0.1, 1500)):
+        pairs = [(run, dense[run["training"]["seed"]]) for run in runs[label]]
+        assert mean(ours["loss"] - theirs["loss"] for ours, theirs in pairs) < over
+        assert all(theirs["megabytes"] > fewer * ours["megabytes"] for ours, theirs in pairs)
