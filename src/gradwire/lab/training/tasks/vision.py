@@ -45,7 +45,7 @@ class Vision:
 
     def adamw(self, model: str | None) -> Settings:
         """The same for all models."""
-        return self.defaults.under_adamw(lr=5e-3, warmup_steps=20)
+        return self.defaults.under_adamw(lr=1e-2, warmup_steps=20)
 
     def model(self, name: str | None, seed: int) -> nn.Module:
         """Make resnet8 or resnet18 for one channel."""
