@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import mean
+from typing import Any
 
 import pytest
 import torch
@@ -231,7 +234,7 @@ def test_what_a_local_step_reports() -> None:
 def test_adamw_has_settings_of_its_own() -> None:
     filled = replace(ADAMW, exchange="dense").filled()
     assert (filled.schedule, filled.clip, filled.decay, filled.momentum) == ("cosine", 1.0, (), 0.0)
-    assert filled.learning_rate == make("language").adamw.lr
+    assert filled.learning_rate == make("language").adamw("gpt").lr
     assert Training("language").filled().learning_rate == make("language").defaults.lr
     assert Training("language", schedule="cosine").filled().decay == ()
 
@@ -249,7 +252,7 @@ def test_weights_decay_only_in_matrices() -> None:
     params = [torch.ones(2, 2, requires_grad=True), torch.ones(2, requires_grad=True)]
     for param in params:
         param.grad = torch.zeros_like(param)
-    optimizers.make(make("language").adamw, params).step()
+    optimizers.make(make("language").adamw(None), params).step()
     assert params[0].max() < 1
     assert params[1].tolist() == [1.0, 1.0]
 
@@ -257,7 +260,7 @@ def test_weights_decay_only_in_matrices() -> None:
 def test_muon_is_refused_where_torch_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.optim, "Muon", raising=False)
     with pytest.raises(ValueError, match=r"has no Muon: choose adamw"):
-        optimizers.make(replace(make("language").adamw, optimizer="muon"), [torch.ones(2, 2, requires_grad=True)])
+        optimizers.make(replace(make("language").adamw(None), optimizer="muon"), [torch.ones(2, 2, requires_grad=True)])
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -379,3 +382,30 @@ def test_local_steps_from_the_command_line(monkeypatch: pytest.MonkeyPatch, capf
     assert "residual" in capfd.readouterr().out
     assert command(*short, "--delay", "1", monkeypatch=monkeypatch) == 2
     assert "--delay 1 belongs to local steps; say how many with --local" in capfd.readouterr().err
+
+
+# ---- what the page says
+
+
+def test_the_page_shows_the_long_runs() -> None:
+    """Its table is that of the runs; near dense steps, and so many times fewer bytes."""
+    root = Path(__file__).parents[1]
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for run in json.loads((root / "benchmarks" / "results" / "local_lab.json").read_text())["runs"]:
+        runs.setdefault(run["label"], []).append(run)
+    page = (root / "docs" / "local-lab.md").read_text()
+    for label, found in runs.items():
+        losses = [run["loss"] for run in found]
+        row = f"| {len(found)} | {mean(losses):.3f} [{min(losses):.3f}-{max(losses):.3f}] |"
+        assert label.startswith("sweep") or (f"| {label} | " in page and row in page), label
+    dense = {run["training"]["seed"]: run for run in runs["dense"]}
+    for label, over, fewer in (("default, H = 4", 0.05, 800), ("default, H = 10", 0.1, 2000)):
+        pairs = [(run, dense[run["training"]["seed"]]) for run in runs[label]]
+        assert mean(ours["loss"] - theirs["loss"] for ours, theirs in pairs) < over
+        assert all(theirs["megabytes"] > fewer * ours["megabytes"] for ours, theirs in pairs)
+    decay, none, unlike, dense_unlike = (
+        runs[label][0]["loss"]
+        for label in ("default, H = 10", "no decay, H = 10", "unlike: default, H = 10", "unlike: dense")
+    )
+    assert decay < none
+    assert unlike - dense_unlike < 0.1

@@ -123,7 +123,7 @@ class Training:
     def _usual(self) -> Settings:
         """The task's settings for this optimizer and schedule."""
         task = make(self.task)
-        usual = task.adamw if self.optimizer in ("adamw", "muon") else task.defaults
+        usual = task.adamw(self.model) if self.optimizer in ("adamw", "muon") else task.defaults
         if self.optimizer not in (None, "sgd"):
             usual = replace(usual, momentum=0.0)
         return replace(usual, decay=()) if self.schedule == "cosine" else usual

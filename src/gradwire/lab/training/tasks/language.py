@@ -26,6 +26,9 @@ MODELS: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(
     {"lstm": LSTM, "gpt": lambda: GPT(64, 2, 4, CONTEXT), "gpt128": lambda: GPT(128, 4, 4, CONTEXT)}
 )
 
+ADAMW_RATES: Mapping[str, float] = MappingProxyType({"lstm": 4e-2, "gpt": 8e-3, "gpt128": 4e-3})
+"""Learning rates under AdamW at which dense runs of a few hundred steps end lowest, by factors of two, one seed."""
+
 
 @dataclass(frozen=True)
 class Language:
@@ -42,7 +45,6 @@ class Language:
     higher_is_better = False
     models = tuple(MODELS)
     defaults = Settings("lstm", batch=8, lr=2.0, steps=400, evaluate_every=50, momentum=0.9, clip=1.0, decay=(0.75,))
-    adamw = defaults.under_adamw(lr=4e-3, warmup_steps=50)
 
     def __post_init__(self) -> None:
         if self.unlike and self.data is not None:
@@ -64,6 +66,12 @@ class Language:
             f"{kind}: {len(corpus.train):,} bytes to train on, {len(corpus.held_out):,} held out"
             for kind, corpus in self.corpora.items()
         )
+
+    def adamw(self, model: str | None) -> Settings:
+        """Each model has a learning rate of its own."""
+        model = model or self.defaults.model
+        check_name("model of language", model, MODELS)
+        return self.defaults.under_adamw(ADAMW_RATES[model], warmup_steps=50)
 
     def model(self, name: str | None, seed: int) -> nn.Module:
         """Make lstm (two layers 96 wide), gpt (two blocks 64 wide) or gpt128 (four, 128 wide)."""

@@ -79,11 +79,6 @@ class Task(Protocol):
         ...
 
     @property
-    def adamw(self) -> Settings:
-        """The same where the optimizer is AdamW or Muon."""
-        ...
-
-    @property
     def models(self) -> tuple[str, ...]:
         """Names for `model`, the default first."""
         ...
@@ -91,6 +86,10 @@ class Task(Protocol):
     @property
     def source(self) -> str:
         """What the data are, and where they were found."""
+        ...
+
+    def adamw(self, model: str | None) -> Settings:
+        """Settings of a run of this model, the default one if None, where the optimizer is AdamW or Muon."""
         ...
 
     def model(self, name: str | None, seed: int) -> nn.Module:

@@ -38,7 +38,6 @@ class Recommendation:
     higher_is_better = True
     models = tuple(SHAPES)
     defaults = Settings("neumf", batch=256, lr=0.01, steps=800, evaluate_every=100, optimizer="adam")
-    adamw = defaults.under_adamw(lr=1e-2, warmup_steps=20)
 
     @property
     def ratings(self) -> Ratings:
@@ -49,6 +48,10 @@ class Recommendation:
     def source(self) -> str:
         """Which ratings they are."""
         return self.ratings.source
+
+    def adamw(self, model: str | None) -> Settings:
+        """The same for all models."""
+        return self.defaults.under_adamw(lr=1e-2, warmup_steps=20)
 
     def model(self, name: str | None, seed: int) -> nn.Module:
         """Make neumf (16 factors, layers of 64, 32, 16) or neumf64, the DEFT paper's shape without its dropout."""

@@ -32,7 +32,6 @@ class Vision:
     higher_is_better = True
     models = tuple(MODELS)
     defaults = Settings("resnet8", batch=16, lr=0.05, steps=400, evaluate_every=50, momentum=0.9, decay=(0.75,))
-    adamw = defaults.under_adamw(lr=5e-3, warmup_steps=20)
 
     @property
     def images(self) -> Images:
@@ -43,6 +42,10 @@ class Vision:
     def source(self) -> str:
         """Which pictures they are."""
         return self.images.source
+
+    def adamw(self, model: str | None) -> Settings:
+        """The same for all models."""
+        return self.defaults.under_adamw(lr=1e-2, warmup_steps=20)
 
     def model(self, name: str | None, seed: int) -> nn.Module:
         """Make resnet8 or resnet18 for one channel."""
