@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gradwire.lab import records
 from gradwire.lab.averager import Averager, InProcess
-from gradwire.lab.training import Local, Training, train
+from gradwire.lab.training import LocalSteps, Training, train
 from gradwire.lab.training.run import TrainingRun
 from gradwire.lab.training.tasks.protocol import Settings
 from gradwire.layout import Layout
@@ -41,7 +41,7 @@ class Way:
     """
 
     exchange: str = "dense"
-    local: Local | None = None
+    local: LocalSteps | None = None
     eps: float = 1e-8
     beta2: float = 0.95
     moments: str | None = None
@@ -51,8 +51,8 @@ class Way:
 WAYS: Mapping[str, Way] = {
     "dense": Way(),
     "EF(Top-k) 1 %": Way(TOPK.format(0.01)),
-    "EF(Top-k) 1 % of the update": Way(TOPK.format(0.01), Local(1, "sgd(lr=1.0)")),
-    "EF(Top-k) 1 % of the update, senders' mean": Way(TOPK.format(0.01), Local(1)),
+    "EF(Top-k) 1 % of the update": Way(TOPK.format(0.01), LocalSteps(1, "sgd(lr=1.0)")),
+    "EF(Top-k) 1 % of the update, senders' mean": Way(TOPK.format(0.01), LocalSteps(1)),
     "EF(Top-k) 1 %, v of own dense gradients": Way(TOPK.format(0.01), moments="own"),
     "EF(Top-k) 1 %, v and m of own dense gradients": Way(TOPK.format(0.01), moments="own", early=True),
     "EF(Top-k) 1 %, v of the dense mean": Way(TOPK.format(0.01), moments="mean"),

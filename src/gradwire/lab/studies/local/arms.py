@@ -15,7 +15,7 @@ from gradwire.lab.training.local import CatchUp
 STEPS, SEEDS = 400, 3
 DENSE_RATE, LOCAL_RATE, NESTEROV_RATE, POWERSGD_RATE, TOPK_RATE = 8e-3, 8e-3, 1e-3, 8e-3, 2e-3
 """Learning rates by which 400 steps end lowest on seed 0, by factors of two: of dense steps, of the default and of
-DiLoCo's form at ten local steps, of PowerSGD and of Top-k at every step. For Top-k, 2e-3 to 8e-3 are alike."""
+DiLoCo's form at ten local steps, and of Top-k at every step, for which 2e-3 to 8e-3 are alike. PowerSGD has dense's."""
 
 SENDERS, AVERAGE, NESTEROV = "sgd(lr=1.0, mean='senders')", "sgd(lr=1.0)", "nesterov(lr=0.7, momentum=0.9)"
 BASE = Training(
