@@ -307,3 +307,18 @@ def test_a_spike_is_worth_what_the_page_says() -> None:
 def test_a_hundredth_of_the_values_in_nine_bits_is_a_180th_of_the_bytes() -> None:
     d = 10_000_000
     assert 180 <= 4 * d / gw.compress.TopK(density=0.01, values="natural").nbytes(d) <= 185
+
+
+def test_the_page_on_local_steps_shows_its_results() -> None:
+    page = (ROOT / "docs" / "local-lab.md").read_text()
+    shown = 0
+    for fact in _study("local-methods"):
+        name, loss, fewer = fact["method"], fact["loss"], fact["times fewer bytes"]
+        row = re.search(rf"\| {re.escape(name)} \| ([\d.]+) \| ([+\d.]*) ?\| (\d+) \|", page)
+        if row is not None:
+            assert (row[1], row[3]) == (f"{loss:.3f}", f"{fewer:.0f}"), name
+            assert row[2] in ("", f"{fact['to dense']:+.3f}")
+            shown += 1
+    assert shown == 12
+    for run in json.loads((ROOT / "benchmarks" / "results" / "local_warmup.json").read_text()):
+        assert " ".join(f"{loss:.3f}" for loss in run["losses"]) in page
