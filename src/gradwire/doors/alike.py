@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +16,19 @@ from gradwire.transport.process import Process
 def start_alike(model: nn.Module, process: Process) -> None:
     """Copy rank 0's parameters and buffers to all ranks if they differ. Every rank calls it."""
     tensors = [*model.parameters(), *model.buffers()]
-    digest = hashlib.blake2b(digest_size=16)
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())  # pyright: ignore
     # If any two ranks differ, every rank differs from some other, and all go the same way.
-    if compare(process, tensors[0].device, digest.hexdigest()) is not None:
+    if compare(process, tensors[0].device, digest(tensors)) is not None:
         for tensor in tensors:
             tensor.detach().copy_(process.run(_broadcast(tensor.detach())))
     process.ledger.clear()
+
+
+def digest(tensors: Iterable[Tensor]) -> str:
+    """Sixteen bytes, as text, that tell these values from any others."""
+    found = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())  # pyright: ignore
+    return found.hexdigest()
 
 
 async def _broadcast(x: Tensor) -> Tensor:

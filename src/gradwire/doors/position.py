@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any, cast
 
-import torch
-
 from gradwire import checkpoint
+from gradwire.doors.alike import digest
 
 
 def check_position(position: dict[str, Any], fragments: int) -> None:
@@ -31,7 +29,4 @@ def _flat(value: Any) -> list[Any]:
 
 def moment(saved: Mapping[str, Any]) -> str:
     """What the checkpoints of all ranks have in common: anchors too are equal everywhere."""
-    digest = hashlib.blake2b(digest_size=16)
-    for _, parts in sorted(saved["memory"].items()):
-        digest.update(parts["anchor"].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return checkpoint.moment(saved) + digest.hexdigest()
+    return checkpoint.moment(saved) + digest(parts["anchor"] for _, parts in sorted(saved["memory"].items()))

@@ -98,14 +98,15 @@ class Anchored:
         add: move them by as much as the anchor is away from what was held. mix: halfway. drop: to the anchor.
         """
         if moved:
-            for number, (tensor, anchor) in enumerate(self._pairs(self.anchor)):
+            before = [None] * len(self.tensors) if self.held is None else self._cut(self.held)
+            for (tensor, anchor), held in zip(self._pairs(self.anchor), before, strict=True):
                 there = anchor.to(tensor.device, tensor.dtype)
-                if self.held is None or how == "drop":
+                if held is None or how == "drop":
                     tensor.copy_(there)
                 elif how == "mix":
                     tensor.mul_(ALPHA).add_(there, alpha=1.0 - ALPHA)
                 else:
-                    tensor.add_(there - self._cut(self.held)[number].to(tensor.device))
+                    tensor.add_(there - held.to(tensor.device))
         self.held = None
 
     def replicas(self) -> list[Tensor]:

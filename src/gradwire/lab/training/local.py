@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from gradwire.checks import is_whole
+from gradwire.engine.anchored import CatchUp
 from gradwire.lab.checks import check_count, check_name
 from gradwire.outer.every import Every
 from gradwire.spec import as_outer
-
-CatchUp = Literal["add", "mix", "drop"]
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,14 @@ from itertools import accumulate
 
 from torch import Tensor
 
+from gradwire.engine.anchored import ALPHA, CatchUp
 from gradwire.exchange import Exchange
 from gradwire.lab.averager import InProcess
-from gradwire.lab.training.local import CatchUp, LocalSteps
+from gradwire.lab.training.local import LocalSteps
 from gradwire.layout import Layout
 from gradwire.outer import Outer
 from gradwire.spec import as_exchange, as_outer
 from gradwire.vector import Sent
-
-ALPHA = 0.5
-"""How much of its own model a worker keeps that mixes it with the anchor (Streaming DiLoCo, arXiv:2501.18512)."""
 
 
 class OuterRounds:

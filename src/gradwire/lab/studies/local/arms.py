@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
+from gradwire.engine.anchored import CatchUp
 from gradwire.lab.studies.chart import Line, Tell
 from gradwire.lab.studies.runs import run_all
 from gradwire.lab.training import DENSE, History, LocalSteps, Training
-from gradwire.lab.training.local import CatchUp
 
 STEPS, SEEDS = 400, 3
 DENSE_RATE, LOCAL_RATE, NESTEROV_RATE, POWERSGD_RATE, TOPK_RATE = 8e-3, 8e-3, 1e-3, 8e-3, 2e-3

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from gradwire.engine.anchored import CatchUp
 from gradwire.lab.studies.chart import Chart, Line, Panel, Tell
 from gradwire.lab.studies.local import arms
 from gradwire.lab.training import Training
-from gradwire.lab.training.local import CatchUp
 
 RATES, DECAYS, MEANS = (0.5, 1.0, 2.0, 4.0), (0.8, 0.9, 0.95, 1.0), ("all", "senders")
 SIZES, DELAYS, FRAGMENTS = (2, 4, 8, 16), (2, 5), (2, 5)
