@@ -28,6 +28,7 @@ from gradwire.advice.work import dense
 from gradwire.checkpoint import modern, pack
 from gradwire.doors import Hook
 from gradwire.doors import attach as open_door
+from gradwire.doors.uncompiled import uncompiled
 from gradwire.engine import Scaler
 from gradwire.exchange import Exchange
 from gradwire.spec import parse
@@ -104,9 +105,10 @@ def attach(
         RuntimeError: torch.distributed has no process group yet.
     """
     if isinstance(exchange, str) and exchange.strip().lower() == AUTO:
-        if not isinstance(model, DistributedDataParallel):
-            raise TypeError(f"'auto' takes a model wrapped in DistributedDataParallel, got {type(model).__name__}")
-        return Auto(model, SHORT if candidates is None else candidates, seed, bucket_mb, scaler, lr)
+        ddp = uncompiled(model)
+        if not isinstance(ddp, DistributedDataParallel):
+            raise TypeError(f"'auto' takes a model wrapped in DistributedDataParallel, got {type(ddp).__name__}")
+        return Auto(ddp, SHORT if candidates is None else candidates, seed, bucket_mb, scaler, lr)
     if candidates is not None:
         raise ValueError(f"candidates are for 'auto', got them with {exchange}")
     unused = find_unused_parameters

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gradwire.doors.ddp import attach_ddp
 from gradwire.doors.hook import Hook
 from gradwire.doors.module import attach_module
+from gradwire.doors.uncompiled import uncompiled
 from gradwire.engine import Scaler
 from gradwire.exchange import Exchange
 from gradwire.spec import as_exchange
@@ -33,6 +34,7 @@ def attach(
         raise TypeError(
             f"attach takes a module, wrapped in DistributedDataParallel or bare, got {type(model).__name__}"
         )
+    model = uncompiled(model)
     exchange = as_exchange(exchange, "attach")
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
         raise TypeError(f"a seed is a whole number, got {seed!r}")

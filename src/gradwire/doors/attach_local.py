@@ -17,6 +17,7 @@ from torch.optim.optimizer import Optimizer
 from gradwire.checks import is_whole
 from gradwire.doors.alike import start_alike
 from gradwire.doors.local import Local, Schedule
+from gradwire.doors.uncompiled import plain, uncompiled
 from gradwire.engine.anchored import CatchUp
 from gradwire.engine.rounds import Rounds
 from gradwire.exchange import Exchange
@@ -87,7 +88,7 @@ def local(
     _check_fit(exchange, outer, schedule)
     _check_numbers(keep, seed, bucket_mb)
     bare = _bare(model, group)
-    named = [(_plain(name), param) for name, param in bare.named_parameters() if param.requires_grad][::-1]
+    named = [(plain(name), param) for name, param in bare.named_parameters() if param.requires_grad][::-1]
     _check_tensors(bare, named, _optimizers(optimizer))
     if not dist.is_initialized():
         raise RuntimeError("local averages over a process group: call torch.distributed.init_process_group first")
@@ -176,9 +177,9 @@ def _bare(model: nn.Module, group: dist.ProcessGroup | None) -> nn.Module:
     """The module inside DDP, if there is one. Refuses one that averages gradients over the same ranks (ValueError)."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"local takes a module, bare or wrapped in DistributedDataParallel, got {type(model).__name__}")
-    inner = cast(object, getattr(model, "_orig_mod", model))  # what torch.compile wraps
+    inner = uncompiled(model)
     if not isinstance(inner, DistributedDataParallel):
-        return cast(nn.Module, inner)
+        return inner
     island = set(dist.get_process_group_ranks(cast(dist.ProcessGroup, inner.process_group)))
     between = set(dist.get_process_group_ranks(group if group is not None else dist.GroupMember.WORLD))
     if len(island & between) > 1:
@@ -187,11 +188,6 @@ def _bare(model: nn.Module, group: dist.ProcessGroup | None) -> nn.Module:
             "module, or a group of ranks of different islands"
         )
     return cast(nn.Module, inner.module)
-
-
-def _plain(name: str) -> str:
-    """A parameter's name without what torch.compile puts into it."""
-    return name.replace("_orig_mod.", "")
 
 
 def _check_tensors(model: nn.Module, named: Sequence[tuple[str, Tensor]], optimizers: Sequence[Optimizer]) -> None:

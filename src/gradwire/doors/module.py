@@ -25,6 +25,7 @@ from torch.utils.hooks import RemovableHandle
 
 from gradwire.doors.alike import start_alike
 from gradwire.doors.hook import Hook
+from gradwire.doors.uncompiled import plain
 from gradwire.engine import Engine, Scaler
 from gradwire.exchange import Exchange
 
@@ -44,7 +45,7 @@ def attach_module(
     find_unused: bool,
 ) -> Hook:
     """Average `param.grad` of a bare module before the optimizer's step; see `gradwire.attach`."""
-    named = [(name, param) for name, param in model.named_parameters() if param.requires_grad][::-1]
+    named = [(plain(name), param) for name, param in model.named_parameters() if param.requires_grad][::-1]
     engine = Engine(
         named,
         exchange,

@@ -1,0 +1,17 @@
+"""Models without what torch.compile puts around them, and parameters' names without what it puts into them."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import nn
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module itself, if torch.compile has wrapped it."""
+    return cast(nn.Module, getattr(model, "_orig_mod", model))
+
+
+def plain(name: str) -> str:
+    """A parameter's name in the module itself: a checkpoint fits whether or not the model is compiled."""
+    return name.replace("_orig_mod.", "")
