@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
@@ -57,10 +58,19 @@ class Local:
         rounds: the engine.
         optimizer: the one whose steps are counted.
         schedule: when what happens.
+        part: which part of the model this rank exchanges, and of how many; (0, 1) unless the model is sharded.
+        written: is called when the parameters have been written; None where nothing follows from that.
     """
 
-    def __init__(self, rounds: Rounds, optimizer: Optimizer, schedule: Schedule) -> None:
-        self.engine, self.schedule = rounds, schedule
+    def __init__(
+        self,
+        rounds: Rounds,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        part: tuple[int, int] = (0, 1),
+        written: Callable[[], None] | None = None,
+    ) -> None:
+        self.engine, self.schedule, self.part, self._written = rounds, schedule, part, written
         self.local_steps, self.seconds, self._event = 0, 0.0, 0
         self._due = schedule.every.gap(0, rounds.fragments, 0)
         self._pending: deque[_Pending] = deque()
@@ -238,6 +248,8 @@ class Local:
             unit.catch_up(self.schedule.catch_up, moved=outcome.moved)
         if fragment == 0:
             self.engine.buffers.catch_up(moved=outcome.moved)
+        if self._written is not None:
+            self._written()
         if outcome.moved and (not pending.held or self.schedule.catch_up == "drop"):
             self._settled[fragment] = self.local_steps
         return outcome
@@ -263,6 +275,8 @@ class Local:
         states = self.engine.session.load(saved, lambda: self._prepare(saved), moment)
         position = saved["local"]
         self.engine.load(saved, states)
+        if self._written is not None:
+            self._written()
         self.local_steps, self._due, self._event = position["local_steps"], position["due"], saved["step"]
         self._settled = list(position["settled"])
         done = Future[Outcome]()
