@@ -35,7 +35,7 @@ from gradwire import kernels
 from gradwire.ask import AllToAll
 from gradwire.checks import check_whole
 from gradwire.compress.protocol import check_density, kept
-from gradwire.exchange.oktopk.pieces import Pieces, gather_pairs
+from gradwire.exchange.oktopk.pieces import Pieces, gather_counts
 from gradwire.exchange.oktopk.regions import Regions, propose
 from gradwire.exchange.oktopk.survivors import gather_sums, select_sums
 from gradwire.exchange.oktopk.threshold import indices_above, is_near
@@ -136,5 +136,5 @@ async def _count(selected: Tensor, regions: Regions) -> tuple[int, list[int]]:
     """The largest count of any worker in any region, and the total count of each worker."""
     edges = _edges(selected, regions)
     fullest = max(end - start for start, end in itertools.pairwise(edges))
-    pairs = await gather_pairs((fullest, len(selected)), selected.device)
+    pairs = await gather_counts((fullest, len(selected)), regions.bounds[-1], selected.device)
     return max(most for most, _ in pairs), [total for _, total in pairs]
