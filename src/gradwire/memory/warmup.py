@@ -68,7 +68,7 @@ class Warmup:
     def at(self, step: int) -> Exchange:
         """The exchange at synchronisation `step`, counted from 0."""
         stage = step * self.stages // self.steps
-        return _at(self.exchange, self._density(stage)) if stage < self.stages else self.exchange
+        return _stage(self.exchange, self._density(stage)) if stage < self.stages else self.exchange
 
     def _density(self, stage: int) -> float:
         return self.start / self.factor**stage
@@ -111,7 +111,6 @@ def _densities(part: Any) -> Iterator[float]:
                 yield from _densities(value)
 
 
-@lru_cache(maxsize=64)
 def _at(part: Any, density: float) -> Any:
     """The same tree with another density; parts without one stay the same objects."""
     if not any(True for _ in _densities(part)):
@@ -119,6 +118,9 @@ def _at(part: Any, density: float) -> Any:
     values = {field.name: getattr(part, field.name) for field in fields(part)}
     changed = {name: density if name == "density" else _at(value, density) for name, value in values.items()}
     return replace(part, **changed)
+
+
+_stage = lru_cache(maxsize=64)(_at)
 
 
 def _worst(which: Callable[[list[float]], float], constants: list[float | None]) -> float | None:

@@ -40,7 +40,7 @@ def _answers(exchange: Exchange, setup: Setup, n: int, last: int) -> list[Tensor
 
 
 def _turns(setup: Setup, n: int, number: int) -> list[Turn]:
-    return turns(n, number, setup.layout, setup.seed)
+    return turns(n, number, setup.layout, setup.seed, torch.float32)
 
 
 async def _recorded(talk: Talk[Sent], found: list[Tensor]) -> Sent:

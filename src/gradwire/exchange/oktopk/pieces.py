@@ -64,14 +64,16 @@ class Pieces:
         return cast(Format, str(self.dtype).removeprefix("torch."))
 
 
-async def gather_counts(pair: tuple[int, int], d: int, device: torch.device) -> list[tuple[int, int]]:
+async def gather_counts(pair: tuple[int, int], d: int, rank: int, device: torch.device) -> list[tuple[int, int]]:
     """Gather two counts from every worker, 8 bytes.
 
     Raises:
-        ValueError: a count below 0 or above d.
+        ValueError: a count below 0 or above d, or other counts of this worker, whose rank is `rank`.
     """
     wires = await AllGather(torch.tensor(pair, dtype=torch.int32, device=device).view(torch.uint8))
     pairs = cast(list[list[int]], wires.view(torch.int32).tolist())
     if wrong := [count for counts in pairs for count in counts if not 0 <= count <= d]:
         raise ValueError(f"oktopk: a worker counts {wrong[0]} values of a vector of {d}")
+    if pairs[rank] != list(pair):
+        raise ValueError(f"oktopk: rank {rank} counts {pair}, and is said to count {tuple(pairs[rank])}")
     return [(first, second) for first, second in pairs]

@@ -24,13 +24,13 @@ async def select_sums(sums: Tensor, k: int, regions: Regions, rank: int) -> tupl
     d = regions.bounds[-1]
     if not math.isnan(regions.common):
         found = indices_above(sums, regions.common)
-        counts = [count for count, _ in await gather_counts((len(found), 0), d, sums.device)]
+        counts = [count for count, _ in await gather_counts((len(found), 0), d, rank, sums.device)]
         if is_near(sum(counts), k, regions.common):
             return found, counts, regions
     size = sums.abs()
     threshold = await kth_largest(size[size > 0], k) if k < d else 0.0
     above, equal = size > threshold, (size == threshold) & (size > 0)
-    tallies = await gather_counts((int(above.sum()), int(equal.sum())), d, sums.device)
+    tallies = await gather_counts((int(above.sum()), int(equal.sum())), d, rank, sums.device)
     counts, left = list[int](), k - sum(more for more, _ in tallies)
     for more, same in tallies:
         counts.append(more + min(left, same))
