@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from gradwire import net, registry
-from gradwire.cli import train
+from gradwire.cli.train import check_finite
 from gradwire.lab.comparison import demo
 from gradwire.lab.comparison.job import TrainingJob
 from gradwire.lab.comparison.on_ranks import execute
@@ -222,6 +222,6 @@ def test_where_the_kernel_refuses_the_demo_goes_on_over_loopback_and_says_so(tmp
 def test_a_run_that_diverges_ends_with_a_sentence_and_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     run = Run("mean", "mean", (Point(0, 0.0, 0, 5.5), Point(20, 1.0, 10, float("nan"))), Split(0, 0, 0), 0, 0, 0, 0, 0, 0)
     with pytest.raises(typer.Exit) as ended:
-        train.check_finite(run)
+        check_finite(run)
     assert ended.value.exit_code == 1
     assert "the loss is nan after 20 steps: the run has diverged" in " ".join(capsys.readouterr().err.split())
