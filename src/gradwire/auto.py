@@ -170,6 +170,16 @@ class Auto:
         return self.hook.ledger if self.hook else self._idle
 
     @property
+    def process(self) -> Process:
+        """This rank among those that average."""
+        return self.hook.process if self.hook else self._process
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which part of the model these ranks average, and of how many: all of it, as DDP does."""
+        return (0, 1)
+
+    @property
     def seconds(self) -> float:
         """Seconds that the chosen exchange has taken."""
         return self.hook.seconds if self.hook else 0.0
