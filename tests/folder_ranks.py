@@ -24,17 +24,17 @@ from gradwire.folder import manifest
 METHODS = ("ef(topk(density=0.1))", "diana(randk(density=0.3))", "ef(micro(density=0.1))")
 
 
-def everything() -> tuple[list[tuple[nn.Module, torch.optim.Optimizer]], list]:
+def everything(group: dist.ProcessGroup | None = None) -> tuple[list[tuple[nn.Module, torch.optim.Optimizer]], list]:
     """A model and its hook for every method, and one of local steps."""
     pairs, hooks = [], []
     for spec in METHODS:
         net = model()
-        ddp = DistributedDataParallel(net)
+        ddp = DistributedDataParallel(net, process_group=group)
         hooks.append(gw.attach(ddp, spec, seed=3))
         pairs.append((ddp, torch.optim.SGD(net.parameters(), lr=0.05)))
     net = model()
     pairs.append((net, torch.optim.SGD(net.parameters(), lr=0.05)))
-    hooks.append(gw.local(*pairs[-1], every=4, seed=3))
+    hooks.append(gw.local(*pairs[-1], every=4, seed=3, group=group))
     return pairs, hooks
 
 
@@ -59,51 +59,75 @@ def states(hooks: list) -> list[dict]:
     return [hook.state_dict() for hook in hooks]
 
 
-def saves(folder: str) -> None:
-    """Five steps, and then the folder; what was saved beside it, as torch saves it."""
-    pairs, hooks = everything()
+def become_four_and_one(folder: str) -> list[list[float]]:
+    """Two ranks save and go on as two, four, one each, and two again: bit for bit, or from what merge makes of it."""
+    rank, root = dist.get_rank(), Path(folder)
+    pair = [dist.new_group([0, 1]), dist.new_group([2, 3])][rank // 2]
+    alone = dist.new_group([rank], use_local_synchronization=True)
+    pairs, hooks = everything(pair)
     train(pairs, 0, 5)
-    gw.save(hooks, folder)
-    torch.save(states(hooks), f"{folder}-{dist.get_rank()}.pt")
-    assert sorted(file.name for file in Path(folder).iterdir()) == sorted(
-        ["gradwire.json", *(f"gradwire-{rank}.pt" for rank in range(dist.get_world_size()))]
+    saved = save(hooks, root / f"two {rank // 2}", pair)
+    worst = [went_on(root / f"two {rank // 2}", saved, pair)]
+    everybody = [saved]
+    dist.broadcast_object_list(everybody, 0)  # ranks 2 and 3 have been through the same batches otherwise
+    worst.append(went_on(root / "two 0", everybody[0], None, root / "four"))
+    saved = torch.load(root / "four.pt", weights_only=True)
+    worst.append(went_on(root / "four", saved, alone, root / f"one {rank}"))
+    dist.barrier()
+    one = torch.load(root / f"one {rank // 2}.pt", weights_only=True)
+    worst.append(went_on(root / f"one {rank // 2}", one, pair))
+    return worst
+
+
+def save(hooks: list, folder: Path, group: dist.ProcessGroup | None) -> list[list[dict]]:
+    """The states of all ranks of a group, saved in the folder, and as torch saves them beside it."""
+    gw.save(hooks, folder, group=group)
+    many = dist.get_world_size(group)
+    assert sorted(file.name for file in folder.iterdir()) == sorted(
+        ["gradwire.json", *(f"gradwire-{rank}.pt" for rank in range(many))]
     )
+    everybody = [None] * many
+    dist.all_gather_object(everybody, states(hooks), group=group)
+    if dist.get_rank(group) == 0:
+        torch.save(everybody, folder.with_suffix(".pt"))
     close(hooks)
+    return everybody
 
 
-def loads(folder: str, ranks: str, again: str) -> list[float]:
-    """What `ranks` ranks saved: each its own where there are as many, else what merge makes of it; and on."""
-    rank, size = dist.get_rank(), dist.get_world_size()
-    pairs, hooks = everything()
-    saved = [torch.load(f"{folder}-{other}.pt", weights_only=True) for other in range(int(ranks))]
-    assert gw.load(hooks, folder)
-    worst = []
+def went_on(folder: Path, saved: list, group: dist.ProcessGroup | None, again: Path | None = None) -> list[float]:
+    """Load what was `saved`, train, and save again; by how much the means of memories differ, relative to memories."""
+    pairs, hooks = everything(group)
+    assert gw.load(hooks, folder, group=group)
+    rank, size, worst = dist.get_rank(group), dist.get_world_size(group), []
     for number, (hook, now) in enumerate(zip(hooks, states(hooks), strict=True)):
         every = [each[number] for each in saved]
         wanted = every[rank] if len(every) == size else gw.merge(every)
         assert same(now["memory"], wanted["memory"])
         assert hook.step == wanted["step"] > 0
-        worst.append(max(difference(now, every, path) for path in ("error", "h", "memory.error")))
+        worst.append(max(difference(now, every, path, group) for path in ("error", "h", "memory.error")))
     train(pairs, 5, 8)
-    gw.save(hooks, again)
-    torch.save(states(hooks), f"{again}-{rank}.pt")
-    close(hooks)
+    if again is not None:
+        save(hooks, again, group)
+    else:
+        close(hooks)
+    dist.barrier()
     return worst
 
 
-def difference(now: dict, saved: list[dict], path: str) -> float:
+def difference(now: dict, saved: list[dict], path: str, group: dist.ProcessGroup | None) -> float:
     """Between the mean of this memory over the ranks now and over those that saved it."""
     worst = 0.0
     for name, parts in now["memory"].items():
         if path in parts:
-            mean = parts[path].double() / dist.get_world_size()
-            dist.all_reduce(mean)
-            then = torch.stack([each["memory"][name][path].double() for each in saved]).mean(0)
-            worst = max(worst, (mean - then).abs().max().item())
+            mean = parts[path].double() / dist.get_world_size(group)
+            dist.all_reduce(mean, group=group)
+            then = torch.stack([each["memory"][name][path].double() for each in saved])
+            largest = then.abs().max().clamp(min=1e-30)
+            worst = max(worst, ((mean - then.mean(0)).abs().max() / largest).item())
     return worst
 
 
-def refuses(folder: str) -> list[str]:
+def refuses(folder: str, killed: str) -> list[str]:
     """Whatever is wrong with a folder, on whichever rank: one sentence on both, and nothing has changed."""
     rank, path, said = dist.get_rank(), Path(folder), []
     pairs, hooks = everything()
@@ -114,9 +138,9 @@ def refuses(folder: str) -> list[str]:
     train(pairs, 5, 6)
     before = states(hooks)
 
-    def refused(words: str, hooks: list = hooks, where: Path = path / "bad", **options: object) -> None:
+    def refused(words: str, given: list = hooks, where: Path = path / "bad", **options: object) -> None:
         with pytest.raises(ValueError, match=words) as refusal:
-            gw.load(hooks, where, **options)
+            gw.load(given, where, **options)
         assert all(map(same, states(hooks), before))
         said.append(str(refusal.value))
 
@@ -148,6 +172,11 @@ def refuses(folder: str) -> list[str]:
         refused("saved in 1 shards and is in 2 now.*torch.distributed.checkpoint", where=path / "good")
     with pytest.warns(UserWarning, match="holds no state of gradwire: memories start at zero"):
         assert not gw.load(hooks, path / "nothing")
+    assert all(map(same, states(hooks), before))
+
+    refused("the save of step 6, 6, 6, 1 into .* was cut short", where=Path(killed))
+    gw.save(hooks, killed)
+    assert gw.load(hooks, killed)
     assert all(map(same, states(hooks), before))
 
     with pytest.raises(ValueError, match=r"gradwire\.json, which rank 0 has just written, is not seen here"):
@@ -200,38 +229,15 @@ def full_disk(rank: int) -> Iterator[None]:
         yield
 
 
-def is_killed_while_saving(folder: str, who: str, calls: str) -> None:
-    """A complete save, and then one in which a rank kills itself at its so-manyth os.replace."""
-    rank = dist.get_rank()
+def is_killed_while_saving(folder: str) -> None:
+    """A complete save, and then one in which rank 1 kills itself when its file is to get its name."""
     pairs, hooks = everything()
     train(pairs, 0, 5)
     gw.save(hooks, folder)
     train(pairs, 5, 6)
-    replace, left = os.replace, [int(calls)]
-
-    def kill(*names: object) -> None:
-        left[0] -= 1
-        if rank == int(who) and not left[0]:
-            os.kill(os.getpid(), signal.SIGKILL)
-        replace(*names)
-
-    os.replace = kill
+    if dist.get_rank() == 1:
+        os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     gw.save(hooks, folder)
-
-
-def goes_on(folder: str) -> None:
-    """After that: refused on both ranks, and the next save counts."""
-    pairs, hooks = everything()
-    train(pairs, 0, 2)
-    before = states(hooks)
-    with pytest.raises(ValueError, match="was cut short"):
-        gw.load(hooks, folder)
-    assert all(map(same, states(hooks), before))
-    gw.save(hooks, folder)
-    train(pairs, 2, 3)
-    assert gw.load(hooks, folder)
-    assert all(map(same, states(hooks), before))
-    close(hooks)
 
 
 def close(hooks: list) -> None:

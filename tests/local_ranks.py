@@ -327,7 +327,7 @@ def refuses() -> None:
     refused("the checkpoint is of mean", exchange="mean")
     memory = {name: dict(parts) for name, parts in saved["memory"].items()}
     memory["0.weight"]["anchor"] = memory["0.weight"]["anchor"] + 1.0
-    with pytest.raises(ValueError, match="or has one of another step, seed or run"):
+    with pytest.raises(ValueError, match="has a checkpoint of another step, seed or run"):
         local.load_state_dict({**saved, "memory": memory} if rank == 0 else saved)
     local.load_state_dict(saved)
     assert torch.equal(before, flat(net))

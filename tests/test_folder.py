@@ -21,33 +21,23 @@ LIVES = "folder_ranks.py"
 
 @pytest.mark.story
 def test_two_ranks_become_four_and_one(tmp_path: Path) -> None:
-    """Two back to two and to four, those to one, and that to two: bit-equal, or what merge says to 1e-8."""
-    one, two, four, last = (str(tmp_path / name) for name in ("one", "two", "four", "last"))
-    play("saves", two, ranks=2, lives=LIVES)
-    play("loads", two, "2", str(tmp_path / "again"), ranks=2, lives=LIVES)
-    for before, many, after, ranks in ((two, "2", four, 4), (four, "4", one, 1), (one, "1", last, 2)):
-        for line in play("loads", before, many, after, ranks=ranks, lives=LIVES):
-            assert max(line["result"]) < 1e-8
-    assert len(list(Path(four).iterdir())) == 5
+    """Bit for bit among as many; else the mean of memories is kept, up to half a unit in the last place of float32."""
+    for line in play("become_four_and_one", str(tmp_path), ranks=4, lives=LIVES):
+        back, *merged = line["result"]
+        assert back == [0.0] * len(back)
+        assert max(max(worst) for worst in merged) < 2**-24
 
 
 @pytest.mark.story
 def test_what_does_not_belong_together_is_refused_on_every_rank(tmp_path: Path) -> None:
-    first, second = (line["result"] for line in play("refuses", str(tmp_path), ranks=2, lives=LIVES))
-    assert len(first) == len(second) >= 14
-    for here, there in zip(first, second, strict=True):
-        assert "\n" not in here
-        assert here.removeprefix("rank 1: ") in there or there.removeprefix("rank 0: ") in here or "rank 0 has" in there
-
-
-@pytest.mark.story
-@pytest.mark.parametrize(("who", "calls"), [("0", "3"), ("1", "2"), ("0", "4")])
-def test_a_save_that_is_killed_is_refused_and_the_next_one_counts(tmp_path: Path, who: str, calls: str) -> None:
-    codes, *_ = watch(
-        "is_killed_while_saving", str(tmp_path / "saved"), who, calls, ranks=2, seconds=60, group=20, lives=LIVES
-    )
-    assert codes[int(who)] == -9
-    play("goes_on", str(tmp_path / "saved"), ranks=2, lives=LIVES)
+    """Nothing is changed, and nobody hangs; a save in which a rank was killed included."""
+    killed = str(tmp_path / "killed")
+    codes, *_ = watch("is_killed_while_saving", killed, ranks=2, seconds=60, group=20, lives=LIVES)
+    assert codes[1] == -9
+    assert codes[0] not in (0, -9)
+    first, second = (line["result"] for line in play("refuses", str(tmp_path), killed, ranks=2, lives=LIVES))
+    assert len(first) == len(second) >= 15
+    assert not any("\n" in sentence for sentence in (*first, *second))
 
 
 @dataclass
