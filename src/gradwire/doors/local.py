@@ -99,11 +99,6 @@ class Local:
         return self.engine.process
 
     @property
-    def part(self) -> tuple[int, int]:
-        """Which part of the model these ranks exchange, and of how many: (0, 1) unless it is sharded."""
-        return (0, 1)
-
-    @property
     def step(self) -> int:
         """Exchanges so far: one a round, or one a fragment and round."""
         return self.engine.step
