@@ -16,6 +16,7 @@ from torch.optim.optimizer import Optimizer
 
 from gradwire.checks import is_whole
 from gradwire.doors.alike import start_alike
+from gradwire.doors.group import Group, as_group
 from gradwire.doors.local import Local, Schedule
 from gradwire.engine.anchored import CatchUp
 from gradwire.engine.rounds import Rounds
@@ -43,7 +44,7 @@ def local(
     every: int | Every = 10,
     exchange: Exchange | str = EXCHANGE,
     outer: Outer | str = OUTER,
-    group: dist.ProcessGroup | None = None,
+    group: Group | None = None,
     *,
     delay: int = 0,
     catch_up: CatchUp = "mix",
@@ -65,7 +66,7 @@ def local(
         every: local steps of a round; `Every(10, warmup_steps=200)` for rounds that grow at first.
         exchange: an exchange or its spec.
         outer: an outer step or its spec, such as "nesterov(lr=0.7, momentum=0.9)".
-        group: the ranks that exchange; all of them if left out.
+        group: the ranks that exchange, a process group or a one-dimensional mesh; all of them if left out.
         delay: local steps that go on while an exchange is under way, below `every`. Costs one more copy of the
             parameters.
         catch_up: what becomes of those steps: "mix", halfway between them and the anchor; "add", they stay in full;
@@ -89,11 +90,6 @@ def local(
     bare = _bare(model, group)
     named = [(_plain(name), param) for name, param in bare.named_parameters() if param.requires_grad][::-1]
     _check_tensors(bare, named, _optimizers(optimizer))
-    if not dist.is_initialized():
-        raise RuntimeError("local averages over a process group: call torch.distributed.init_process_group first")
-    world = group if group is not None else dist.GroupMember.WORLD
-    if world is None:
-        raise ValueError("this rank belongs to no group to average over")
     terms = {name: repr(getattr(schedule, name)) for name in ("every", "delay", "catch_up")}
     persistent = set(bare.state_dict())
     rounds = Rounds(
@@ -101,7 +97,7 @@ def local(
         [buffer for name, buffer in bare.named_buffers() if name in persistent],
         exchange,
         outer,
-        world,
+        as_group(group, "local"),
         seed=operator.index(seed),
         unit_bytes=bucket_mb * 2**20,
         fragments=fragments,
@@ -172,7 +168,7 @@ def _check_numbers(keep: str, seed: int, bucket_mb: float) -> None:
         raise ValueError(f"bucket_mb must be positive, got {bucket_mb}")
 
 
-def _bare(model: nn.Module, group: dist.ProcessGroup | None) -> nn.Module:
+def _bare(model: nn.Module, group: Group | None) -> nn.Module:
     """The module inside DDP, if there is one. Refuses one that averages gradients over the same ranks (ValueError)."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"local takes a module, bare or wrapped in DistributedDataParallel, got {type(model).__name__}")
@@ -180,7 +176,7 @@ def _bare(model: nn.Module, group: dist.ProcessGroup | None) -> nn.Module:
     if not isinstance(inner, DistributedDataParallel):
         return cast(nn.Module, inner)
     island = set(dist.get_process_group_ranks(cast(dist.ProcessGroup, inner.process_group)))
-    between = set(dist.get_process_group_ranks(group if group is not None else dist.GroupMember.WORLD))
+    between = set(dist.get_process_group_ranks(as_group(group, "local")))
     if len(island & between) > 1:
         raise ValueError(
             f"this DDP model averages gradients over ranks {sorted(island)} at every step already; give local the bare "

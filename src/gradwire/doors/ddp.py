@@ -18,7 +18,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwire.doors.hook import Hook
-from gradwire.engine import Engine, Scaler
+from gradwire.engine import Engine, Reduce, Scaler
 from gradwire.exchange import Exchange
 
 log = logging.getLogger("gradwire")
@@ -31,6 +31,7 @@ def attach_ddp(
     unit_bytes: float | None,
     scaler: Scaler | None,
     lr: Callable[[], float] | None,
+    reduce: Reduce,
 ) -> Hook:
     """Let DDP average its gradients through an exchange; see `gradwire.attach`."""
     engine = Engine(
@@ -43,6 +44,7 @@ def attach_ddp(
         lr=lr,
         # Where parameters may be unused the means are read once more after the last unit.
         fused=not ddp.find_unused_parameters,
+        reduce=reduce,
     )
     try:
         ddp.register_comm_hook(_BucketDoor(engine, find_unused=bool(ddp.find_unused_parameters)), _gradwire)

@@ -23,6 +23,7 @@ from torch.optim.optimizer import Optimizer
 from gradwire.doors.position import check_position, moment
 from gradwire.engine.anchored import CatchUp
 from gradwire.engine.rounds import Outcome, Rounds
+from gradwire.engine.shards import part_of
 from gradwire.exchange import Exchange, State
 from gradwire.layout import Layout
 from gradwire.outer import Outer
@@ -66,6 +67,11 @@ class Local:
         self._pending: deque[_Pending] = deque()
         self._settled = [0] * rounds.fragments
         self._handle = optimizer.register_step_post_hook(self._after_step)
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which part of the model this rank's group exchanges, and of how many: (0, 1) unless it is sharded."""
+        return part_of(tensor for unit in self.engine.everything() for tensor in unit.tensors)
 
     @property
     def exchange(self) -> Exchange:
