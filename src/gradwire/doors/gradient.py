@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 import torch
 from torch import Tensor
 
 from gradwire.engine.shards import as_dtensor, shard
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def laid(param: Tensor, name: str) -> Tensor:
@@ -41,5 +46,7 @@ def _placed(param: Tensor, grad: Tensor) -> Tensor:
 
 def holds_anything(grad: Tensor) -> bool:
     """Whether a gradient has a value other than zero, on any rank of its mesh, which all ask together."""
-    spread = as_dtensor(grad)
-    return bool(grad.any()) if spread is None else bool(spread.abs().sum().full_tensor() != 0)
+    if as_dtensor(grad) is None:
+        return bool(grad.any())
+    total = cast("DTensor", grad.abs().sum())
+    return bool(total.full_tensor() != 0)

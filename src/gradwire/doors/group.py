@@ -46,8 +46,8 @@ def check_shards(named: Iterable[tuple[str, Tensor]], group: dist.ProcessGroup) 
         if (spread := as_dtensor(tensor)) is None:
             continue
         mesh = spread.device_mesh.mesh
-        places = {rank: (mesh == rank).nonzero().tolist() for rank in members}
-        inside = {rank: cast(list[int], place[0]) for rank, place in places.items() if place}
+        places = {rank: cast(list[list[int]], (mesh == rank).nonzero().tolist()) for rank in members}
+        inside = {rank: place[0] for rank, place in places.items() if place}
         if len(inside) < 2:
             continue
         varying = [len(set(along)) > 1 for along in zip(*inside.values(), strict=True)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, cast
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ from gradwire.doors.group import check_shards
 from gradwire.doors.hook import Hook
 from gradwire.engine import Engine, Reduce, Scaler
 from gradwire.exchange import Exchange
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
 
 UNIT_BYTES = 25 * 2**20
 """Bytes that are exchanged together where nobody says: DDP's default."""
@@ -78,15 +82,15 @@ def _sharded_modules(model: nn.Module) -> Iterable[nn.Module]:
     fsdp = sys.modules.get("torch.distributed.fsdp")  # who has not imported it has sharded nothing with it
     if fsdp is None:
         return []
-    for name, module in model.named_modules():
+    for module in model.modules():
         if isinstance(module, fsdp.FullyShardedDataParallel):
             raise ValueError(
-                f"module {name!r} is wrapped in FullyShardedDataParallel, which keeps parameters in flat pieces; "
+                "the model is wrapped in FullyShardedDataParallel, which keeps parameters in flat pieces; "
                 "shard it with torch.distributed.fsdp.fully_shard"
             )
     found = [module for module in model.modules() if isinstance(module, fsdp.FSDPModule)]
     for module in found:
-        module.reshard()  # after a forward pass without a backward pass the root's parameters are whole
+        cast("FSDPModule", module).reshard()  # after a forward pass alone the root's parameters are whole
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def as_dtensor(tensor: Tensor) -> DTensor | None:
     """The tensor itself if it is spread over a mesh."""
     known = sys.modules.get("torch.distributed.tensor")
-    return tensor if known is not None and isinstance(tensor, known.DTensor) else None
+    return cast("DTensor", tensor) if known is not None and isinstance(tensor, known.DTensor) else None
 
 
 def shard(tensor: Tensor) -> Tensor:
