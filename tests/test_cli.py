@@ -220,7 +220,9 @@ def test_where_the_kernel_refuses_the_demo_goes_on_over_loopback_and_says_so(tmp
 
 
 def test_a_run_that_diverges_ends_with_a_sentence_and_code_1(capsys: pytest.CaptureFixture[str]) -> None:
-    run = Run("mean", "mean", (Point(0, 0.0, 0, 5.5), Point(20, 1.0, 10, float("nan"))), Split(0, 0, 0), 0, 0, 0, 0, 0, 0)
+    run = Run(
+        "mean", "mean", (Point(0, 0.0, 0, 5.5), Point(20, 1.0, 10, float("nan"))), Split(0, 0, 0), 0, 0, 0, 0, 0, 0
+    )
     with pytest.raises(typer.Exit) as ended:
         check_finite(run)
     assert ended.value.exit_code == 1

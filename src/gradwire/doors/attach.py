@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from typing import get_args
 
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwire.doors.ddp import attach_ddp
+from gradwire.doors.group import Group, as_group
 from gradwire.doors.hook import Hook
 from gradwire.doors.module import attach_module
 from gradwire.doors.uncompiled import uncompiled
-from gradwire.engine import Scaler
+from gradwire.engine import Reduce, Scaler
 from gradwire.exchange import Exchange
 from gradwire.spec import as_exchange
 
@@ -25,9 +26,10 @@ def attach(
     bucket_mb: float | None = None,
     scaler: Scaler | None = None,
     lr: Callable[[], float] | None = None,
-    group: dist.ProcessGroup | None = None,
+    group: Group | None = None,
     *,
     find_unused_parameters: bool = False,
+    reduce: Reduce = "mean",
 ) -> Hook:
     """Do what `gradwire.attach` (auto.py) says, but for "auto", which is not for a door to decide."""
     if not isinstance(model, nn.Module):
@@ -40,15 +42,12 @@ def attach(
         raise TypeError(f"a seed is a whole number, got {seed!r}")
     if bucket_mb is not None and not bucket_mb > 0:
         raise ValueError(f"bucket_mb must be positive, got {bucket_mb}")
+    if reduce not in get_args(Reduce):
+        raise ValueError(f"reduce must be 'mean' or 'sum', got {reduce!r}")
     seed, unit_bytes = operator.index(seed), None if bucket_mb is None else bucket_mb * 2**20
     if isinstance(model, DistributedDataParallel):
         if group is not None or find_unused_parameters:
             raise ValueError("a DDP model brings its own group and find_unused_parameters; give neither to attach")
-        return attach_ddp(model, exchange, seed, unit_bytes, scaler, lr)
-    if not dist.is_initialized():
-        raise RuntimeError("attach averages over a process group: call torch.distributed.init_process_group first")
-    world = group if group is not None else dist.GroupMember.WORLD
-    if world is None:
-        raise ValueError("this rank belongs to no group to average over")
-    unused = find_unused_parameters
-    return attach_module(model, exchange, seed, unit_bytes, scaler, lr, world, find_unused=unused)
+        return attach_ddp(model, exchange, seed, unit_bytes, scaler, lr, reduce)
+    ranks, unused = as_group(group, "attach"), find_unused_parameters
+    return attach_module(model, exchange, seed, unit_bytes, scaler, lr, ranks, find_unused=unused, reduce=reduce)

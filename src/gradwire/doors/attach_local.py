@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.distributed as dist
@@ -17,11 +17,13 @@ from torch.optim.optimizer import Optimizer
 
 from gradwire.checks import is_whole
 from gradwire.doors.alike import start_alike
+from gradwire.doors.fsdp import reshard, sharded_modules
+from gradwire.doors.group import Group, as_group, check_shards
 from gradwire.doors.local import Local, Schedule
-from gradwire.doors.shards import check_apart, is_sharded, part, ranks_of, reshard, shard
 from gradwire.doors.uncompiled import plain, uncompiled
 from gradwire.engine.anchored import CatchUp
 from gradwire.engine.rounds import Rounds
+from gradwire.engine.shards import part_of, shard
 from gradwire.exchange import Exchange
 from gradwire.memory.dgc import DGC
 from gradwire.memory.ef import EF
@@ -31,9 +33,6 @@ from gradwire.outer import Outer
 from gradwire.outer.every import Every
 from gradwire.outer.nesterov import Nesterov
 from gradwire.spec import as_exchange, as_outer
-
-if TYPE_CHECKING:
-    from torch.distributed.device_mesh import DeviceMesh
 
 log = logging.getLogger("gradwire")
 
@@ -49,7 +48,7 @@ def local(
     every: int | Every = 10,
     exchange: Exchange | str = EXCHANGE,
     outer: Outer | str = OUTER,
-    group: dist.ProcessGroup | DeviceMesh | None = None,
+    group: Group | None = None,
     *,
     delay: int = 0,
     catch_up: CatchUp = "mix",
@@ -99,17 +98,16 @@ def local(
         )
     wrapped = uncompiled(model)
     bare = _inside(wrapped, group) if isinstance(wrapped, DistributedDataParallel) else wrapped
+    reshard(bare)
     named = [(plain(name), param) for name, param in bare.named_parameters() if param.requires_grad][::-1]
     _check_tensors(bare, named, _optimizers(optimizer))
-    if not dist.is_initialized():
-        raise RuntimeError("local averages over a process group: call torch.distributed.init_process_group first")
-    world = ranks_of(group)
-    check_apart(named, world)
-    sharded = any(is_sharded(param) for _, param in named)
+    world = as_group(group, "local")
+    check_shards(named, world)
+    part = part_of(param for _, param in named)
     terms = {name: repr(getattr(schedule, name)) for name in ("every", "delay", "catch_up")}
     persistent = set(bare.state_dict())
     rounds = Rounds(
-        [(name, shard(param.detach())) for name, param in named],
+        [(name, shard(param)) for name, param in named],
         [buffer for name, buffer in bare.named_buffers() if name in persistent],
         exchange,
         outer,
@@ -118,15 +116,15 @@ def local(
         unit_bytes=bucket_mb * 2**20,
         fragments=fragments,
         device=torch.device("cpu") if keep == "cpu" else None,
-        contract=terms | {"number of fragments": repr(fragments)},
+        contract=terms | {"number of fragments": repr(fragments), "part of the model": repr(part)},
     )
     if rounds.process.size == 1:
         log.warning("gradwire.local: there is one rank only, so nothing is exchanged")
     start_alike(bare, rounds.process)
     for unit in rounds.everything():
         unit.start()
-    written = partial(reshard, bare) if sharded else None
-    return Local(rounds, counted, schedule, part([param for _, param in named]), written)
+    written = partial(reshard, bare) if sharded_modules(bare) else None
+    return Local(rounds, counted, schedule, part, written)
 
 
 def _optimizers(given: Any) -> list[Optimizer]:
@@ -185,10 +183,10 @@ def _check_numbers(keep: str, seed: int, bucket_mb: float) -> None:
         raise ValueError(f"bucket_mb must be positive, got {bucket_mb}")
 
 
-def _inside(ddp: DistributedDataParallel, group: dist.ProcessGroup | DeviceMesh | None) -> nn.Module:
+def _inside(ddp: DistributedDataParallel, group: Group | None) -> nn.Module:
     """The module inside DDP. Refuses one whose gradients are averaged over the same ranks (ValueError)."""
     island = set(dist.get_process_group_ranks(cast(dist.ProcessGroup, ddp.process_group)))
-    if len(island & set(dist.get_process_group_ranks(ranks_of(group)))) > 1:
+    if len(island & set(dist.get_process_group_ranks(as_group(group, "local")))) > 1:
         raise ValueError(
             f"this DDP model averages gradients over ranks {sorted(island)} at every step already; give local the bare "
             "module, or a group of ranks of different islands"

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gradwire.doors.hook import Hook
 from gradwire.doors.uncompiled import plain
 from gradwire.doors.unsynced import Unsynced
-from gradwire.engine import Engine, Scaler
+from gradwire.engine import Engine, Reduce, Scaler
 from gradwire.exchange import Exchange
 
 log = logging.getLogger("gradwire")
@@ -33,6 +33,7 @@ def attach_ddp(
     unit_bytes: float | None,
     scaler: Scaler | None,
     lr: Callable[[], float] | None,
+    reduce: Reduce,
 ) -> Hook:
     """Let DDP average its gradients through an exchange; see `gradwire.attach`."""
     if ddp._use_python_reducer:  # pyright: ignore[reportPrivateUsage] - there is no public way to ask
@@ -51,6 +52,7 @@ def attach_ddp(
         lr=lr,
         # Where parameters may be unused the means are read once more after the last unit.
         fused=not ddp.find_unused_parameters,
+        reduce=reduce,
     )
     unsynced = Unsynced(named[0][1])
     door = _BucketDoor(engine, unsynced, find_unused=bool(ddp.find_unused_parameters))

@@ -45,8 +45,8 @@ class Hook:
 
     @property
     def part(self) -> tuple[int, int]:
-        """Which part of the model these ranks exchange, and of how many: (0, 1) unless it is sharded."""
-        return (0, 1)
+        """Which part of the model this rank's group exchanges, and of how many: (0, 1) unless it is sharded."""
+        return self.engine.part
 
     @property
     def seconds(self) -> float:

@@ -1,4 +1,4 @@
-"""Models without what torch.compile puts around them, and parameters' names without what it puts into them."""
+"""Models without what torch.compile puts around them, and parameters' names without what wrappers put into them."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ def uncompiled(model: nn.Module) -> nn.Module:
 
 
 def plain(name: str) -> str:
-    """A parameter's name in the module itself: a checkpoint fits whether or not the model is compiled."""
-    return name.replace("_orig_mod.", "")
+    """A parameter's name in the module itself, so that a checkpoint fits with and without the wrappers."""
+    return name.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")

@@ -87,5 +87,7 @@ async def _gather_ragged(wire: Tensor, most: int) -> Tensor:
     lengths = (await AllGather(length)).view(torch.int64)
     shortest, longest = int(lengths.min()), int(lengths.max())
     if not 0 <= shortest <= longest <= most or longest < wire.shape[-1]:
-        raise ValueError(f"gathered: workers announce messages of {shortest} to {longest} bytes, and {most} is the most")
+        raise ValueError(
+            f"gathered: workers announce messages of {shortest} to {longest} bytes, and {most} is the most"
+        )
     return await AllGather(torch.nn.functional.pad(wire, (0, longest - wire.shape[-1])))

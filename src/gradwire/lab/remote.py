@@ -28,6 +28,7 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from gradwire import net
 from gradwire.lab import records
@@ -202,7 +203,7 @@ def _meet(timeout: timedelta) -> None:
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     listening = socket.create_server((host, port)).detach() if rank == 0 else None
-    store = dist.TCPStore(host, port, size, rank == 0, timeout, master_listen_fd=listening)
+    store = TCPStore(host, port, size, rank == 0, timeout, master_listen_fd=listening)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
 
 

@@ -106,5 +106,5 @@ def _answered(talk: Talk[Sent], answers: list[Tensor], n: int) -> Sent:
 def _check_inside(trial: Trial, name: str, vector: Vector, d: int) -> None:
     if isinstance(vector, Sparse) and vector.indices.numel():
         low, high = int(vector.indices.min()), int(vector.indices.max())
-        trial.require(0 <= low and high < d, f"{name} has indices from {low} to {high}, where d is {d}")
+        trial.require(low >= 0 and high < d, f"{name} has indices from {low} to {high}, where d is {d}")
     trial.require(tuple(vector.dense().shape) == (d,), f"{name} has shape {list(vector.dense().shape)}")

@@ -20,10 +20,11 @@ def own_group(group: dist.ProcessGroup, device: torch.device) -> dist.ProcessGro
     """Open a second group over the same ranks with the same backend and timeout: nobody else's calls come between.
 
     Raises:
-        ValueError: the ranks of a part of the world belong to different numbers of groups, for torch names the new
-            group by that number and its ranks would wait for each other under different names.
+        ValueError: the group has no backend for the device; or the ranks of a part of the world belong to different
+            numbers of groups, for torch names the new group by that number and its ranks would wait for each other
+            under different names.
     """
-    timeout: timedelta = group._get_backend(device).options._timeout  # there is no public way to ask
+    timeout = _timeout(group, device)
     ranks = dist.get_process_group_ranks(group)
     everybody = len(ranks) == dist.get_world_size()
     known = len(distributed_c10d._world.pg_names)  # pyright: ignore[reportPrivateUsage]
@@ -42,6 +43,17 @@ def own_group(group: dist.ProcessGroup, device: torch.device) -> dist.ProcessGro
     if not isinstance(own, dist.ProcessGroup):
         raise RuntimeError("this rank is not a member of the model's process group")
     return own
+
+
+def _timeout(group: dist.ProcessGroup, device: torch.device) -> timedelta:
+    """The timeout of the group's backend for tensors on this device."""
+    try:
+        return group._get_backend(device).options._timeout  # there is no public way to ask
+    except RuntimeError as error:
+        raise ValueError(
+            f"the parameters are on {device.type}, and the process group has no backend for such tensors, only "
+            f"{dist.get_backend_config(group)}"
+        ) from error
 
 
 def agree(process: Process, device: torch.device, contract: Mapping[str, str]) -> None:
