@@ -33,6 +33,7 @@ from gradwire.exchange import Exchange
 from gradwire.spec import parse
 from gradwire.transport.group import agree, compare, own_group
 from gradwire.transport.ledger import Ledger
+from gradwire.transport.members import Group
 from gradwire.transport.process import Process
 
 log = logging.getLogger("gradwire")
@@ -61,7 +62,7 @@ def attach(
     scaler: Scaler | None = None,
     lr: Callable[[], float] | None = None,
     candidates: Sequence[str] | None = None,
-    group: dist.ProcessGroup | None = None,
+    group: Group | None = None,
     find_unused_parameters: bool = False,
 ) -> Hook: ...
 def attach(
@@ -72,7 +73,7 @@ def attach(
     scaler: Scaler | None = None,
     lr: Callable[[], float] | None = None,
     candidates: Sequence[str] | None = None,
-    group: dist.ProcessGroup | None = None,
+    group: Group | None = None,
     find_unused_parameters: bool = False,
 ) -> Hook | Auto:
     """Let a model average its gradients through an exchange. Every rank calls it, with the same arguments.
@@ -93,7 +94,8 @@ def attach(
         lr: tells the learning rate of the step that is under way, for memories that keep it, such as
             `lambda: optimizer.param_groups[0]["lr"]`.
         candidates: the specs among which "auto" chooses.
-        group: of a bare module, the ranks to average over; all of them if left out.
+        group: of a bare module, the ranks to average over, all of them if left out: a process group, or the `Members`
+            of one that torch.distributed does not know.
         find_unused_parameters: of a bare module, exchange at the end of every backward pass, whatever has no gradient
             by then, so that clipping sees means. Not with checkpoints that use use_reentrant=True.
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
-
-import torch
 from torch import Tensor, nn
 
 from gradwire.ask import Broadcast
-from gradwire.transport.group import compare
+from gradwire.transport.group import compare, digest
 from gradwire.transport.process import Process
 
 
@@ -21,14 +17,6 @@ def start_alike(model: nn.Module, process: Process) -> None:
         for tensor in tensors:
             tensor.detach().copy_(process.run(_broadcast(tensor.detach())))
     process.ledger.clear()
-
-
-def digest(tensors: Iterable[Tensor]) -> str:
-    """Sixteen bytes, as text, that tell these values from any others."""
-    found = hashlib.blake2b(digest_size=16)
-    for tensor in tensors:
-        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())  # pyright: ignore
-    return found.hexdigest()
 
 
 async def _broadcast(x: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -15,6 +14,7 @@ from gradwire.doors.module import attach_module
 from gradwire.engine import Scaler
 from gradwire.exchange import Exchange
 from gradwire.spec import as_exchange
+from gradwire.transport.members import Group, given_or_world
 
 
 def attach(
@@ -24,7 +24,7 @@ def attach(
     bucket_mb: float | None = None,
     scaler: Scaler | None = None,
     lr: Callable[[], float] | None = None,
-    group: dist.ProcessGroup | None = None,
+    group: Group | None = None,
     *,
     find_unused_parameters: bool = False,
 ) -> Hook:
@@ -43,10 +43,5 @@ def attach(
         if group is not None or find_unused_parameters:
             raise ValueError("a DDP model brings its own group and find_unused_parameters; give neither to attach")
         return attach_ddp(model, exchange, seed, unit_bytes, scaler, lr)
-    if not dist.is_initialized():
-        raise RuntimeError("attach averages over a process group: call torch.distributed.init_process_group first")
-    world = group if group is not None else dist.GroupMember.WORLD
-    if world is None:
-        raise ValueError("this rank belongs to no group to average over")
-    unused = find_unused_parameters
+    world, unused = given_or_world(group, "attach"), find_unused_parameters
     return attach_module(model, exchange, seed, unit_bytes, scaler, lr, world, find_unused=unused)

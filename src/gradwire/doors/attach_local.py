@@ -28,6 +28,7 @@ from gradwire.outer import Outer
 from gradwire.outer.every import Every
 from gradwire.outer.nesterov import Nesterov
 from gradwire.spec import as_exchange, as_outer
+from gradwire.transport.members import Group, Members, given_or_world
 
 log = logging.getLogger("gradwire")
 
@@ -43,7 +44,7 @@ def local(
     every: int | Every = 10,
     exchange: Exchange | str = EXCHANGE,
     outer: Outer | str = OUTER,
-    group: dist.ProcessGroup | None = None,
+    group: Group | None = None,
     *,
     delay: int = 0,
     catch_up: CatchUp = "mix",
@@ -65,7 +66,8 @@ def local(
         every: local steps of a round; `Every(10, warmup_steps=200)` for rounds that grow at first.
         exchange: an exchange or its spec.
         outer: an outer step or its spec, such as "nesterov(lr=0.7, momentum=0.9)".
-        group: the ranks that exchange; all of them if left out.
+        group: the ranks that exchange, all of them if left out: a process group, or the `Members` of one that
+            torch.distributed does not know.
         delay: local steps that go on while an exchange is under way, below `every`. Costs one more copy of the
             parameters.
         catch_up: what becomes of those steps: "mix", halfway between them and the anchor; "add", they stay in full;
@@ -89,11 +91,7 @@ def local(
     bare = _bare(model, group)
     named = [(_plain(name), param) for name, param in bare.named_parameters() if param.requires_grad][::-1]
     _check_tensors(bare, named, _optimizers(optimizer))
-    if not dist.is_initialized():
-        raise RuntimeError("local averages over a process group: call torch.distributed.init_process_group first")
-    world = group if group is not None else dist.GroupMember.WORLD
-    if world is None:
-        raise ValueError("this rank belongs to no group to average over")
+    world = given_or_world(group, "local")
     terms = {name: repr(getattr(schedule, name)) for name in ("every", "delay", "catch_up")}
     persistent = set(bare.state_dict())
     rounds = Rounds(
@@ -172,13 +170,15 @@ def _check_numbers(keep: str, seed: int, bucket_mb: float) -> None:
         raise ValueError(f"bucket_mb must be positive, got {bucket_mb}")
 
 
-def _bare(model: nn.Module, group: dist.ProcessGroup | None) -> nn.Module:
+def _bare(model: nn.Module, group: Group | None) -> nn.Module:
     """The module inside DDP, if there is one. Refuses one that averages gradients over the same ranks (ValueError)."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"local takes a module, bare or wrapped in DistributedDataParallel, got {type(model).__name__}")
     inner = cast(object, getattr(model, "_orig_mod", model))  # what torch.compile wraps
     if not isinstance(inner, DistributedDataParallel):
         return cast(nn.Module, inner)
+    if isinstance(group, Members):  # of other programs' ranks
+        return cast(nn.Module, inner.module)
     island = set(dist.get_process_group_ranks(cast(dist.ProcessGroup, inner.process_group)))
     between = set(dist.get_process_group_ranks(group if group is not None else dist.GroupMember.WORLD))
     if len(island & between) > 1:

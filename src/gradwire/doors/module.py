@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
@@ -27,6 +26,7 @@ from gradwire.doors.alike import start_alike
 from gradwire.doors.hook import Hook
 from gradwire.engine import Engine, Scaler
 from gradwire.exchange import Exchange
+from gradwire.transport.members import Group
 
 UNIT_BYTES = 25 * 2**20
 """Bytes that are exchanged together where nobody says: DDP's default."""
@@ -39,7 +39,7 @@ def attach_module(
     unit_bytes: float | None,
     scaler: Scaler | None,
     lr: Callable[[], float] | None,
-    group: dist.ProcessGroup,
+    group: Group,
     *,
     find_unused: bool,
 ) -> Hook:
@@ -56,7 +56,7 @@ def attach_module(
     )
     start_alike(model, engine.process)
     door = _ModuleDoor(engine, [param for _, param in named], {id(param): name for name, param in named}, find_unused)
-    return Hook(engine, door.no_sync, door.detach)
+    return Hook(engine, door.no_sync, door.detach, door.forget)
 
 
 class _ModuleDoor:
@@ -118,7 +118,7 @@ class _ModuleDoor:
                 f"{self.names[id(param)]!r} got a second gradient before the optimizer's step: accumulate under "
                 "hook.no_sync(), and use no parameter in two checkpoints with use_reentrant=True"
             )
-        self._forget()
+        self.forget()
 
     def _contribute(self, param: Tensor, flat: Tensor) -> None:
         """Hand over a gradient that lies as its parameter does."""
@@ -159,7 +159,7 @@ class _ModuleDoor:
             else:
                 self._contribute(param, _laid(param))
         means = self._means
-        self._forget()
+        self.forget()
         for mean in means:
             mean.result()
         self.engine.wait_stream()
@@ -167,7 +167,7 @@ class _ModuleDoor:
             if bool(mean.any()):
                 param.grad = mean.as_strided(param.shape, param.stride())
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """The next gradient begins a pass."""
         self._given, self._means = {}, []
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import atexit
+import secrets
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 
+from gradwire.ask import Broadcast
 from gradwire.engine.lane import Lane
 from gradwire.transport.group import agree, compare, own_group
 from gradwire.transport.ledger import Ledger
+from gradwire.transport.members import Group, Members
 from gradwire.transport.process import Process
 
 T = TypeVar("T")
@@ -22,23 +24,28 @@ class Session:
     """A process group of the engine's own over the ranks of another one, and the thread that speaks on it.
 
     Args:
-        group: the ranks.
+        group: the ranks. `Members` cannot be opened a second time: the session speaks on their group itself.
         device: where the tensors are that travel.
         contract: what all ranks must agree about, in words.
+
+    Attributes:
+        token: a number that these ranks have in common, and no others.
 
     Raises:
         ValueError: on all ranks, if they do not agree; the session is closed then.
     """
 
-    def __init__(self, group: dist.ProcessGroup, device: torch.device, contract: Mapping[str, str]) -> None:
+    def __init__(self, group: Group, device: torch.device, contract: Mapping[str, str]) -> None:
         self.device, self.closed = device, False
         self.ledger = Ledger()
-        self.process = Process(own_group(group, device), self.ledger)
+        self.process = Process(group if isinstance(group, Members) else own_group(group, device), self.ledger)
         self.lane = Lane("gradwire")
         atexit.register(_close, weakref.ref(self))
+        mine = torch.tensor([secrets.randbits(62)], device=device)
+        self.token = int(self.process.run(_from_first(mine)).item())
         try:
             agree(self.process, device, contract)
-        except ValueError:
+        except Exception:
             self.close()
             raise
 
@@ -70,6 +77,10 @@ class Session:
             self.closed = True
             self.lane.close()
             self.process.close()
+
+
+async def _from_first(x: torch.Tensor) -> torch.Tensor:
+    return await Broadcast(x, 0)
 
 
 def _close(session: weakref.ref[Session]) -> None:
