@@ -259,4 +259,4 @@ class Auto:
 def _close(auto: weakref.ref[Auto]) -> None:
     """Let go of what is still open when the program ends; the hook sees to itself."""
     if (still_there := auto()) is not None:
-        still_there._process.close(final=True)  # pyright: ignore[reportPrivateUsage]
+        still_there._process.close()  # pyright: ignore[reportPrivateUsage]

@@ -254,13 +254,14 @@ class Engine:
         return self._lane.result(self._rollback)
 
     def _rollback(self) -> bool:
+        cut_short, complete = self._open, self._undoable
         self._void(RuntimeError("this backward pass was rolled back"))
-        undone, self._undoable = self._undoable, False
-        if undone:
+        self._undoable = False
+        if complete:
             self.step, self.skipped = self.step - 1, self.skipped - (not self._finite)
             for unit in self.units:
                 unit.rollback(self._guarded)
-        return undone
+        return cut_short or complete
 
     def regroup(self, group: Group) -> None:
         """Go on over the ranks of another group, all of which call it between steps. A pass under way is void.
@@ -272,7 +273,6 @@ class Engine:
             ValueError: the ranks do not agree; then nothing has changed.
         """
         self._lane.result(lambda: self._void(RuntimeError("this backward pass was cut short by regroup")))
-        # In this order: torch names a group by its ranks and by how many groups there are.
         before, session = self._session, Session(group, self.device, self._contract())
         found = meet(session, before, [self.step], self.seed)
         before.close()

@@ -116,7 +116,6 @@ class Rounds:
         Raises:
             ValueError: the ranks do not agree; then nothing has changed.
         """
-        # In this order: torch names a group by its ranks and by how many groups there are.
         before, session = self.session, Session(group, self.device, self._terms)
         found = meet(session, before, [self.step, len(self._averaged), local_steps], self.seed)
         before.close()

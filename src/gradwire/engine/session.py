@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import atexit
-import secrets
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
 
-from gradwire.ask import Broadcast
 from gradwire.engine.lane import Lane
-from gradwire.transport.group import agree, compare, own_group
+from gradwire.transport.group import agree, agreed_number, compare, own_group
 from gradwire.transport.ledger import Ledger
 from gradwire.transport.members import Group, Members
 from gradwire.transport.process import Process
@@ -41,8 +39,7 @@ class Session:
         self.process = Process(group if isinstance(group, Members) else own_group(group, device), self.ledger)
         self.lane = Lane("gradwire")
         atexit.register(_close, weakref.ref(self))
-        mine = torch.tensor([secrets.randbits(62)], device=device)
-        self.token = int(self.process.run(_from_first(mine)).item())
+        self.token = agreed_number(self.process, device)
         try:
             agree(self.process, device, contract)
         except Exception:
@@ -79,12 +76,7 @@ class Session:
             self.process.close()
 
 
-async def _from_first(x: torch.Tensor) -> torch.Tensor:
-    return await Broadcast(x, 0)
-
-
 def _close(session: weakref.ref[Session]) -> None:
     """Close a session that is still open when the program ends."""
     if (still_there := session()) is not None:
         still_there.close()
-        still_there.process.close(final=True)

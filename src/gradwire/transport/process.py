@@ -64,22 +64,14 @@ class Process:
         finally:
             worker.close()
 
-    def close(self, *, final: bool = False) -> None:
+    def close(self) -> None:
         """Destroy the group and let go of it. gloo's threads end with it: alive at the interpreter's end they abort.
 
-        A group of some of the ranks stays until the program ends (`final`): torch names such groups by their ranks, and
-        the next one of the same name would find the old one's addresses, and hang. A group that torch does not know is
-        its owner's to end.
+        A group that torch does not know is its owner's to end.
         """
-        self.closed = True
-        if self._foreign:
-            self.group = None
-            return
-        keep = dist.is_initialized() and self.size < dist.get_world_size() and not final
-        if self.group is not None and not keep:
-            if dist.is_initialized():
-                dist.destroy_process_group(self.group)
-            self.group = None
+        if self.group is not None and not self._foreign and dist.is_initialized():
+            dist.destroy_process_group(self.group)
+        self.group, self.closed = None, True
 
     def overwrite(self, ask: Ask) -> Tensor:
         """Run one collective; where `ask.in_place`, on the ask's own tensor, which then holds the answer."""
