@@ -99,9 +99,10 @@ class Hook:
         self.engine.load(saved)
 
     def rollback(self) -> bool:
-        """Make memory and `step` what they were before the last backward pass, for a step that is not committed.
+        """Make memory and `step` what they were before the last backward pass, whose means are not to be used.
 
-        Once, and before the next pass. A pass that fails is rolled back by itself. False if there is nothing to undo.
+        Before the optimizer's step and the next pass; False if there is nothing to undo. A pass that fails is rolled
+        back by itself.
         """
         if self._forget is not None:
             self._forget()

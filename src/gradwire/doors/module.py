@@ -134,10 +134,10 @@ class _ModuleDoor:
             self._finished = task
 
     def _before_step(self, optimizer: Optimizer) -> None:
-        """Before any optimizer's step: if it has parameters of ours and a pass is not finished, finish it."""
-        if self._given and any(
-            id(param) in self.names for group in optimizer.param_groups for param in group["params"]
-        ):
+        """Before any optimizer's step: if it has parameters of ours, finish a pass that is not, and commit it."""
+        if not any(id(param) in self.names for group in optimizer.param_groups for param in group["params"]):
+            return
+        if self._given:
             if self.engine.scaler is not None and len(self._given) < len(self.params):
                 unused = sorted(name for param, name in self.names.items() if param not in self._given)
                 raise RuntimeError(
@@ -145,6 +145,7 @@ class _ModuleDoor:
                     "ends; pass find_unused_parameters=True to attach"
                 )
             self._finish()
+        self.engine.commit()
 
     def _finish(self) -> None:
         """Hand over zeros for what was unused, wait for all means, and leave no gradient where nothing came of it."""

@@ -250,8 +250,15 @@ class Engine:
     # ---- failures, and other workers
 
     def rollback(self) -> bool:
-        """Make memories and `step` what they were before the last pass; once, and False if there is nothing to undo."""
+        """Make memories and `step` what they were before the last pass; once, and False if there is nothing to undo.
+
+        There is nothing once the pass is committed or another one has begun.
+        """
         return self._lane.result(self._rollback)
+
+    def commit(self) -> None:
+        """The last pass cannot be rolled back any more: its means are used."""
+        self._undoable = False
 
     def _rollback(self) -> bool:
         cut_short, complete = self._open, self._undoable
@@ -273,6 +280,7 @@ class Engine:
             ValueError: the ranks do not agree; then nothing has changed.
         """
         self._lane.result(lambda: self._void(RuntimeError("this backward pass was cut short by regroup")))
+        self.commit()
         before, session = self._session, Session(group, self.device, self._contract())
         found = meet(session, before, [self.step], self.seed)
         before.close()
@@ -282,7 +290,7 @@ class Engine:
             if not found.same:
                 self.process.run(change_(self.exchange, unit.state, found.of(unit.layout)))
         (self.step,), self.seed = found.progress, found.seed
-        self._failure, self._undoable = None, False
+        self._failure = None
         if compare(self.process, self.device, digest(unit.params() for unit in self.units)) is not None:
             log.warning("gradwire: the ranks go on from different parameters; copy them from the rank that is furthest")
 
