@@ -56,7 +56,8 @@ def test_only_the_hook_the_transport_and_the_lab_speak_torch_distributed() -> No
     advisers = {"advice/link.py", "advice/survey.py", "auto.py"}
     doors = {"engine/engine.py", "engine/session.py", "engine/rounds.py", "doors/attach.py", "doors/ddp.py"}
     doors |= {"doors/module.py", "doors/attach_local.py", "doors/local.py"}
-    assert speakers == {"transport/process.py", "transport/group.py", *doors, *advisers, *laboratory}
+    folders = {"transport/everyone.py", "folder/save.py", "folder/load.py"}
+    assert speakers == {"transport/process.py", "transport/group.py", *folders, *doors, *advisers, *laboratory}
 
 
 def test_the_engine_knows_no_wrapper_and_one_door_nothing_of_another() -> None:

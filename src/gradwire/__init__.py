@@ -14,6 +14,7 @@ from gradwire.checkpoint import merge
 from gradwire.compress.protocol import Compressor
 from gradwire.doors import Hook, Local, local
 from gradwire.exchange.protocol import Exchange, State
+from gradwire.folder import load, save
 from gradwire.layout import Layout, Turn
 from gradwire.outer.every import Every
 from gradwire.registry import part as register
@@ -51,6 +52,7 @@ __all__ = [
     "batched",
     "compress",
     "exchange",
+    "load",
     "local",
     "lockstep",
     "memory",
@@ -58,4 +60,5 @@ __all__ = [
     "outer",
     "parse",
     "register",
+    "save",
 ]

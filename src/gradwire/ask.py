@@ -179,7 +179,7 @@ class AllGather:
 
     def carried(self, answer: Tensor) -> tuple[Tensor, bool]:
         """The last byte of every row is a flag."""
-        return answer[:, :-1].contiguous(), bool(answer[:, -1].any())
+        return _without_last(answer), bool(answer[:, -1].any())
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ class AllToAll:
 
     def carried(self, answer: Tensor) -> tuple[Tensor, bool]:
         """The last byte of every row is a flag."""
-        return answer[:, :-1].contiguous(), bool(answer[:, -1].any())
+        return _without_last(answer), bool(answer[:, -1].any())
 
 
 Ask: TypeAlias = AllReduce | AllGather | Broadcast | AllToAll
@@ -299,6 +299,11 @@ def describe(ask: Ask) -> str:
     if isinstance(ask, AllReduce) and ask.op != "sum":
         options = f", op={ask.op!r}"
     return f"{type(ask).__name__}({str(ask.x.dtype).removeprefix('torch.')}{list(ask.x.shape)}{options})"
+
+
+def _without_last(rows: Tensor) -> Tensor:
+    """u8[n, m] without the last column. torch takes a single row for contiguous, whatever its stride is."""
+    return rows[:, :-1].reshape(-1).view(len(rows), -1) if rows.shape[1] > 1 else rows[:, :0]
 
 
 def _put(ask: Ask) -> Generator[Ask, Tensor, Tensor]:

@@ -31,7 +31,7 @@ from gradwire.doors import attach as open_door
 from gradwire.engine import Scaler
 from gradwire.exchange import Exchange
 from gradwire.spec import parse
-from gradwire.transport.group import agree, compare, own_group
+from gradwire.transport.group import agree, own_group, tell
 from gradwire.transport.ledger import Ledger
 from gradwire.transport.members import Group
 from gradwire.transport.process import Process
@@ -172,6 +172,16 @@ class Auto:
         return self.hook.ledger if self.hook else self._idle
 
     @property
+    def process(self) -> Process:
+        """This rank among those that average."""
+        return self.hook.process if self.hook else self._process
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which part of the model these ranks average, and of how many: all of it, as DDP does."""
+        return (0, 1)
+
+    @property
     def seconds(self) -> float:
         """Seconds that the chosen exchange has taken."""
         return self.hook.seconds if self.hook else 0.0
@@ -232,21 +242,18 @@ class Auto:
         Raises:
             ValueError: the checkpoint does not fit, chose otherwise than this run has, or differs among the ranks.
         """
-        chosen = saved.get("exchange")
-        if not isinstance(chosen, str):
-            raise ValueError("this is not a checkpoint of a gradwire hook")
-        chosen = modern(chosen)
-        fitting = (self.choice, repr(self.exchange) if self.hook else AUTO)
-        if self.choice is not None and chosen not in fitting:
-            raise ValueError(f"the checkpoint is of {chosen}, this run has chosen {self.choice}")
+        chosen = _chosen(saved)
         if self.choice is None:
-            if compare(self._process, self._device, chosen) is not None:
-                raise ValueError(f"this rank's checkpoint chose {chosen}, another rank's did not")
+            everybodys = tell(self._process, self._device, chosen)
+            if len(set(everybodys)) > 1:
+                raise ValueError(f"the ranks' checkpoints are of different exchanges: {', '.join(everybodys)}")
             if chosen == AUTO:
                 return
             self._settle(chosen)
-        if self.hook:
+        if self.hook:  # which refuses another exchange's, on all ranks
             self.hook.load_state_dict(saved)
+        elif chosen not in (self.choice, AUTO):
+            raise ValueError(f"the checkpoint is of {chosen}, this run has chosen {self.choice}")
 
     def close(self) -> None:
         """End what the hook has begun; DDP stays as it is where nothing was chosen, or dense."""
@@ -254,6 +261,12 @@ class Auto:
         self._process.close()
         if self.hook:
             self.hook.close()
+
+
+def _chosen(saved: Any) -> str:
+    """The exchange of a checkpoint; what is none has none, which no rank accepts."""
+    exchange = cast(dict[str, Any], saved).get("exchange") if isinstance(saved, dict) else None
+    return modern(exchange) if isinstance(exchange, str) else "nothing"
 
 
 def _close(auto: weakref.ref[Auto]) -> None:

@@ -135,10 +135,13 @@ def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
         ValueError: the checkpoints are not those of all ranks of one run at one step.
     """
     for checkpoint in checkpoints:
+        if not isinstance(checkpoint, Mapping) or not pack({}, "", 0, 0, 0, 0).keys() <= set(checkpoint):
+            raise ValueError(f"merge takes checkpoints of gradwire hooks, got {checkpoint!r:.60}")
         check(checkpoint, checkpoint)
-    ranks = [checkpoint["rank"] for checkpoint in checkpoints]
-    if not checkpoints or None in ranks or sorted(ranks) != list(range(checkpoints[0]["world_size"])):
-        raise ValueError(f"merge takes one checkpoint from every rank of a run, got ranks {ranks}")
+    ranks, sizes = ([checkpoint[name] for checkpoint in checkpoints] for name in ("rank", "world_size"))
+    every = list(range(len(ranks)))
+    if not ranks or any(type(rank) is not int for rank in ranks) or (sorted(ranks), {*sizes}) != (every, {len(ranks)}):
+        raise ValueError(f"merge takes one checkpoint from every rank of a run, got ranks {ranks} of {sizes}")
     ordered = sorted(checkpoints, key=lambda checkpoint: checkpoint["rank"])
     first, *others = ordered
     for other in others:

@@ -50,6 +50,11 @@ class Hook:
         return self.engine.process
 
     @property
+    def part(self) -> tuple[int, int]:
+        """Which part of the model these ranks exchange, and of how many: (0, 1) unless it is sharded."""
+        return (0, 1)
+
+    @property
     def seconds(self) -> float:
         """Seconds spent on gradients so far, the network included, while backward went on or waited."""
         return self.engine.seconds

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, cast
 
+from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from gradwire.doors.position import check_position, moment
@@ -89,6 +90,11 @@ class Local:
         return self.engine.process
 
     @property
+    def part(self) -> tuple[int, int]:
+        """Which part of the model these ranks exchange, and of how many: (0, 1) unless it is sharded."""
+        return (0, 1)
+
+    @property
     def step(self) -> int:
         """Exchanges so far: one a round, or one a fragment and round."""
         return self.engine.step
@@ -158,8 +164,6 @@ class Local:
             ValueError: one sentence saying what does not fit, or that another rank has refused, or that the ranks'
                 checkpoints are of different moments or runs; then nothing has been changed on any rank.
         """
-        while self._pending:
-            self._arrive()
         self.engine.session.lane.result(lambda: self._load(saved))
 
     def regroup(self, group: Group) -> None:
@@ -280,7 +284,7 @@ class Local:
         return {name: repr(value) for name, value in terms.items()} | {"fragments": repr(self.engine.fragments)}
 
     def _load(self, saved: dict[str, Any]) -> None:
-        states = self.engine.session.load(saved, lambda: self._prepare(saved), moment)
+        states, buffers = self.engine.session.load(saved, lambda: self._prepare(saved), moment)
         position = saved["local"]
         self.engine.load(saved, states)
         self.local_steps, self._due, self._event = position["local_steps"], position["due"], saved["step"]
@@ -290,12 +294,16 @@ class Local:
         self._pending = deque(
             _Pending(fragment, arrives, done, held=True) for fragment, arrives in position["arrivals"]
         )
-        self.engine.buffers.resume(position["buffers"])
-        for fragment in set(range(self.engine.fragments)) - {pending.fragment for pending in self._pending}:
-            for unit in self.engine.units[fragment]:
-                unit.held = None
+        self.engine.buffers.resume(buffers)
+        waiting = {pending.fragment for pending in self._pending}
+        for fragment, units in enumerate(self.engine.units):
+            for unit in units:
+                if fragment not in waiting:
+                    unit.held = None
+                elif not self._holds:
+                    unit.hold()  # what was held is not needed, but that the tensors went on is
 
-    def _prepare(self, saved: dict[str, Any]) -> list[State]:
+    def _prepare(self, saved: dict[str, Any]) -> tuple[list[State], list[Tensor]]:
         """Read a checkpoint into new tensors, and check all of it (ValueError)."""
         position = saved.get("local") if isinstance(saved, dict) else None
         if not isinstance(position, dict):
@@ -305,4 +313,5 @@ class Local:
                 raise ValueError(f"the checkpoint is of {name}={position.get(name)}, this run has {name}={mine}")
         check_position(cast(dict[str, Any], position), self.engine.fragments)
         plain = {name: value for name, value in saved.items() if name != "local"}
-        return self.engine.prepare(plain, held=self._holds)
+        buffers = self.engine.buffers.prepare(position.get("buffers"))
+        return self.engine.prepare(plain, held=self._holds), buffers

@@ -11,20 +11,19 @@ from gradwire.transport.group import digest
 
 def check_position(position: dict[str, Any], fragments: int) -> None:
     """Refuse what no `state_dict` has written (ValueError)."""
-    whole = [position.get("local_steps"), position.get("due"), *_flat(position.get("settled"))]
-    whole += _flat(position.get("arrivals"))
-    if not all(type(number) is int and number >= 0 for number in whole):
+    arrivals = position.get("arrivals")
+    pairs = [_whole(pair) for pair in cast(list[Any], arrivals)] if isinstance(arrivals, list) else [None]
+    settled, now = _whole(position.get("settled")), _whole([position.get("local_steps"), position.get("due")])
+    if settled is None or now is None or not all(pair is not None and len(pair) == 2 for pair in pairs):
         raise ValueError("the checkpoint's position in its round is not made of whole numbers")
-    if len(_flat(position.get("settled"))) != fragments:
+    if len(settled) != fragments or any(pair is not None and pair[0] >= fragments for pair in pairs):
         raise ValueError("the checkpoint's position is of another number of fragments")
 
 
-def _flat(value: Any) -> list[Any]:
-    """The numbers in a list of numbers or of lists of them; [None] for anything else."""
-    if not isinstance(value, list):
-        return [None]
-    parts = cast(list[Any], value)
-    return [number for part in parts for number in (cast(list[Any], part) if isinstance(part, list) else [part])]
+def _whole(value: Any) -> list[int] | None:
+    """A list of whole numbers from 0 on; None for anything else."""
+    numbers = cast(list[Any], value) if isinstance(value, list) else [None]
+    return numbers if all(type(number) is int and number >= 0 for number in numbers) else None
 
 
 def moment(saved: Mapping[str, Any]) -> str:

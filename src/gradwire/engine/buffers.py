@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -62,14 +63,21 @@ class Buffers:
         """What was held, and what is common, of an exchange that has not been caught up with: for a checkpoint."""
         return [] if self._held is None or self._common is None else [*self._held, *self._common]
 
-    def resume(self, pending: list[Tensor]) -> None:
-        """Take back what `pending` gave. Raises ValueError if it is of other buffers."""
+    def prepare(self, pending: Any) -> list[Tensor]:
+        """Copy what `pending` gave. Raises ValueError if it is of other buffers, or was given by nothing."""
+        mine, parts = self._read(), cast(list[Any], pending) if isinstance(pending, list) else [None]
+        if not all(isinstance(part, Tensor) for part in parts):
+            raise ValueError("the checkpoint's buffers are not a list of tensors")
+        found = [(part.shape, part.dtype) for part in cast(list[Tensor], parts)]
+        if found and found != [(part.shape, part.dtype) for part in (*mine, *mine)]:
+            raise ValueError("the checkpoint is of a model with other buffers")
+        return [part.detach().to(self.device, copy=True) for part in cast(list[Tensor], parts)]
+
+    def resume(self, prepared: list[Tensor]) -> None:
+        """Go on with what `prepare` has read."""
         self._held = self._common = None
-        if pending:
-            mine = self._read()
-            if [part.shape for part in pending] != [part.shape for part in (*mine, *mine)]:
-                raise ValueError("the checkpoint is of a model with other buffers")
-            real, whole, mean, root = (part.to(self.device) for part in pending)
+        if prepared:
+            real, whole, mean, root = prepared
             self._held, self._common = (real, whole), (mean, root)
 
     def _read(self) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from gradwire.engine.lane import Lane
-from gradwire.transport.group import agree, agreed_number, compare, own_group
+from gradwire.transport.group import agree, agreed_number, compare, own_group, tell
 from gradwire.transport.ledger import Ledger
 from gradwire.transport.members import Group, Members
 from gradwire.transport.process import Process
@@ -59,13 +59,17 @@ class Session:
             prepared, refusal = prepare(), None
         except ValueError as error:
             prepared, refusal = None, error
-        except RuntimeError as error:  # of this rank alone: the others wait for its word
+        except Exception as error:  # of this rank alone: the others wait for its word
             prepared, refusal = None, ValueError(f"the checkpoint cannot be read: {error}")
-        other = compare(self.process, self.device, "refused" if refusal else moment(saved))
-        if refusal or prepared is None:
+        refusals = tell(self.process, self.device, "" if refusal is None else str(refusal))
+        other = compare(self.process, self.device, "" if prepared is None else moment(saved))
+        if refusal is not None or prepared is None:
             raise refusal or ValueError("this is not a checkpoint of a gradwire hook")
+        for rank, words in enumerate(refusals):
+            if words:
+                raise ValueError(f"rank {rank} has refused its checkpoint: {words}")
         if other is not None:
-            raise ValueError(f"rank {other} has refused its checkpoint, or has one of another step, seed or run")
+            raise ValueError(f"rank {other} has a checkpoint of another step, seed or run")
         return prepared
 
     def close(self) -> None:

@@ -1,0 +1,6 @@
+"""A folder with the states of all ranks: every rank's own file, and a manifest that says which belong together."""
+
+from gradwire.folder.load import load
+from gradwire.folder.save import save
+
+__all__ = ["load", "save"]

@@ -1,0 +1,109 @@
+"""`gradwire.load`: every rank's own state out of a folder, or the mean of all where the number of workers differs."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from gradwire.checkpoint import merge
+from gradwire.folder.hooks import Hooks, Saved, listed, place
+from gradwire.folder.manifest import File, Manifest, Place, file_of, read
+from gradwire.transport.everyone import Everyone
+
+
+def load(hooks: Hooks, folder: str | os.PathLike[str], *, group: dist.ProcessGroup | None = None) -> bool:
+    """Go on from what `save` has put into a folder, with any number of ranks. Every rank calls it, between steps.
+
+    With as many workers as then every one gets its own state back, bit for bit; else all get `gradwire.merge` of all
+    states, of the same part of the model where it is sharded between them.
+
+    Args:
+        hooks: as many as were saved, in the same order.
+        folder: the same on all ranks, on a file system that all ranks share.
+        group: the ranks that call it; all of them if left out.
+
+    Returns:
+        Whether there was anything. A folder without a save is a warning, and memories stay as they are.
+
+    Raises:
+        ValueError: on every rank, in one sentence: the save is not complete, a file is missing or is not the one that
+            was saved, or a state does not fit. Then nothing has been changed on any rank.
+    """
+    everyone, path = Everyone(group), Path(folder)
+    found = everyone.do(lambda: listed(hooks))
+    manifest = everyone.do(lambda: read(path))
+    seen = everyone.tell("" if manifest is None else manifest.save)
+    if (other := next((rank for rank, save in enumerate(seen) if save != seen[0]), None)) is not None:
+        raise ValueError(f"ranks 0 and {other} see different things in {path}: all ranks must share the folder")
+    if manifest is None:
+        warnings.warn(f"{path} holds no state of gradwire: memories start at zero", stacklevel=2)
+        return False
+    states = everyone.do(lambda: _states(manifest, _Files(path, everyone.rank), found))
+    _become(everyone, found, states)
+    return True
+
+
+def _states(manifest: Manifest, files: _Files, hooks: Sequence[Saved]) -> list[dict[str, Any]]:
+    """This rank's state of every hook."""
+    if len(manifest.steps) != len(hooks):
+        raise ValueError(f"{files.folder} holds {len(manifest.steps)} hooks' states, and {len(hooks)} are to be loaded")
+    return [_state(manifest.files, files, number, place(hook)) for number, hook in enumerate(hooks)]
+
+
+def _state(saved: Sequence[File], files: _Files, number: int, mine: Place) -> dict[str, Any]:
+    """The state of hook `number` for this place: what was saved there, or the mean over the workers of its part."""
+    if saved[0].places[number].parts != mine.parts:
+        raise ValueError(
+            f"the model was saved in {saved[0].places[number].parts} shards and is in {mine.parts} now: save and load "
+            "through torch.distributed.checkpoint with gradwire.Stateful, which deals shards anew"
+        )
+    own = next((file for file in saved if file.name == file_of(files.rank) and file.places[number] == mine), None)
+    if own is not None:
+        return files.states(own)[number]
+    found: dict[int, File] = {}  # by worker: where the ranks of an island hold equal states, the first one's
+    for file in saved:
+        if file.places[number].part == mine.part:
+            found.setdefault(file.places[number].rank, file)
+    workers = [found[worker] for worker in sorted(found)]
+    if len(workers) == mine.size:
+        return files.states(workers[mine.rank])[number]
+    return merge([files.states(file)[number] for file in workers])
+
+
+class _Files:
+    """The files of a folder, checked and opened once; tensors are read from the disk when they are used."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self.folder, self.rank = folder, rank
+        self._opened: dict[str, list[dict[str, Any]]] = {}
+
+    def states(self, file: File) -> list[dict[str, Any]]:
+        """Every hook's state in this file (ValueError)."""
+        if file.name not in self._opened:
+            path = file.check(self.folder)
+            self._opened[file.name] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["states"]
+        return self._opened[file.name]
+
+
+def _become(everyone: Everyone, hooks: Sequence[Saved], states: Sequence[dict[str, Any]]) -> None:
+    """Load all states or none. A hook is whole or nothing among its own ranks; the others are put back here."""
+    before = everyone.do(lambda: [hook.state_dict() for hook in hooks])
+    loaded: list[int] = []
+
+    def become(number: int) -> None:
+        hooks[number].load_state_dict(states[number])
+        loaded.append(number)
+
+    for number in range(len(hooks)):
+        try:
+            everyone.do(lambda number=number: become(number))
+        except ValueError:
+            for each in loaded:
+                hooks[each].load_state_dict(before[each])
+            raise

@@ -1,0 +1,119 @@
+"""The manifest of a folder: which files make one save, written last, by rank 0.
+
+    gradwire.json    {"blake2b": digest of the rest, "manifest": {"format": 1, "save": "5d6e...", "steps": [120],
+                      "exchanges": ["EF(...)"], "files": [{"name": "gradwire-0.pt", ...}, ...]}}
+    gradwire-0.pt    {"format": 1, "save": "5d6e...", "states": [state_dict of every hook]}, and so on for every rank
+
+While a save is under way, and for ever after one that was cut short, the manifest names no files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from gradwire.folder.files import digest, write_whole
+
+FORMAT = 1
+MANIFEST = "gradwire.json"
+FILES = "gradwire-*.pt*"
+"""Files of ranks, those that are not finished too."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Whose state it is: worker `rank` of `size`, which exchange part `part` of the `parts` of a model."""
+
+    part: int
+    parts: int
+    rank: int
+    size: int
+
+
+@dataclass(frozen=True)
+class File:
+    """One rank's file: its bytes, and every hook's place there."""
+
+    name: str
+    nbytes: int
+    blake2b: str
+    places: tuple[Place, ...]
+
+    def check(self, folder: Path) -> Path:
+        """Where the file is. Raises ValueError if it is not there, or not as it was saved."""
+        path = folder / self.name
+        if not path.is_file():
+            raise ValueError(f"{path} is missing here: every rank must see all files of a save, in one shared folder")
+        if (nbytes := path.stat().st_size) != self.nbytes:
+            raise ValueError(f"{path} has {nbytes} bytes and was saved with {self.nbytes}")
+        if digest(path) != self.blake2b:
+            raise ValueError(f"{path} is not the file that was saved: it is damaged, or of another save")
+        return path
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One save: its random name, every hook's step and exchange, and every rank's file; none if it is not complete."""
+
+    save: str
+    steps: tuple[int, ...]
+    exchanges: tuple[str, ...]
+    files: tuple[File, ...] = ()
+
+    def write(self, folder: Path) -> None:
+        """Replace the folder's manifest."""
+        body = {"format": FORMAT, **asdict(self)}
+        text = json.dumps({"blake2b": _digest(body), "manifest": body}, indent=1)
+        write_whole(folder / MANIFEST, lambda file: file.write(text.encode()))
+
+
+def file_of(rank: int) -> str:
+    """The name of a rank's file."""
+    return f"gradwire-{rank}.pt"
+
+
+def read(folder: Path) -> Manifest | None:
+    """The manifest of a complete save; None if the folder holds nothing of gradwire's.
+
+    Raises:
+        ValueError: the save was cut short; files without a manifest; a manifest that this gradwire cannot read.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        if left := sorted(file.name for file in folder.glob(FILES)):
+            raise ValueError(f"{folder} holds {left[0]} but no {MANIFEST}: a save was cut short or copied in part")
+        return None
+    manifest = parse(path)
+    if not manifest.files:
+        step = ", ".join(map(str, manifest.steps))
+        raise ValueError(f"the save of step {step} into {folder} was cut short: it is not complete")
+    return manifest
+
+
+def parse(path: Path) -> Manifest:
+    """Read a manifest, of a save that is not complete too (ValueError)."""
+    try:
+        found: Any = json.loads(path.read_bytes())
+        body = cast(dict[str, Any], found["manifest"])
+        whole = found["blake2b"] == _digest(body)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no manifest of gradwire's, or is damaged") from error
+    if not whole:
+        raise ValueError(f"{path} is not as it was saved")
+    if body["format"] != FORMAT:
+        raise ValueError(f"{path} has format {body['format']}, this gradwire reads format {FORMAT}")
+    return Manifest(body["save"], tuple(body["steps"]), tuple(body["exchanges"]), tuple(map(parse_file, body["files"])))
+
+
+def parse_file(saved: Mapping[str, Any]) -> File:
+    """A file's entry, out of what `asdict` made of it."""
+    places = tuple(Place(**place) for place in saved["places"])
+    return File(saved["name"], saved["nbytes"], saved["blake2b"], places)
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=16).hexdigest()
