@@ -297,6 +297,22 @@ class Trusting(Average):
 
 
 @dataclass(frozen=True)
+class Careless(gw.memory.EF):
+    """Error feedback that goes on with the errors it has, however many workers there are."""
+
+    async def change(self, state, change):
+        pass
+
+
+@dataclass(frozen=True)
+class Lonely(Average):
+    """Of replicated state every worker keeps its own."""
+
+    async def change(self, state, change):
+        state["threshold"].fill_(float(change.joined))
+
+
+@dataclass(frozen=True)
 class Unlike(Average):
     """Batched it sends twice as much."""
 
@@ -370,6 +386,10 @@ EXCHANGES = {
     ],
     "what is not sent is kept": [
         (Forgetful(gw.exchange.Gathered(gw.compress.TopK(0.1))), "own plus the new error is not x plus the old error"),
+    ],
+    "workers come and go": [
+        (Careless(gw.exchange.Gathered(gw.compress.TopK(0.1))), "the mean error is not what it was of those who stay"),
+        (Lonely(state=number), "threshold, which is replicated, differs between worker 2 and worker 0"),
     ],
     "the repr is a spec": [(type("Odd", (Average,), {"__eq__": object.__eq__, "__hash__": object.__hash__})(), "copy")],
     "answers keep their dtype": [],

@@ -21,6 +21,7 @@ from gradwire.registry import part as register
 from gradwire.simulator import Round, Simulator
 from gradwire.spec import SpecError, parse
 from gradwire.transport import Disagreement, Ledger, batched, lockstep
+from gradwire.transport.members import Members
 from gradwire.vector import Dense, Offset, Sent, Sparse
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Layout",
     "Ledger",
     "Local",
+    "Members",
     "Offset",
     "Round",
     "Sent",

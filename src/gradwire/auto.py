@@ -98,8 +98,8 @@ def attach(
         lr: tells the learning rate of the step that is under way, for memories that keep it, such as
             `lambda: optimizer.param_groups[0]["lr"]`.
         candidates: the specs among which "auto" chooses.
-        group: without DDP, the ranks to average over, a process group or a one-dimensional mesh; all of them if left
-            out.
+        group: without DDP, the ranks to average over, all of them if left out: a process group, a one-dimensional mesh,
+            or the `Members` of a group that torch.distributed does not know.
         find_unused_parameters: without DDP, exchange at the end of every backward pass, whatever has no gradient by
             then, so that clipping sees means. Not with checkpoints that use use_reentrant=True.
         reduce: "sum" leaves the sum over the group, the mean times its number of ranks.
@@ -281,4 +281,4 @@ def _chosen(saved: Any) -> str:
 def _close(auto: weakref.ref[Auto]) -> None:
     """Let go of what is still open when the program ends; the hook sees to itself."""
     if (still_there := auto()) is not None:
-        still_there._process.close(final=True)  # pyright: ignore[reportPrivateUsage]
+        still_there._process.close()  # pyright: ignore[reportPrivateUsage]

@@ -5,15 +5,11 @@ Of what is spread over a mesh a rank has, and gets, its own part: rank 0 of the 
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
-
-import torch
 from torch import Tensor, nn
 
 from gradwire.ask import Broadcast
 from gradwire.engine.shards import shard
-from gradwire.transport.group import compare
+from gradwire.transport.group import compare, digest
 from gradwire.transport.process import Process
 
 
@@ -25,14 +21,6 @@ def start_alike(model: nn.Module, process: Process) -> None:
         for tensor in tensors:
             tensor.copy_(process.run(_broadcast(tensor)))
     process.ledger.clear()
-
-
-def digest(tensors: Iterable[Tensor]) -> str:
-    """Sixteen bytes, as text, that tell these values from any others."""
-    found = hashlib.blake2b(digest_size=16)
-    for tensor in tensors:
-        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())  # pyright: ignore
-    return found.hexdigest()
 
 
 async def _broadcast(x: Tensor) -> Tensor:

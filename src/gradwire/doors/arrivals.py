@@ -91,7 +91,7 @@ class Arrivals:
                 "hook.no_sync(), use no parameter in two checkpoints with use_reentrant=True, and call no module of "
                 "its own FSDP2 group twice"
             )
-        self._forget()
+        self.forget()
 
     def _contribute(self, param: Tensor) -> None:
         """Hand over this rank's part of a gradient, laid as its parameter is."""
@@ -108,10 +108,10 @@ class Arrivals:
             self._finished = task
 
     def _before_step(self, optimizer: Optimizer) -> None:
-        """Before any optimizer's step: if it has parameters of ours and a pass is not finished, finish it."""
-        if self._given and any(
-            id(param) in self.names for group in optimizer.param_groups for param in group["params"]
-        ):
+        """Before any optimizer's step: if it has parameters of ours, finish a pass that is not, and commit it."""
+        if not any(id(param) in self.names for group in optimizer.param_groups for param in group["params"]):
+            return
+        if self._given:
             if self.engine.scaler is not None and len(self._given) < len(self.params):
                 unused = sorted(name for param, name in self.names.items() if param not in self._given)
                 raise RuntimeError(
@@ -119,6 +119,7 @@ class Arrivals:
                     "ends; pass find_unused_parameters=True to attach"
                 )
             self._finish()
+        self.engine.commit()
 
     def _finish(self) -> None:
         """Hand over zeros for what was unused, wait for all means, and leave no gradient where nothing came of it."""
@@ -131,7 +132,7 @@ class Arrivals:
                 unused.append(param)
             self._contribute(param)
         means = self._means
-        self._forget()
+        self.forget()
         for mean in means:
             mean.result()
         self.engine.wait_stream()
@@ -139,7 +140,7 @@ class Arrivals:
             if param.grad is not None and not holds_anything(param.grad):
                 param.grad = None  # an optimizer would let its momentum decay
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """The next gradient begins a pass."""
         self._given, self._means = {}, []
 

@@ -33,6 +33,7 @@ from gradwire.outer import Outer
 from gradwire.outer.every import Every
 from gradwire.outer.nesterov import Nesterov
 from gradwire.spec import as_exchange, as_outer
+from gradwire.transport.members import Members
 
 log = logging.getLogger("gradwire")
 
@@ -71,7 +72,8 @@ def local(
         every: local steps of a round; `Every(10, warmup_steps=200)` for rounds that grow at first.
         exchange: an exchange or its spec.
         outer: an outer step or its spec, such as "nesterov(lr=0.7, momentum=0.9)".
-        group: the ranks that exchange, a process group or a one-dimensional mesh; all of them if left out.
+        group: the ranks that exchange, all of them if left out: a process group, a one-dimensional mesh, or the
+            `Members` of a group that torch.distributed does not know.
         delay: local steps that go on while an exchange is under way, below `every`. Costs one more copy of the
             parameters.
         catch_up: what becomes of those steps: "mix", halfway between them and the anchor; "add", they stay in full;
@@ -185,8 +187,11 @@ def _check_numbers(keep: str, seed: int, bucket_mb: float) -> None:
 
 def _inside(ddp: DistributedDataParallel, group: Group | None) -> nn.Module:
     """The module inside DDP. Refuses one whose gradients are averaged over the same ranks (ValueError)."""
+    between = as_group(group, "local")
+    if isinstance(between, Members):  # of other programs' ranks
+        return cast(nn.Module, ddp.module)
     island = set(dist.get_process_group_ranks(cast(dist.ProcessGroup, ddp.process_group)))
-    if len(island & set(dist.get_process_group_ranks(as_group(group, "local")))) > 1:
+    if len(island & set(dist.get_process_group_ranks(between))) > 1:
         raise ValueError(
             f"this DDP model averages gradients over ranks {sorted(island)} at every step already; give local the bare "
             "module, or a group of ranks of different islands"

@@ -7,21 +7,27 @@ from typing import TypeAlias, cast
 
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import distributed_c10d
 from torch.distributed.device_mesh import DeviceMesh
 
 from gradwire.engine.shards import as_dtensor
+from gradwire.transport.members import Members, Ranks
 
-Group: TypeAlias = "dist.ProcessGroup | DeviceMesh"
+Group: TypeAlias = "dist.ProcessGroup | DeviceMesh | Members"
+"""What a user may give."""
 
 
-def as_group(group: Group | None, door: str) -> dist.ProcessGroup:
-    """The ranks to average over: those of a process group or of a one-dimensional mesh, or all.
+def as_group(group: Group | None, door: str) -> Ranks:
+    """The ranks to average over: those of a process group or of a one-dimensional mesh, members of another one, or all.
 
     Raises:
         RuntimeError: there is no process group at all yet.
-        ValueError: a mesh of several dimensions, or a group of which this rank is no member.
+        ValueError: a mesh of several dimensions, a group of which this rank is no member, or one that
+            torch.distributed does not know.
         TypeError: anything else.
     """
+    if isinstance(group, Members):
+        return group
     if not dist.is_initialized():
         raise RuntimeError(f"{door} averages over a process group: call torch.distributed.init_process_group first")
     if isinstance(group, DeviceMesh):
@@ -36,11 +42,17 @@ def as_group(group: Group | None, door: str) -> dist.ProcessGroup:
         raise ValueError("this rank belongs to no group to average over")
     if not isinstance(found, dist.ProcessGroup):
         raise TypeError(f"group must be a process group or a one-dimensional mesh, got {found!r}")
+    if found not in distributed_c10d._world.pg_map:  # pyright: ignore[reportPrivateUsage] - there is no public way to ask
+        raise ValueError(
+            f"torch.distributed does not know this {type(found).__name__}; give gradwire.Members(group, rank, size)"
+        )
     return found
 
 
-def check_shards(named: Iterable[tuple[str, Tensor]], group: dist.ProcessGroup) -> None:
+def check_shards(named: Iterable[tuple[str, Tensor]], group: Ranks) -> None:
     """Refuse a group that holds several ranks of the mesh over which a tensor is spread (ValueError)."""
+    if isinstance(group, Members):  # of other programs, whose ranks are not those of the mesh
+        return
     members = dist.get_process_group_ranks(group)
     for name, tensor in named:
         if (spread := as_dtensor(tensor)) is None:

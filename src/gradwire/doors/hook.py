@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
+from gradwire.doors.group import Group, as_group
 from gradwire.engine import Engine
 from gradwire.exchange import Exchange
 from gradwire.layout import Layout
@@ -21,12 +22,17 @@ class Hook:
         engine: what runs it.
         no_sync: makes the context in which backward passes only accumulate.
         detach: removes the door's own hooks from the model.
+        forget: makes the door take the next gradient for the first of a pass; None if its group cannot be replaced.
     """
 
     def __init__(
-        self, engine: Engine, no_sync: Callable[[], AbstractContextManager[None]], detach: Callable[[], None]
+        self,
+        engine: Engine,
+        no_sync: Callable[[], AbstractContextManager[None]],
+        detach: Callable[[], None],
+        forget: Callable[[], None] | None = None,
     ) -> None:
-        self.engine, self._no_sync, self._detach = engine, no_sync, detach
+        self.engine, self._no_sync, self._detach, self._forget = engine, no_sync, detach, forget
 
     @property
     def exchange(self) -> Exchange:
@@ -81,8 +87,8 @@ class Hook:
         """Copy the state: every tensor by the name of its parameter. Each rank saves its own.
 
         Holds tensors, numbers and strings only, so `torch.load(..., weights_only=True)` reads it. May be called at any
-        time, from any thread or signal handler: during a backward pass it is the state before that pass. RuntimeError
-        after a failure of the exchange, whose memory is lost.
+        time, from any thread or signal handler: during a backward pass it is the state before that pass, and so it is
+        after a pass that failed.
         """
         return self.engine.snapshot()
 
@@ -96,6 +102,37 @@ class Hook:
                 checkpoints are of different steps, seeds or runs; then nothing has been changed on any rank.
         """
         self.engine.load(saved)
+
+    def rollback(self) -> bool:
+        """Make memory and `step` what they were before the last backward pass, whose means are not to be used.
+
+        Before the optimizer's step and the next pass; False if there is nothing to undo. A pass that fails is rolled
+        back by itself.
+        """
+        if self._forget is not None:
+            self._forget()
+        return self.engine.rollback()
+
+    def regroup(self, group: Group) -> None:
+        """Go on with the ranks of another group, when some are gone or others come.
+
+        Every rank of the new group calls it between two steps, after the ranks that are behind have copied parameters
+        and the optimizer's state from one that is furthest, which is the caller's to do; who comes new attaches alone
+        first, with `group=gradwire.Members()`. A pass that was cut short or failed is void: memory is what it was
+        before. Step, seed and replicated state become those of the rank that is furthest. Error feedback keeps what is
+        owed to the mean, (1/n) sum e, but for what workers owed that are gone; shifts all become the mean shift. The
+        ledger counts from nothing again.
+
+        Raises:
+            ValueError: the model is wrapped in DDP, or the ranks do not agree; then nothing has changed.
+        """
+        if self._forget is None:
+            raise ValueError(
+                "DistributedDataParallel cannot change its ranks: attach gradwire to the bare module, or start again "
+                "from a checkpoint"
+            )
+        self._forget()
+        self.engine.regroup(as_group(group, "regroup"))
 
     def close(self) -> None:
         """End the thread and the process group. Call it before `destroy_process_group`; the program's end does it too.

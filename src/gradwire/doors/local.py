@@ -14,14 +14,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, cast
 
-import torch.distributed as dist
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from gradwire.doors.group import Group, as_group
 from gradwire.doors.position import check_position, moment
 from gradwire.engine.anchored import CatchUp
 from gradwire.engine.rounds import Outcome, Rounds
@@ -170,21 +171,25 @@ class Local:
         """
         self.engine.session.lane.result(lambda: self._load(saved))
 
-    def regroup(self, group: dist.ProcessGroup) -> None:
-        """Go on with the ranks of another group, after an exchange that failed because some are gone.
+    def regroup(self, group: Group) -> None:
+        """Go on with the ranks of another group, when some are gone (an exchange has failed, say) or others come.
 
-        Every remaining rank calls it, with a group of exactly those. They continue from the anchor of the rank that was
-        furthest, each with its own parameters and memory, so no local step of theirs is lost. What the others still
-        held is. The ledger counts from nothing again.
+        Every rank of the new group calls it between two steps; who comes new is made alone first, with
+        `group=gradwire.Members()`. Those who stay continue from the anchor of the rank that was furthest, each with its
+        own parameters, so no local step of theirs is lost. Those who join start with that anchor and that rank's
+        buffers; the optimizer's state is the caller's to copy. Of memories the same is kept as by `Hook.regroup`. A new
+        round begins, and the ledger counts from nothing again.
 
         Raises:
-            ValueError: the ranks do not agree.
+            ValueError: the ranks do not agree; then anchors and memories have not changed.
         """
-        self._pending.clear()
-        for unit in self.engine.everything():
-            unit.held = None
-        self.engine.buffers.catch_up(moved=False)
-        self.engine.regroup(group)
+        group = as_group(group, "regroup")
+        self._end_pending()
+        found = self.engine.regroup(group, self.local_steps)
+        if found.joined:
+            self.local_steps = found.progress[-1]
+            for unit in self.engine.everything():
+                unit.catch_up("drop", moved=True)
         self._event = self.engine.step
         self._plan()
 
@@ -242,7 +247,13 @@ class Local:
     def _arrive(self) -> Outcome:
         """Wait for the oldest exchange under way, and let the parameters catch up."""
         pending = self._pending.popleft()
-        outcome, fragment = pending.outcome.result(), pending.fragment
+        fragment = pending.fragment
+        try:
+            outcome = pending.outcome.result()
+        except Exception:
+            for unit in self.engine.finished():
+                unit.catch_up(self.schedule.catch_up, moved=True)
+            raise
         for unit in self.engine.units[fragment]:
             unit.catch_up(self.schedule.catch_up, moved=outcome.moved)
         if fragment == 0:
@@ -252,6 +263,15 @@ class Local:
         if outcome.moved and (not pending.held or self.schedule.catch_up == "drop"):
             self._settled[fragment] = self.local_steps
         return outcome
+
+    def _end_pending(self) -> None:
+        """Wait for the exchanges under way; those that fail are why ranks regroup."""
+        while self._pending:
+            with suppress(Exception):
+                self._arrive()
+        for unit in self.engine.everything():
+            unit.held = None
+        self.engine.buffers.catch_up(moved=False)
 
     def _plan(self) -> None:
         """Say when the next event is."""

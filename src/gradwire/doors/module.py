@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from gradwire.doors.alike import start_alike
@@ -22,6 +21,7 @@ from gradwire.doors.hook import Hook
 from gradwire.doors.uncompiled import plain
 from gradwire.engine import Engine, Reduce, Scaler
 from gradwire.exchange import Exchange
+from gradwire.transport.members import Ranks
 
 UNIT_BYTES = 25 * 2**20
 """Bytes that are exchanged together where nobody says: DDP's default."""
@@ -34,7 +34,7 @@ def attach_module(
     unit_bytes: float | None,
     scaler: Scaler | None,
     lr: Callable[[], float] | None,
-    group: dist.ProcessGroup,
+    group: Ranks,
     *,
     find_unused: bool,
     reduce: Reduce,
@@ -55,7 +55,7 @@ def attach_module(
     )
     start_alike(model, engine.process)
     door = Arrivals(engine, named, find_unused)
-    return Hook(engine, door.no_sync, door.detach)
+    return Hook(engine, door.no_sync, door.detach, door.forget)
 
 
 def in_order_of_arrival(model: nn.Module) -> list[tuple[str, Tensor]]:

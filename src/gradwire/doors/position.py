@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from gradwire import checkpoint
-from gradwire.doors.alike import digest
+from gradwire.transport.group import digest
 
 
 def check_position(position: dict[str, Any], fragments: int) -> None:

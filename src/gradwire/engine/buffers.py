@@ -51,6 +51,14 @@ class Buffers:
                     buffer.copy_(now.view(buffer.shape))
         self._common = self._held = None
 
+    async def take(self, root: int, *, write: bool) -> None:
+        """Send one worker's buffers to all; those that `write` take them."""
+        for values, buffers in zip(self._read(), (self.real, self.whole), strict=True):
+            theirs = await Broadcast(values, root)
+            sizes = [buffer.numel() for buffer in buffers]
+            for buffer, part in zip(buffers if write else [], torch.split(theirs, sizes), strict=False):
+                buffer.copy_(part.view(buffer.shape))
+
     def pending(self) -> list[Tensor]:
         """What was held, and what is common, of an exchange that has not been caught up with: for a checkpoint."""
         return [] if self._held is None or self._common is None else [*self._held, *self._common]

@@ -7,7 +7,8 @@ Order is a promise: one thread runs units to their end one after the other, in t
 on a process group of the engine's own. The caller goes on meanwhile.
 
 A *pass* is one backward pass of all tensors. Memories change when a pass is complete: until then the state before it
-exists, `snapshot` returns that, and a pass that is cut short is rolled back by the next one.
+exists, `snapshot` returns that, and a pass that is cut short or fails is rolled back. A complete one can be, by
+`rollback`, until the next begins.
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from gradwire import checkpoint, kernels
+from gradwire.engine.membership import meet
 from gradwire.engine.session import Session
 from gradwire.engine.shards import copies, part_of
 from gradwire.engine.units import make_units
 from gradwire.exchange import Exchange, State, divide_budget
+from gradwire.exchange.change import change_
 from gradwire.exchange.protocol import visible
 from gradwire.layout import Layout, Turn
 from gradwire.memory.guard import Guard
+from gradwire.transport.group import compare, digest
+from gradwire.transport.members import Ranks
 
 log = logging.getLogger("gradwire")
 
@@ -63,7 +67,7 @@ class Engine:
     Args:
         named: the tensors by name, in the order in which units go to the network. Every rank gives the same.
         exchange: what averages; a guard is put around it.
-        group: the ranks; the engine opens a group of its own over them.
+        group: the ranks; the engine opens a group of its own over them, but for `Members`, whose group it speaks on.
         seed: of all randomness in the exchange.
         unit_bytes: bytes that are exchanged together.
         scaler: keeps memories in the gradients' true scale.
@@ -88,7 +92,7 @@ class Engine:
         self,
         named: Sequence[tuple[str, Tensor]],
         exchange: Exchange,
-        group: dist.ProcessGroup,
+        group: Ranks,
         *,
         seed: int = 0,
         unit_bytes: float = 25 * 2**20,
@@ -105,16 +109,19 @@ class Engine:
         self.units = make_units(named, self._guarded, unit_bytes, widened=scaler is not None, fused=fused)
         self._unit_of = {tensor: unit for unit in self.units for tensor in unit.names}
         self._waiting: list[_Arrival] = []
-        self._open, self._done = False, set[int]()
+        self._open, self._done, self._undoable = False, set[int](), False
         self._finite, self._scale = True, 1.0
         self._budgets: dict[Layout, float] = {}
         self._failure: Exception | None = None
         self.device = self.units[0].device
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         kernels.warm_up_for(max(unit.layout.d for unit in self.units), self.device)
-        self._session = Session(group, self.device, self._contract())
-        self.process, self.ledger, self._lane = self._session.process, self._session.ledger, self._session.lane
+        self._use(Session(group, self.device, self._contract() | {"seed": repr(seed)}))
         log.info("gradwire: %s over %d ranks, %d units", exchange, self.process.size, len(self.units))
+
+    def _use(self, session: Session) -> None:
+        self._session, self._lane = session, session.lane
+        self.process, self.ledger = session.process, session.ledger
 
     # ---- what a door calls
 
@@ -183,7 +190,7 @@ class Engine:
     def _begin(self) -> None:
         """Open a pass; an earlier one that was cut short is void."""
         self._void(RuntimeError("this backward pass was cut short, and another one has begun"))
-        self._finite, self._open = True, True
+        self._finite, self._open, self._undoable = True, True, False
         self._scale = self.scaler.get_scale() if self.scaler is not None else 1.0
         self._budgets = self._divided()
         for unit in self.units:
@@ -197,10 +204,10 @@ class Engine:
         return {layout: part for states in kinds.values() for layout, part in divide_budget(states).items()}
 
     def _void(self, reason: Exception) -> None:
-        """End a pass that is not complete: roll back the units that are done, and tell those who wait."""
+        """End a pass that is not complete: roll back what it has begun, and tell those who wait."""
         if self._open:
-            for number in self._done:
-                self.units[number].rollback(self._guarded)
+            for unit in self.units:
+                unit.rollback(self._guarded)
         self._open = False
         self._done.clear()
         waiting, self._waiting = self._waiting, []
@@ -241,7 +248,7 @@ class Engine:
             for unit in self.units:
                 unit.rollback(self._guarded)
         self.step += 1
-        self._open = False
+        self._open, self._undoable = False, True
 
     def _check_complete(self) -> None:
         """Refuse a pass that ends without some tensors: their units would wait for ever."""
@@ -261,13 +268,60 @@ class Engine:
             else:
                 self._waiting.append(arrival)
 
+    # ---- failures, and other workers
+
+    def rollback(self) -> bool:
+        """Make memories and `step` what they were before the last pass; once, and False if there is nothing to undo.
+
+        There is nothing once the pass is committed or another one has begun.
+        """
+        return self._lane.result(self._rollback)
+
+    def commit(self) -> None:
+        """The last pass cannot be rolled back any more: its means are used."""
+        self._undoable = False
+
+    def _rollback(self) -> bool:
+        cut_short, complete = self._open, self._undoable
+        self._void(RuntimeError("this backward pass was rolled back"))
+        self._undoable = False
+        if complete:
+            self.step, self.skipped = self.step - 1, self.skipped - (not self._finite)
+            for unit in self.units:
+                unit.rollback(self._guarded)
+        return cut_short or complete
+
+    def regroup(self, group: Ranks) -> None:
+        """Go on over the ranks of another group, all of which call it between steps. A pass under way is void.
+
+        Step, seed and replicated state become those of the rank that is furthest, and memories what the exchange says
+        (`exchange.change`). The ledger counts from nothing again.
+
+        Raises:
+            ValueError: the ranks do not agree; then nothing has changed.
+        """
+        self._lane.result(lambda: self._void(RuntimeError("this backward pass was cut short by regroup")))
+        self.commit()
+        before, session = self._session, Session(group, self.device, self._contract())
+        found = meet(session, before, [self.step], self.seed)
+        before.close()
+        self._use(session)
+        for unit in self.units:
+            unit.forget()
+            if not found.same:
+                self.process.run(change_(self.exchange, unit.state, found.of(unit.layout)))
+        (self.step,), self.seed = found.progress, found.seed
+        self._failure = None
+        if compare(self.process, self.device, digest(unit.params() for unit in self.units)) is not None:
+            log.warning("gradwire: the ranks go on from different parameters; copy them from the rank that is furthest")
+
     # ---- checkpoints
 
     def snapshot(self) -> dict[str, Any]:
         """Copy the state, every tensor by the name of its parameter. Disturbs nothing, wherever it is called from.
 
-        During a pass, also from another thread or a signal handler, it is the state before that pass. After a failure
-        of the exchange there is none: RuntimeError.
+        During a pass, also from another thread or a signal handler, it is the state before that pass; so it is after
+        one that failed.
         """
         return self._lane.result(self._snapshot)
 
@@ -283,8 +337,6 @@ class Engine:
         self._lane.result(lambda: self._load(saved))
 
     def _snapshot(self) -> dict[str, Any]:
-        if self._failure is not None:
-            raise RuntimeError(f"the exchange has failed and its memory with it: {self._failure}") from self._failure
         memory: dict[str, dict[str, Tensor]] = {}
         for number, unit in enumerate(self.units):
             changed = self._open and number in self._done
@@ -297,7 +349,7 @@ class Engine:
         self._void(RuntimeError("this backward pass was cut short by load_state_dict"))
         for unit, state in zip(self.units, prepared, strict=True):
             unit.state.update(state)
-        self.seed, self.step = saved["seed"], saved["step"]
+        self.seed, self.step, self._undoable = saved["seed"], saved["step"], False
 
     def _prepare(self, saved: dict[str, Any]) -> list[State]:
         """Read a checkpoint into new tensors, so that what it holds can fail before anything has changed."""
@@ -313,7 +365,6 @@ class Engine:
         return {
             "exchange": repr(self.exchange),
             "parameters": repr([(unit.layout.digest, unit.dtype) for unit in self.units]),
-            "seed": repr(self.seed),
             "use of a scaler": repr(self.scaler is not None),
             "use of lr": repr(self.lr is not None),
             "reduce": self.reduce,

@@ -17,19 +17,21 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from gradwire import checkpoint, kernels
 from gradwire.ask import AllGather, Broadcast
 from gradwire.engine.anchored import Anchored
 from gradwire.engine.buffers import Buffers
+from gradwire.engine.membership import Membership, meet
 from gradwire.engine.session import Session
 from gradwire.engine.units import cut
 from gradwire.exchange import Exchange, State, divide_budget
+from gradwire.exchange.change import change_
 from gradwire.exchange.protocol import visible
 from gradwire.layout import Turn
 from gradwire.outer import Outer
+from gradwire.transport.members import Ranks
 
 log = logging.getLogger("gradwire")
 
@@ -50,7 +52,7 @@ class Rounds:
         buffers: tensors that are not trained: real ones are averaged at every event of fragment 0, others copied from
             rank 0.
         exchange, outer: what averages differences, and what moves the anchor by their mean.
-        group: the ranks; the engine opens a group of its own over them.
+        group: the ranks; the engine opens a group of its own over them, but for `Members`, whose group it speaks on.
         seed: of all randomness in the exchange.
         unit_bytes: bytes that are exchanged together.
         fragments: into how many parts units are dealt out, one after the other.
@@ -71,7 +73,7 @@ class Rounds:
         buffers: Sequence[Tensor],
         exchange: Exchange,
         outer: Outer,
-        group: dist.ProcessGroup,
+        group: Ranks,
         *,
         seed: int = 0,
         unit_bytes: float = 25 * 2**20,
@@ -92,35 +94,45 @@ class Rounds:
         longest = max(units, key=lambda unit: unit.layout.d)
         self._scratch = torch.empty_like(longest.anchor)
         self._failure: Exception | None = None
+        self._averaged: list[Anchored] = []
+        self._finished: list[Anchored] = []
         kernels.warm_up_for(longest.layout.d, self.device)
         layouts = repr([[(unit.layout.digest, unit.dtype) for unit in part] for part in self.units])
-        terms = {"exchange": repr(exchange), "outer step": repr(outer), "parameters": layouts, "seed": repr(seed)}
+        terms = {"exchange": repr(exchange), "outer step": repr(outer), "parameters": layouts}
         self._terms = terms | (contract or {})
-        self._join(group)
+        self._use(Session(group, self.device, self._terms | {"seed": repr(seed)}))
         log.info("gradwire: %s and %s over %d ranks, %d units", exchange, outer, self.process.size, len(units))
 
-    def _join(self, group: dist.ProcessGroup) -> None:
-        self.session = Session(group, self.device, self._terms)
-        self.process, self.ledger = self.session.process, self.session.ledger
+    def _use(self, session: Session) -> None:
+        self.session, self.process, self.ledger = session, session.process, session.ledger
 
-    def regroup(self, group: dist.ProcessGroup) -> None:
-        """Go on over the ranks of another group. Anchors and outer states are those of its rank that was furthest.
+    def regroup(self, group: Ranks, local_steps: int) -> Membership:
+        """Go on over the ranks of another group, all of which call it.
 
-        Every rank of the new group calls it. The ledger counts from nothing again.
+        Step, seed, anchors and outer states become those of the rank that is furthest, and memories what the exchange
+        says (`exchange.change`). Who was not in its group takes its buffers too, and is to start at the anchor. The
+        ledger counts from nothing again.
 
         Raises:
-            ValueError: the ranks do not agree.
+            ValueError: the ranks do not agree; then nothing has changed.
         """
-        # In this order: torch names a group by its ranks and by how many groups there are.
-        before = self.session
-        self._join(group)
+        before, session = self.session, Session(group, self.device, self._terms)
+        found = meet(session, before, [self.step, len(self._averaged), local_steps], self.seed)
         before.close()
-        steps = cast(list[list[int]], self.process.run(_gather(torch.tensor([self.step], device=self.device))).tolist())
-        furthest = max(range(len(steps)), key=steps.__getitem__)
+        self._use(session)
         for unit in self.everything():
             for tensor in unit.replicas():
-                tensor.copy_(self.process.run(_from(furthest, tensor)))
-        self.step, self._failure = max(steps)[0], None
+                tensor.copy_(self.process.run(_from(found.source, tensor)))
+            if not found.same:
+                self.process.run(change_(self.exchange, unit.memory, found.of(unit.layout)))
+        self.process.run(self.buffers.take(found.source, write=found.joined))
+        self.step, self.seed, self._failure, self._averaged = found.progress[0], found.seed, None, []
+        return found
+
+    def finished(self) -> list[Anchored]:
+        """The units of an event that has failed whose anchors have moved all the same; told once."""
+        finished, self._finished = self._finished, []
+        return finished
 
     def everything(self) -> list[Anchored]:
         """All units, fragment by fragment."""
@@ -137,8 +149,8 @@ class Rounds:
 
         Raises:
             RuntimeError: an earlier event has failed; ranks are not at the same event.
-            Exception: whatever a collective raises. Units that were exchanged before stay so; all others are as they
-                were.
+            Exception: whatever a collective raises. Units that were exchanged before stay so (`finished`); all others
+                are as they were.
         """
         if self._failure is not None:
             raise RuntimeError(f"gradwire cannot go on after an earlier failure: {self._failure}") from self._failure
@@ -146,7 +158,7 @@ class Rounds:
             return self._event(last=last, idle=idle)
         except Exception as failure:
             log.exception("gradwire: the exchange failed")
-            self._failure = failure
+            self._failure, self._finished = failure, list(self._averaged)
             raise
 
     def _event(self, *, last: bool, idle: bool) -> Outcome:
@@ -163,7 +175,7 @@ class Rounds:
             self.skipped += 1
         elif not all(idles):
             self._average(units)
-        self.step += 1
+        self.step, self._averaged = self.step + 1, []
         return Outcome(moved=not any(broken), last=all(ends))
 
     def _average(self, units: Sequence[Anchored]) -> None:
@@ -173,6 +185,7 @@ class Rounds:
             rank, size = self.process.rank, self.process.size
             turn = Turn(rank, size, self.step, unit.layout, self.seed, budget=budgets[unit.layout])
             self.process.run(unit.average(self.exchange, self.outer, turn, self._scratch))
+            self._averaged.append(unit)
         if self.due() == 0:
             self.process.run(self.buffers.average(self.process.size))
 

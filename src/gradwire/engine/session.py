@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 
 from gradwire.engine.lane import Lane
-from gradwire.transport.group import agree, compare, own_group, tell
+from gradwire.transport.group import agree, agreed_number, compare, own_group, tell
 from gradwire.transport.ledger import Ledger
+from gradwire.transport.members import Members, Ranks
 from gradwire.transport.process import Process
 
 T = TypeVar("T")
@@ -22,23 +22,27 @@ class Session:
     """A process group of the engine's own over the ranks of another one, and the thread that speaks on it.
 
     Args:
-        group: the ranks.
+        group: the ranks. `Members` cannot be opened a second time: the session speaks on their group itself.
         device: where the tensors are that travel.
         contract: what all ranks must agree about, in words.
+
+    Attributes:
+        token: a number that these ranks have in common, and no others.
 
     Raises:
         ValueError: on all ranks, if they do not agree; the session is closed then.
     """
 
-    def __init__(self, group: dist.ProcessGroup, device: torch.device, contract: Mapping[str, str]) -> None:
+    def __init__(self, group: Ranks, device: torch.device, contract: Mapping[str, str]) -> None:
         self.device, self.closed = device, False
         self.ledger = Ledger()
-        self.process = Process(own_group(group, device), self.ledger)
+        self.process = Process(group if isinstance(group, Members) else own_group(group, device), self.ledger)
         self.lane = Lane("gradwire")
         atexit.register(_close, weakref.ref(self))
+        self.token = agreed_number(self.process, device)
         try:
             agree(self.process, device, contract)
-        except ValueError:
+        except Exception:
             self.close()
             raise
 
@@ -80,4 +84,3 @@ def _close(session: weakref.ref[Session]) -> None:
     """Close a session that is still open when the program ends."""
     if (still_there := session()) is not None:
         still_there.close()
-        still_there.process.close(final=True)

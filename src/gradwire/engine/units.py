@@ -33,9 +33,9 @@ class Unit:
     """Tensors that are exchanged together, as one flat vector; of a tensor that lies on a mesh, this rank's part.
 
     layout: their names and shapes. tensors: in the layout's order. dtype: that of the vector. state: the exchange's.
-    fused: whether an exchange that accumulates may do so. keeps: whether the state is copied before each step, if the
-    exchange cannot roll it back itself. shared: where units find a buffer for a mean that is read at once. missing: ids
-    of tensors whose gradients have not come yet in this step. gradients: those that have, where the door holds them.
+    fused: whether an exchange that accumulates may do so; of others the state is copied before each step. shared: where
+    units find a buffer for a mean that is read at once. missing: ids of tensors whose gradients have not come yet in
+    this step. gradients: those that have, where the door holds them.
     """
 
     layout: Layout
@@ -43,7 +43,6 @@ class Unit:
     dtype: torch.dtype
     state: State
     fused: bool
-    keeps: bool
     shared: Buffers
     missing: set[int] = field(default_factory=set[int])
     gradients: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
@@ -103,8 +102,12 @@ class Unit:
             return
         if self._collected.residual is not None and isinstance(exchange, Accumulates):
             exchange.rollback(self.state)
-        elif self.keeps:
+        else:
             restore_(self.state)
+        self._collected = None
+
+    def forget(self) -> None:
+        """Let go of this step: what the state was before it is not wanted any more."""
         self._collected = None
 
     def before(self) -> State:
@@ -126,8 +129,7 @@ class Unit:
         if self.fused and isinstance(exchange, Accumulates):
             made = exchange.accumulate(pieces, self.state, turn)
         if made is None:
-            if self.keeps:
-                keep_(self.state)
+            keep_(self.state)
             made = kernels.accumulate(self.buffer, None, pieces)
         elif made.cleared and scale != 1.0:
             for gradient in gradients:
@@ -215,22 +217,18 @@ def make_units(
     """
     parts = cut(named, unit_bytes)
     shared: Buffers = {}
-    return [_unit(part, exchange, shared, alone=len(parts) == 1, widened=widened, fused=fused) for part in parts]
+    return [_unit(part, exchange, shared, widened=widened, fused=fused) for part in parts]
 
 
-def _unit(
-    part: list[tuple[str, Tensor]], exchange: Exchange, shared: Buffers, *, alone: bool, widened: bool, fused: bool
-) -> Unit:
+def _unit(part: list[tuple[str, Tensor]], exchange: Exchange, shared: Buffers, *, widened: bool, fused: bool) -> Unit:
     layout = Layout([name for name, _ in part], [tuple(shard(tensor).shape) for _, tensor in part])
     narrow, device = part[0][1].dtype, part[0][1].device
     wide = torch.promote_types(narrow, torch.float32)
     dtype = wide if widened else narrow
     state = exchange.init(layout, wide, device)
-    # Alone in float32 a unit keeps no copy: the guard decides before it changes. Half precision may overflow after.
-    keeps = not (alone and dtype.itemsize >= 4)
     # Residuals are float32 at least, so half precision is widened where the exchange reads it, and rounded once.
     fused = fused and dtype == wide
-    return Unit(layout, tuple(tensor for _, tensor in part), dtype, state, fused, keeps, shared)
+    return Unit(layout, tuple(tensor for _, tensor in part), dtype, state, fused, shared)
 
 
 def cut(named: Sequence[tuple[str, Tensor]], unit_bytes: float) -> list[list[tuple[str, Tensor]]]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from gradwire.checks import is_number
+from gradwire.exchange.change import Change, change_, owe_
 from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest, tensor
 from gradwire.layout import Layout, Turn
 from gradwire.registry import part
@@ -79,6 +80,12 @@ class DGC:
         sent.own.add_to_(v, alpha=-1.0)
         _mask_(u, v, sent.own)
         return sent
+
+    async def change(self, state: State, change: Change) -> None:
+        """Residual and momentum are owed to the mean."""
+        for name in ("u", "v"):
+            owe_(tensor(state, name), change)
+        await change_(self.exchange, nest(state, "inner"), change)
 
     def omega(self, d: int) -> float | None:
         """None: `own` also contains past vectors."""

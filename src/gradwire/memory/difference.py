@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from gradwire.ask import AllReduce
+from gradwire.exchange.change import Change, change_, replace_
 from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest, tensor
 from gradwire.layout import Layout, Turn
 from gradwire.registry import part
@@ -78,6 +79,13 @@ class Difference:
             sent.mean.add_to_(mean_g)
         last.copy_(x)
         return Sent(own=Dense(g), mean=Dense(mean_g))
+
+    async def change(self, state: State, change: Change) -> None:
+        """All go on from the mean of the estimates, as if it had been everybody's last vector."""
+        await replace_(state, "mean_said", change)
+        for name in ("said", "last"):
+            tensor(state, name).copy_(tensor(state, "mean_said"))
+        await change_(self.exchange, nest(state, "inner"), change)
 
     def omega(self, d: int) -> float | None:
         """None: `own` follows x with a memory."""

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from gradwire import kernels
 from gradwire.checks import is_number
+from gradwire.exchange.change import Change, change_, owe_
 from gradwire.exchange.protocol import (
     BEFORE,
     NOMINAL,
@@ -144,6 +145,11 @@ class EF:
         before = nest(state, BEFORE)
         state["error"], before["error"] = before["error"], state["error"]
         copy_(nest(state, "inner"), nest(before, "inner"))
+
+    async def change(self, state: State, change: Change) -> None:
+        """The error is owed to the mean."""
+        owe_(tensor(state, "error"), change)
+        await change_(self.exchange, nest(state, "inner"), change)
 
     def _lr(self, turn: Turn) -> float:
         """The factor of g in the memory."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gradwire import kernels
 from gradwire.ask import AllReduce, Ask
+from gradwire.exchange.change import Change, change_
 from gradwire.exchange.protocol import Accumulates, Exchange, State
 from gradwire.exchange.step import step
 from gradwire.kernels import Accumulated
@@ -84,6 +85,10 @@ class Guard:
         finally:
             talk.close()
         return await _pass_through(x.pieces() if plain is None else plain, turn)
+
+    async def change(self, state: State, change: Change) -> None:
+        """The inner exchange's."""
+        await change_(self.exchange, state, change)
 
     def omega(self, d: int) -> float | None:
         """The inner exchange's."""

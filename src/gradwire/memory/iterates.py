@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradwire.exchange.change import Change, change_
 from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest
 from gradwire.layout import Layout, Turn
 from gradwire.memory.shift import DIANA
@@ -56,6 +57,10 @@ class Iterates:
         sent = await self.exchange(params.to(x.dtype) - self.gamma * x, nest(state, "inner"), turn)
         base = params.to(x.dtype) / self.gamma
         return Sent(own=Offset(base, sent.own, -1 / self.gamma), mean=Offset(base, sent.mean, -1 / self.gamma))
+
+    async def change(self, state: State, change: Change) -> None:
+        """The inner exchange's."""
+        await change_(self.exchange, nest(state, "inner"), change)
 
     def omega(self, d: int) -> float | None:
         """None: the variance is relative to x - params / gamma, not to x."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradwire.ask import Broadcast
+from gradwire.exchange.change import Change, change_
 from gradwire.exchange.protocol import Exchange, State, check_exchange, nest, tensor
 from gradwire.layout import Layout, Turn
 from gradwire.memory.shift import EF21
@@ -51,6 +53,13 @@ class Momentum:
         else:
             v.lerp_(x.to(v.dtype), self.eta)
         return await self.exchange(v, nest(state, "inner"), turn)
+
+    async def change(self, state: State, change: Change) -> None:
+        """A running average is of one worker: those who stay keep theirs, and those who join begin with a peer's."""
+        theirs = await Broadcast(tensor(state, "v"), change.source)
+        if change.joined:
+            tensor(state, "v").copy_(theirs)
+        await change_(self.exchange, nest(state, "inner"), change)
 
     def omega(self, d: int) -> float | None:
         """None: `own` also contains past vectors."""

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from gradwire.ask import AllReduce
+from gradwire.exchange.change import Change, change_, replace_
 from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest, tensor
 from gradwire.layout import Layout, Turn
 from gradwire.registry import part
@@ -75,6 +76,12 @@ class Shifted:
         h, mean_h = tensor(state, "h"), tensor(state, "mean_h")
         sent = await self.exchange(widen(x) - h, nest(state, "inner"), turn)
         return await self.rule.move_(h, mean_h, x, sent, turn, self.exchange)
+
+    async def change(self, state: State, change: Change) -> None:
+        """Every shift becomes the mean shift, which all know but those who join."""
+        await replace_(state, "mean_h", change)
+        tensor(state, "h").copy_(tensor(state, "mean_h"))
+        await change_(self.exchange, nest(state, "inner"), change)
 
     def omega(self, d: int) -> float | None:
         """None: the variance is relative to x - h, not to x."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gradwire.checks import check_whole, is_number
+from gradwire.exchange.change import Change, change_
 from gradwire.exchange.protocol import Exchange, State, check_exchange, wants_largest
 from gradwire.layout import Layout, Turn
 from gradwire.registry import part
@@ -90,6 +91,10 @@ class Warmup:
     def wants_largest(self, turn: Turn) -> int:
         """That of the current stage."""
         return wants_largest(self.at(turn.step), turn)
+
+    async def change(self, state: State, change: Change) -> None:
+        """The inner exchange's."""
+        await change_(self.exchange, state, change)
 
     def omega(self, d: int) -> float | None:
         """The larger of the first stage's and the exchange's, between which the others lie; None if one is biased."""

@@ -11,7 +11,7 @@ from gradwire.exchange import Exchange
 from gradwire.layout import Layout
 from gradwire.reprs import describe
 from gradwire.spec import as_exchange, operator
-from gradwire.testing import answers, compressor, constants, exchange, own, transports, wires
+from gradwire.testing import answers, change, compressor, constants, exchange, own, transports, wires
 from gradwire.testing.operators import LARGEST
 from gradwire.testing.runs import Setup
 from gradwire.testing.trial import LAYOUT, Law
@@ -53,6 +53,7 @@ EXCHANGE_LAWS: Mapping[str, ExchangeLaw] = _by_name(
     exchange.workers_ask_alike,
     exchange.states_keep_their_form,
     exchange.what_is_not_sent_is_kept,
+    change.workers_come_and_go,
     exchange.the_repr_is_a_spec,
     transports.answers_keep_their_dtype,
     transports.a_batch_is_n_workers,

@@ -133,9 +133,9 @@ def states_keep_their_form(exchange: Exchange, law: Law, setup: Setup) -> None:
         for step, _, states, _ in run(exchange, n, layout, setup.seed, dtype):
             with law.at(n=n, dtype=dtype, step=step, seed=setup.seed) as trial:
                 first, *others = (flat(state) for state in states)
-                _check_form(trial, begun, first, layout.d)
+                check_form(trial, begun, first, layout.d)
                 for rank, other in enumerate(others, 1):
-                    _check_alike(trial, first, other, rank, layout.d)
+                    check_alike(trial, first, other, rank, layout.d)
 
 
 def what_is_not_sent_is_kept(exchange: Exchange, law: Law, setup: Setup) -> None:
@@ -190,7 +190,7 @@ _UNLIKE: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _check_form(trial: Trial, begun: dict[str, Tensor], state: dict[str, Tensor], d: int) -> None:
+def check_form(trial: Trial, begun: dict[str, Tensor], state: dict[str, Tensor], d: int) -> None:
     """Fail unless a state has the names and dtypes of the one that `init` made, and its vectors their length."""
     trial.require(begun.keys() == state.keys(), f"init names {sorted(begun)}, and a step leaves {sorted(state)}")
     for name, part in state.items():
@@ -201,7 +201,7 @@ def _check_form(trial: Trial, begun: dict[str, Tensor], state: dict[str, Tensor]
         trial.require(not vector or part.shape == (d,), f"{name} was {form(begun[name])} and is {form(part)}")
 
 
-def _check_alike(trial: Trial, first: dict[str, Tensor], other: dict[str, Tensor], rank: int, d: int) -> None:
+def check_alike(trial: Trial, first: dict[str, Tensor], other: dict[str, Tensor], rank: int, d: int) -> None:
     """Fail unless two workers' states have one form, and hold the same where they do not hold a value a coordinate."""
     for name, part in first.items():
         if part.shape == (d,) and other[name].shape == (d,):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import distributed_c10d
 
-from gradwire.ask import AllGather
+from gradwire.ask import AllGather, Broadcast
 from gradwire.transport.process import Process
 
 
@@ -20,26 +21,14 @@ def own_group(group: dist.ProcessGroup, device: torch.device) -> dist.ProcessGro
     """Open a second group over the same ranks with the same backend and timeout: nobody else's calls come between.
 
     Raises:
-        ValueError: the group has no backend for the device; or the ranks of a part of the world belong to different
-            numbers of groups, for torch names the new group by that number and its ranks would wait for each other
-            under different names.
+        ValueError: the group has no backend for the device.
     """
     timeout = _timeout(group, device)
-    ranks = dist.get_process_group_ranks(group)
-    everybody = len(ranks) == dist.get_world_size()
-    known = len(distributed_c10d._world.pg_names)  # pyright: ignore[reportPrivateUsage]
-    if not everybody and compare(Process(group), device, repr(known)) is not None:
-        raise ValueError(
-            f"the ranks {ranks} belong to different numbers of process groups (rank {dist.get_rank()} to {known}); "
-            "make every group on all ranks, as torch.distributed.new_group asks for"
-        )
-    own = dist.new_group(
-        ranks,
-        timeout=timeout,
-        backend=dist.get_backend_config(group),
-        # Ranks outside the model's group know nothing of it and cannot take part.
-        use_local_synchronization=not everybody,
-    )
+    ranks, backend = dist.get_process_group_ranks(group), dist.get_backend_config(group)
+    if len(ranks) == dist.get_world_size():
+        own = dist.new_group(ranks, timeout=timeout, backend=backend)
+    else:
+        own = _group_of_some(ranks, backend, timeout, f"gradwire-{agreed_number(Process(group), device)}")
     if not isinstance(own, dist.ProcessGroup):
         raise RuntimeError("this rank is not a member of the model's process group")
     return own
@@ -56,6 +45,27 @@ def _timeout(group: dist.ProcessGroup, device: torch.device) -> timedelta:
         ) from error
 
 
+def _group_of_some(ranks: list[int], backend: str, timeout: timedelta, name: str) -> Any:
+    """What `new_group(use_local_synchronization=True)` does, but for the name.
+
+    torch names such a group by its ranks and by how many groups a rank belongs to. Ranks that belong to different
+    numbers of groups, as when some have joined later, would wait for each other under different names; and a group made
+    after another one of its name would find that one's addresses.
+    """
+    place, store = ranks.index(dist.get_rank()), distributed_c10d._get_default_store()  # pyright: ignore
+    make = cast(Any, distributed_c10d._new_process_group_helper)  # pyright: ignore
+    own, _ = make(len(ranks), place, ranks, dist.Backend(backend), store, name, timeout=timeout)
+    world = distributed_c10d._world  # pyright: ignore[reportPrivateUsage]
+    world.pg_group_ranks[own] = {rank: number for number, rank in enumerate(ranks)}
+    return own
+
+
+def agreed_number(process: Process, device: torch.device) -> int:
+    """A number that these ranks have in common, and no others. Every rank calls it."""
+    mine = torch.tensor([secrets.randbits(62)], device=device)
+    return int(process.run(_from_first(mine)).item())
+
+
 def agree(process: Process, device: torch.device, contract: Mapping[str, str]) -> None:
     """Refuse ranks that attach different things (ValueError on every rank), before the first step could hang."""
     for what, mine in contract.items():
@@ -70,6 +80,18 @@ def compare(process: Process, device: torch.device, words: str) -> int | None:
     mine = torch.frombuffer(bytearray(digest), dtype=torch.uint8).to(device)
     gathered = process.run(_gather(mine))
     return next((rank for rank in range(process.size) if not torch.equal(gathered[rank], mine)), None)
+
+
+def digest(tensors: Iterable[Tensor]) -> str:
+    """Sixteen bytes, as text, that tell these values from any others."""
+    found = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())  # pyright: ignore
+    return found.hexdigest()
+
+
+async def _from_first(x: Tensor) -> Tensor:
+    return await Broadcast(x, 0)
 
 
 def tell(process: Process, device: torch.device, words: str) -> list[str]:

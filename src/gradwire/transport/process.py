@@ -1,7 +1,8 @@
 """Process: one worker of a torch.distributed group. Every ask is one blocking collective, in the order of asking.
 
-Works on gloo and NCCL. Blocking on purpose: a second collective launched from a callback of the first hangs gloo when
-several buckets are under way; whoever wants overlap runs this in a thread of its own, on a group of its own.
+Works on gloo and NCCL, and on whatever else has a process group's methods. Blocking on purpose: a second collective
+launched from a callback of the first hangs gloo when several buckets are under way; whoever wants overlap runs this in
+a thread of its own, on a group of its own.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import AllgatherOptions  # pyright: ignore[reportPrivateImportUsage]
 
 from gradwire.ask import AllGather, AllReduce, AllToAll, Ask, Broadcast, Op, Talk
 from gradwire.transport.ledger import Ledger
+from gradwire.transport.members import Members, Ranks
 
 T = TypeVar("T")
 
@@ -32,12 +35,20 @@ class Process:
     Args:
         group: the group to speak on, used by nobody else meanwhile.
         ledger: counts what this worker sends and how long it waits.
+
+    Attributes:
+        group: None once closed, and where a rank is alone.
+        rank, size: this worker's place in it.
     """
 
-    def __init__(self, group: dist.ProcessGroup, ledger: Ledger | None = None) -> None:
-        self.group: dist.ProcessGroup | None = group
-        self.ledger = ledger or Ledger()
-        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+    def __init__(self, group: Ranks, ledger: Ledger | None = None) -> None:
+        self.ledger, self.closed = ledger or Ledger(), False
+        self._foreign = isinstance(group, Members)
+        self.group: dist.ProcessGroup | None = group.group if isinstance(group, Members) else group
+        if isinstance(group, Members):
+            self.rank, self.size = group.rank, group.size
+        else:
+            self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
 
     def run(self, worker: Talk[T]) -> T:
         """Run a coroutine to its end. Whatever a collective raises (a lost peer, a timeout) is raised from here."""
@@ -53,44 +64,62 @@ class Process:
         finally:
             worker.close()
 
-    def close(self, *, final: bool = False) -> None:
+    def close(self) -> None:
         """Destroy the group and let go of it. gloo's threads end with it: alive at the interpreter's end they abort.
 
-        A group of some of the ranks stays until the program ends (`final`): torch names such groups by their ranks, and
-        the next one of the same name would find the old one's addresses, and hang.
+        A group that torch does not know is its owner's to end.
         """
-        keep = dist.is_initialized() and self.size < dist.get_world_size() and not final
-        if self.group is not None and not keep:
-            if dist.is_initialized():
-                dist.destroy_process_group(self.group)
-            self.group = None
+        if self.group is not None and not self._foreign and dist.is_initialized():
+            dist.destroy_process_group(self.group)
+        self.group, self.closed = None, True
 
     def overwrite(self, ask: Ask) -> Tensor:
         """Run one collective; where `ask.in_place`, on the ask's own tensor, which then holds the answer."""
-        if self.group is None:
+        if self.closed:
             raise RuntimeError("this transport is closed")
         ask.check(self.size)
         x = ask.x
-        if not x.numel():  # empty tensors are empty on every rank, and travel nowhere
+        # Empty tensors are empty on every rank, and travel nowhere; nor does anything of a rank that is alone.
+        if self.group is None or not x.numel():
             return ask.alone(self.size)
         match ask:
             case AllReduce(op=op):
-                dist.all_reduce(x, _OPS[op], group=self.group)
+                self.group.allreduce([x], _reduce_options(op)).wait()
                 return x
             case AllGather():
                 gathered = x.new_empty((self.size, *x.shape))
-                _all_gather(gathered.view(-1), x.contiguous(), group=self.group)
+                self._gather(self.group, gathered, x.contiguous())
                 return gathered
             case Broadcast(root=root):
-                dist.broadcast(x, dist.get_global_rank(self.group, root), group=self.group)
+                self.group.broadcast([x], _broadcast_options(root)).wait()
                 return x
             case AllToAll():
                 received = torch.empty_like(x, memory_format=torch.contiguous_format)
-                dist.all_to_all_single(received, x.contiguous(), group=self.group)
+                self.group.alltoall_base(received, x.contiguous(), [], [], dist.AllToAllOptions()).wait()
                 return received
+
+    def _gather(self, group: dist.ProcessGroup, gathered: Tensor, x: Tensor) -> None:
+        """Gather into one tensor, or into its rows: a group that torch does not know may have no other way."""
+        if self._foreign:
+            group.allgather([list(gathered.unbind())], [x], AllgatherOptions()).wait()
+        else:
+            _all_gather(gathered.view(-1), x, group=group)
 
     def _answer(self, ask: Ask) -> Tensor:
         """Run one collective and leave what the worker brought as it is."""
         if ask.in_place:
             ask = replace(ask, x=ask.x.clone(memory_format=torch.contiguous_format))
         return self.overwrite(ask)
+
+
+def _reduce_options(op: Op) -> Any:
+    options = dist.AllreduceOptions()
+    options.reduceOp = _OPS[op]
+    return options
+
+
+def _broadcast_options(root: int) -> Any:
+    """`root` counts within the group."""
+    options = dist.BroadcastOptions()
+    options.rootRank = root
+    return options

@@ -1,0 +1,74 @@
+"""Membership: what the ranks of a new group bring with them, and whose state is the newest."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from gradwire.ask import AllGather
+from gradwire.engine.session import Session
+from gradwire.exchange.change import Change
+from gradwire.layout import Layout
+
+log = logging.getLogger("gradwire")
+
+_SEED_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Membership:
+    """What all ranks of a session know of the sessions they were in before.
+
+    Args:
+        before: ranks of the session in which the source was. stayed: how many of them are here.
+        source: the rank whose `progress` is the furthest; of several the lowest. seed: its seed.
+        joined: whether this rank was not in that session.
+        same: whether exactly those ranks are here, and equally far: then nothing needs to change.
+    """
+
+    session: Session
+    before: int
+    stayed: int
+    source: int
+    progress: tuple[int, ...]
+    seed: int
+    joined: bool
+    same: bool
+
+    def of(self, layout: Layout) -> Change:
+        """What an exchange may know of it."""
+        size, device = self.session.process.size, self.session.device
+        return Change(layout, self.before, self.stayed, size, self.source, self.joined, device)
+
+
+def meet(session: Session, before: Session, progress: Sequence[int], seed: int) -> Membership:
+    """Find out who is here. Every rank of the session calls it; `before` is the session that it comes from."""
+    words = torch.tensor([before.token, before.process.size, *progress], device=session.device)
+    mine = torch.frombuffer(bytearray(seed.to_bytes(_SEED_BYTES, "little", signed=True)), dtype=torch.uint8)
+    gathered = session.process.run(_gather(torch.cat([words.view(torch.uint8), mine.to(session.device)])))
+    numbers, seeds = gathered[:, :-_SEED_BYTES].contiguous().view(torch.int64), gathered[:, -_SEED_BYTES:]
+    rows = cast(list[list[int]], numbers.tolist())
+    source = max(range(len(rows)), key=lambda rank: rows[rank][2:])
+    token, size, *furthest = rows[source]
+    stayed = [row for row in rows if row[0] == token]
+    if len(stayed) < size:
+        log.warning("gradwire: %d of %d workers are gone, and what they had not sent yet", size - len(stayed), size)
+    return Membership(
+        session,
+        before=size,
+        stayed=len(stayed),
+        source=source,
+        progress=tuple(furthest),
+        seed=int.from_bytes(bytes(cast(list[int], seeds[source].tolist())), "little", signed=True),
+        joined=before.token != token,
+        same=len(stayed) == len(rows) == size and all(row[2:] == furthest for row in rows),
+    )
+
+
+async def _gather(x: Tensor) -> Tensor:
+    return await AllGather(x)

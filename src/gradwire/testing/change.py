@@ -1,0 +1,54 @@
+"""The law of exchanges about other workers than at the step before."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gradwire.exchange import Exchange, State
+from gradwire.exchange.change import Change, change_
+from gradwire.exchange.protocol import clone, visible
+from gradwire.layout import Layout
+from gradwire.testing.exchange import check_alike, check_form
+from gradwire.testing.runs import Setup, check_sent, flat, gradients, one_step, run, start, turns
+from gradwire.testing.trial import Law
+from gradwire.transport import lockstep
+
+STEPS = 2
+"""Steps before the change and after it."""
+
+
+def workers_come_and_go(exchange: Exchange, law: Law, setup: Setup) -> None:
+    """When workers leave and others join between two steps, the law holds on; of an "error" (1/n) the sum is kept."""
+    layout, n = setup.layout, setup.some
+    *_, (_, _, before, _) = run(exchange, n, layout, setup.seed, torch.float64, STEPS)
+    for after in sorted({min(setup.workers), max(setup.workers)}):
+        stay = min(n, after)
+        with law.at(n=n, stayed=stay, after=after, seed=setup.seed) as trial:
+            states = _changed(exchange, [clone(visible(state)) for state in before[n - stay :]], n, after, layout)
+            first, *others = map(flat, states)
+            check_form(trial, flat(exchange.init(layout, torch.float64)), first, layout.d)
+            for rank, other in enumerate(others, 1):
+                check_alike(trial, first, other, rank, layout.d)
+            here, there = _owed(before[n - stay :]) / n, _owed(states) / after
+            trial.close(there, here, 1e-12, "the mean error is not what it was of those who stayed")
+            for step in range(STEPS, 2 * STEPS):
+                xs = gradients(after, layout, setup.seed + step, torch.float64)
+                whose = turns(after, step, layout, setup.seed, xs.dtype)
+                check_sent(trial, one_step(exchange, xs, states, whose), 1e-9, 1e-12)
+
+
+def _changed(exchange: Exchange, stayed: list[State], before: int, after: int, layout: Layout) -> list[State]:
+    """States of `after` workers: new ones, then those who stayed."""
+    new = after - len(stayed)
+    states = [*start(exchange, new, layout, torch.float64), *stayed]
+    cpu = torch.device("cpu")
+    changes = [Change(layout, before, len(stayed), after, new, rank < new, cpu) for rank in range(after)]
+    lockstep([change_(exchange, state, change) for state, change in zip(states, changes, strict=True)])
+    return states
+
+
+def _owed(states: list[State]) -> Tensor:
+    """The sum of what is kept as "error"; 0 where nothing is."""
+    errors = [part for state in states for name, part in flat(state).items() if name.endswith("error")]
+    return torch.stack(errors).sum(0) if errors else torch.zeros(1)

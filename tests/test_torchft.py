@@ -1,0 +1,65 @@
+"""The example with torchft: a replica is killed inside an exchange, the other goes on alone, and it comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.story
+
+HERE = Path(__file__).parent
+SERVE = """
+import sys
+from torchft.coordination import LighthouseServer
+server = LighthouseServer("[::]:0", 1, join_timeout_ms=20000, heartbeat_timeout_ms=4000)
+print(server.address(), flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def lighthouse() -> Iterator[str]:
+    """Its address; it ends with its standard input."""
+    command = [sys.executable, "-c", SERVE]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.kill()
+
+
+@contextmanager
+def replica(number: int, folder: Path, address: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, str(HERE / "torchft_ranks.py"), str(number), str(folder), *words]
+    env = {**os.environ, "TORCHFT_LIGHTHOUSE": address, "OMP_NUM_THREADS": "1"}
+    with (folder / f"{number}{''.join(words)}.log").open("w") as errors:
+        running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=env, text=True)
+        try:
+            yield running
+        finally:
+            running.kill()
+            running.wait()
+
+
+def test_a_replica_is_killed_inside_an_exchange_and_comes_back(tmp_path: Path) -> None:
+    with lighthouse() as address, replica(0, tmp_path, address) as stays:
+        with replica(1, tmp_path, address, "killed") as dies:
+            dies.wait(120)
+        with replica(1, tmp_path, address) as back:
+            ends = [one.communicate(timeout=120)[0] for one in (stays, back)]
+        assert [dies.returncode, stays.returncode, back.returncode] == [-9, 0, 0], [*tmp_path.glob("*.log")]
+    models = [re.search(r"60 steps, 2 replicas at the end, model (\w{12})", end) for end in ends]
+    assert models[0][1] == models[1][1]
+    told = json.loads(ends[0].splitlines()[-1])
+    assert told["sizes"][-2:] == [1, 2]
+    assert told["put_back"] == [True]

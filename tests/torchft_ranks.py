@@ -1,0 +1,67 @@
+"""Run examples/torchft_replicas.py with an end inside an exchange: `python torchft_ranks.py REPLICA FOLDER [killed]`.
+
+What it looks at, it prints as one JSON line.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torchft
+from elastic_ranks import ends_at, same
+
+import gradwire as gw
+
+ALONE = 12
+"""Steps after which the survivor waits for the other one to come back."""
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "torchft_replicas.py"
+
+
+def watched(replica: int, folder: Path, *, killed: bool) -> dict[str, object]:
+    """Run the example, and tell how many replicas it had one after the other, and what failed."""
+    told: dict[str, object] = {"sizes": [], "put_back": []}
+    hooks: list[gw.Hook] = []
+    before: list[dict] = []
+    attach, regroup, quorum = gw.attach, gw.Hook.regroup, torchft.Manager.start_quorum
+    report = torchft.Manager.report_error
+
+    def attaches(*arguments: object, **options: object) -> gw.Hook:
+        hooks.append(attach(*arguments, **options))
+        return hooks[0]
+
+    def regroups(hook: gw.Hook, group: gw.Members) -> None:
+        regroup(hook, group)
+        told["sizes"].append(group.size)
+        if killed and group.size == 2:
+            hook.process.overwrite = ends_at(hook.process.overwrite, 5)
+
+    def starts(manager: torchft.Manager) -> None:
+        if replica == 1 and not killed:
+            (folder / "back").touch()
+        deadline = time.monotonic() + 120
+        while replica == 0 and manager.current_step() == ALONE and not (folder / "back").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        quorum(manager)
+        before[:] = [hooks[0].state_dict()]
+
+    def reports(manager: torchft.Manager, error: Exception) -> None:
+        told["put_back"].append(bool(same(before[0], hooks[0].state_dict())) and hooks[0].step == before[0]["step"])
+        report(manager, error)
+
+    gw.attach, gw.Hook.regroup = attaches, regroups
+    torchft.Manager.start_quorum, torchft.Manager.report_error = starts, reports
+    sys.argv[1:] = [str(replica)]
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    return told
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(json.dumps(watched(int(sys.argv[1]), Path(sys.argv[2]), killed="killed" in sys.argv)), flush=True)
