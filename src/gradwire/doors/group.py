@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import TypeAlias, cast
 
 import torch.distributed as dist
@@ -40,13 +40,18 @@ def as_group(group: Group | None, door: str) -> Ranks:
     found = cast(object, dist.GroupMember.WORLD if group is None else group)
     if found is dist.GroupMember.NON_GROUP_MEMBER:
         raise ValueError("this rank belongs to no group to average over")
-    if not isinstance(found, dist.ProcessGroup):
+    if not hasattr(found, "allreduce"):
         raise TypeError(f"group must be a process group or a one-dimensional mesh, got {found!r}")
-    if found not in distributed_c10d._world.pg_map:  # pyright: ignore[reportPrivateUsage] - there is no public way to ask
+    if not isinstance(found, dist.ProcessGroup) or found not in _known():
         raise ValueError(
             f"torch.distributed does not know this {type(found).__name__}; give gradwire.Members(group, rank, size)"
         )
     return found
+
+
+def _known() -> Container[dist.ProcessGroup]:
+    """The groups of torch.distributed's. There is no public way to ask."""
+    return distributed_c10d._world.pg_map  # pyright: ignore[reportPrivateUsage]
 
 
 def check_shards(named: Iterable[tuple[str, Tensor]], group: Ranks) -> None:
