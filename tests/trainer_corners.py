@@ -38,9 +38,15 @@ def accelerate_corners() -> list[str]:
     """Models that Accelerate compiles, around DDP, with buffers and an option of DDP's own; and refusals."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
-    from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs, DistributedType
+    from accelerate.utils import (
+        DDPCommunicationHookType,
+        DistributedDataParallelKwargs,
+        DistributedType,
+        broadcast_object_list,
+    )
 
-    from gradwire.integrations.accelerate import attach, inner_handler, prepare_local
+    from gradwire.integrations.accelerate import attach, prepare_local
+    from gradwire.integrations.handlers import inner_handler
 
     AcceleratorState._reset_state()  # all accelerators of a process share it, and what they compile with
     model = nn.Sequential(nn.Linear(5, 30), nn.BatchNorm1d(30), nn.Linear(30, 2))
@@ -65,7 +71,16 @@ def accelerate_corners() -> list[str]:
         assert (hook.seed, hook.step) == ((0, 1) if local else (7, 2))
         assert_equal_on_all_ranks(model)
         hook.close()
+    refusal(hook.finish, RuntimeError)  # and no waiting for a thread that has ended
     AcceleratorState._reset_state()
+    undecided = Accelerator()
+    auto = attach(undecided, "auto")
+    undecided.prepare(net())
+    [folder] = broadcast_object_list([tempfile.mkdtemp()])
+    undecided.save_state(folder)
+    undecided.load_state(folder)
+    assert auto.hooks[0].choice is None
+    auto.hooks[0].close()
     half = DistributedDataParallelKwargs(comm_hook=DDPCommunicationHookType.FP16)
     untouched = Accelerator()
     attach(untouched, SPEC)
@@ -103,7 +118,9 @@ def lightning_corners(root: Path) -> list[str]:
     _, hook = by_lightning(root / "newest", None, local=False, keep=1)
     hook.close()
     dist.barrier()
-    assert sorted(path.name for path in (root / "newest").iterdir()) == ["step=8.ckpt", "step=8.ckpt.gradwire"]
+    assert sorted(path.name for path in (root / "newest").iterdir()) == [
+        f"{name}{end}" for name in ("final.ckpt", "step=8.ckpt") for end in ("", ".gradwire")
+    ]
     mixed = root / "mixed"
     if RANK == 0:
         shutil.copytree(root / "lightning-attach", mixed)

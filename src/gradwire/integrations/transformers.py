@@ -18,8 +18,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 import gradwire
 from gradwire.doors import Local
 from gradwire.exchange import Exchange
-from gradwire.integrations.accelerate import FOLDER, AloneHandler, AttachHandler, wraps
 from gradwire.integrations.gradients import Opens, opening, warn_of, warn_of_one_process
+from gradwire.integrations.handlers import FOLDER, AloneHandler, AttachHandler, wraps
 from gradwire.integrations.rounds import LocalState, Starts
 
 

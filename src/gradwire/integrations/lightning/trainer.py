@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy
@@ -87,6 +86,7 @@ class LocalStrategy(DDPStrategy):
         super().__init__(**ddp)
         self._start, self._resume = start, list[tuple[str | Path, Any]]()
         self._state: LocalState | None = None
+        self._running = False
 
     @property
     def local(self) -> Local | None:
@@ -103,6 +103,7 @@ class LocalStrategy(DDPStrategy):
         super().setup(trainer)
         if _fitting(self) and self.model is not None:
             self._state = LocalState(self._start(self.model, self.optimizers), self.optimizers)
+            self._running = True
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint; rounds come after its optimizers."""
@@ -143,10 +144,11 @@ class LocalStrategy(DDPStrategy):
         """Close the rounds before Lightning lets go of the model."""
         if self.local is not None:
             self.local.close()
+        self._running = False
         super().teardown()
 
     def _finish(self) -> None:
-        if self.local is not None and dist.is_initialized():
+        if self.local is not None and self._running:
             self.local.finish()
 
 
