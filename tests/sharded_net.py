@@ -100,7 +100,7 @@ def sharded(case: Case, mesh: DeviceMesh, seed: int = 0) -> Net:
     net = Net(case, seed)
     groups = [*net.blocks, *(net.fork.ways if case.apart else [net.fork])]
     for block in groups:
-        if case.compiled:
+        if case.compiled and isinstance(block, Block):
             block.compile(backend="aot_eager")
         fully_shard(block, mesh=mesh, mp_policy=case.policy, offload_policy=case.offload)
     fully_shard(net, mesh=mesh, mp_policy=case.policy, offload_policy=case.offload)
