@@ -446,9 +446,7 @@ def refuses_mixed_shards(mesh: DeviceMesh) -> None:
     net = Odd()
     fully_shard(net, mesh=mesh["shard"])
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    with pytest.raises(
-        ValueError, match=r"ranks \[., .\] of the group hold different parts of"
-    ):
+    with pytest.raises(ValueError, match=r"ranks \[., .\] of the group hold different parts of"):
         gw.local(net, optimizer)
     with pytest.raises(ValueError, match="group must be a mesh of one dimension"):
         gw.local(net, optimizer, group=mesh)

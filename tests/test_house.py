@@ -56,6 +56,7 @@ def test_only_the_hook_the_transport_and_the_lab_speak_torch_distributed() -> No
     advisers = {"advice/link.py", "advice/survey.py", "auto.py"}
     doors = {"engine/engine.py", "engine/session.py", "engine/rounds.py", "engine/shards.py", "doors/ddp.py"}
     doors |= {"doors/module.py", "doors/attach_local.py", "doors/local.py", "doors/group.py", "doors/gradient.py"}
+    doors |= {"doors/fsdp.py"}
     folders = {"transport/everyone.py", "folder/save.py", "folder/load.py"}
     assert speakers == {"transport/process.py", "transport/group.py", *folders, *doors, *advisers, *laboratory}
 
