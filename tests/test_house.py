@@ -54,12 +54,12 @@ def test_only_the_hook_the_transport_and_the_lab_speak_torch_distributed() -> No
     laboratory |= {"lab/ways/torchs.py", "lab/bench/run.py", "lab/bench/race.py", "lab/bench/racer.py"}
     laboratory |= {"lab/bench/advising.py"}
     advisers = {"advice/link.py", "advice/survey.py", "auto.py"}
-    doors = {"engine/engine.py", "engine/session.py", "engine/rounds.py", "doors/attach.py", "doors/ddp.py"}
-    doors |= {"doors/module.py", "doors/attach_local.py", "doors/local.py"}
+    doors = {f"doors/{name}.py" for name in ("attach_local", "ddp", "fsdp", "gradient", "group")} | {"engine/shards.py"}
     doors |= {f"integrations/{name}.py" for name in ("gradients", "rounds", "accelerate")}
+    transport = {f"transport/{name}.py" for name in ("process", "group", "members")}
     folders = {"transport/everyone.py", "folder/save.py", "folder/load.py"}
     folders |= {"dcp/grid.py", "dcp/source.py", "dcp/stateful.py"}
-    assert speakers == {"transport/process.py", "transport/group.py", *folders, *doors, *advisers, *laboratory}
+    assert speakers == {*transport, *folders, *doors, *advisers, *laboratory}
 
 
 def test_the_engine_knows_no_wrapper_and_one_door_nothing_of_another() -> None:
