@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check format bench map figures docs clean
+.PHONY: setup trainers demo test check format bench map figures docs clean
 
 setup: $(VENV)/.installed
 
@@ -12,15 +12,22 @@ $(VENV)/.installed: pyproject.toml constraints.txt scripts/setup.sh scripts/debi
 	sh scripts/setup.sh "$(PYTHON)" "$(VENV)"
 	@touch $@
 
+# What `gradwire.integrations` is tested with: half a gigabyte that the demo does not need.
+trainers: $(VENV)/.trainers
+
+$(VENV)/.trainers: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[trainers]'
+	@touch $@
+
 demo: setup
 	$(BIN)/gradwire demo
 
-test: setup
+test: trainers
 	sh scripts/debian.sh chromium:chromium
 	$(BIN)/python -m pytest -n auto -m "not story"
 	$(BIN)/python -m pytest -m story
 
-check: setup
+check: trainers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright

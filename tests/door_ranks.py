@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import threading
@@ -317,6 +318,75 @@ def old_checkpoints() -> None:
         for name, parameter in net.named_parameters():
             torch.testing.assert_close(parameter.grad, run["mean"][name], rtol=1e-5, atol=1e-7, msg=f"{spec} {name}")
         hook.close()
+
+
+@contextmanager
+def warnings_of(module: str) -> Iterator[list[str]]:
+    """What a module logs."""
+    words: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: words.append(record.getMessage())
+    logging.getLogger(module).addHandler(handler)
+    yield words
+    logging.getLogger(module).removeHandler(handler)
+
+
+def ddp_corners() -> None:
+    """A compiled wrapper, the Python reducer, gradients that DDP does not exchange, and uneven numbers of batches."""
+    rank = dist.get_rank()
+    compiled = torch.compile(DistributedDataParallel(model()), backend="eager")
+    with gw.attach(compiled, "ef(topk(density=0.1))") as hook:
+        loss(compiled, 0, rank).backward()
+        assert hook.step == 1
+    with gw.attach(DistributedDataParallel(torch.compile(model(), backend="eager")), "mean") as hook:
+        assert {name for layout in hook.layouts for name in layout.names} == set(dict(model().named_parameters()))
+
+    mode, torch._dynamo.config.optimize_ddp = torch._dynamo.config.optimize_ddp, "python_reducer"
+    with pytest.raises(ValueError, match="'python_reducer', which hands a hook no buckets"):
+        gw.attach(DistributedDataParallel(model()), "mean")
+    torch._dynamo.config.optimize_ddp = mode
+
+    said = "steps on gradients of a backward pass that DDP has not exchanged"
+    for passes, warned in ((ordinary, False), (two_and_two, True), (twice_through, True)):
+        net = model()
+        ddp = DistributedDataParallel(net, bucket_cap_mb=CAP)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+        with gw.attach(ddp, "ef(topk(density=0.1))"), warnings_of("gradwire") as words:
+            for step in range(3):
+                passes(ddp, step, rank)
+                optimizer.step()
+                optimizer.zero_grad()
+            assert sum(said in each for each in words) == warned, (passes.__name__, words)
+
+    ddp = DistributedDataParallel(model(), bucket_cap_mb=CAP)
+    optimizer = torch.optim.SGD(ddp.parameters(), lr=0.01)
+    with gw.attach(ddp, "ef(topk(density=0.1))") as hook:
+        with ddp.join():
+            for step in range(5 if rank == 0 else 3):
+                loss(ddp, step, rank).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        assert hook.step == 5  # who has ended takes part with gradients of zero, and memories go on
+        assert_equal_on_all_ranks(ddp.module)
+
+
+def ordinary(ddp: nn.Module, step: int, rank: int) -> None:
+    """Accumulation, and two forward passes before one joint backward pass."""
+    with ddp.no_sync():
+        loss(ddp, step, rank).backward()
+    (loss(ddp, step, rank) + loss(ddp, step + 9, rank)).backward()
+
+
+def two_and_two(ddp: nn.Module, step: int, rank: int) -> None:
+    one, other = loss(ddp, step, rank), loss(ddp, step + 9, rank)
+    one.backward()
+    other.backward()
+
+
+def twice_through(ddp: nn.Module, step: int, rank: int) -> None:
+    one = loss(ddp, step, rank)
+    one.backward(retain_graph=True)
+    one.backward()
 
 
 if __name__ == "__main__":

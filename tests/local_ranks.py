@@ -14,6 +14,8 @@ import torch.distributed as dist
 from ranks import assert_equal_on_all_ranks, batch, loss, main, model, roundtrip
 from torch import Tensor, nn
 from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import gradwire as gw
@@ -387,6 +389,98 @@ def islands() -> None:
     assert torch.isfinite(flat(net)).all()
     assert local.local_steps == 20
     local.close()
+
+
+def sharded() -> None:
+    """FSDP2 shards in two islands, local steps between them; equal to whole models whose gradients an island averages.
+
+    A forward pass for evaluation, which leaves parameters gathered, does not hide what an exchange has written.
+    """
+    rank = dist.get_rank()
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
+    inside = mesh["shard"].get_group()
+    for exchange, options in (
+        ("mean", {"outer": "nesterov(lr=0.7, momentum=0.9)"}),
+        ("ef(topk(density=0.2))", {"delay": 2, "catch_up": "add"}),
+        ("ef(topk(density=0.2))", {"keep": "cpu", "fragments": 2, "bucket_mb": BUCKET}),
+    ):
+        nets = [Odd(), Odd()]
+        for block in nets[0].blocks:
+            fully_shard(block, mesh=mesh["shard"])
+        fully_shard(nets[0], mesh=mesh["shard"])
+        optimizers = [torch.optim.AdamW(net.parameters(), lr=0.01) for net in nets]
+        between = mesh["replicate"]
+        local = gw.local(nets[0], optimizers[0], every=4, exchange=exchange, group=between, **options)
+        assert local.part == (rank % 2, 2)
+        other = gw.local(nets[1], optimizers[1], every=4, exchange="mean", group=between.get_group(), **options)
+        for step in range(10):
+            x = batch(step, rank)
+            for net, optimizer in zip(nets, optimizers, strict=True):
+                net(x).square().mean().backward()
+                if net is nets[1]:
+                    average(net, inside)
+                optimizer.step()
+                optimizer.zero_grad()
+        before, saved = full(nets[0]), local.state_dict()
+        with torch.no_grad():
+            nets[0](batch(9, rank))
+            assert local.finish()
+            assert other.finish()
+            outs = [net(batch(11, 0)) for net in nets]
+        after = full(nets[0])
+        assert all(torch.equal(model, after) for model in everywhere(after)), exchange
+        assert all(torch.equal(out, outs[0]) for out in everywhere(outs[0])), exchange
+        assert not torch.equal(after, before)
+        if exchange == "mean":
+            torch.testing.assert_close(after, flat(nets[1]), rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(*outs, rtol=1e-5, atol=1e-6)
+        assert local.step == other.step
+        local.load_state_dict(saved)
+        assert torch.equal(full(nets[0]), before)
+        local.close()
+        other.close()
+    refuses_mixed_shards(mesh)
+
+
+def refuses_mixed_shards(mesh: DeviceMesh) -> None:
+    net = Odd()
+    fully_shard(net, mesh=mesh["shard"])
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"ranks \[., .\] of the group hold different parts of"):
+        gw.local(net, optimizer)
+    with pytest.raises(ValueError, match="group must be a mesh of one dimension"):
+        gw.local(net, optimizer, group=mesh)
+    with pytest.raises(TypeError, match="a process group or a one-dimensional mesh, got \\[0, 1\\]"):
+        gw.local(net, optimizer, group=[0, 1])
+
+
+class Odd(nn.Module):
+    """Dimensions that two shards cannot share evenly, and one with nothing for the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList([nn.Linear(5, 11), nn.Linear(11, 3)])
+        self.last = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x).tanh()
+        return self.last(x)
+
+
+def average(net: nn.Module, group: dist.ProcessGroup) -> None:
+    for param in net.parameters():
+        dist.all_reduce(param.grad, group=group)
+        param.grad /= dist.get_world_size(group)
+
+
+def full(net: nn.Module) -> Tensor:
+    """What the shards of a model hold, as every rank sees it."""
+    for module in net.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+    return torch.cat([param.full_tensor().detach().flatten() for param in net.parameters()])
 
 
 def models_of(saved: dict, net: nn.Module) -> Tensor:

@@ -52,6 +52,9 @@ def outside():
     model = nn.Linear(4, 2)
     return model, lambda _: model(torch.randn(8, 4)).sum()
 
+def broken():
+    return nn.Linear(4, 2), lambda model: model(torch.randn(8, 4)).sum() * float("nan")
+
 number = 3
 """
 
@@ -428,10 +431,17 @@ def test_under_torchrun_the_network_is_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.story
-def test_a_loss_beside_the_model_is_refused_by_the_ranks(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        ("outside", "it must be computed by the model it is handed"),
+        ("broken", "the gradient of weight is not finite under none: such steps are skipped"),
+    ],
+)
+def test_a_loss_that_says_nothing_is_refused_by_the_ranks(tmp_path: Path, factory: str, words: str) -> None:
     (tmp_path / "own.py").write_text(OWN)
-    ended = gradwire(tmp_path, "gradwire", "bench", "--model", "own:outside", "--steps", "2")
+    ended = gradwire(tmp_path, "gradwire", "bench", "--model", f"own:{factory}", "--steps", "2")
     assert ended.returncode == 2
-    assert "it must be computed by the model it is handed" in ended.stderr
+    assert words in ended.stderr
     assert "Traceback" not in ended.stderr
     assert {file.name for file in tmp_path.iterdir()} <= {"own.py", "__pycache__"}

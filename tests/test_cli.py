@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 
 from gradwire import net, registry
+from gradwire.cli.train import check_finite
 from gradwire.lab.comparison import demo
 from gradwire.lab.comparison.job import TrainingJob
 from gradwire.lab.comparison.on_ranks import execute
-from gradwire.lab.comparison.record import Comparison, Run
+from gradwire.lab.comparison.record import Comparison, Point, Run, Split
 
 HALF = ("--density", "0.5")
 
@@ -215,3 +217,13 @@ def test_where_the_kernel_refuses_the_demo_goes_on_over_loopback_and_says_so(tmp
     comparison = Comparison.from_json((tmp_path / "out.json").read_text())
     assert comparison.link.startswith("loopback (")
     assert all(run.link_bytes == 0 for run in comparison.runs)
+
+
+def test_a_run_that_diverges_ends_with_a_sentence_and_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(
+        "mean", "mean", (Point(0, 0.0, 0, 5.5), Point(20, 1.0, 10, float("nan"))), Split(0, 0, 0), 0, 0, 0, 0, 0, 0
+    )
+    with pytest.raises(typer.Exit) as ended:
+        check_finite(run)
+    assert ended.value.exit_code == 1
+    assert "the loss is nan after 20 steps: the run has diverged" in " ".join(capsys.readouterr().err.split())

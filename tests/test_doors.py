@@ -40,3 +40,7 @@ def test_loading_is_whole_or_nothing() -> None:
 
 def test_old_checkpoints_load_and_go_on() -> None:
     play("old_checkpoints", ranks=2, lives=LIVES)
+
+
+def test_odd_corners_of_ddp() -> None:
+    play("ddp_corners", ranks=2, lives=LIVES)

@@ -42,6 +42,11 @@ def test_islands_and_other_numbers_of_workers() -> None:
 
 
 @pytest.mark.story
+def test_sharded_models() -> None:
+    play("sharded", ranks=4, lives=LIVES)
+
+
+@pytest.mark.story
 def test_a_dead_rank_is_an_error_in_time_and_the_others_regroup() -> None:
     codes, lines, errors = watch("dies", ranks=3, seconds=60, group=20, lives=LIVES)
     assert codes == [0, 0, -9], errors

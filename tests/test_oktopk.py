@@ -80,7 +80,7 @@ def test_pieces_are_read_as_they_were_cut(data: st.DataObject, span: int, n: int
     wires = pieces.encode(indices, values, [len(row) for row in rows])
     assert wires.shape == (n, index.nbytes(span + pieces.width, pieces.width) + pieces.width * dtype.itemsize)
     starts = [100 * row for row in range(n)]
-    decoded, entries = pieces.read(wires, starts)
+    decoded, entries = pieces.read(wires, starts, 100 * n)
     assert decoded.tolist() == [start + i for start, row in zip(starts, rows, strict=True) for i in row]
     assert torch.equal(entries, values)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +103,17 @@ def die(outer: Outer, tell: remote.Tell) -> None:
     raise KeyError("a bug")
 
 
+def listen(outer: Outer, tell: remote.Tell) -> None:
+    """Tell at which addresses this process listens, as hexadecimal words of the kernel."""
+    mine = set[str]()
+    for descriptor in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the listing's own
+            mine.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+    found = [line[1].split(":")[0] for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in mine]
+    tell(Inner(" ".join(sorted(set(found))), len(found)))
+
+
 OUTER_0 = Outer(Inner("x", math.inf), (Inner("y", 0.1),), {"z": None}, {"d": 20}, True)
 
 
@@ -116,6 +129,15 @@ def test_events_and_the_result_of_rank_0_come_back() -> None:
     heard: list[Inner] = []
     assert remote.run(meet, OUTER_0, 2, name="a meeting", listen=heard.append) == Inner("2 ranks", 10.0)
     assert heard == [Inner("x", 0.0)]
+
+
+@pytest.mark.story
+@pytest.mark.usefixtures("here")
+def test_over_loopback_nobody_else_can_connect() -> None:
+    heard: list[Inner] = []
+    remote.run(listen, OUTER_0, 2, name="an ear", listen=heard.append)
+    assert [each.name for each in heard] == ["0100007F"]  # 127.0.0.1
+    assert heard[0].value >= 1  # the store, at least
 
 
 @pytest.mark.story

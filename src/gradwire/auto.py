@@ -28,12 +28,13 @@ from gradwire.advice.work import dense
 from gradwire.checkpoint import modern, pack
 from gradwire.doors import Hook
 from gradwire.doors import attach as open_door
-from gradwire.engine import Scaler
+from gradwire.doors.group import Group
+from gradwire.doors.uncompiled import uncompiled
+from gradwire.engine import Reduce, Scaler
 from gradwire.exchange import Exchange
 from gradwire.spec import parse
 from gradwire.transport.group import agree, own_group, tell
 from gradwire.transport.ledger import Ledger
-from gradwire.transport.members import Group
 from gradwire.transport.process import Process
 
 log = logging.getLogger("gradwire")
@@ -64,6 +65,7 @@ def attach(
     candidates: Sequence[str] | None = None,
     group: Group | None = None,
     find_unused_parameters: bool = False,
+    reduce: Reduce = "mean",
 ) -> Hook: ...
 def attach(
     model: nn.Module,
@@ -75,15 +77,17 @@ def attach(
     candidates: Sequence[str] | None = None,
     group: Group | None = None,
     find_unused_parameters: bool = False,
+    reduce: Reduce = "mean",
 ) -> Hook | Auto:
     """Let a model average its gradients through an exchange. Every rank calls it, with the same arguments.
 
-    A model wrapped in DistributedDataParallel averages where it always does. A bare module, which has no wrapper, finds
-    means in `param.grad` when `backward` returns, or, if some parameters were unused, when `optimizer.step` begins; all
-    ranks start with rank 0's parameters and buffers.
+    A model wrapped in DistributedDataParallel averages where it always does. Any other module finds means in
+    `param.grad` when `backward` returns, or, if some parameters were unused, when `optimizer.step` begins; all ranks
+    start with the parameters and buffers of the group's rank 0. It may be sharded by FSDP2 or tensor parallelism: then
+    `group` holds the ranks of different islands that have the same shards, and each exchanges its own.
 
     Args:
-        model: a DDP model or a bare module, before its first backward pass.
+        model: a DDP model or any other module, before its first backward pass.
         exchange: an exchange or its spec, such as "ef(deft(density=0.01))"; or "auto", which measures the first steps
             of a DDP model and then decides whether to compress at all.
         seed: of all randomness in the exchange.
@@ -94,25 +98,30 @@ def attach(
         lr: tells the learning rate of the step that is under way, for memories that keep it, such as
             `lambda: optimizer.param_groups[0]["lr"]`.
         candidates: the specs among which "auto" chooses.
-        group: of a bare module, the ranks to average over, all of them if left out: a process group, or the `Members`
-            of one that torch.distributed does not know.
-        find_unused_parameters: of a bare module, exchange at the end of every backward pass, whatever has no gradient
-            by then, so that clipping sees means. Not with checkpoints that use use_reentrant=True.
+        group: without DDP, the ranks to average over, all of them if left out: a process group, a one-dimensional mesh,
+            or the `Members` of a group that torch.distributed does not know.
+        find_unused_parameters: without DDP, exchange at the end of every backward pass, whatever has no gradient by
+            then, so that clipping sees means. Not with checkpoints that use use_reentrant=True.
+        reduce: "sum" leaves the sum over the group, the mean times its number of ranks.
 
     Raises:
         TypeError: what is given is no module, or no exchange.
-        ValueError: a bad spec; no trainable parameter; the model has a communication hook already; the ranks do not
-            agree about spec, parameters or seed.
+        ValueError: a bad spec; no trainable parameter; the model has a communication hook already; the group holds
+            ranks of one island; the group has no backend for the parameters' device; the ranks do not agree about
+            spec, parameters or seed.
         RuntimeError: torch.distributed has no process group yet.
     """
     if isinstance(exchange, str) and exchange.strip().lower() == AUTO:
-        if not isinstance(model, DistributedDataParallel):
-            raise TypeError(f"'auto' takes a model wrapped in DistributedDataParallel, got {type(model).__name__}")
-        return Auto(model, SHORT if candidates is None else candidates, seed, bucket_mb, scaler, lr)
+        ddp = uncompiled(model)
+        if not isinstance(ddp, DistributedDataParallel):
+            raise TypeError(f"'auto' takes a model wrapped in DistributedDataParallel, got {type(ddp).__name__}")
+        if group is not None or find_unused_parameters or reduce != "mean":
+            raise ValueError("'auto' leaves group, find_unused_parameters and reduce to DDP; give none of them")
+        return Auto(ddp, SHORT if candidates is None else candidates, seed, bucket_mb, scaler, lr)
     if candidates is not None:
         raise ValueError(f"candidates are for 'auto', got them with {exchange}")
     unused = find_unused_parameters
-    return open_door(model, exchange, seed, bucket_mb, scaler, lr, group, find_unused_parameters=unused)
+    return open_door(model, exchange, seed, bucket_mb, scaler, lr, group, find_unused_parameters=unused, reduce=reduce)
 
 
 class Auto:
@@ -178,8 +187,8 @@ class Auto:
 
     @property
     def part(self) -> tuple[int, int]:
-        """Which part of the model these ranks average, and of how many: all of it, as DDP does."""
-        return (0, 1)
+        """Which part of the model this rank's group exchanges, and of how many: DDP's models are whole."""
+        return 0, 1
 
     @property
     def seconds(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from gradwire import report
-from gradwire.cli.console import bars, command, link_of, out
+from gradwire.cli.console import bars, command, complain, link_of, out
 from gradwire.lab import records
 from gradwire.lab.comparison import demo
 from gradwire.lab.comparison.job import Pulse, Started, TrainingJob
@@ -96,6 +97,15 @@ def train_command(
     with bars() as progress:
         run = _follow(progress, exchange, job, ranks, rate, [])
     out.print(_table([run]))
+    check_finite(run)
+
+
+def check_finite(run: Run) -> None:
+    """End with code 1 after a run whose last loss says nothing."""
+    last = run.points[-1]
+    if not math.isfinite(last.loss):
+        complain(f"the loss is {last.loss} after {last.step} steps: the run has diverged; try a lower --learning-rate")
+        raise typer.Exit(1)
 
 
 def _follow(progress: Progress, name: str, job: TrainingJob, ranks: int, rate: str | None, sizes: list[int]) -> Run:

@@ -1,21 +1,25 @@
-"""All ranks start from rank 0's parameters and buffers, as under DDP."""
+"""All ranks start from rank 0's parameters and buffers, as under DDP.
+
+Of what is spread over a mesh a rank has, and gets, its own part: rank 0 of the group holds the same one.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from gradwire.ask import Broadcast
+from gradwire.engine.shards import shard
 from gradwire.transport.group import compare, digest
 from gradwire.transport.process import Process
 
 
 def start_alike(model: nn.Module, process: Process) -> None:
-    """Copy rank 0's parameters and buffers to all ranks if they differ. Every rank calls it."""
-    tensors = [*model.parameters(), *model.buffers()]
+    """Copy rank 0's parameters, or its parts of them, and buffers to all ranks if they differ. Every rank calls it."""
+    tensors = [shard(tensor) for tensor in (*model.parameters(), *model.buffers())]
     # If any two ranks differ, every rank differs from some other, and all go the same way.
     if compare(process, tensors[0].device, digest(tensors)) is not None:
         for tensor in tensors:
-            tensor.detach().copy_(process.run(_broadcast(tensor.detach())))
+            tensor.copy_(process.run(_broadcast(tensor)))
     process.ledger.clear()
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from typing import get_args
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwire.doors.ddp import attach_ddp
+from gradwire.doors.group import Group, as_group
 from gradwire.doors.hook import Hook
 from gradwire.doors.module import attach_module
-from gradwire.engine import Scaler
+from gradwire.doors.uncompiled import uncompiled
+from gradwire.engine import Reduce, Scaler
 from gradwire.exchange import Exchange
 from gradwire.spec import as_exchange
-from gradwire.transport.members import Group, given_or_world
 
 
 def attach(
@@ -27,21 +29,25 @@ def attach(
     group: Group | None = None,
     *,
     find_unused_parameters: bool = False,
+    reduce: Reduce = "mean",
 ) -> Hook:
     """Do what `gradwire.attach` (auto.py) says, but for "auto", which is not for a door to decide."""
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"attach takes a module, wrapped in DistributedDataParallel or bare, got {type(model).__name__}"
         )
+    model = uncompiled(model)
     exchange = as_exchange(exchange, "attach")
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
         raise TypeError(f"a seed is a whole number, got {seed!r}")
     if bucket_mb is not None and not bucket_mb > 0:
         raise ValueError(f"bucket_mb must be positive, got {bucket_mb}")
+    if reduce not in get_args(Reduce):
+        raise ValueError(f"reduce must be 'mean' or 'sum', got {reduce!r}")
     seed, unit_bytes = operator.index(seed), None if bucket_mb is None else bucket_mb * 2**20
     if isinstance(model, DistributedDataParallel):
         if group is not None or find_unused_parameters:
             raise ValueError("a DDP model brings its own group and find_unused_parameters; give neither to attach")
-        return attach_ddp(model, exchange, seed, unit_bytes, scaler, lr)
-    world, unused = given_or_world(group, "attach"), find_unused_parameters
-    return attach_module(model, exchange, seed, unit_bytes, scaler, lr, world, find_unused=unused)
+        return attach_ddp(model, exchange, seed, unit_bytes, scaler, lr, reduce)
+    ranks, unused = as_group(group, "attach"), find_unused_parameters
+    return attach_module(model, exchange, seed, unit_bytes, scaler, lr, ranks, find_unused=unused, reduce=reduce)

@@ -6,6 +6,7 @@ import logging
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -16,9 +17,13 @@ from torch.optim.optimizer import Optimizer
 
 from gradwire.checks import is_whole
 from gradwire.doors.alike import start_alike
+from gradwire.doors.fsdp import reshard, sharded_modules
+from gradwire.doors.group import Group, as_group, check_shards
 from gradwire.doors.local import Local, Schedule
+from gradwire.doors.uncompiled import plain, uncompiled
 from gradwire.engine.anchored import CatchUp
 from gradwire.engine.rounds import Rounds
+from gradwire.engine.shards import part_of, shard
 from gradwire.exchange import Exchange
 from gradwire.memory.dgc import DGC
 from gradwire.memory.ef import EF
@@ -28,7 +33,7 @@ from gradwire.outer import Outer
 from gradwire.outer.every import Every
 from gradwire.outer.nesterov import Nesterov
 from gradwire.spec import as_exchange, as_outer
-from gradwire.transport.members import Group, Members, given_or_world
+from gradwire.transport.members import Members
 
 log = logging.getLogger("gradwire")
 
@@ -61,13 +66,14 @@ def local(
     buffers (batch normalisation) are averaged at every exchange, others are rank 0's.
 
     Args:
-        model: a module, compiled or not, or a DDP model whose ranks are one worker of `group` (an island).
+        model: a module, compiled or not; or a DDP model, or one sharded by FSDP2, whose ranks are one worker of `group`
+            (an island). Of a sharded model each rank exchanges its own part.
         optimizer: what trains it; of several the last one counts the steps.
         every: local steps of a round; `Every(10, warmup_steps=200)` for rounds that grow at first.
         exchange: an exchange or its spec.
         outer: an outer step or its spec, such as "nesterov(lr=0.7, momentum=0.9)".
-        group: the ranks that exchange, all of them if left out: a process group, or the `Members` of one that
-            torch.distributed does not know.
+        group: the ranks that exchange, all of them if left out: a process group, a one-dimensional mesh, or the
+            `Members` of a group that torch.distributed does not know.
         delay: local steps that go on while an exchange is under way, below `every`. Costs one more copy of the
             parameters.
         catch_up: what becomes of those steps: "mix", halfway between them and the anchor; "add", they stay in full;
@@ -80,7 +86,7 @@ def local(
     Raises:
         TypeError: what is given is no module, no optimizer, no exchange or no outer step.
         ValueError: a bad spec or number; an exchange that is made for gradients; no trainable parameter, or none that
-            the optimizer trains; a DDP model that averages over the same ranks; the ranks do not agree.
+            the optimizer trains; a model that is averaged or sharded over the same ranks; the ranks do not agree.
         RuntimeError: torch.distributed has no process group yet.
     """
     counted = _optimizers(optimizer)[-1]
@@ -88,14 +94,22 @@ def local(
     schedule = _schedule(every, delay, catch_up, fragments)
     _check_fit(exchange, outer, schedule)
     _check_numbers(keep, seed, bucket_mb)
-    bare = _bare(model, group)
-    named = [(_plain(name), param) for name, param in bare.named_parameters() if param.requires_grad][::-1]
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"local takes a module, bare, wrapped in DistributedDataParallel or sharded, got {type(model).__name__}"
+        )
+    wrapped = uncompiled(model)
+    bare = _inside(wrapped, group) if isinstance(wrapped, DistributedDataParallel) else wrapped
+    reshard(bare)
+    named = [(plain(name), param) for name, param in bare.named_parameters() if param.requires_grad][::-1]
     _check_tensors(bare, named, _optimizers(optimizer))
-    world = given_or_world(group, "local")
+    world = as_group(group, "local")
+    check_shards(named, world)
+    part = part_of(param for _, param in named)
     terms = {name: repr(getattr(schedule, name)) for name in ("every", "delay", "catch_up")}
     persistent = set(bare.state_dict())
     rounds = Rounds(
-        named,
+        [(name, shard(param)) for name, param in named],
         [buffer for name, buffer in bare.named_buffers() if name in persistent],
         exchange,
         outer,
@@ -104,14 +118,15 @@ def local(
         unit_bytes=bucket_mb * 2**20,
         fragments=fragments,
         device=torch.device("cpu") if keep == "cpu" else None,
-        contract=terms | {"number of fragments": repr(fragments)},
+        contract=terms | {"number of fragments": repr(fragments), "part of the model": repr(part)},
     )
     if rounds.process.size == 1:
         log.warning("gradwire.local: there is one rank only, so nothing is exchanged")
     start_alike(bare, rounds.process)
     for unit in rounds.everything():
         unit.start()
-    return Local(rounds, counted, schedule)
+    written = partial(reshard, bare) if sharded_modules(bare) else None
+    return Local(rounds, counted, schedule, part, written)
 
 
 def _optimizers(given: Any) -> list[Optimizer]:
@@ -170,34 +185,22 @@ def _check_numbers(keep: str, seed: int, bucket_mb: float) -> None:
         raise ValueError(f"bucket_mb must be positive, got {bucket_mb}")
 
 
-def _bare(model: nn.Module, group: Group | None) -> nn.Module:
-    """The module inside DDP, if there is one. Refuses one that averages gradients over the same ranks (ValueError)."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"local takes a module, bare or wrapped in DistributedDataParallel, got {type(model).__name__}")
-    inner = cast(object, getattr(model, "_orig_mod", model))  # what torch.compile wraps
-    if not isinstance(inner, DistributedDataParallel):
-        return cast(nn.Module, inner)
-    if isinstance(group, Members):  # of other programs' ranks
-        return cast(nn.Module, inner.module)
-    island = set(dist.get_process_group_ranks(cast(dist.ProcessGroup, inner.process_group)))
-    between = set(dist.get_process_group_ranks(group if group is not None else dist.GroupMember.WORLD))
-    if len(island & between) > 1:
+def _inside(ddp: DistributedDataParallel, group: Group | None) -> nn.Module:
+    """The module inside DDP. Refuses one whose gradients are averaged over the same ranks (ValueError)."""
+    between = as_group(group, "local")
+    if isinstance(between, Members):  # of other programs' ranks
+        return cast(nn.Module, ddp.module)
+    island = set(dist.get_process_group_ranks(cast(dist.ProcessGroup, ddp.process_group)))
+    if len(island & set(dist.get_process_group_ranks(between))) > 1:
         raise ValueError(
             f"this DDP model averages gradients over ranks {sorted(island)} at every step already; give local the bare "
             "module, or a group of ranks of different islands"
         )
-    return cast(nn.Module, inner.module)
-
-
-def _plain(name: str) -> str:
-    """A parameter's name without what torch.compile puts into it."""
-    return name.replace("_orig_mod.", "")
+    return cast(nn.Module, ddp.module)
 
 
 def _check_tensors(model: nn.Module, named: Sequence[tuple[str, Tensor]], optimizers: Sequence[Optimizer]) -> None:
     """Refuse a model that cannot be exchanged, or that the optimizers do not train (ValueError)."""
-    if sharded := [name for name, param in named if hasattr(param, "device_mesh")]:
-        raise ValueError(f"parameter {sharded[0]!r} is sharded; local takes models whose ranks hold whole parameters")
     if odd := [name for name, buffer in model.named_buffers() if buffer.is_complex()]:
         raise ValueError(f"buffer {odd[0]!r} is complex; gradwire averages real numbers only")
     trained = {id(param) for one in optimizers for part in one.param_groups for param in part["params"]}

@@ -18,7 +18,9 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwire.doors.hook import Hook
-from gradwire.engine import Engine, Scaler
+from gradwire.doors.uncompiled import plain
+from gradwire.doors.unsynced import Unsynced
+from gradwire.engine import Engine, Reduce, Scaler
 from gradwire.exchange import Exchange
 
 log = logging.getLogger("gradwire")
@@ -31,10 +33,17 @@ def attach_ddp(
     unit_bytes: float | None,
     scaler: Scaler | None,
     lr: Callable[[], float] | None,
+    reduce: Reduce,
 ) -> Hook:
     """Let DDP average its gradients through an exchange; see `gradwire.attach`."""
+    if ddp._use_python_reducer:  # pyright: ignore[reportPrivateUsage] - there is no public way to ask
+        raise ValueError(
+            "torch._dynamo.config.optimize_ddp is 'python_reducer', which hands a hook no buckets; set it to "
+            "'ddp_optimizer' before DistributedDataParallel is built"
+        )
+    named = trainable(ddp)
     engine = Engine(
-        trainable(ddp),
+        named,
         exchange,
         cast(dist.ProcessGroup, ddp.process_group),
         seed=seed,
@@ -43,27 +52,31 @@ def attach_ddp(
         lr=lr,
         # Where parameters may be unused the means are read once more after the last unit.
         fused=not ddp.find_unused_parameters,
+        reduce=reduce,
     )
+    unsynced = Unsynced(named[0][1])
+    door = _BucketDoor(engine, unsynced, find_unused=bool(ddp.find_unused_parameters))
     try:
-        ddp.register_comm_hook(_BucketDoor(engine, find_unused=bool(ddp.find_unused_parameters)), _gradwire)
+        ddp.register_comm_hook(door, _gradwire)
     except RuntimeError as error:
         engine.close()
+        unsynced.detach()
         raise ValueError(f"this model cannot take a communication hook: {error}") from error
-    return Hook(engine, ddp.no_sync, lambda: None)
+    return Hook(engine, ddp.no_sync, unsynced.detach)
 
 
 def trainable(ddp: DistributedDataParallel) -> list[tuple[str, Tensor]]:
     """Names and parameters that DDP reduces, the last registered first: about the order in which gradients arrive."""
     ignored = cast(set[str], ddp.parameters_to_ignore)
     every = cast(Iterable[tuple[str, Tensor]], ddp.module.named_parameters())
-    return [(name, param) for name, param in every if param.requires_grad and name not in ignored][::-1]
+    return [(plain(name), param) for name, param in every if param.requires_grad and name not in ignored][::-1]
 
 
 class _BucketDoor:
     """What DDP is given: it calls `arrive` once a bucket."""
 
-    def __init__(self, engine: Engine, *, find_unused: bool) -> None:
-        self.engine, self.find_unused = engine, find_unused
+    def __init__(self, engine: Engine, unsynced: Unsynced, *, find_unused: bool) -> None:
+        self.engine, self.unsynced, self.find_unused = engine, unsynced, find_unused
 
     def arrive(self, bucket: GradBucket) -> Future[Tensor]:
         """Take a bucket from DDP's thread and return at once; the future completes with the bucket's buffer."""
@@ -72,6 +85,8 @@ class _BucketDoor:
             raise RuntimeError("gradwire exchanges dense gradients; build the embedding with sparse=False")
         if bucket.index() == 0 and self.find_unused:
             _after_backward(self._deliver)
+        if bucket.is_last():
+            self.unsynced.exchanged()
         future: Future[Tensor | Exception] = Future(devices=[buffer.device]) if buffer.is_cuda else Future()
         gradients = [(id(param), grad) for param, grad in zip(bucket.parameters(), bucket.gradients(), strict=True)]
         self.engine.contribute(

@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
+from gradwire.doors.group import Group, as_group
 from gradwire.engine import Engine
 from gradwire.exchange import Exchange
 from gradwire.layout import Layout
 from gradwire.transport.ledger import Ledger
-from gradwire.transport.members import Group, given_or_world
 from gradwire.transport.process import Process
 
 
@@ -51,8 +51,8 @@ class Hook:
 
     @property
     def part(self) -> tuple[int, int]:
-        """Which part of the model these ranks exchange, and of how many: (0, 1) unless it is sharded."""
-        return (0, 1)
+        """Which part of the model this rank's group exchanges, and of how many: (0, 1) unless it is sharded."""
+        return self.engine.part
 
     @property
     def seconds(self) -> float:
@@ -132,7 +132,7 @@ class Hook:
                 "from a checkpoint"
             )
         self._forget()
-        self.engine.regroup(given_or_world(group, "regroup"))
+        self.engine.regroup(as_group(group, "regroup"))
 
     def close(self) -> None:
         """End the thread and the process group. Call it before `destroy_process_group`; the program's end does it too.

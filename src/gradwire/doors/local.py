@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import Any, cast
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from gradwire.doors.group import Group, as_group
 from gradwire.doors.position import check_position, moment
 from gradwire.engine.anchored import CatchUp
 from gradwire.engine.rounds import Outcome, Rounds
@@ -29,7 +31,6 @@ from gradwire.layout import Layout
 from gradwire.outer import Outer
 from gradwire.outer.every import Every
 from gradwire.transport.ledger import Ledger
-from gradwire.transport.members import Group, given_or_world
 from gradwire.transport.process import Process
 
 
@@ -59,10 +60,19 @@ class Local:
         rounds: the engine.
         optimizer: the one whose steps are counted.
         schedule: when what happens.
+        part: which part of the model this rank exchanges, and of how many; (0, 1) unless the model is sharded.
+        written: is called when the parameters have been written; None where nothing follows from that.
     """
 
-    def __init__(self, rounds: Rounds, optimizer: Optimizer, schedule: Schedule) -> None:
-        self.engine, self.schedule = rounds, schedule
+    def __init__(
+        self,
+        rounds: Rounds,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        part: tuple[int, int] = (0, 1),
+        written: Callable[[], None] | None = None,
+    ) -> None:
+        self.engine, self.schedule, self.part, self._written = rounds, schedule, part, written
         self.local_steps, self.seconds, self._event = 0, 0.0, 0
         self._due = schedule.every.gap(0, rounds.fragments, 0)
         self._pending: deque[_Pending] = deque()
@@ -88,11 +98,6 @@ class Local:
     def process(self) -> Process:
         """The group of the door's own, and this rank in it."""
         return self.engine.process
-
-    @property
-    def part(self) -> tuple[int, int]:
-        """Which part of the model these ranks exchange, and of how many: (0, 1) unless it is sharded."""
-        return (0, 1)
 
     @property
     def step(self) -> int:
@@ -178,7 +183,7 @@ class Local:
         Raises:
             ValueError: the ranks do not agree; then anchors and memories have not changed.
         """
-        group = given_or_world(group, "regroup")
+        group = as_group(group, "regroup")
         self._end_pending()
         found = self.engine.regroup(group, self.local_steps)
         if found.joined:
@@ -253,6 +258,8 @@ class Local:
             unit.catch_up(self.schedule.catch_up, moved=outcome.moved)
         if fragment == 0:
             self.engine.buffers.catch_up(moved=outcome.moved)
+        if self._written is not None:
+            self._written()
         if outcome.moved and (not pending.held or self.schedule.catch_up == "drop"):
             self._settled[fragment] = self.local_steps
         return outcome
@@ -287,6 +294,8 @@ class Local:
         states, buffers = self.engine.session.load(saved, lambda: self._prepare(saved), moment)
         position = saved["local"]
         self.engine.load(saved, states)
+        if self._written is not None:
+            self._written()
         self.local_steps, self._due, self._event = position["local_steps"], position["due"], saved["step"]
         self._settled = list(position["settled"])
         done = Future[Outcome]()

@@ -22,7 +22,7 @@ def check_position(position: dict[str, Any], fragments: int) -> None:
 
 def _whole(value: Any) -> list[int] | None:
     """A list of whole numbers from 0 on; None for anything else."""
-    numbers = cast(list[Any], value) if isinstance(value, list) else [None]
+    numbers: list[Any] = cast(list[Any], value) if isinstance(value, list) else [None]
     return numbers if all(type(number) is int and number >= 0 for number in numbers) else None
 
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from torch import Tensor
 from gradwire import checkpoint, kernels
 from gradwire.engine.membership import meet
 from gradwire.engine.session import Session
+from gradwire.engine.shards import copies, part_of
 from gradwire.engine.units import make_units
 from gradwire.exchange import Exchange, State, divide_budget
 from gradwire.exchange.change import change_
@@ -33,12 +34,15 @@ from gradwire.exchange.protocol import visible
 from gradwire.layout import Layout, Turn
 from gradwire.memory.guard import Guard
 from gradwire.transport.group import compare, digest
-from gradwire.transport.members import Group
+from gradwire.transport.members import Ranks
 
 log = logging.getLogger("gradwire")
 
 Done: TypeAlias = Callable[[Exception | None], None]
 """Called once, in the engine's thread: the gradients hold their means, or this is what went wrong."""
+
+Reduce: TypeAlias = Literal["mean", "sum"]
+"""What becomes of the workers' gradients. A sum is the mean times the number of workers."""
 
 
 class Scaler(Protocol):
@@ -69,9 +73,13 @@ class Engine:
         scaler: keeps memories in the gradients' true scale.
         lr: tells the learning rate of the step, for memories that keep it.
         fused: False if means are read later than the step that makes them, so that units cannot share a buffer.
+        in_order: exchange no unit before those in front of it, whatever is full; for doors whose gradients may arrive
+            in another order on another rank.
+        reduce: whether gradients become their mean or their sum.
 
     Attributes:
         exchange, seed, ledger: what averages, its seed, and the bytes this rank has sent.
+        part: which part of the tensors this group exchanges, and of how many: (0, 1) unless they lie on a mesh.
         seconds: time spent on gradients so far, the network included, while the caller went on or waited.
         step: complete passes so far.
         skipped: of those, how many held a value that was not finite and left the memory untouched.
@@ -84,15 +92,18 @@ class Engine:
         self,
         named: Sequence[tuple[str, Tensor]],
         exchange: Exchange,
-        group: Group,
+        group: Ranks,
         *,
         seed: int = 0,
         unit_bytes: float = 25 * 2**20,
         scaler: Scaler | None = None,
         lr: Callable[[], float] | None = None,
         fused: bool = True,
+        in_order: bool = False,
+        reduce: Reduce = "mean",
     ) -> None:
         self.exchange, self.seed, self.scaler, self.lr = exchange, seed, scaler, lr
+        self.in_order, self.reduce, self.part = in_order, reduce, part_of(tensor for _, tensor in named)
         self.step, self.skipped, self.seconds = 0, 0, 0.0
         self._guarded = Guard(exchange)
         self.units = make_units(named, self._guarded, unit_bytes, widened=scaler is not None, fused=fused)
@@ -181,9 +192,16 @@ class Engine:
         self._void(RuntimeError("this backward pass was cut short, and another one has begun"))
         self._finite, self._open, self._undoable = True, True, False
         self._scale = self.scaler.get_scale() if self.scaler is not None else 1.0
-        self._budgets = divide_budget({unit.layout: visible(unit.state) for unit in self.units})
+        self._budgets = self._divided()
         for unit in self.units:
             unit.begin()
+
+    def _divided(self) -> dict[Layout, float]:
+        """Every unit's part of the budget; what the ranks of a mesh hold alike has a budget that they all know."""
+        kinds: dict[tuple[bool, ...], dict[Layout, State]] = {}
+        for unit in self.units:
+            kinds.setdefault(copies(unit.tensors[0]), {})[unit.layout] = visible(unit.state)
+        return {layout: part for states in kinds.values() for layout, part in divide_budget(states).items()}
 
     def _void(self, reason: Exception) -> None:
         """End a pass that is not complete: roll back what it has begun, and tell those who wait."""
@@ -208,12 +226,15 @@ class Engine:
         """Run all units that are full and not done, in their own order, which is every rank's; tell if any was."""
         before = len(self._done)
         for number, unit in enumerate(self.units):
+            if unit.missing and self.in_order:
+                break
             if unit.missing or number in self._done:
                 continue
             lr = None if self.lr is None else self.lr()
             rank, size, budget = self.process.rank, self.process.size, self._budgets[unit.layout]
             turn = Turn(rank, size, self.step, unit.layout, self.seed, (), unit.params, lr, budget)
-            self._finite &= self.process.run(unit.average(self._guarded, turn, self._scale)).finite
+            times = float(size) if self.reduce == "sum" else 1.0
+            self._finite &= self.process.run(unit.average(self._guarded, turn, self._scale, times)).finite
             self._done.add(number)
         exchanged = len(self._done) > before
         if exchanged and len(self._done) == len(self.units):
@@ -270,7 +291,7 @@ class Engine:
                 unit.rollback(self._guarded)
         return cut_short or complete
 
-    def regroup(self, group: Group) -> None:
+    def regroup(self, group: Ranks) -> None:
         """Go on over the ranks of another group, all of which call it between steps. A pass under way is void.
 
         Step, seed and replicated state become those of the rank that is furthest, and memories what the exchange says
@@ -346,4 +367,6 @@ class Engine:
             "parameters": repr([(unit.layout.digest, unit.dtype) for unit in self.units]),
             "use of a scaler": repr(self.scaler is not None),
             "use of lr": repr(self.lr is not None),
+            "reduce": self.reduce,
+            "part of the model": repr(self.part),
         }

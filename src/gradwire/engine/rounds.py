@@ -31,7 +31,7 @@ from gradwire.exchange.change import change_
 from gradwire.exchange.protocol import visible
 from gradwire.layout import Turn
 from gradwire.outer import Outer
-from gradwire.transport.members import Group
+from gradwire.transport.members import Ranks
 
 log = logging.getLogger("gradwire")
 
@@ -73,7 +73,7 @@ class Rounds:
         buffers: Sequence[Tensor],
         exchange: Exchange,
         outer: Outer,
-        group: Group,
+        group: Ranks,
         *,
         seed: int = 0,
         unit_bytes: float = 25 * 2**20,
@@ -106,7 +106,7 @@ class Rounds:
     def _use(self, session: Session) -> None:
         self.session, self.process, self.ledger = session, session.process, session.ledger
 
-    def regroup(self, group: Group, local_steps: int) -> Membership:
+    def regroup(self, group: Ranks, local_steps: int) -> Membership:
         """Go on over the ranks of another group, all of which call it.
 
         Step, seed, anchors and outer states become those of the rank that is furthest, and memories what the exchange

@@ -12,7 +12,7 @@ import torch
 from gradwire.engine.lane import Lane
 from gradwire.transport.group import agree, agreed_number, compare, own_group, tell
 from gradwire.transport.ledger import Ledger
-from gradwire.transport.members import Group, Members
+from gradwire.transport.members import Members, Ranks
 from gradwire.transport.process import Process
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ class Session:
         ValueError: on all ranks, if they do not agree; the session is closed then.
     """
 
-    def __init__(self, group: Group, device: torch.device, contract: Mapping[str, str]) -> None:
+    def __init__(self, group: Ranks, device: torch.device, contract: Mapping[str, str]) -> None:
         self.device, self.closed = device, False
         self.ledger = Ledger()
         self.process = Process(group if isinstance(group, Members) else own_group(group, device), self.ledger)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gradwire import kernels
+from gradwire.engine.shards import copies, shard
 from gradwire.exchange import Exchange, State
 from gradwire.exchange.protocol import BEFORE, Accumulates, keep_, nest, restore_, visible
 from gradwire.kernels import Accumulated
@@ -29,7 +30,7 @@ APART = 4
 
 @dataclass
 class Unit:
-    """Tensors that are exchanged together, as one flat vector.
+    """Tensors that are exchanged together, as one flat vector; of a tensor that lies on a mesh, this rank's part.
 
     layout: their names and shapes. tensors: in the layout's order. dtype: that of the vector. state: the exchange's.
     fused: whether an exchange that accumulates may do so; of others the state is copied before each step. shared: where
@@ -84,15 +85,15 @@ class Unit:
         self.gradients[tensor] = gradient
         self.missing.discard(tensor)
 
-    async def average(self, exchange: Exchange, turn: Turn, scale: float = 1.0) -> Sent:
-        """Replace the gradients by their mean over the workers; `finite` tells about the mean as it was written too.
+    async def average(self, exchange: Exchange, turn: Turn, scale: float = 1.0, times: float = 1.0) -> Sent:
+        """Replace the gradients by `times` their mean over the workers; `finite` tells about what was written too.
 
         Gradients are divided by `scale` before and multiplied after the exchange.
         """
         x = self._collect(exchange, turn, scale)
         given = x if isinstance(exchange, Accumulates) else x.values
         sent = await exchange(given, self.state, turn)  # pyright: ignore[reportArgumentType] - what accumulates takes it
-        finite = self._deliver(sent.mean, scale)
+        finite = self._deliver(sent.mean, scale * times)
         return sent if finite or not sent.finite else Sent(sent.own, sent.mean, finite=False)
 
     def rollback(self, exchange: Exchange) -> None:
@@ -116,7 +117,8 @@ class Unit:
 
     def params(self) -> Tensor:
         """Copy the tensors to f[d], at least float32, each as it lies in memory, like its gradient."""
-        flat = [tensor.detach().as_strided((tensor.numel(),), (1,)) for tensor in self.tensors]
+        parts = map(shard, self.tensors)
+        flat = [part.as_strided((part.numel(),), (1,)) for part in parts]
         return torch.cat(flat).to(torch.promote_types(self.dtype, torch.float32))
 
     def _collect(self, exchange: Exchange, turn: Turn, scale: float) -> Accumulated:
@@ -146,14 +148,14 @@ class Unit:
             return True
         accumulated = self._collected is not None and self._collected.residual is not None
         target = self._shared_buffer() if accumulated else self.buffer
-        if target.dtype.itemsize >= 4:
+        wide = target.dtype.itemsize >= 4
+        if wide:
             mean.write_to_(target)
-            finite = True
         else:
             target.copy_(mean.dense())
-            finite = bool(target.isfinite().all())
         if factor != 1.0:
             target.mul_(factor)
+        finite = wide or bool(target.isfinite().all())
         means = self.views(target)
         for tensor, gradient in self.gradients.items():
             gradient.copy_(means[tensor].view_as(gradient))
@@ -219,7 +221,7 @@ def make_units(
 
 
 def _unit(part: list[tuple[str, Tensor]], exchange: Exchange, shared: Buffers, *, widened: bool, fused: bool) -> Unit:
-    layout = Layout([name for name, _ in part], [tuple(tensor.shape) for _, tensor in part])
+    layout = Layout([name for name, _ in part], [tuple(shard(tensor).shape) for _, tensor in part])
     narrow, device = part[0][1].dtype, part[0][1].device
     wide = torch.promote_types(narrow, torch.float32)
     dtype = wide if widened else narrow
@@ -232,6 +234,9 @@ def _unit(part: list[tuple[str, Tensor]], exchange: Exchange, shared: Buffers, *
 def cut(named: Sequence[tuple[str, Tensor]], unit_bytes: float) -> list[list[tuple[str, Tensor]]]:
     """Deal named tensors out to units of one dtype and device, of at most unit_bytes unless one tensor is larger.
 
+    What several ranks of a mesh hold alike stays apart from what they do not: an exchange chooses by all values of a
+    unit, and those ranks must choose alike.
+
     Raises:
         ValueError: nothing to exchange, or a tensor that does not hold real numbers.
     """
@@ -240,9 +245,13 @@ def cut(named: Sequence[tuple[str, Tensor]], unit_bytes: float) -> list[list[tup
     for name, tensor in named:
         if not tensor.dtype.is_floating_point:
             raise ValueError(f"parameter {name!r} is {tensor.dtype}; gradwire exchanges real numbers only")
-    kinds = dict.fromkeys((tensor.dtype, tensor.device) for _, tensor in named)
-    alike = ([(name, tensor) for name, tensor in named if (tensor.dtype, tensor.device) == kind] for kind in kinds)
+    kinds = dict.fromkeys(_kind(tensor) for _, tensor in named)
+    alike = ([(name, tensor) for name, tensor in named if _kind(tensor) == kind] for kind in kinds)
     return [part for group in alike for part in _filled(group, unit_bytes)]
+
+
+def _kind(tensor: Tensor) -> tuple[torch.dtype, torch.device, tuple[bool, ...]]:
+    return tensor.dtype, tensor.device, copies(tensor)
 
 
 def _filled(named: list[tuple[str, Tensor]], unit_bytes: float) -> Iterable[list[tuple[str, Tensor]]]:
@@ -250,9 +259,10 @@ def _filled(named: list[tuple[str, Tensor]], unit_bytes: float) -> Iterable[list
     part: list[tuple[str, Tensor]] = []
     left = unit_bytes
     for name, tensor in named:
-        if part and tensor.nbytes > left:
+        nbytes = shard(tensor).nbytes
+        if part and nbytes > left:
             yield part
             part, left = [], unit_bytes
         part.append((name, tensor))
-        left -= tensor.nbytes
+        left -= nbytes
     yield part

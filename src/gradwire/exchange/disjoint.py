@@ -24,7 +24,12 @@ async def gather_indices(found: Tensor, counts: Sequence[int], dims: Sequence[in
 
     One AllGather of an index block (wire/index.py), padded to the longest. `found` are the indices of this worker,
     whose rank is `rank`; dims are the sizes of all parts, which all workers know.
+
+    Raises:
+        ValueError: counts that the parts cannot have, or bytes that are no such indices.
     """
+    if counts[rank] != len(found):
+        raise ValueError(f"rank {rank} has found {len(found)} indices, and is said to have found {counts[rank]}")
     lengths = [index.nbytes(d, k) for d, k in zip(dims, counts, strict=True)]
     wire = index.encode(found, dims[rank])
     wires = await AllGather(torch.nn.functional.pad(wire, (0, max(lengths) - len(wire))))

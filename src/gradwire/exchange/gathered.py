@@ -49,7 +49,7 @@ class Gathered:
         c, like = self.compressor, kernels.values(x)
         d, x = like.shape[-1], cast(Tensor, x)  # only a `Selective` compressor is given anything else
         if _is_ragged(type(c)):
-            return c.decode(await _gather_ragged(c.encode(x, turn)), d)
+            return c.decode(await _gather_ragged(c.encode(x, turn), c.nbytes(d)), d)
         if isinstance(turn.rank, slice):
             # Batched mode does not serialise: the bytes that there would be are only counted.
             await AllGather(_unread(like.shape[:-1], c.nbytes(d), like.device))
@@ -77,8 +77,17 @@ def _unread(batch_shape: torch.Size, length: int, device: torch.device) -> Tenso
     return torch.zeros(1, dtype=torch.uint8, device=device).expand(*batch_shape, length)
 
 
-async def _gather_ragged(wire: Tensor) -> Tensor:
-    """Gather u8[m] of a length that differs among workers: u8[n, largest m], zeros after the shorter ones."""
+async def _gather_ragged(wire: Tensor, most: int) -> Tensor:
+    """Gather u8[m] of a length that differs among workers: u8[n, largest m], zeros after the shorter ones.
+
+    Raises:
+        ValueError: a length below 0 or above `most`; nothing of that length is allocated.
+    """
     length = torch.full((*wire.shape[:-1], 1), wire.shape[-1], device=wire.device).view(torch.uint8)
-    longest = int((await AllGather(length)).view(torch.int64).max())
+    lengths = (await AllGather(length)).view(torch.int64)
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    if not 0 <= shortest <= longest <= most or longest < wire.shape[-1]:
+        raise ValueError(
+            f"gathered: workers announce messages of {shortest} to {longest} bytes, and {most} is the most"
+        )
     return await AllGather(torch.nn.functional.pad(wire, (0, longest - wire.shape[-1])))

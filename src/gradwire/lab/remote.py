@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +28,7 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from gradwire import net
 from gradwire.lab import records
@@ -178,7 +180,7 @@ def _join(
     work: Callable[[], None], complain: Callable[[str], None], timeout: float, refused: tuple[type[Exception], ...]
 ) -> NoReturn:
     """Join the others over gloo, work, and end the process: with code 2 after one complaint if the input was bad."""
-    dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
+    _meet(timedelta(seconds=timeout))
     code = 0
     try:
         work()
@@ -191,6 +193,18 @@ def _join(
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _meet(timeout: timedelta) -> None:
+    """Open gloo's group. torch's own store would listen on all interfaces of the machine, this one at MASTER_ADDR."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun has its store
+        dist.init_process_group("gloo", timeout=timeout)
+        return
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    listening = socket.create_server((host, port)).detach() if rank == 0 else None
+    store = TCPStore(host, port, size, rank == 0, timeout, master_listen_fd=listening)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
 
 
 def _message(value: Any) -> dict[str, Any] | None:

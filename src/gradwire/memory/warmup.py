@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -54,18 +54,25 @@ class Warmup:
             raise ValueError(f"warmup needs an exchange with exactly one density, and {self.exchange} has {found}")
 
     @cached_property
-    def stages(self) -> tuple[Exchange, ...]:
-        """The exchange at every density above its own, the highest first."""
+    def stages(self) -> int:
+        """How many densities above the exchange's own there are."""
         (final,) = _densities(self.exchange)
-        densities: list[float] = []
-        while (density := self.start / self.factor ** len(densities)) > final:
-            densities.append(density)
-        return tuple(_at(self.exchange, density) for density in densities)
+        if self.start <= final:
+            return 0
+        nearly = max(1, round(math.log(self.start / final) / math.log(self.factor)))
+        while self._density(nearly) > final:
+            nearly += 1
+        while self._density(nearly - 1) <= final:  # the logarithms are rounded
+            nearly -= 1
+        return nearly
 
     def at(self, step: int) -> Exchange:
         """The exchange at synchronisation `step`, counted from 0."""
-        stage = step * len(self.stages) // self.steps
-        return self.stages[stage] if stage < len(self.stages) else self.exchange
+        stage = step * self.stages // self.steps
+        return _stage(self.exchange, self._density(stage)) if stage < self.stages else self.exchange
+
+    def _density(self, stage: int) -> float:
+        return self.start / self.factor**stage
 
     def init(
         self,
@@ -90,12 +97,12 @@ class Warmup:
         await change_(self.exchange, state, change)
 
     def omega(self, d: int) -> float | None:
-        """The largest of all stages, None if one is biased."""
-        return _worst(max, [stage.omega(d) for stage in (*self.stages, self.exchange)])
+        """The larger of the first stage's and the exchange's, between which the others lie; None if one is biased."""
+        return _worst(max, [stage.omega(d) for stage in (self.at(0), self.exchange)])
 
     def delta(self, d: int) -> float | None:
-        """The smallest of all stages, None if one may expand."""
-        return _worst(min, [stage.delta(d) for stage in (*self.stages, self.exchange)])
+        """The smaller of the first stage's and the exchange's, between which the others lie; None if one may expand."""
+        return _worst(min, [stage.delta(d) for stage in (self.at(0), self.exchange)])
 
 
 def _densities(part: Any) -> Iterator[float]:
@@ -116,6 +123,9 @@ def _at(part: Any, density: float) -> Any:
     values = {field.name: getattr(part, field.name) for field in fields(part)}
     changed = {name: density if name == "density" else _at(value, density) for name, value in values.items()}
     return replace(part, **changed)
+
+
+_stage = lru_cache(maxsize=64)(_at)
 
 
 def _worst(which: Callable[[list[float]], float], constants: list[float | None]) -> float | None:

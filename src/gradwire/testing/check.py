@@ -11,7 +11,7 @@ from gradwire.exchange import Exchange
 from gradwire.layout import Layout
 from gradwire.reprs import describe
 from gradwire.spec import as_exchange, operator
-from gradwire.testing import change, compressor, constants, exchange, own, transports, wires
+from gradwire.testing import answers, change, compressor, constants, exchange, own, transports, wires
 from gradwire.testing.operators import LARGEST
 from gradwire.testing.runs import Setup
 from gradwire.testing.trial import LAYOUT, Law
@@ -57,6 +57,7 @@ EXCHANGE_LAWS: Mapping[str, ExchangeLaw] = _by_name(
     exchange.the_repr_is_a_spec,
     transports.answers_keep_their_dtype,
     transports.a_batch_is_n_workers,
+    answers.corrupted_answers_are_refused_or_stay_inside_d,
     own.own_keeps_its_constants,
 )
 """The laws of exchanges by name; a law's docstring says what it demands."""

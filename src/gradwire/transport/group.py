@@ -18,8 +18,12 @@ from gradwire.transport.process import Process
 
 
 def own_group(group: dist.ProcessGroup, device: torch.device) -> dist.ProcessGroup:
-    """Open a second group over the same ranks with the same backend and timeout: nobody else's calls come between."""
-    timeout: timedelta = group._get_backend(device).options._timeout  # there is no public way to ask
+    """Open a second group over the same ranks with the same backend and timeout: nobody else's calls come between.
+
+    Raises:
+        ValueError: the group has no backend for the device.
+    """
+    timeout = _timeout(group, device)
     ranks, backend = dist.get_process_group_ranks(group), dist.get_backend_config(group)
     if len(ranks) == dist.get_world_size():
         own = dist.new_group(ranks, timeout=timeout, backend=backend)
@@ -28,6 +32,17 @@ def own_group(group: dist.ProcessGroup, device: torch.device) -> dist.ProcessGro
     if not isinstance(own, dist.ProcessGroup):
         raise RuntimeError("this rank is not a member of the model's process group")
     return own
+
+
+def _timeout(group: dist.ProcessGroup, device: torch.device) -> timedelta:
+    """The timeout of the group's backend for tensors on this device."""
+    try:
+        return group._get_backend(device).options._timeout  # there is no public way to ask
+    except RuntimeError as error:
+        raise ValueError(
+            f"the parameters are on {device.type}, and the process group has no backend for such tensors, only "
+            f"{dist.get_backend_config(group)}"
+        ) from error
 
 
 def _group_of_some(ranks: list[int], backend: str, timeout: timedelta, name: str) -> Any:

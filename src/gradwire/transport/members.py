@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch.distributed as dist
-from torch.distributed import distributed_c10d
 
 from gradwire.checks import is_whole
 
@@ -41,26 +40,5 @@ class Members:
             raise ValueError(f"the group has {there} ranks, and Members were told {self.size}")
 
 
-Group: TypeAlias = "dist.ProcessGroup | Members"
+Ranks: TypeAlias = "dist.ProcessGroup | Members"
 """Who takes part: a group of torch.distributed's, or the members of another one."""
-
-
-def given_or_world(group: Group | None, who: str) -> Group:
-    """The group that `who` was given, or all ranks.
-
-    Raises:
-        RuntimeError: torch.distributed has no process group yet.
-        ValueError: a group without this rank, or one that torch.distributed does not know.
-    """
-    if isinstance(group, Members):
-        return group
-    if not dist.is_initialized():
-        raise RuntimeError(f"{who} averages over a process group: call torch.distributed.init_process_group first")
-    found = dist.GroupMember.WORLD if group is None else group
-    if found is None:
-        raise ValueError("this rank belongs to no group to average over")
-    if found not in distributed_c10d._world.pg_map:  # pyright: ignore[reportPrivateUsage] - there is no public way to ask
-        raise ValueError(
-            f"torch.distributed does not know this {type(found).__name__}; give gradwire.Members(group, rank, size)"
-        )
-    return found

@@ -19,7 +19,7 @@ from torch._C._distributed_c10d import AllgatherOptions  # pyright: ignore[repor
 
 from gradwire.ask import AllGather, AllReduce, AllToAll, Ask, Broadcast, Op, Talk
 from gradwire.transport.ledger import Ledger
-from gradwire.transport.members import Group, Members
+from gradwire.transport.members import Members, Ranks
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class Process:
         rank, size: this worker's place in it.
     """
 
-    def __init__(self, group: Group, ledger: Ledger | None = None) -> None:
+    def __init__(self, group: Ranks, ledger: Ledger | None = None) -> None:
         self.ledger, self.closed = ledger or Ledger(), False
         self._foreign = isinstance(group, Members)
         self.group: dist.ProcessGroup | None = group.group if isinstance(group, Members) else group

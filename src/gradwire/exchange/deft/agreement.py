@@ -43,6 +43,9 @@ async def agree(
 
     The delegate changes with the window. If it were t mod n at the steps t that broadcast, then with every = n it would
     always be rank 0, and only rank 0's norms would count.
+
+    Raises:
+        ValueError: the delegate's numbers do not fit.
     """
     stamp = [zlib.crc32(turn.layout.digest, turn.size), turn.step // every]
     if every > 1:
@@ -53,6 +56,8 @@ async def agree(
     message = make() if turn.rank == delegate else [0] * length
     answer: Tensor = await Broadcast(torch.tensor(message, dtype=torch.int32, device=device), delegate)
     received = cast(list[int], answer.tolist())
+    if not fits(received):
+        raise ValueError(f"deft: the plan that rank {delegate} has broadcast at step {turn.step} is none of this model")
     if every > 1:
         state["plan"] = torch.tensor([[*stamp, *received]], dtype=torch.float64)
     return received

@@ -35,7 +35,7 @@ from gradwire import kernels
 from gradwire.ask import AllToAll
 from gradwire.checks import check_whole
 from gradwire.compress.protocol import check_density, kept
-from gradwire.exchange.oktopk.pieces import Pieces, gather_pairs
+from gradwire.exchange.oktopk.pieces import Pieces, gather_counts
 from gradwire.exchange.oktopk.regions import Regions, propose
 from gradwire.exchange.oktopk.survivors import gather_sums, select_sums
 from gradwire.exchange.oktopk.threshold import indices_above, is_near
@@ -99,7 +99,7 @@ async def _select(x: Tensor, k: int, regions: Regions | None, turn: Turn) -> tup
     """
     if regions is not None:
         selected = indices_above(x, regions.local[cast(int, turn.rank)])
-        width, totals = await _count(selected, regions)
+        width, totals = await _count(selected, regions, cast(int, turn.rank))
         if all(is_near(total, k, threshold) for total, threshold in zip(totals, regions.local, strict=True)):
             return selected, regions, width
     selected = kernels.topk(x, k)
@@ -107,7 +107,7 @@ async def _select(x: Tensor, k: int, regions: Regions | None, turn: Turn) -> tup
     threshold = x[selected].abs().amin().item() if len(selected) == k < len(x) else 0.0
     bounds, local = await propose(selected, threshold, len(x), turn)
     regions = Regions(bounds, local, float("nan"))
-    width, _ = await _count(selected, regions)
+    width, _ = await _count(selected, regions, cast(int, turn.rank))
     return selected, regions, width
 
 
@@ -132,9 +132,9 @@ def _edges(indices: Tensor, regions: Regions) -> list[int]:
     return cast(list[int], torch.searchsorted(indices, bounds).tolist())
 
 
-async def _count(selected: Tensor, regions: Regions) -> tuple[int, list[int]]:
+async def _count(selected: Tensor, regions: Regions, rank: int) -> tuple[int, list[int]]:
     """The largest count of any worker in any region, and the total count of each worker."""
     edges = _edges(selected, regions)
     fullest = max(end - start for start, end in itertools.pairwise(edges))
-    pairs = await gather_pairs((fullest, len(selected)), selected.device)
+    pairs = await gather_counts((fullest, len(selected)), regions.bounds[-1], rank, selected.device)
     return max(most for most, _ in pairs), [total for _, total in pairs]

@@ -46,19 +46,34 @@ class Pieces:
         indices = index.decode(wires[:, :split], self.span + self.width, self.width)
         return indices, values.decode(wires[:, split:], self._format, self.width)
 
-    def read(self, wires: Tensor, starts: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """u8[n, nbytes] -> int64[m], f[m]: the rows one after the other without padding; row r begins at starts[r]."""
+    def read(self, wires: Tensor, starts: Sequence[int], d: int) -> tuple[Tensor, Tensor]:
+        """u8[n, nbytes] -> int64[m], f[m]: the rows one after the other without padding; row r begins at starts[r].
+
+        Raises:
+            ValueError: an index of d or more.
+        """
         indices, entries = self.decode(wires)
         real = indices < self.span
-        origin = torch.tensor(starts, device=indices.device).unsqueeze(1)
-        return (indices + origin)[real], entries[real]
+        found = (indices + torch.tensor(starts, device=indices.device).unsqueeze(1))[real]
+        if len(found) and int(found.max()) >= d:
+            raise ValueError(f"oktopk: a worker has sent index {int(found.max())} of a vector of {d}")
+        return found, entries[real]
 
     @property
     def _format(self) -> Format:
         return cast(Format, str(self.dtype).removeprefix("torch."))
 
 
-async def gather_pairs(pair: tuple[int, int], device: torch.device) -> list[tuple[int, int]]:
-    """Gather two whole numbers from every worker, 8 bytes."""
+async def gather_counts(pair: tuple[int, int], d: int, rank: int, device: torch.device) -> list[tuple[int, int]]:
+    """Gather two counts from every worker, 8 bytes.
+
+    Raises:
+        ValueError: a count below 0 or above d, or other counts of this worker, whose rank is `rank`.
+    """
     wires = await AllGather(torch.tensor(pair, dtype=torch.int32, device=device).view(torch.uint8))
-    return [(first, second) for first, second in cast(list[list[int]], wires.view(torch.int32).tolist())]
+    pairs = cast(list[list[int]], wires.view(torch.int32).tolist())
+    if wrong := [count for counts in pairs for count in counts if not 0 <= count <= d]:
+        raise ValueError(f"oktopk: a worker counts {wrong[0]} values of a vector of {d}")
+    if pairs[rank] != list(pair):
+        raise ValueError(f"oktopk: rank {rank} counts {pair}, and is said to count {tuple(pairs[rank])}")
+    return [(first, second) for first, second in pairs]

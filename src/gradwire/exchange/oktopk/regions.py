@@ -6,6 +6,7 @@ the indices that a worker selects, by the average of the workers' proposals (the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -57,6 +58,9 @@ async def propose(selected: Tensor, threshold: float, d: int, turn: Turn) -> tup
     Args:
         selected: int64[m], the increasing indices below d that this worker selects; it proposes regions of m / n each.
         threshold: this worker's threshold.
+
+    Raises:
+        ValueError: what comes of the proposals is no regions of a vector of d.
     """
     n, rank = turn.size, cast(int, turn.rank)
     m = len(selected)
@@ -66,7 +70,12 @@ async def propose(selected: Tensor, threshold: float, d: int, turn: Turn) -> tup
         [torch.tensor(own, dtype=torch.float64, device=selected.device), *(cut.double().view(1) for cut in cuts)]
     )
     sums = _numbers(await AllReduce(proposal))
-    return (0, *(round(total / n) for total in sums[n:]), d), tuple(sums[:n])
+    if not all(map(math.isfinite, sums)):
+        raise ValueError(f"oktopk: the workers propose thresholds and regions that are not finite: {sums}")
+    bounds = (0, *(round(total / n) for total in sums[n:]), d)
+    if list(bounds) != sorted(bounds):
+        raise ValueError(f"oktopk: the workers propose regions that end at {bounds[1:]} of {d}")
+    return bounds, tuple(sums[:n])
 
 
 def _numbers(values: Tensor) -> Sequence[float]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from gradwire.ask import AllGather, AllToAll
-from gradwire.exchange.oktopk.pieces import Pieces, gather_pairs
+from gradwire.exchange.oktopk.pieces import Pieces, gather_counts
 from gradwire.exchange.oktopk.regions import Regions
 from gradwire.exchange.oktopk.threshold import indices_above, is_near, kth_largest
 
@@ -21,15 +21,16 @@ async def select_sums(sums: Tensor, k: int, regions: Regions, rank: int) -> tupl
     By the common threshold. If there is none, or it keeps too few or too many, exactly the k largest; among equal
     magnitudes the first.
     """
+    d = regions.bounds[-1]
     if not math.isnan(regions.common):
         found = indices_above(sums, regions.common)
-        counts = [count for count, _ in await gather_pairs((len(found), 0), sums.device)]
+        counts = [count for count, _ in await gather_counts((len(found), 0), d, rank, sums.device)]
         if is_near(sum(counts), k, regions.common):
             return found, counts, regions
     size = sums.abs()
-    threshold = await kth_largest(size[size > 0], k) if k < regions.bounds[-1] else 0.0
+    threshold = await kth_largest(size[size > 0], k) if k < d else 0.0
     above, equal = size > threshold, (size == threshold) & (size > 0)
-    tallies = await gather_pairs((int(above.sum()), int(equal.sum())), sums.device)
+    tallies = await gather_counts((int(above.sum()), int(equal.sum())), d, rank, sums.device)
     counts, left = list[int](), k - sum(more for more, _ in tallies)
     for more, same in tallies:
         counts.append(more + min(left, same))
@@ -54,10 +55,10 @@ async def gather_sums(
         lengths = _lengths([min(max(cut, ends[rank]), ends[rank + 1]) for cut in cuts])
         received = await AllToAll(pieces.encode(found + starts[rank], sums, lengths))
         starts, span, counts = (0,) * n, d, _lengths(cuts)
-        found, sums = pieces.read(received, starts)
+        found, sums = pieces.read(received, starts, d)
     pieces = Pieces(max(counts), span, sums.dtype)
     wire = pieces.encode(found, sums, [len(found)]).squeeze(0)
-    return pieces.read(await AllGather(wire), starts)
+    return pieces.read(await AllGather(wire), starts, d)
 
 
 def _lengths(ends: Iterable[int]) -> list[int]:

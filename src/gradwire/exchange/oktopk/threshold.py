@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,9 @@ async def kth_largest(sizes: Tensor, k: int) -> float:
 
     Magnitudes are ordered like their bits, read as a whole number. Byte by byte from the highest, the workers sum a
     histogram f64[256] of the remaining candidates: four AllReduces of 2 KB for float32, for any m, k and n.
+
+    Raises:
+        ValueError: a histogram that is none.
     """
     keys = sizes.view(torch.int32 if sizes.dtype == torch.float32 else torch.int64)
     found = 0
@@ -33,6 +38,8 @@ async def kth_largest(sizes: Tensor, k: int) -> float:
         from_top = histogram.flip(0).cumsum(0)
         if shift == 8 * sizes.itemsize - 8 and from_top[-1] < k:
             return 0.0
+        if not bool((histogram >= 0).all()) or not k <= from_top[-1] < math.inf:
+            raise ValueError(f"oktopk: a histogram of {float(from_top[-1])} magnitudes does not hold the {k} largest")
         above = int((from_top < k).sum())
         k -= int(from_top[above - 1]) if above else 0
         keys = keys[byte == 255 - above]

@@ -62,6 +62,8 @@ def race(cell: Cell, tell: Tell) -> Raced:
         tell(Progress(cell.link, cell.ranks, method, 0.0, racers[-1].last))
     while sum(_turn(racer, cell, tell) for racer in racers):
         pass  # another round
+    for racer in racers:
+        racer.check_finite()
     compute = statistics.median(_slowest(racers[0].timed.steps))
     measured = tuple(_measured(racer, cell, compute) for racer in racers)
     for racer in racers:

@@ -96,6 +96,16 @@ class Racer:
             raise ValueError("the loss gives no gradient to the model: it must be computed by the model it is handed")
         if without:
             raise ValueError(f"the loss gives no gradient to {', '.join(without[:3])}: freeze what is not trained")
+        self.check_finite()
+
+    def check_finite(self) -> None:
+        """Refuse, after a step, gradients that no method could have averaged (ValueError)."""
+        for name, param in self.model.named_parameters():
+            if param.grad is not None and not bool(param.grad.isfinite().all()):
+                raise ValueError(
+                    f"the gradient of {name} is not finite under {self.method}: such steps are skipped, so their times "
+                    "say nothing; look at the loss and the inputs"
+                )
 
 
 def size(model: nn.Module) -> tuple[int, int, int]:

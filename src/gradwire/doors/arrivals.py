@@ -1,0 +1,166 @@
+"""Arrivals: gradients that come one by one, and the end of the pass that brings them.
+
+Autograd has no word for "this was the last gradient", so the end of a pass is found in one of two places. A callback at
+the end of backward, if by then every parameter has its gradient: clipping and unscaling then see means. Else the
+optimizer's step, just before it: some parameters were unused, or a reentrant checkpoint's backward pass, nested in the
+real one, has ended. With `find_unused_parameters` the callback always ends the pass.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+from gradwire.doors.gradient import holds_anything, laid
+from gradwire.engine import Engine
+
+
+class Arrivals:
+    """The state of one pass: which gradients were handed over, and which are means already.
+
+    Args:
+        engine: takes the gradients.
+        named: the parameters by name, as the engine has them.
+        find_unused: end the pass with backward, whatever has no gradient by then.
+    """
+
+    def __init__(self, engine: Engine, named: Sequence[tuple[str, Tensor]], find_unused: bool) -> None:
+        self.engine, self.find_unused = engine, find_unused
+        self.params = [param for _, param in named]
+        self.names = {id(param): name for name, param in named}
+        self._given: dict[int, Tensor | None] = {}
+        self._means: list[Future[None]] = []
+        self._accumulating = False
+        self._task = self._finished = -1
+        before_step = weakref.WeakMethod(self._before_step)  # torch keeps its hooks for ever
+
+        def on_step(optimizer: Optimizer, *_: Any) -> None:
+            if (call := before_step()) is not None:
+                call(optimizer)
+
+        self._handles: list[RemovableHandle] = [
+            *(param.register_post_accumulate_grad_hook(self._arrive) for param in self.params),
+            register_optimizer_step_pre_hook(on_step),
+        ]
+
+    @contextmanager
+    def no_sync(self) -> Generator[None]:
+        """Leave gradients where they are; the first pass outside hands over their sums."""
+        before, self._accumulating = self._accumulating, True
+        try:
+            yield
+        finally:
+            self._accumulating = before
+
+    def detach(self) -> None:
+        """Leave the model alone from now on."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _arrive(self, param: Tensor) -> None:
+        """A gradient is there: hand it over."""
+        if self._accumulating:
+            return
+        task = _backward_pass()
+        if task <= self._finished:
+            raise RuntimeError(
+                f"the gradient of {self.names[id(param)]!r} came after the others were exchanged: with "
+                "find_unused_parameters=True use checkpoints with use_reentrant=False"
+            )
+        if id(param) in self._given:
+            self._check_new_pass(param)
+        self._contribute(param)
+        if task != self._task:
+            self._task = task
+            _at_its_end(lambda: self._end_of_backward(task))
+
+    def _check_new_pass(self, param: Tensor) -> None:
+        """A second gradient of a parameter begins another pass, if the first one's was thrown away."""
+        if param.grad is self._given[id(param)]:
+            raise RuntimeError(
+                f"{self.names[id(param)]!r} got a second gradient before the optimizer's step: accumulate under "
+                "hook.no_sync(), use no parameter in two checkpoints with use_reentrant=True, and call no module of "
+                "its own FSDP2 group twice"
+            )
+        self.forget()
+
+    def _contribute(self, param: Tensor) -> None:
+        """Hand over this rank's part of a gradient, laid as its parameter is."""
+        flat = laid(param, self.names[id(param)])
+        future: Future[None] = Future()
+        first, self._given[id(param)] = not self._given, param.grad
+        self._means.append(future)
+        self.engine.contribute([(id(param), flat)], lambda failure: _settle(future, failure), first=first)
+
+    def _end_of_backward(self, task: int) -> None:
+        """At the end of a backward pass, which may be nested in another one."""
+        if self._given and (self.find_unused or len(self._given) == len(self.params)):
+            self._finish()
+            self._finished = task
+
+    def _before_step(self, optimizer: Optimizer) -> None:
+        """Before any optimizer's step: if it has parameters of ours, finish a pass that is not, and commit it."""
+        if not any(id(param) in self.names for group in optimizer.param_groups for param in group["params"]):
+            return
+        if self._given:
+            if self.engine.scaler is not None and len(self._given) < len(self.params):
+                unused = sorted(name for param, name in self.names.items() if param not in self._given)
+                raise RuntimeError(
+                    f"no gradient has come of {', '.join(unused)}, and under a scaler that must be known when backward "
+                    "ends; pass find_unused_parameters=True to attach"
+                )
+            self._finish()
+        self.engine.commit()
+
+    def _finish(self) -> None:
+        """Hand over zeros for what was unused, wait for all means, and leave no gradient where nothing came of it."""
+        unused: list[Tensor] = []
+        for param in self.params:
+            if id(param) in self._given:
+                continue
+            if param.grad is None:
+                param.grad = torch.zeros_like(param.detach())
+                unused.append(param)
+            self._contribute(param)
+        means = self._means
+        self.forget()
+        for mean in means:
+            mean.result()
+        self.engine.wait_stream()
+        for param in unused:
+            if param.grad is not None and not holds_anything(param.grad):
+                param.grad = None  # an optimizer would let its momentum decay
+
+    def forget(self) -> None:
+        """The next gradient begins a pass."""
+        self._given, self._means = {}, []
+
+
+def _backward_pass() -> int:
+    """The number of the backward pass that is running: a nested one has a larger number than the one around it."""
+    return torch._C._current_graph_task_id()  # pyright: ignore[reportPrivateUsage] - as torch's checkpoints do
+
+
+def _at_its_end(call: Callable[[], None]) -> None:
+    """Call at the end of the backward pass that is running, before `backward` returns.
+
+    And behind the callbacks of FSDP2, in which gradients of its last groups may still arrive.
+    """
+    engine = torch.autograd.Variable._execution_engine  # pyright: ignore[reportPrivateUsage] - as DDP does
+    engine.queue_callback(lambda: engine.queue_callback(call))
+
+
+def _settle(future: Future[None], failure: Exception | None) -> None:
+    if failure is None:
+        future.set_result(None)
+    else:
+        future.set_exception(RuntimeError(f"gradwire's exchange failed: {failure}"))

@@ -1,0 +1,35 @@
+"""Modules that FSDP2 shards: which they are, and how they come to gather parameters anew."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, cast
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+
+
+def sharded_modules(model: nn.Module) -> list[nn.Module]:
+    """The modules that `fully_shard` was called on, the outer before the inner.
+
+    Raises:
+        ValueError: a module is wrapped in FSDP1.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # who has not imported it has sharded nothing with it
+    if fsdp is None:
+        return []
+    for module in model.modules():
+        if isinstance(module, fsdp.FullyShardedDataParallel):
+            raise ValueError(
+                "the model is wrapped in FullyShardedDataParallel, which keeps parameters in flat pieces; "
+                "shard it with torch.distributed.fsdp.fully_shard"
+            )
+    return [module for module in model.modules() if isinstance(module, fsdp.FSDPModule)]
+
+
+def reshard(model: nn.Module) -> None:
+    """Keep only shards. A forward pass alone leaves the root's parameters gathered, and blind to new shards."""
+    for module in sharded_modules(model):
+        cast("FSDPModule", module).reshard()

@@ -1,0 +1,62 @@
+"""Gradients that DDP has not exchanged, and that an optimizer is about to use: noticed, and said once.
+
+DDP exchanges one backward pass a forward pass. After two forward passes, the second of two backward passes is added to
+`param.grad` on each rank by itself; so is that of a graph that is used twice (`retain_graph=True`). DDP says nothing,
+compressed or not, and the ranks' parameters part for good.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from typing import Any
+
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+log = logging.getLogger("gradwire")
+
+
+class Unsynced:
+    """Watch one parameter: has it had a gradient since DDP's last exchange when an optimizer steps?
+
+    Args:
+        param: a parameter that DDP reduces.
+    """
+
+    def __init__(self, param: Tensor) -> None:
+        self.param, self.behind, self.warned = param, False, False
+        before_step = weakref.WeakMethod(self._before_step)  # torch keeps its hooks for ever
+
+        def on_step(optimizer: Optimizer, *_: Any) -> None:
+            if (call := before_step()) is not None:
+                call(optimizer)
+
+        self._handles: list[RemovableHandle] = [
+            param.register_post_accumulate_grad_hook(self._accumulated),
+            register_optimizer_step_pre_hook(on_step),
+        ]
+
+    def exchanged(self) -> None:
+        """DDP has handed over the last bucket of a pass, which it does when all gradients are there."""
+        self.behind = False
+
+    def detach(self) -> None:
+        """Watch no longer."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _accumulated(self, _: Tensor) -> None:
+        self.behind = True
+
+    def _before_step(self, optimizer: Optimizer) -> None:
+        if self.warned or not self.behind or self.param.grad is None:
+            return
+        if any(param is self.param for group in optimizer.param_groups for param in group["params"]):
+            self.warned = True
+            log.warning(
+                "gradwire: the optimizer steps on gradients of a backward pass that DDP has not exchanged, so the "
+                "ranks' models part; call backward once after each forward pass, or hand DDP one joint loss"
+            )

@@ -1,0 +1,281 @@
+"""What ranks do in the stories of sharded models: two islands of two shards each."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+from ranks import main, roundtrip
+from sharded_net import STEPS, AtTheStep, Block, Case, Net, held, sharded, train
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FullyShardedDataParallel, MixedPrecisionPolicy
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    PrepareModuleInput,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
+
+import gradwire as gw
+
+CAP = 0.0008
+"""Megabytes of a unit: some groups of FSDP2 share one, and some need two."""
+
+BF16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.bfloat16)
+
+
+def by_step(step: int, _: int) -> int:
+    return step % 2
+
+
+def by_island(step: int, rank: int) -> int:
+    return (step + rank // 2) % 2
+
+
+CASES = {
+    "plain": Case(),
+    "accumulated": Case(micro=3),
+    "accumulated, every pass reduced": Case(micro=3, each=True, syncs=3),
+    "clipped": Case(clip=0.01),
+    "unused by step": Case(branch=by_step),
+    "unused by step, found": Case(branch=by_step, find_unused=True, clip=0.01),
+    "unused by island": Case(branch=by_island, find_unused=True),
+    "unused by island, reduced": Case(branch=by_island, scatter_unused=True),
+    "tied": Case(tied=True),
+    "checkpoints": Case(recompute="plain"),
+    "reentrant checkpoints": Case(recompute="reentrant"),
+    "unused, checkpoints": Case(recompute="plain", branch=by_step, find_unused=True),
+    "uneven": Case(width=5, hidden=11),
+    "empty shards": Case(width=5, hidden=1),
+    "bf16, reduced in fp32": Case(policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)),
+    "bf16": Case(policy=BF16),
+    "offloaded": Case(offload=CPUOffloadPolicy(pin_memory=False)),
+}
+
+ROUNDED = {"bf16": 2e-5, "accumulated, every pass reduced": 1e-7}
+"""Largest differences to native HSDP. It adds islands in bf16, gradwire after the cast to fp32; and the mean of two
+means and one more gradient is rounded otherwise than the mean of three sums."""
+
+
+def mesh_of_islands() -> DeviceMesh:
+    return init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
+
+
+def attached(net: nn.Module, case: Case, mesh: DeviceMesh, spec: str) -> gw.Hook:
+    return gw.attach(net, spec, seed=3, bucket_mb=CAP, group=mesh["replicate"], find_unused_parameters=case.find_unused)
+
+
+def far(one: list[Tensor], other: list[Tensor]) -> float:
+    """The largest difference, also on other ranks."""
+    worst = torch.tensor([max([(a - b).abs().max().item() for a, b in zip(one, other, strict=True) if a.numel()])])
+    dist.all_reduce(worst, dist.ReduceOp.MAX)
+    return worst.item()
+
+
+def every_case() -> dict[str, float]:
+    """`mean` equals native HSDP; error feedback and shifts equal the same exchange made when backward is over."""
+    mesh = mesh_of_islands()
+    return {name: one_case(name, case, mesh) for name, case in CASES.items()}
+
+
+def one_case(name: str, case: Case, mesh: DeviceMesh) -> float:
+    native = train(sharded(replace_unused(case), mesh), case)
+    net = sharded(case, mesh["shard"])
+    with attached(net, case, mesh, "mean") as hook:
+        layouts = hook.layouts
+        assert len(layouts) >= 3
+        assert hook.part == (mesh["shard"].get_local_rank(), 2)
+        difference = far(train(net, case), native)
+        assert hook.step == STEPS * case.syncs, (name, hook.step)
+    assert difference <= ROUNDED.get(name, 0.0), (name, difference)
+    if case.syncs > 1:
+        return difference
+    for spec in ("ef(topk(density=0.2))", "diana(randk(density=0.3))"):
+        net = sharded(case, mesh["shard"])
+        with attached(net, case, mesh, spec) as hook:
+            overlapped = train(net, case)
+            assert hook.step == STEPS
+            assert hook.ledger.entries["AllGather"].calls == STEPS * len(layouts), name
+        net = sharded(case, mesh["shard"])
+        wanted = train(net, case, at_the_step=AtTheStep(net, layouts, spec, mesh, seed=3))
+        assert far(overlapped, wanted) == 0.0, (name, spec)
+        assert islands_agree(overlapped, mesh), (name, spec)
+    return difference
+
+
+def replace_unused(case: Case) -> Case:
+    """What native HSDP needs to be told: it hangs or aborts where islands use different parameters."""
+    return Case(**{**vars(case), "scatter_unused": case.branch is by_island})
+
+
+def islands_agree(mine: list[Tensor], mesh: DeviceMesh) -> bool:
+    flat = torch.cat([part.flatten() for part in mine])
+    first = flat.clone()
+    dist.broadcast(first, dist.get_process_group_ranks(mesh["replicate"].get_group())[0], mesh["replicate"].get_group())
+    return torch.equal(first, flat)
+
+
+def compiled() -> None:
+    """Compiled blocks, and a compiled model, whose names stay those of the model."""
+    mesh, spec = mesh_of_islands(), "ef(topk(density=0.2))"
+    nets = [sharded(Case(compiled=compiled), mesh["shard"]) for compiled in (False, True, False)]
+    nets[2] = torch.compile(nets[2], backend="aot_eager")
+    hooks = [attached(net, Case(), mesh, spec) for net in nets]
+    assert hooks[0].layouts == hooks[2].layouts
+    ended = [train(net, Case()) for net in nets]
+    assert far(ended[1], ended[0]) == far(ended[2], ended[0]) == 0.0
+    assert [hook.step for hook in hooks] == [STEPS] * 3
+    for hook in hooks:
+        hook.close()
+
+
+class Parallel(nn.Module):
+    """A block under tensor and sequence parallelism; the norm is whole on every rank, its gradient is partial sums."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.block = nn.LayerNorm(8), Block(8, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(self.norm(x))
+
+
+def tensor_parallel() -> None:
+    """Two islands of two tensor-parallel ranks. What both ranks of an island hold stays the same on both."""
+    mesh, rank = mesh_of_islands(), dist.get_rank()
+    for spec in ("mean", "ef(topk(density=0.2))", "ef(deft(density=0.2))", "diana(randk(density=0.3))"):
+        nets = [parallel(mesh["shard"]) for _ in range(2)]
+        with gw.attach(nets[0], spec, bucket_mb=CAP, group=mesh["replicate"]) as hook:
+            optimizers = [torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9) for net in nets]
+            for step in range(STEPS):
+                generator = torch.Generator().manual_seed(10 * step + rank // 2)  # one batch an island
+                x = DTensor.from_local(
+                    torch.randn(6, 8, generator=generator)[3 * (rank % 2) :][:3], mesh["shard"], [Shard(0)]
+                )
+                for net, optimizer in zip(nets, optimizers, strict=True):
+                    net(x).full_tensor().square().sum().backward()
+                    if net is nets[1]:
+                        average(net, mesh)
+                    optimizer.step()
+                    optimizer.zero_grad()
+            assert hook.step == STEPS
+            if spec == "mean":
+                assert far(held(nets[0]), held(nets[1])) == 0.0
+            norm = held(nets[0].norm)
+            assert islands_agree(held(nets[0]), mesh)
+        for part in norm:
+            both = [torch.empty_like(part) for _ in range(2)]
+            dist.all_gather(both, part, mesh["shard"].get_group())
+            assert torch.equal(*both), spec
+
+
+def parallel(mesh: DeviceMesh) -> Parallel:
+    plan = {
+        "norm": SequenceParallel(sequence_dim=0),
+        "block": PrepareModuleInput(input_layouts=(Shard(0),), desired_input_layouts=(Replicate(),)),
+        "block.up": ColwiseParallel(),
+        "block.down": RowwiseParallel(output_layouts=Replicate()),
+    }
+    return parallelize_module(Parallel(), mesh, plan)
+
+
+def average(net: nn.Module, mesh: DeviceMesh) -> None:
+    """A plain all-reduce between islands."""
+    for param in net.parameters():
+        param.grad = param.grad.redistribute(placements=param.placements)
+        dist.all_reduce(param.grad.to_local(), group=mesh["replicate"].get_group())
+        param.grad.to_local().div_(2)
+
+
+def resumed() -> None:
+    """A rank's checkpoint has its shards' shapes, and goes on bit for bit; other islands' starting values do not."""
+    mesh, case = mesh_of_islands(), Case(width=5, hidden=11)
+    for spec in ("ef(topk(density=0.2))", "diana(randk(density=0.3))"):
+        once, twice = (sharded(case, mesh["shard"], seed=dist.get_rank() // 2) for _ in range(2))
+        with attached(once, case, mesh, spec) as hook:
+            assert islands_agree(held(once), mesh)
+            train(once, case, range(STEPS))
+            wanted = train(once, case, range(STEPS, 2 * STEPS))
+        with attached(twice, case, mesh, spec) as hook:
+            train(twice, case, range(STEPS))
+            saved = roundtrip(hook.state_dict(), dist.get_rank())
+        shapes = {name: param.to_local().shape for name, param in twice.named_parameters()}
+        assert all(part.shape == shapes[name] for name, parts in saved["memory"].items() for part in parts.values())
+        with attached(twice, case, mesh, spec) as hook:
+            hook.load_state_dict(saved)
+            assert far(train(twice, case, range(STEPS, 2 * STEPS)), wanted) == 0.0
+            assert hook.step == 2 * STEPS
+        with attached(twice, case, mesh, spec) as hook:
+            other = {**saved, "rank": saved["rank"]}
+            other["memory"] = {name: {k: v.flatten()[:-1] for k, v in m.items()} for name, m in saved["memory"].items()}
+            with pytest.raises(ValueError, match="the checkpoint is of another model"):
+                hook.load_state_dict(other)
+
+
+def sums() -> None:
+    """`reduce="sum"` is the mean times the number of workers, at every door."""
+    mesh, case = mesh_of_islands(), Case()
+    for group, make in ((mesh["replicate"], lambda: sharded(case, mesh["shard"])), (None, lambda: Net(case))):
+        grads = []
+        for reduce in ("mean", "sum"):
+            net = make()
+            with gw.attach(net, "ef(topk(density=0.2))", group=group, reduce=reduce) as hook:
+                net(torch.full((3, 5), 1.0 + dist.get_rank()), None).square().sum().backward()
+                size = hook.process.size
+            grads.append([getattr(param.grad, "_local_tensor", param.grad) for param in net.parameters()])
+        assert all(torch.equal(mean * size, total) for mean, total in zip(*grads, strict=True))
+    with pytest.raises(ValueError, match=r"another reduce: rank . with (mean|sum), rank . not"):
+        gw.attach(Net(case), "mean", reduce="sum" if dist.get_rank() else "mean")
+    with pytest.raises(ValueError, match="reduce must be 'mean' or 'sum', got 'max'"):
+        gw.attach(Net(case), "mean", reduce="max")
+
+
+def refusals() -> None:
+    """What cannot be right is an error in a sentence, on every rank, and no rank hangs."""
+    mesh, case, rank = mesh_of_islands(), Case(), dist.get_rank()
+
+    def refused(words: str, net: nn.Module, error: type[Exception] = ValueError, **options: object) -> None:
+        with pytest.raises(error, match=words):
+            gw.attach(net, "mean", **options)
+
+    refused(
+        r"is averaged over ranks \[\d, \d\] already.*mesh=mesh\['shard'\]", sharded(case, mesh), group=mesh["replicate"]
+    )
+    refused(r"ranks \[\d, \d\] of the group hold different parts of '.*'; give", sharded(case, mesh["shard"]))
+    refused(r"ranks \[\d, \d\] of the group hold", sharded(case, mesh["shard"]), group=mesh["shard"])
+    refused("a mesh of one dimension, .* got one of 2 dimensions", sharded(case, mesh["shard"]), group=mesh)
+    refused("group must be a process group or a one-dim.* got 'world'", Net(case), TypeError, group="world")
+    refused(
+        "is wrapped in FullyShardedDataParallel", FullyShardedDataParallel(Net(case), device_id=torch.device("cpu"))
+    )
+    crossed = [dist.new_group(ranks) for ranks in ((0, 3), (1, 2))][rank in (1, 2)]
+    refused("another part of the model: rank", sharded(case, mesh["shard"]), group=crossed)
+    gpus = dist.new_group(backend="cuda:gloo")
+    refused("the parameters are on cpu, and the process group has no backend for such tensors", Net(case), group=gpus)
+
+    reentrant = Case(recompute="reentrant", branch=by_step, find_unused=True)
+    late = sharded(reentrant, mesh["shard"])
+    hook = attached(late, reentrant, mesh, "mean")
+    with pytest.raises(RuntimeError, match=r"came after the others were exchanged.*use_reentrant=False"):
+        train(late, reentrant)
+    hook.close()
+
+
+def compiled_autograd() -> None:
+    """The callback at the end of backward would not run, and clipping would not see means."""
+    mesh = mesh_of_islands()
+    for net in (sharded(Case(), mesh["shard"]), Net(Case())):
+        with gw.attach(net, "mean", group=mesh["replicate"]), torch._dynamo.config.patch(compiled_autograd=True):
+            fast = torch.compile(net, backend="aot_eager")
+            with pytest.raises(RuntimeError, match="compiled autograd"):
+                fast(torch.ones(2, 5), None).sum().backward()
+
+
+if __name__ == "__main__":
+    main(globals(), *sys.argv[1:])
