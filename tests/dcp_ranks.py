@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from folder_ranks import close, difference, everything, same, states, train
+from folder_ranks import METHODS, close, difference, everything, same, states, train
 from local_ranks import Normed
 from ranks import main
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 import gradwire as gw
 
@@ -131,6 +135,107 @@ def refuses(folder: str) -> list[str]:
     dcp.load(wrapped(hooks[:1], None, root / "next"), checkpoint_id=root / "next")
     close(hooks)
     return said
+
+
+class Uneven(nn.Module):
+    """No width is a multiple of the number of ranks, and one is smaller."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.block, self.last = nn.Linear(5, 7), nn.Linear(7, 11), nn.Linear(11, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.block(self.first(x).tanh()).tanh())
+
+
+@dataclass
+class Islands:
+    """A sharded model of every method on a mesh of islands, and its hook."""
+
+    mesh: DeviceMesh
+
+    def __post_init__(self) -> None:
+        self.nets, self.hooks = [Uneven() for _ in METHODS], []
+        for net, spec in zip(self.nets, METHODS, strict=True):
+            fully_shard(net.block, mesh=self.mesh["shard"])
+            fully_shard(net, mesh=self.mesh["shard"])
+            self.hooks.append(gw.attach(net, spec, seed=3, group=self.mesh["replicate"]))
+        self.pairs = [(net, torch.optim.SGD(net.parameters(), lr=0.05)) for net in self.nets]
+
+    def wrapped(self, source: Path | None = None, group: dist.ProcessGroup | None = None) -> dict[str, gw.Stateful]:
+        return {
+            f"net {number}": gw.Stateful(hook, source, model=net, key=f"net {number}" if source else None, group=group)
+            for number, (net, hook) in enumerate(zip(self.nets, self.hooks, strict=True))
+        }
+
+    def whole(self) -> list[dict[str, Tensor]]:
+        """Every memory, not a fact, of the whole model: f[workers, *shape]; FSDP2 cuts the first dimension."""
+        everybody = [None] * self.mesh.size()
+        dist.all_gather_object(everybody, states(self.hooks))
+        found = []
+        for number, mine in enumerate(everybody[0]):
+            memory = [[everybody[rank][number]["memory"] for rank in row] for row in self.mesh.mesh.tolist()]
+            paths = [(name, path) for name, parts in mine["memory"].items() for path in parts if "unit." not in path]
+            found.append(
+                {f"{n} {p}": torch.stack([torch.cat([part[n][p] for part in row]) for row in memory]) for n, p in paths}
+            )
+        return found
+
+
+def islands(folder: str) -> None:
+    """Two islands of two shards: bit for bit among themselves, dealt anew to one island of four, and to two again."""
+    root = Path(folder)
+    two, four = (init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard")) for shape in ((2, 2), (1, 4)))
+    saving = Islands(two)
+    train(saving.pairs, 0, 5)
+    gw.save(saving.hooks, root / "files")
+    dcp.save(saving.wrapped(), checkpoint_id=root / "two")
+    saved, mine = saving.whole(), states(saving.hooks)
+    close(saving.hooks)
+
+    again = Islands(two)
+    dcp.load(again.wrapped(root / "two"), checkpoint_id=root / "two")
+    assert same(states(again.hooks), mine)
+    again, before = Islands(two), again
+    assert gw.load(again.hooks, root / "files")
+    assert same(states(again.hooks), mine)
+    close([*again.hooks, *before.hooks])
+
+    resharded = Islands(four)
+    with pytest.raises(ValueError, match=r"saved in 2 shards and is in 4 now: .* gradwire\.Stateful"):
+        gw.load(resharded.hooks, root / "files")
+    with pytest.raises(ValueError, match=r"the model is sharded over 4 ranks: gradwire\.Stateful\(hook, model=model\)"):
+        gw.Stateful(resharded.hooks[0])
+    dcp.load(resharded.wrapped(root / "two"), checkpoint_id=root / "two")
+    for now, then in zip(resharded.whole(), saved, strict=True):
+        assert now.keys() == then.keys()
+        for name, part in then.items():
+            torch.testing.assert_close(now[name], part.mean(0, keepdim=True), rtol=2**-23, atol=1e-12)
+    train(resharded.pairs, 5, 8)
+    dcp.save(resharded.wrapped(), checkpoint_id=root / "four")
+    saved = resharded.whole()
+    close(resharded.hooks)
+
+    back = Islands(two)
+    dcp.load(back.wrapped(root / "four"), checkpoint_id=root / "four")
+    for now, then in zip(back.whole(), saved, strict=True):
+        for name, part in then.items():
+            assert torch.equal(now[name], part.expand(2, *part.shape[1:])), name
+    train(back.pairs, 8, 10)
+    assert [hook.step for hook in back.hooks] == [10] * len(back.hooks)
+    close(back.hooks)
+
+    one = DeviceMesh("cpu", [[0, 1]], mesh_dim_names=("replicate", "shard"))
+    group = dist.new_group([0, 1])
+    if dist.get_rank() < 2:  # as many parts, one worker: the mean of each part's files
+        alone = Islands(one)
+        assert gw.load(alone.hooks, root / "files", group=group)
+        everybody = [torch.load(root / f"files/gradwire-{rank}.pt", weights_only=True)["states"] for rank in range(4)]
+        for number, now in enumerate(states(alone.hooks)):
+            part = [everybody[rank][number] for rank in (dist.get_rank(), dist.get_rank() + 2)]
+            assert same(now["memory"], gw.merge(part)["memory"])
+        close(alone.hooks)
 
 
 if __name__ == "__main__":

@@ -23,3 +23,8 @@ def test_two_workers_become_four_and_two(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused_on_every_rank(tmp_path: Path) -> None:
     for line in play("refuses", str(tmp_path), ranks=2, lives=LIVES):
         assert len(line["result"]) >= 10
+
+
+@pytest.mark.story
+def test_an_island_is_dealt_anew(tmp_path: Path) -> None:
+    play("islands", str(tmp_path), ranks=4, lives=LIVES)

@@ -165,7 +165,9 @@ def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the checkpoints are of different runs: rank {other['rank']} and rank 0 know other facts")
     memory = {
         name: {
-            path: part.clone() if path.startswith(UNIT) else _mean([each["memory"][name][path] for each in ordered])
+            path: part.detach().clone()
+            if path.startswith(UNIT)
+            else _mean([each["memory"][name][path] for each in ordered])
             for path, part in parts.items()
         }
         for name, parts in first["memory"].items()
@@ -178,7 +180,7 @@ def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _mean(parts: Sequence[Tensor]) -> Tensor:
     """The mean; of equal tensors the tensor itself, which a sum over three would round."""
     same = all(torch.equal(part, parts[0]) for part in parts)
-    return parts[0].clone() if same else torch.stack(list(parts)).mean(0)
+    return parts[0].detach().clone() if same else torch.stack([part.detach() for part in parts]).mean(0)
 
 
 def _check_memory(saved: Any, mine: Mapping[str, Mapping[str, Tensor]]) -> None:
