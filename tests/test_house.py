@@ -57,6 +57,7 @@ def test_only_the_hook_the_transport_and_the_lab_speak_torch_distributed() -> No
     doors = {"engine/engine.py", "engine/session.py", "engine/rounds.py", "doors/attach.py", "doors/ddp.py"}
     doors |= {"doors/module.py", "doors/attach_local.py", "doors/local.py"}
     folders = {"transport/everyone.py", "folder/save.py", "folder/load.py"}
+    folders |= {"dcp/grid.py", "dcp/source.py", "dcp/stateful.py"}
     assert speakers == {"transport/process.py", "transport/group.py", *folders, *doors, *advisers, *laboratory}
 
 

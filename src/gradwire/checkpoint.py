@@ -164,12 +164,7 @@ def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if moment(other) != moment(first):
             raise ValueError(f"the checkpoints are of different runs: rank {other['rank']} and rank 0 know other facts")
     memory = {
-        name: {
-            path: part.detach().clone()
-            if path.startswith(UNIT)
-            else _mean([each["memory"][name][path] for each in ordered])
-            for path, part in parts.items()
-        }
+        name: {path: _merged(path, [each["memory"][name][path] for each in ordered]) for path in parts}
         for name, parts in first["memory"].items()
     }
     # Where a door adds to a checkpoint what is not one value per coordinate, rank 0's goes on.
@@ -177,10 +172,11 @@ def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return pack(memory, modern(first["exchange"]), first["seed"], first["step"], None, None) | added
 
 
-def _mean(parts: Sequence[Tensor]) -> Tensor:
-    """The mean; of equal tensors the tensor itself, which a sum over three would round."""
-    same = all(torch.equal(part, parts[0]) for part in parts)
-    return parts[0].detach().clone() if same else torch.stack([part.detach() for part in parts]).mean(0)
+def _merged(path: str, parts: Sequence[Tensor]) -> Tensor:
+    """The mean; of facts and of equal tensors the first one, which a sum over three would round."""
+    if path.startswith(UNIT) or all(torch.equal(part, parts[0]) for part in parts):
+        return parts[0].detach().clone()
+    return torch.stack([part.detach() for part in parts]).mean(0)
 
 
 def _check_memory(saved: Any, mine: Mapping[str, Mapping[str, Tensor]]) -> None:
