@@ -151,17 +151,19 @@ class Uneven(nn.Module):
 
 @dataclass
 class Islands:
-    """A sharded model of every method on a mesh of islands, and its hook."""
+    """A sharded model of every method on a mesh of islands, local steps among them, and its hook."""
 
     mesh: DeviceMesh
 
     def __post_init__(self) -> None:
-        self.nets, self.hooks = [Uneven() for _ in METHODS], []
-        for net, spec in zip(self.nets, METHODS, strict=True):
+        self.nets, self.hooks = [Uneven() for _ in (*METHODS, "local")], []
+        for net in self.nets:
             fully_shard(net.block, mesh=self.mesh["shard"])
             fully_shard(net, mesh=self.mesh["shard"])
-            self.hooks.append(gw.attach(net, spec, seed=3, group=self.mesh["replicate"]))
         self.pairs = [(net, torch.optim.SGD(net.parameters(), lr=0.05)) for net in self.nets]
+        for net, spec in zip(self.nets, METHODS, strict=False):
+            self.hooks.append(gw.attach(net, spec, seed=3, group=self.mesh["replicate"]))
+        self.hooks.append(gw.local(*self.pairs[-1], every=4, outer="nesterov", group=self.mesh["replicate"]))
 
     def wrapped(self, source: Path | None = None, group: dist.ProcessGroup | None = None) -> dict[str, gw.Stateful]:
         return {
@@ -223,7 +225,7 @@ def islands(folder: str) -> None:
         for name, part in then.items():
             assert torch.equal(now[name], part.expand(2, *part.shape[1:])), name
     train(back.pairs, 8, 10)
-    assert [hook.step for hook in back.hooks] == [10] * len(back.hooks)
+    assert [hook.step for hook in back.hooks] == [10, 10, 10, 2]
     close(back.hooks)
 
     one = DeviceMesh("cpu", [[0, 1]], mesh_dim_names=("replicate", "shard"))

@@ -128,9 +128,7 @@ def _parameters(hook: Saved, model: nn.Module | None) -> dict[str, Tensor]:
     if model is None and hook.part[1] > 1:
         raise ValueError(f"the model is sharded over {hook.part[1]} ranks: gradwire.Stateful(hook, model=model)")
     if not hook.state_dict()["memory"]:
-        raise ValueError(
-            "this hook has chosen no exchange: a distributed checkpoint takes one that is attached by name"
-        )
+        raise ValueError("this hook has chosen no exchange: a distributed checkpoint takes one attached by name")
     named = {} if model is None else dict(model.named_parameters())
     return {name.replace("_orig_mod.", ""): param for name, param in named.items()}
 
