@@ -6,7 +6,7 @@
     "facts/PART/NAME/PATH"  f[...]          what all workers of this part of the model know alike
     "buffers/NUMBER"        [n, m]          of local steps, buffers whose exchange is under way
 
-n is the number of workers that saved. There is nothing but tensors, so nothing is unpickled.
+n is the number of workers that saved. There is nothing but tensors, whose bytes are read as they are.
 """
 
 from __future__ import annotations
