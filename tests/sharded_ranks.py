@@ -284,6 +284,13 @@ def refusals() -> None:
     gpus = dist.new_group(backend="cuda:gloo")
     refused("the parameters are on cpu, and the process group has no backend for such tensors", Net(case), group=gpus)
 
+    rows = nn.Embedding(5, 3, sparse=True)
+    with (
+        gw.attach(rows, "mean"),
+        pytest.raises(RuntimeError, match="exchanges dense gradients, and that of 'weight' is sparse"),
+    ):
+        rows(torch.tensor([1])).sum().backward()
+
     reentrant = Case(recompute="reentrant", branch=by_step, find_unused=True)
     late = sharded(reentrant, mesh["shard"])
     hook = attached(late, reentrant, mesh, "mean")
