@@ -1,4 +1,4 @@
-"""Train a small net on several processes or machines; gradwire is four added lines.
+"""Train a small net on several processes or machines; gradwire is four added lines. Local steps: examples/local.py.
 
 torchrun --nproc-per-node 2 examples/ddp.py
 torchrun --nnodes 2 --node-rank 0 --master-addr ADDRESS --master-port 29500 examples/ddp.py   # and --node-rank 1
@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-import gradwire
+import gradwire  # gradwire
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
     ddp = DistributedDataParallel(model)
-    hook = gradwire.attach(ddp, "ef(deft(density=0.01))")
+    hook = gradwire.attach(ddp, "ef(deft(density=0.01))")  # gradwire
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     teacher = torch.randn(64, 10)
     data = torch.Generator().manual_seed(dist.get_rank())
@@ -32,9 +32,9 @@ def main() -> None:
             print(f"step {step + 1}: loss {loss.item():.3f}")
 
     flat = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-    sent, dense = hook.ledger.bytes, 4 * len(flat) * hook.step
+    sent, dense = hook.ledger.bytes, 4 * len(flat) * hook.step  # gradwire
     print(f"rank {dist.get_rank()}: sent {sent:,} bytes, dense {dense:,}; checksum {flat.double().sum().item()!r}")
-    hook.close()
+    hook.close()  # gradwire
     dist.destroy_process_group()
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-import gradwire
+import gradwire  # gradwire
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.001)
-    local = gradwire.local(model, optimizer, every=10)
+    local = gradwire.local(model, optimizer, every=10)  # gradwire
     teacher = torch.randn(64, 10)
     data = torch.Generator().manual_seed(dist.get_rank())
 
@@ -29,11 +29,11 @@ def main() -> None:
         if step % 40 == 39 and dist.get_rank() == 0:
             print(f"step {step + 1}: loss {loss.item():.3f}")
 
-    local.finish()
+    local.finish()  # gradwire
     flat = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-    sent, dense = local.ledger.bytes, 4 * len(flat) * local.local_steps
+    sent, dense = local.ledger.bytes, 4 * len(flat) * local.local_steps  # gradwire
     print(f"rank {dist.get_rank()}: sent {sent:,} bytes, dense {dense:,}; checksum {flat.double().sum().item()!r}")
-    local.close()
+    local.close()  # gradwire
     dist.destroy_process_group()
 
 

@@ -82,7 +82,7 @@ class Branches(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.conv = nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last)
-        self.a, self.b, self.shared = nn.Linear(5, 40), nn.Linear(5, 40), nn.Linear(40, 40)
+        self.a, self.b, self.shared = nn.Linear(5, 200), nn.Linear(5, 200), nn.Linear(200, 200)
         self.scale, self.empty = nn.Parameter(torch.ones(())), nn.Parameter(torch.empty(0))
 
     def forward(self, x: Tensor, which: int) -> Tensor:
@@ -92,15 +92,18 @@ class Branches(nn.Module):
 
 
 def bare_odd_parameters(find_unused: str) -> None:
-    """Unused, tied, empty, scalar and channels-last parameters, equal bits with DDP, and every unit exchanged once."""
+    """Unused, tied, empty, scalar and channels-last parameters, equal bits with DDP, and every unit exchanged once.
+
+    All ranks use the same branch for four steps, and then different ones: units are full in another order on each rank.
+    """
     rank, early = dist.get_rank(), find_unused == "early"
     for spec in ("mean", "ef(topk(density=0.2))", "diana(randk(density=0.2))"):
         runs, nets, hooks = pair(Branches, spec, find_unused_parameters=early) if early else late_pair(spec)
-        optimizers = [torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9) for net in nets]
+        optimizers = [torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9) for net in nets]
         for step in range(8):
             x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(step * 10 + rank))
             for run, optimizer in zip(runs, optimizers, strict=True):
-                run(x, step % 2).square().sum().backward()
+                run(x, (step + rank * (step >= 4)) % 2).square().sum().backward()
                 optimizer.step()
                 optimizer.zero_grad()
             assert all(torch.equal(a, b) for a, b in zip(*(net.parameters() for net in nets), strict=True)), (

@@ -52,6 +52,8 @@ def same(a: object, b: object) -> bool:
         return isinstance(b, torch.Tensor) and torch.equal(a, b)
     if isinstance(a, dict):
         return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return isinstance(b, list) and len(a) == len(b) and all(map(same, a, b))
     return a == b
 
 
@@ -188,6 +190,15 @@ def refuses(folder: str, killed: str) -> list[str]:
     assert gw.load(hooks, path / "full")
     assert all(map(same, states(hooks), before))
     dist.barrier()
+
+    autos = [gw.attach(DistributedDataParallel(model()), "auto", candidates=kinds) for kinds in ((), ["mean"], ())]
+    gw.save(autos[:2], path / "auto")  # one has decided to leave DDP alone, the other not yet
+    assert gw.load([autos[2], autos[1]], path / "auto")
+    assert [auto.choice for auto in autos] == ["dense", None, "dense"]
+    for auto in autos[:2]:
+        with pytest.raises(ValueError, match="has chosen no exchange"):
+            gw.Stateful(auto)
+    close(autos)
 
     alone = dist.new_group([rank], use_local_synchronization=True)
     gw.save(hooks[:1], path / f"alone {rank}", group=alone)  # one rank's state is not all

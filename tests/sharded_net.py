@@ -14,10 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 import gradwire as gw
 from gradwire.memory.guard import Guard
-from gradwire.transport.group import own_group
 from gradwire.transport.process import Process
 
-STEPS = 4
+STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,10 @@ class Case:
     """One way to train.
 
     width, hidden: of the residual stream and of a block. tied: the last layer's weight is the one before's. recompute:
-    "plain" or "reentrant" checkpoints. branch: which of two blocks a (step, rank) uses; None for both. find_unused,
-    scatter_unused: what attach, and what FSDP2, are told about it. micro: backward passes a step. each: FSDP2 reduces
-    each of them. clip: the norm. policy, offload: FSDP2's. compiled: each block. syncs: exchanges a step.
+    "plain" or "reentrant" checkpoints. branch: which of two blocks a (step, rank) uses; None for both. apart: each
+    of them is a group of its own. find_unused, scatter_unused: what attach, and what FSDP2, are told about it. micro:
+    backward passes a step. each: FSDP2 reduces each of them. clip: the norm. policy, offload: FSDP2's. compiled: each
+    block. syncs: exchanges a step. alone: native HSDP cannot do this.
     """
 
     width: int = 8
@@ -35,6 +35,7 @@ class Case:
     tied: bool = False
     recompute: str = ""
     branch: Callable[[int, int], int] | None = None
+    apart: bool = False
     find_unused: bool = False
     scatter_unused: bool = False
     micro: int = 1
@@ -44,6 +45,7 @@ class Case:
     offload: OffloadPolicy = field(default_factory=OffloadPolicy)
     compiled: bool = False
     syncs: int = 1
+    alone: bool = False
 
 
 class Block(nn.Module):
@@ -55,6 +57,20 @@ class Block(nn.Module):
         return x + self.down(self.up(x).tanh())
 
 
+class Fork(nn.Module):
+    """One of two blocks, or both."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.ways = nn.ModuleList(Block(width, hidden) for _ in range(2))
+
+    def forward(self, x: Tensor, which: int | None) -> Tensor:
+        for number, way in enumerate(self.ways):
+            if which is None or which == number:
+                x = way(x)
+        return x
+
+
 class Net(nn.Module):
     """Root layers in front and behind, two blocks that are always used, and two that may not be."""
 
@@ -64,7 +80,7 @@ class Net(nn.Module):
         self.case = case
         self.first = nn.Linear(5, case.width)
         self.blocks = nn.ModuleList(Block(case.width, case.hidden) for _ in range(2))
-        self.branches = nn.ModuleList(Block(case.width, case.hidden) for _ in range(2))
+        self.fork = Fork(case.width, case.hidden)
         self.last, self.head = nn.Linear(case.width, case.width), nn.Linear(case.width, case.width)
         if case.tied:
             self.head.weight = self.last.weight
@@ -76,17 +92,15 @@ class Net(nn.Module):
                 x = checkpoint(block, x, use_reentrant=self.case.recompute == "reentrant")
             else:
                 x = block(x)
-        for number, branch in enumerate(self.branches):
-            if which is None or which == number:
-                x = branch(x)
-        return self.head(self.last(x).tanh())
+        return self.head(self.last(self.fork(x, which)).tanh())
 
 
 def sharded(case: Case, mesh: DeviceMesh, seed: int = 0) -> Net:
     """A net whose blocks are groups of their own."""
     net = Net(case, seed)
-    for block in (*net.blocks, *net.branches):
-        if case.compiled:
+    groups = [*net.blocks, *(net.fork.ways if case.apart else [net.fork])]
+    for block in groups:
+        if case.compiled and isinstance(block, Block):
             block.compile(backend="aot_eager")
         fully_shard(block, mesh=mesh, mp_policy=case.policy, offload_policy=case.offload)
     fully_shard(net, mesh=mesh, mp_policy=case.policy, offload_policy=case.offload)
@@ -124,10 +138,11 @@ def held(net: nn.Module) -> list[Tensor]:
 class AtTheStep:
     """An exchange of all shards at once when backward is over, written down without an engine."""
 
-    def __init__(self, net: nn.Module, layouts: list[gw.Layout], spec: str, mesh: DeviceMesh, seed: int) -> None:
-        self.params, self.spec, self.seed, self.step = dict(net.named_parameters()), spec, seed, 0
-        self.exchange, self.island = Guard(gw.parse(spec)), mesh["shard"].get_group()
-        self.process = Process(own_group(mesh["replicate"].get_group(), torch.device("cpu")))
+    def __init__(
+        self, net: nn.Module, layouts: list[gw.Layout], spec: str, peers: Process, island: DeviceMesh, seed: int
+    ) -> None:
+        self.params, self.process, self.island = dict(net.named_parameters()), peers, island.get_group()
+        self.exchange, self.seed, self.step = Guard(gw.parse(spec)), seed, 0
         self.units = [(layout, self.exchange.init(layout)) for layout in layouts]
 
     def __call__(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,19 +13,25 @@ from ranks import main, roundtrip
 from sharded_net import STEPS, AtTheStep, Block, Case, Net, held, sharded, train
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FullyShardedDataParallel, MixedPrecisionPolicy
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FullyShardedDataParallel,
+    MixedPrecisionPolicy,
+    fully_shard,
+)
+from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
-    PrepareModuleInput,
     RowwiseParallel,
     SequenceParallel,
     parallelize_module,
 )
 
 import gradwire as gw
+from gradwire.transport.group import own_group
+from gradwire.transport.process import Process
 
-CAP = 0.0008
+CAP = 0.0003
 """Megabytes of a unit: some groups of FSDP2 share one, and some need two."""
 
 BF16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.bfloat16)
@@ -46,6 +54,8 @@ CASES = {
     "unused by step, found": Case(branch=by_step, find_unused=True, clip=0.01),
     "unused by island": Case(branch=by_island, find_unused=True),
     "unused by island, reduced": Case(branch=by_island, scatter_unused=True),
+    "an unused group by island": Case(branch=by_island, apart=True, find_unused=True, alone=True),
+    "an unused group by island, late": Case(branch=by_island, apart=True, alone=True),
     "tied": Case(tied=True),
     "checkpoints": Case(recompute="plain"),
     "reentrant checkpoints": Case(recompute="reentrant"),
@@ -57,9 +67,10 @@ CASES = {
     "offloaded": Case(offload=CPUOffloadPolicy(pin_memory=False)),
 }
 
-ROUNDED = {"bf16": 2e-5, "accumulated, every pass reduced": 1e-7}
-"""Largest differences to native HSDP. It adds islands in bf16, gradwire after the cast to fp32; and the mean of two
-means and one more gradient is rounded otherwise than the mean of three sums."""
+ROUNDED = {"bf16": 1e-3, "accumulated, every pass reduced": 1e-7}
+"""Largest differences to native HSDP. It adds islands in bf16, whose 8 bits round a gradient of 1 by 2e-3, times a rate
+of 0.05 in each of a few steps; gradwire adds after the cast. A mean of two means and one more gradient is rounded
+otherwise than the mean of three sums."""
 
 
 def mesh_of_islands() -> DeviceMesh:
@@ -80,17 +91,19 @@ def far(one: list[Tensor], other: list[Tensor]) -> float:
 def every_case() -> dict[str, float]:
     """`mean` equals native HSDP; error feedback and shifts equal the same exchange made when backward is over."""
     mesh = mesh_of_islands()
-    return {name: one_case(name, case, mesh) for name, case in CASES.items()}
+    peers = Process(own_group(mesh["replicate"].get_group(), torch.device("cpu")))
+    return {name: one_case(name, case, mesh, peers) for name, case in CASES.items()}
 
 
-def one_case(name: str, case: Case, mesh: DeviceMesh) -> float:
-    native = train(sharded(replace_unused(case), mesh), case)
+def one_case(name: str, case: Case, mesh: DeviceMesh, peers: Process) -> float:
+    native = None if case.alone else train(sharded(told_of_unused(case), mesh), case)
     net = sharded(case, mesh["shard"])
     with attached(net, case, mesh, "mean") as hook:
         layouts = hook.layouts
-        assert len(layouts) >= 3
+        assert len(layouts) >= 2 or name == "empty shards"
         assert hook.part == (mesh["shard"].get_local_rank(), 2)
-        difference = far(train(net, case), native)
+        averaged = train(net, case)
+        difference = 0.0 if native is None else far(averaged, native)
         assert hook.step == STEPS * case.syncs, (name, hook.step)
     assert difference <= ROUNDED.get(name, 0.0), (name, difference)
     if case.syncs > 1:
@@ -102,15 +115,15 @@ def one_case(name: str, case: Case, mesh: DeviceMesh) -> float:
             assert hook.step == STEPS
             assert hook.ledger.entries["AllGather"].calls == STEPS * len(layouts), name
         net = sharded(case, mesh["shard"])
-        wanted = train(net, case, at_the_step=AtTheStep(net, layouts, spec, mesh, seed=3))
+        wanted = train(net, case, at_the_step=AtTheStep(net, layouts, spec, peers, mesh["shard"], seed=3))
         assert far(overlapped, wanted) == 0.0, (name, spec)
         assert islands_agree(overlapped, mesh), (name, spec)
     return difference
 
 
-def replace_unused(case: Case) -> Case:
-    """What native HSDP needs to be told: it hangs or aborts where islands use different parameters."""
-    return Case(**{**vars(case), "scatter_unused": case.branch is by_island})
+def told_of_unused(case: Case) -> Case:
+    """Native HSDP must be told where islands use different parameters; of whole groups it would mix them up."""
+    return replace(case, scatter_unused=case.branch is by_island)
 
 
 def islands_agree(mine: list[Tensor], mesh: DeviceMesh) -> bool:
@@ -118,6 +131,19 @@ def islands_agree(mine: list[Tensor], mesh: DeviceMesh) -> bool:
     first = flat.clone()
     dist.broadcast(first, dist.get_process_group_ranks(mesh["replicate"].get_group())[0], mesh["replicate"].get_group())
     return torch.equal(first, flat)
+
+
+def nothing_held() -> None:
+    """A rank whose shards are all empty takes part, and sends nothing that it need not."""
+    mesh = mesh_of_islands()
+    for spec in ("mean", "ef(topk(density=0.2))", "diana(randk(density=0.3))", "ef(deft(density=0.2))"):
+        net = nn.Linear(5, 1)
+        fully_shard(net, mesh=mesh["shard"])
+        with gw.attach(net, spec, group=mesh["replicate"]) as hook:
+            for _ in range(2):
+                net(torch.ones(3, 5)).sum().backward()
+            assert hook.step == 2
+            hook.load_state_dict(hook.state_dict())
 
 
 def compiled() -> None:
@@ -178,9 +204,8 @@ def tensor_parallel() -> None:
 def parallel(mesh: DeviceMesh) -> Parallel:
     plan = {
         "norm": SequenceParallel(sequence_dim=0),
-        "block": PrepareModuleInput(input_layouts=(Shard(0),), desired_input_layouts=(Replicate(),)),
         "block.up": ColwiseParallel(),
-        "block.down": RowwiseParallel(output_layouts=Replicate()),
+        "block.down": RowwiseParallel(output_layouts=Shard(0), use_local_output=False),
     }
     return parallelize_module(Parallel(), mesh, plan)
 
@@ -268,13 +293,44 @@ def refusals() -> None:
 
 
 def compiled_autograd() -> None:
-    """The callback at the end of backward would not run, and clipping would not see means."""
+    """It has no end of backward."""
     mesh = mesh_of_islands()
-    for net in (sharded(Case(), mesh["shard"]), Net(Case())):
-        with gw.attach(net, "mean", group=mesh["replicate"]), torch._dynamo.config.patch(compiled_autograd=True):
-            fast = torch.compile(net, backend="aot_eager")
-            with pytest.raises(RuntimeError, match="compiled autograd"):
-                fast(torch.ones(2, 5), None).sum().backward()
+    for net in (Net(Case()), sharded(Case(), mesh["shard"])):
+        with gw.attach(net, "mean", group=mesh["replicate"]):
+            loss = net(torch.ones(2, 5), None).sum()
+            with (
+                torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")),
+                pytest.raises(RuntimeError, match="compiled autograd has no end of backward"),
+            ):
+                loss.backward()
+
+
+def silence() -> None:
+    """An optimizer that steps though no gradient has come: a warning, once; none where it only makes its state."""
+    complaints: list[str] = []
+    listener = logging.Handler()
+    listener.emit = lambda record: complaints.append(record.getMessage())
+    logging.getLogger("gradwire").addHandler(listener)
+    net = Net(Case())
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with gw.attach(net, "mean") as hook:
+        for param in net.parameters():
+            param.grad = torch.zeros_like(param)
+        optimizer.step()
+        assert not complaints
+        for _ in range(2):
+            with hook.no_sync():
+                net(torch.ones(2, 5), None).sum().backward()
+            optimizer.step()
+    assert len(complaints) == 1
+    assert complaints[0].endswith("no gradient has come to gradwire: nothing is exchanged")
+    logging.getLogger("gradwire").removeHandler(listener)
+
+
+def others() -> None:
+    """Everything else, in one start."""
+    for life in (nothing_held, tensor_parallel, resumed, sums, refusals, silence, compiled, compiled_autograd):
+        life()
 
 
 if __name__ == "__main__":

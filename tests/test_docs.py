@@ -61,6 +61,25 @@ def test_the_readmes_diffs_are_the_examples() -> None:
         assert len([line for line in example.splitlines() if ours.search(line) and "torchrun" not in line]) <= 6
 
 
+def test_the_trainers_tabs_show_lines_of_their_examples() -> None:
+    """Every added line but imports stands in the tab's script: in its code, or where it tells of local steps."""
+    page = (ROOT / "docs" / "trainers.md").read_text()
+    tabs = dict(re.findall(r'=== "(.*?)"\n(.*?)(?=\n===|\n\S)', page, re.DOTALL))
+    assert list(tabs) == ["DDP", "FSDP2", "Accelerate", "Trainer", "Lightning", "Fabric"]
+    for name, tab in tabs.items():
+        scripts = [(ROOT / script).read_text() for script in re.findall(r"`(examples/\w+\.py)`", tab)]
+        assert scripts, name
+        for line in re.findall(r"^    \+(?!from |import )(.*)$", tab, re.MULTILINE):
+            assert any(line in script for script in scripts), line
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda script: script.name)
+def test_examples_are_short_and_mark_their_lines(script: Path) -> None:
+    text = script.read_text()
+    assert len(text.splitlines()) <= 60
+    assert text.count("# gradwire") >= 3
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):

@@ -96,6 +96,47 @@ def test_ranks_of_different_runs_do_not_merge(change: object) -> None:
         gw.merge(saved)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([], r"one checkpoint from every rank of a run, got ranks \[\]"),
+        ([{}], r"merge takes checkpoints of gradwire hooks, got \{\}"),
+        (["all of them"], "merge takes checkpoints of gradwire hooks, got 'all of them'"),
+        ([{"rank": "0"}, {}], r"from every rank of a run, got ranks \['0', 1\] of \[2, 2\]"),
+        ([{"world_size": "2"}, {}], r"got ranks \[0, 1\] of \['2', 2\]"),
+        ([{"world_size": 3}, {}], r"got ranks \[0, 1\] of \[3, 2\]"),
+        ([{"rank": True}, {}], r"got ranks \[True, 1\]"),
+        ([{}, {"local": {}}], "not a checkpoint of a gradwire hook"),
+        ([{"memory": {}}, {}], "of another model: only"),
+        ([{"memory": None}, {}], "memory must be a dictionary by parameter, got NoneType"),
+        ([{"step": "1"}, {}], "step must be a whole number, got '1'"),
+    ],
+)
+def test_what_is_no_checkpoint_does_not_merge(given: list, words: str) -> None:
+    saved = checkpoints("ef(topk(density=0.1))", 2)
+    whole = [{**one, **other} for one, other in zip(saved, given, strict=True)] if len(given) == 2 else given
+    with pytest.raises(ValueError, match=words):
+        gw.merge(whole)
+
+
+def test_a_merge_of_what_requires_a_gradient_does_not() -> None:
+    saved = checkpoints("ef(micro(density=0.1))", 2)
+    wanted = gw.merge(saved)
+    for parts in saved[1]["memory"].values():
+        for part in parts.values():
+            part.requires_grad_()
+    found = gw.merge(saved)
+    for name, parts in found["memory"].items():
+        for path, part in parts.items():
+            assert not part.requires_grad
+            assert torch.equal(part, wanted["memory"][name][path])
+
+
+def test_a_checkpoint_without_the_keys_that_say_nothing_still_loads() -> None:
+    saved = checkpoints("ef(topk(density=0.1))", 1)[0]
+    checkpoint.check({name: value for name, value in saved.items() if name not in checkpoint.ALONE}, saved)
+
+
 def test_a_value_must_be_finite_in_the_memorys_dtype() -> None:
     saved = checkpoints("ef(topk(density=0.1))", 1)[0]
     wide = {name: {path: part.double() for path, part in parts.items()} for name, parts in saved["memory"].items()}

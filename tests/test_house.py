@@ -54,10 +54,12 @@ def test_only_the_hook_the_transport_and_the_lab_speak_torch_distributed() -> No
     laboratory |= {"lab/ways/torchs.py", "lab/bench/run.py", "lab/bench/race.py", "lab/bench/racer.py"}
     laboratory |= {"lab/bench/advising.py"}
     advisers = {"advice/link.py", "advice/survey.py", "auto.py"}
-    doors = {"engine/engine.py", "engine/session.py", "engine/rounds.py", "doors/attach.py", "doors/ddp.py"}
-    doors |= {"doors/module.py", "doors/attach_local.py", "doors/local.py"}
+    doors = {f"doors/{name}.py" for name in ("attach_local", "ddp", "fsdp", "gradient", "group")} | {"engine/shards.py"}
+    doors |= {f"integrations/{name}.py" for name in ("gradients", "rounds", "accelerate")}
+    transport = {f"transport/{name}.py" for name in ("process", "group", "members")}
     folders = {"transport/everyone.py", "folder/save.py", "folder/load.py"}
-    assert speakers == {"transport/process.py", "transport/group.py", *folders, *doors, *advisers, *laboratory}
+    folders |= {"dcp/grid.py", "dcp/source.py", "dcp/stateful.py"}
+    assert speakers == {*transport, *folders, *doors, *advisers, *laboratory}
 
 
 def test_the_engine_knows_no_wrapper_and_one_door_nothing_of_another() -> None:
@@ -93,9 +95,9 @@ def test_nothing_is_unpickled() -> None:
 
 
 def test_importing_gradwire_brings_neither_plots_nor_the_command_line() -> None:
-    script = (
-        "import sys, gradwire; print([m for m in ('matplotlib', 'typer', 'rich', 'gradwire.lab') if m in sys.modules])"
-    )
+    others = ("matplotlib", "typer", "rich", "gradwire.lab", "gradwire.integrations")
+    others += ("accelerate", "transformers", "lightning")
+    script = f"import sys, gradwire; print([m for m in {others} if m in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert ended.stdout.strip() == "[]"
 

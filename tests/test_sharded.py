@@ -10,8 +10,6 @@ pytestmark = pytest.mark.story
 LIVES = "sharded_ranks.py"
 
 
-@pytest.mark.parametrize(
-    "life", ["every_case", "compiled", "tensor_parallel", "resumed", "sums", "refusals", "compiled_autograd"]
-)
+@pytest.mark.parametrize("life", ["every_case", "others"])
 def test_two_islands_of_two_shards(life: str) -> None:
     play(life, ranks=4, lives=LIVES, seconds=240)

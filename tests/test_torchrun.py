@@ -1,98 +1,61 @@
-"""The elastic example under torchrun: whenever a worker is killed, the end is that of a run in which none was."""
+"""Examples under torchrun: on one machine, and as two nodes in two network namespaces."""
 
 from __future__ import annotations
 
-import os
 import re
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.story
+from gradwire import net
+from gradwire.net.links import free_port
 
-HERE = Path(__file__).parent
-MOMENTS = {
-    "never": 0,
-    "in_backward": 20,
-    "in_an_exchange": 10,
-    "while_saving": 20,
-    "between_steps": 30,
-    "at_the_end": 60,
-}
-"""When a worker is killed, and the step from which the run goes on."""
+EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLE = str(EXAMPLES / "ddp.py")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+pytestmark = [pytest.mark.story, pytest.mark.timeout(120)]
 
 
-@contextmanager
-def torchrun(moment: str, folder: Path, log: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """An agent and its workers; ended, if they are not, with the context."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--max-restarts", "2", *options]
-    command += [str(HERE / "torchrun_ranks.py"), moment, str(folder)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    with log.open("wb") as out:
-        running = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env)
-        try:
-            yield running
-        finally:
-            running.terminate()
-            running.wait()
+def check(printed: str, ranks: int) -> None:
+    """All ranks end with equal parameters, or shards, report their bytes, and sent a small part of dense."""
+    report = r"rank (\d)(?:, shard (\d) of \d)?: sent ([\d,]+) bytes, dense ([\d,]+); checksum (-?[\d.]+)"
+    reports = re.findall(report, printed)
+    assert sorted(int(rank) for rank, *_ in reports) == list(range(ranks)), printed
+    shards = {shard for _, shard, *_ in reports}
+    assert len({(shard, checksum) for _, shard, *_, checksum in reports}) == len(shards), printed
+    assert len(shards) == (2 if "shard" in printed else 1)
+    for *_, sent, dense, _ in reports:
+        assert 0 < int(sent.replace(",", "")) < 0.03 * int(dense.replace(",", ""))
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", printed)]
+    assert losses[-1] < losses[0]
 
 
-def ends(log: Path) -> list[tuple[int, int, str]]:
-    """What ranks have printed at their end: from which step on, to which, and the model."""
-    found = re.findall(r"rank \d of \d: steps (\d+) to (\d+), model (\w+)", log.read_text())
-    return [(int(start), int(end), model) for start, end, model in found]
+def run(nodes: list[list[str]], rate: str | None) -> str:
+    with net.launch(nodes, rate=rate, env={"OMP_NUM_THREADS": "1"}, grace=5) as cluster:
+        codes = cluster.wait(timeout=100)
+        printed = "\n".join(cluster.lines())
+    assert codes == [0] * len(nodes), printed
+    return printed
 
 
-def test_a_worker_is_killed_at_any_moment(tmp_path: Path) -> None:
-    """All at once, for most of the time is that of starting."""
-    with ExitStack() as stack:
-        runs = {}
-        for moment in MOMENTS:
-            (tmp_path / moment).mkdir()
-            log = tmp_path / f"{moment}.log"
-            options = ("--standalone", "--nproc-per-node", "2", "--monitor-interval", "0.1")
-            runs[moment] = log, stack.enter_context(torchrun(moment, tmp_path / moment, log, *options))
-        for log, running in runs.values():
-            assert running.wait(200) == 0, log.read_text()
-    model = ends(runs["never"][0])[0][2]
-    for moment, (log, _) in runs.items():
-        assert ends(log)[-2:] == [(MOMENTS[moment], 60, model)] * 2, (moment, log.read_text())
+@pytest.mark.parametrize(("example", "ranks"), [("ddp.py", 2), ("bare.py", 2), ("fsdp2.py", 4)])
+def test_one_machine(example: str, ranks: int) -> None:
+    port = ["--nproc-per-node", str(ranks), "--master-port", str(free_port())]
+    check(run([[*TORCHRUN, *port, str(EXAMPLES / example)]], rate=None), ranks)
 
 
-def test_agents_leave_and_join(tmp_path: Path) -> None:
-    """Two agents, one, and two again: all workers agree at the end."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    rendezvous = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--rdzv-id", "agents")
-    rendezvous += ("--rdzv-conf", "last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=5")
-    options = ("--nnodes", "1:2", "--nproc-per-node", "1", "--monitor-interval", "0.1", *rendezvous)
-    logs = [tmp_path / f"{name}.log" for name in ("stays", "leaves", "joins")]
-    with torchrun("stays", tmp_path, logs[0], *options) as stays:
-        wait_for(lambda: listens(port), logs)  # who comes first keeps the rendezvous
-        with torchrun("leaves", tmp_path, logs[1], *options):
-            wait_for((tmp_path / "two").exists, logs)
-        wait_for((tmp_path / "alone").exists, logs)
-        with torchrun("joins", tmp_path, logs[2], *options) as joins:
-            assert [stays.wait(200), joins.wait(200)] == [0, 0], [log.read_text() for log in logs]
-    first, second = (ends(log)[-1] for log in (logs[0], logs[2]))
-    assert first == second
-    assert first[:2] == (20, 60)
+@pytest.mark.parametrize("example", ["bare.py", "fsdp2.py"])
+def test_an_example_is_short_and_marks_our_lines(example: str) -> None:
+    lines = (EXAMPLES / example).read_text().splitlines()
+    assert len(lines) <= 60
+    ours = [line for line in lines if re.search(r"gradwire\.|import gradwire|hook\.", line)]
+    assert all(line.endswith("# gradwire") for line in ours)
 
 
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("localhost", port)) == 0
-
-
-def wait_for(come: Callable[[], bool], logs: list[Path]) -> None:
-    deadline = time.monotonic() + 150
-    while not come():
-        assert time.monotonic() < deadline, [log.read_text() for log in logs if log.exists()]
-        time.sleep(0.1)
+def test_two_nodes_on_a_link() -> None:
+    if (reason := net.refusal()) is not None:
+        pytest.skip(reason)
+    meet = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "10.77.0.1", "--master-port", "29611"]
+    nodes = [[*TORCHRUN, *meet, "--node-rank", str(node), EXAMPLE] for node in range(2)]
+    check(run(nodes, rate="100mbit"), 2)

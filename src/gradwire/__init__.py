@@ -12,6 +12,7 @@ from gradwire.ask import AllGather, AllReduce, AllToAll, Broadcast
 from gradwire.auto import Auto, attach
 from gradwire.checkpoint import merge
 from gradwire.compress.protocol import Compressor
+from gradwire.dcp import Stateful
 from gradwire.doors import Hook, Local, local
 from gradwire.exchange.protocol import Exchange, State
 from gradwire.folder import load, save
@@ -47,6 +48,7 @@ __all__ = [
     "Sparse",
     "SpecError",
     "State",
+    "Stateful",
     "Turn",
     "attach",
     "batched",

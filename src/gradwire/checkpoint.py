@@ -24,6 +24,16 @@ from gradwire.layout import Layout
 FORMAT = 1
 UNIT = "unit."
 
+_ALONE = "checkpoint keeps one rank's value of these; save and load gradwire.Stateful(hook) instead"
+ALONE: Mapping[str, Any] = {"torch.distributed": {_ALONE: None}, f"torch.distributed.{_ALONE}": None}
+"""Two keys that every checkpoint has, and that say nothing when it is read.
+
+torch.distributed.checkpoint joins nested keys by dots, and refuses a dictionary in which two become one by naming it.
+Otherwise it would keep every rank's state under the same keys, that is to say one of them.
+"""
+
+_PARTS = frozenset({"format", "exchange", "seed", "step", "rank", "world_size", "memory"})
+
 _FORMER = {"Deft": "DEFT", "Micro": "MiCRO", "Ramp": "Warmup"}
 """Parts that had another name when checkpoints were first written."""
 
@@ -40,6 +50,7 @@ def pack(
         "rank": rank,
         "world_size": world_size,
         "memory": memory,
+        **ALONE,
     }
 
 
@@ -85,7 +96,7 @@ def _read(like: Tensor, layout: Layout, memory: Mapping[str, Mapping[str, Tensor
 
 def check(saved: Any, mine: Mapping[str, Any]) -> None:
     """Refuse, in one sentence, a checkpoint that does not fit what this rank would save itself (ValueError)."""
-    if not isinstance(saved, Mapping) or set(cast(Mapping[str, Any], saved)) != set(mine):
+    if not isinstance(saved, Mapping) or set(cast(Mapping[str, Any], saved)) - {*ALONE} != set(mine) - {*ALONE}:
         raise ValueError("this is not a checkpoint of a gradwire hook")
     saved = cast(Mapping[str, Any], saved)
     if saved["format"] != FORMAT:
@@ -135,7 +146,7 @@ def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
         ValueError: the checkpoints are not those of all ranks of one run at one step.
     """
     for checkpoint in checkpoints:
-        if not isinstance(checkpoint, Mapping) or not pack({}, "", 0, 0, 0, 0).keys() <= set(checkpoint):
+        if not isinstance(checkpoint, Mapping) or not set(checkpoint) >= _PARTS:
             raise ValueError(f"merge takes checkpoints of gradwire hooks, got {checkpoint!r:.60}")
         check(checkpoint, checkpoint)
     ranks, sizes = ([checkpoint[name] for checkpoint in checkpoints] for name in ("rank", "world_size"))
@@ -153,21 +164,19 @@ def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if moment(other) != moment(first):
             raise ValueError(f"the checkpoints are of different runs: rank {other['rank']} and rank 0 know other facts")
     memory = {
-        name: {
-            path: part.clone() if path.startswith(UNIT) else _mean([each["memory"][name][path] for each in ordered])
-            for path, part in parts.items()
-        }
+        name: {path: _merged(path, [each["memory"][name][path] for each in ordered]) for path in parts}
         for name, parts in first["memory"].items()
     }
     # Where a door adds to a checkpoint what is not one value per coordinate, rank 0's goes on.
-    added = {name: value for name, value in first.items() if name not in pack({}, "", 0, 0, 0, 0)}
+    added = {name: value for name, value in first.items() if name not in _PARTS}
     return pack(memory, modern(first["exchange"]), first["seed"], first["step"], None, None) | added
 
 
-def _mean(parts: Sequence[Tensor]) -> Tensor:
-    """The mean; of equal tensors the tensor itself, which a sum over three would round."""
-    same = all(torch.equal(part, parts[0]) for part in parts)
-    return parts[0].clone() if same else torch.stack(list(parts)).mean(0)
+def _merged(path: str, parts: Sequence[Tensor]) -> Tensor:
+    """The mean; of facts and of equal tensors the first one, which a sum over three would round."""
+    if path.startswith(UNIT) or all(torch.equal(part, parts[0]) for part in parts):
+        return parts[0].detach().clone()
+    return torch.stack([part.detach() for part in parts]).mean(0)
 
 
 def _check_memory(saved: Any, mine: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -8,6 +8,8 @@ real one, has ended. With `find_unused_parameters` the callback always ends the 
 
 from __future__ import annotations
 
+import logging
+import sys
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
@@ -21,6 +23,9 @@ from torch.utils.hooks import RemovableHandle
 
 from gradwire.doors.gradient import holds_anything, laid
 from gradwire.engine import Engine
+from gradwire.engine.shards import shard
+
+log = logging.getLogger("gradwire")
 
 
 class Arrivals:
@@ -38,7 +43,7 @@ class Arrivals:
         self.names = {id(param): name for name, param in named}
         self._given: dict[int, Tensor | None] = {}
         self._means: list[Future[None]] = []
-        self._accumulating = False
+        self._accumulating = self._warned = False
         self._task = self._finished = -1
         before_step = weakref.WeakMethod(self._before_step)  # torch keeps its hooks for ever
 
@@ -46,8 +51,9 @@ class Arrivals:
             if (call := before_step()) is not None:
                 call(optimizer)
 
+        arrive = torch.compiler.disable(self._arrive)
         self._handles: list[RemovableHandle] = [
-            *(param.register_post_accumulate_grad_hook(self._arrive) for param in self.params),
+            *(param.register_post_accumulate_grad_hook(arrive) for param in self.params),
             register_optimizer_step_pre_hook(on_step),
         ]
 
@@ -70,6 +76,11 @@ class Arrivals:
         """A gradient is there: hand it over."""
         if self._accumulating:
             return
+        if _compiled():
+            raise RuntimeError(
+                "compiled autograd has no end of backward at which gradwire could wait for means: leave "
+                "torch._dynamo.config.compiled_autograd off, and compile the forward pass only"
+            )
         task = _backward_pass()
         if task <= self._finished:
             raise RuntimeError(
@@ -119,7 +130,16 @@ class Arrivals:
                     "ends; pass find_unused_parameters=True to attach"
                 )
             self._finish()
+        elif self.engine.step == 0 and not self._warned:
+            self._warn_of_silence()
         self.engine.commit()
+
+    def _warn_of_silence(self) -> None:
+        """Tell, once, that an optimizer steps though no gradient has come. With zeros it only makes its state."""
+        grads = [param.grad for param in self.params if param.grad is not None]
+        if not grads or any(bool(shard(grad).any()) for grad in grads):
+            log.warning("gradwire: the optimizer steps, and no gradient has come to gradwire: nothing is exchanged")
+            self._warned = True
 
     def _finish(self) -> None:
         """Hand over zeros for what was unused, wait for all means, and leave no gradient where nothing came of it."""
@@ -148,6 +168,12 @@ class Arrivals:
 def _backward_pass() -> int:
     """The number of the backward pass that is running: a nested one has a larger number than the one around it."""
     return torch._C._current_graph_task_id()  # pyright: ignore[reportPrivateUsage] - as torch's checkpoints do
+
+
+def _compiled() -> bool:
+    """Whether the backward pass that is running has been compiled as a whole."""
+    known = sys.modules.get("torch._dynamo.compiled_autograd")
+    return known is not None and bool(known.in_compiled_autograd_region)
 
 
 def _at_its_end(call: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Gradients that DDP has not exchanged, and that an optimizer is about to use: noticed, and said once.
+"""Gradients that DDP has not exchanged, and that an optimizer has used: noticed, and said once.
 
 DDP exchanges one backward pass a forward pass. After two forward passes, the second of two backward passes is added to
 `param.grad` on each rank by itself; so is that of a graph that is used twice (`retain_graph=True`). DDP says nothing,
@@ -12,14 +12,14 @@ import weakref
 from typing import Any
 
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 log = logging.getLogger("gradwire")
 
 
 class Unsynced:
-    """Watch one parameter: has it had a gradient since DDP's last exchange when an optimizer steps?
+    """Watch one parameter: has it had a gradient since DDP's last exchange when an optimizer has stepped?
 
     Args:
         param: a parameter that DDP reduces.
@@ -27,15 +27,15 @@ class Unsynced:
 
     def __init__(self, param: Tensor) -> None:
         self.param, self.behind, self.warned = param, False, False
-        before_step = weakref.WeakMethod(self._before_step)  # torch keeps its hooks for ever
+        after_step = weakref.WeakMethod(self._after_step)  # torch keeps its hooks for ever
 
         def on_step(optimizer: Optimizer, *_: Any) -> None:
-            if (call := before_step()) is not None:
+            if (call := after_step()) is not None:
                 call(optimizer)
 
         self._handles: list[RemovableHandle] = [
             param.register_post_accumulate_grad_hook(self._accumulated),
-            register_optimizer_step_pre_hook(on_step),
+            register_optimizer_step_post_hook(on_step),
         ]
 
     def exchanged(self) -> None:
@@ -51,7 +51,8 @@ class Unsynced:
     def _accumulated(self, _: Tensor) -> None:
         self.behind = True
 
-    def _before_step(self, optimizer: Optimizer) -> None:
+    def _after_step(self, optimizer: Optimizer) -> None:
+        """After the step, for a closure given to it runs backward inside of it."""
         if self.warned or not self.behind or self.param.grad is None:
             return
         if any(param is self.param for group in optimizer.param_groups for param in group["params"]):

@@ -39,9 +39,12 @@ class Lane:
         return self.future(call).result()
 
     def future(self, call: Callable[[], T]) -> Future[T]:
-        """Run a call in its turn, and return at once what will hold its result."""
+        """Run a call in its turn, and return at once what will hold its result. A closed lane runs it here."""
         future: Future[T] = Future()
-        self._calls.put(lambda: _complete(future, call))
+        if self._end.alive:
+            self._calls.put(lambda: _complete(future, call))
+        else:
+            _complete(future, call)
         return future
 
     def close(self) -> None:

@@ -45,7 +45,7 @@ def load(hooks: Hooks, folder: str | os.PathLike[str], *, group: dist.ProcessGro
         warnings.warn(f"{path} holds no state of gradwire: memories start at zero", stacklevel=2)
         return False
     states = everyone.do(lambda: _states(manifest, _Files(path, everyone.rank), found))
-    _become(everyone, found, states)
+    become(everyone, found, states)
     return True
 
 
@@ -91,7 +91,7 @@ class _Files:
         return self._opened[file.name]
 
 
-def _become(everyone: Everyone, hooks: Sequence[Saved], states: Sequence[dict[str, Any]]) -> None:
+def become(everyone: Everyone, hooks: Sequence[Saved], states: Sequence[dict[str, Any]]) -> None:
     """Load all states or none. A hook is whole or nothing among its own ranks; the others are put back here."""
     before = everyone.do(lambda: [hook.state_dict() for hook in hooks])
     loaded: list[int] = []

@@ -1,0 +1,172 @@
+"""`gradwire.Stateful`: what `torch.distributed.checkpoint` saves and loads in place of a hook.
+
+    "head"                  u8[n, 8192]     every worker's numbers and words, as JSON
+    "memory/NAME/PATH"      f[n, *shape]    every worker's memory of a parameter
+                            f[*shape]       of local steps, what is alike on all workers: anchor and outer state
+    "facts/PART/NAME/PATH"  f[...]          what all workers of this part of the model know alike
+    "buffers/NUMBER"        [n, m]          of local steps, buffers whose exchange is under way
+
+n is the number of workers that saved. There is nothing but tensors, whose bytes are read as they are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from gradwire.ask import AllReduce
+from gradwire.dcp.parts import BUFFERS, HEAD, Piece, head, pending, pieces, together
+from gradwire.folder.hooks import Saved, listed
+from gradwire.folder.load import become
+from gradwire.transport.everyone import Everyone
+
+if TYPE_CHECKING:  # torch takes a second to import these
+    from torch.distributed.checkpoint.storage import StorageReader
+    from torch.distributed.tensor import DTensor
+
+    from gradwire.dcp.grid import Grid
+    from gradwire.dcp.source import Source
+
+
+class Stateful:
+    """A hook, for `torch.distributed.checkpoint`. Every rank makes it.
+
+        dcp.save({"gradwire": gradwire.Stateful(hook)}, checkpoint_id=folder)
+        dcp.load({"gradwire": gradwire.Stateful(hook, folder)}, checkpoint_id=folder)
+
+    As many workers as saved get their own states back, bit for bit; another number gets their mean, as `merge` makes
+    it, up to rounding. A sharded model's memories are dealt anew to any number of ranks in an island; what the exchange
+    knows of its units, such as thresholds, then stays as the hook has it.
+
+    Args:
+        hook: what `attach` or `local` returned; saved and loaded between steps.
+        source: to load once: the checkpoint's folder, or a reader of it, which tells how many workers saved.
+        model: the model, if its parameters are DTensors: they know where their shards belong.
+        key: to load, if the checkpoint holds several hooks' states: the name under which this one's was saved.
+        group: the ranks that save or load together; all of them if left out.
+
+    Raises:
+        ValueError: on every rank: the source does not hold one state that fits, or a sharded model was not given.
+    """
+
+    def __init__(
+        self,
+        hook: Saved,
+        source: StorageReader | str | os.PathLike[str] | None = None,
+        *,
+        model: nn.Module | None = None,
+        key: str | None = None,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        self._hook, self._everyone = hook, Everyone(group)
+        self._named = self._everyone.do(lambda: _parameters(hook, model))
+        self._source = None if source is None else self._everyone.do(lambda: _read(source, key, hook))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as tensors; with a source that has not been loaded yet, room for what it holds."""
+        state = self._everyone.do(self._hook.state_dict)  # no exchange is under way from here on: the group is free
+        found, grid = pieces(state, self._hook.part), self._grid(state)
+        return _room(found, grid, self._source) if self._source else _rows(state, found, grid)
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go on from what was read into `state_dict`'s tensors, on all ranks or on none.
+
+        Raises:
+            ValueError: one sentence, on every rank; then nothing has been changed on any.
+        """
+        state = self._everyone.do(lambda: self._state(saved))
+        if self._workers != self._hook.process.size:
+            self._average(state)
+        become(self._everyone, [self._hook], [state])
+        self._source = None
+
+    @property
+    def _workers(self) -> int:
+        """How many workers saved what is loaded."""
+        return self._source.workers if self._source else self._hook.process.size
+
+    def _grid(self, state: Mapping[str, Any]) -> Grid:
+        from gradwire.dcp.grid import Grid
+
+        tensors = (piece.tensor for piece in pieces(state, (0, 1)))
+        device = next(tensors, torch.empty(0)).device
+        return self._everyone.do(lambda: Grid(self._hook.process, self._named, device))
+
+    def _state(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """This rank's part of what was read; of rows, where their number differs, its own rows' part of the mean."""
+        mine = self._hook.state_dict()
+        same, n = self._workers == self._hook.process.size, self._workers
+        memory: dict[str, dict[str, Tensor]] = {name: {} for name in mine["memory"]}
+        for piece in pieces(mine, self._hook.part):
+            value = _local(saved[piece.key]) if piece.key in saved else piece.tensor
+            if piece.kind == "row":
+                value = value[0] if same else value.sum(0, dtype=torch.float64) / n
+            memory[piece.name][piece.path] = value
+        row = self._hook.process.rank if same and self._source else 0
+        buffers = [_local(saved[key])[row] for key in sorted(saved) if key.startswith(BUFFERS)]
+        state = together(_local(saved[HEAD])[row], memory, buffers)
+        return state if same else {**state, "rank": None, "world_size": None}
+
+    def _average(self, state: Mapping[str, Any]) -> None:
+        """Add up the workers' parts of the means, in float64."""
+        rows = [piece for piece in pieces(state, self._hook.part) if piece.kind == "row"]
+        if rows:
+            total = self._hook.process.run(_sum(torch.cat([piece.tensor.flatten() for piece in rows])))
+            parts = torch.split(total, [piece.tensor.numel() for piece in rows])
+            for piece, part in zip(rows, parts, strict=True):
+                piece.tensor.copy_(part.view(piece.tensor.shape))
+
+
+def _parameters(hook: Saved, model: nn.Module | None) -> dict[str, Tensor]:
+    """The model's parameters by the names that the hook has (ValueError)."""
+    (hook,) = listed(hook)
+    if model is None and hook.part[1] > 1:
+        raise ValueError(f"the model is sharded over {hook.part[1]} ranks: gradwire.Stateful(hook, model=model)")
+    if not hook.state_dict()["memory"]:
+        raise ValueError("this hook has chosen no exchange: a distributed checkpoint takes one attached by name")
+    named = {} if model is None else dict(model.named_parameters())
+    return {name.replace("_orig_mod.", ""): param for name, param in named.items()}
+
+
+def _read(source: StorageReader | str | os.PathLike[str], key: str | None, hook: Saved) -> Source:
+    from gradwire.dcp.source import read
+
+    wanted = [piece.key for piece in pieces(hook.state_dict(), hook.part) if piece.kind != "fact"]
+    return read(source, key, wanted)
+
+
+def _rows(state: Mapping[str, Any], found: list[Piece], grid: Grid) -> dict[str, Any]:
+    """All of a state as tensors, this worker's own as rows."""
+    own = {HEAD: head(state), **pending(state)}
+    out: dict[str, Any] = {key: grid.rows("", row) for key, row in own.items()}
+    for piece in found:
+        lay = grid.alike if piece.kind == "alike" else grid.rows
+        out[piece.key] = piece.tensor if piece.kind == "fact" else lay(piece.name, piece.tensor)
+    return out
+
+
+def _room(found: list[Piece], grid: Grid, source: Source) -> dict[str, Any]:
+    """Room for a state; facts of other parts of the model than there are now are not read."""
+    out: dict[str, Any] = {**source.whole()}
+    for piece in found:
+        if piece.kind == "row":
+            out[piece.key] = grid.room(piece.name, piece.tensor, source.workers)
+        elif piece.kind == "alike":
+            out[piece.key] = grid.alike(piece.name, torch.zeros_like(piece.tensor))
+        elif piece.key in source.found:
+            out[piece.key] = source.room(piece.key)
+    return out
+
+
+def _local(tensor: Tensor | DTensor) -> Tensor:
+    """What of it is here."""
+    return cast("DTensor", tensor).to_local() if hasattr(tensor, "to_local") else tensor
+
+
+async def _sum(x: Tensor) -> Tensor:
+    return await AllReduce(x)
