@@ -1,5 +1,6 @@
 """Train under torchrun, which starts all workers again when one dies; gradwire is the marked lines.
 
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1      # or torch 2.13 hands restarted workers the addresses of dead ones
 torchrun --nproc-per-node 2 --max-restarts 3 examples/elastic.py FOLDER        # a folder that all workers share
 """
 

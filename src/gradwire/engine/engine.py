@@ -30,7 +30,7 @@ from gradwire.engine.shards import copies, part_of
 from gradwire.engine.units import make_units
 from gradwire.exchange import Exchange, State, divide_budget
 from gradwire.exchange.change import change_
-from gradwire.exchange.protocol import visible
+from gradwire.exchange.protocol import clone, visible
 from gradwire.layout import Layout, Turn
 from gradwire.memory.guard import Guard
 from gradwire.transport.group import compare, digest
@@ -299,20 +299,25 @@ class Engine:
 
         Raises:
             ValueError: the ranks do not agree; then nothing has changed.
+            Exception: whatever a collective raises; nor has anything then.
         """
         self._lane.result(lambda: self._void(RuntimeError("this backward pass was cut short by regroup")))
         self.commit()
         before, session = self._session, Session(group, self.device, self._contract())
-        found = meet(session, before, [self.step], self.seed)
+        states = [clone(visible(unit.state)) for unit in self.units]
+        with session.closed_if_it_fails():
+            found = meet(session, before, [self.step], self.seed)
+            for unit, state in zip(self.units, states, strict=True):
+                if not found.same:
+                    session.process.run(change_(self.exchange, state, found.of(unit.layout)))
+            other = compare(session.process, self.device, digest(unit.params() for unit in self.units))
         before.close()
         self._use(session)
-        for unit in self.units:
+        for unit, state in zip(self.units, states, strict=True):
             unit.forget()
-            if not found.same:
-                self.process.run(change_(self.exchange, unit.state, found.of(unit.layout)))
-        (self.step,), self.seed = found.progress, found.seed
-        self._failure = None
-        if compare(self.process, self.device, digest(unit.params() for unit in self.units)) is not None:
+            unit.state.update(state)
+        (self.step,), self.seed, self._failure = found.progress, found.seed, None
+        if other is not None:
             log.warning("gradwire: the ranks go on from different parameters; copy them from the rank that is furthest")
 
     # ---- checkpoints

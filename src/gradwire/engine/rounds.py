@@ -28,7 +28,7 @@ from gradwire.engine.session import Session
 from gradwire.engine.units import cut
 from gradwire.exchange import Exchange, State, divide_budget
 from gradwire.exchange.change import change_
-from gradwire.exchange.protocol import visible
+from gradwire.exchange.protocol import clone, visible
 from gradwire.layout import Turn
 from gradwire.outer import Outer
 from gradwire.transport.members import Ranks
@@ -115,17 +115,23 @@ class Rounds:
 
         Raises:
             ValueError: the ranks do not agree; then nothing has changed.
+            Exception: whatever a collective raises; nor has anything then.
         """
-        before, session = self.session, Session(group, self.device, self._terms)
-        found = meet(session, before, [self.step, len(self._averaged), local_steps], self.seed)
+        before, session, units = self.session, Session(group, self.device, self._terms), self.everything()
+        memories, replicas = [clone(visible(unit.memory)) for unit in units], list[Tensor]()
+        with session.closed_if_it_fails():
+            found = meet(session, before, [self.step, len(self._averaged), local_steps], self.seed)
+            for unit, memory in zip(units, memories, strict=True):
+                replicas += [session.process.run(_from(found.source, tensor)) for tensor in unit.replicas()]
+                if not found.same:
+                    session.process.run(change_(self.exchange, memory, found.of(unit.layout)))
+            session.process.run(self.buffers.take(found.source, write=found.joined))
         before.close()
         self._use(session)
-        for unit in self.everything():
-            for tensor in unit.replicas():
-                tensor.copy_(self.process.run(_from(found.source, tensor)))
-            if not found.same:
-                self.process.run(change_(self.exchange, unit.memory, found.of(unit.layout)))
-        self.process.run(self.buffers.take(found.source, write=found.joined))
+        for unit, memory in zip(units, memories, strict=True):
+            unit.memory.update(memory)
+        for mine, theirs in zip((tensor for unit in units for tensor in unit.replicas()), replicas, strict=True):
+            mine.copy_(theirs)
         self.step, self.seed, self._failure, self._averaged = found.progress[0], found.seed, None, []
         return found
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import atexit
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -39,10 +40,16 @@ class Session:
         self.process = Process(group if isinstance(group, Members) else own_group(group, device), self.ledger)
         self.lane = Lane("gradwire")
         atexit.register(_close, weakref.ref(self))
-        self.token = agreed_number(self.process, device)
-        try:
+        with self.closed_if_it_fails():
+            self.token = agreed_number(self.process, device)
             agree(self.process, device, contract)
-        except Exception:
+
+    @contextmanager
+    def closed_if_it_fails(self) -> Generator[None]:
+        """Close the session if what is done in this context raises."""
+        try:
+            yield
+        except BaseException:
             self.close()
             raise
 
