@@ -24,7 +24,7 @@ SHIFTED = (ROOT / "docs" / "shifted.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/deft.md", "docs/parts.md", "docs/shifted.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/deft.md", "docs/methods.md", "docs/parts.md", "docs/shifted.md"])
 def test_the_docs_python_runs(page: str, forget: None) -> None:
     torch.manual_seed(0)
     script = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL))
@@ -49,9 +49,9 @@ def test_the_docs_name_every_law_as_its_docstring_does(head: str, laws: Mapping[
 
 
 def test_the_readmes_diffs_are_the_examples() -> None:
-    """Three added lines, the ones that stand in examples/local.py, and four of examples/ddp.py."""
+    """Three added lines, the ones that stand in examples/local.py, four of ddp.py and two of trainer.py."""
     diffs = re.findall(r"```diff\n(.*?)```", README, re.DOTALL)
-    for diff, script, lines in zip(diffs, ("local.py", "ddp.py"), (3, 4), strict=True):
+    for diff, script, lines in zip(diffs, ("local.py", "ddp.py", "trainer.py"), (3, 4, 2), strict=True):
         example = (ROOT / "examples" / script).read_text()
         added = [line[1:] for line in diff.splitlines() if line.startswith("+")]
         assert len(added) == lines

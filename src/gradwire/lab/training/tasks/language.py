@@ -26,7 +26,7 @@ MODELS: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(
     {"lstm": LSTM, "gpt": lambda: GPT(64, 2, 4, CONTEXT), "gpt128": lambda: GPT(128, 4, 4, CONTEXT)}
 )
 
-ADAMW_RATES: Mapping[str, float] = MappingProxyType({"lstm": 4e-2, "gpt": 8e-3, "gpt128": 4e-3})
+ADAMW_RATES: Mapping[str, float] = MappingProxyType({"lstm": 0.16, "gpt": 8e-3, "gpt128": 4e-3})
 """Learning rates under AdamW at which dense runs of a few hundred steps end lowest, by factors of two, one seed."""
 
 
