@@ -284,6 +284,13 @@ def refusals() -> None:
     gpus = dist.new_group(backend="cuda:gloo")
     refused("the parameters are on cpu, and the process group has no backend for such tensors", Net(case), group=gpus)
 
+    rows = nn.Embedding(5, 3, sparse=True)
+    with (
+        gw.attach(rows, "mean"),
+        pytest.raises(RuntimeError, match="exchanges dense gradients, and that of 'weight' is sparse"),
+    ):
+        rows(torch.tensor([1])).sum().backward()
+
     reentrant = Case(recompute="reentrant", branch=by_step, find_unused=True)
     late = sharded(reentrant, mesh["shard"])
     hook = attached(late, reentrant, mesh, "mean")
@@ -295,9 +302,9 @@ def refusals() -> None:
 def compiled_autograd() -> None:
     """It has no end of backward."""
     mesh = mesh_of_islands()
-    for net in (Net(Case()), sharded(Case(), mesh["shard"])):
+    for net in (nn.Linear(5, 5), fully_shard(nn.Linear(5, 5), mesh=mesh["shard"])):  # larger ones compile for long
         with gw.attach(net, "mean", group=mesh["replicate"]):
-            loss = net(torch.ones(2, 5), None).sum()
+            loss = net(torch.ones(2, 5, requires_grad=True)).sum()
             with (
                 torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")),
                 pytest.raises(RuntimeError, match="compiled autograd has no end of backward"),

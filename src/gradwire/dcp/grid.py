@@ -33,14 +33,17 @@ class Grid:
         device: where the memories are.
 
     Raises:
-        ValueError: the hook is closed.
+        ValueError: the hook is closed, or its ranks are Members.
     """
 
     def __init__(self, process: Process, parameters: Mapping[str, Tensor], device: torch.device) -> None:
         if process.group is None:
-            raise ValueError("this hook is closed: its state can no longer be laid out over its workers")
+            raise ValueError("this hook is closed, or its rank is alone: no mesh can be made of its group")
         self.device, self._group = device, process.group
-        self._workers = DeviceMesh.from_group(process.group, device.type)
+        try:
+            self._workers = DeviceMesh.from_group(process.group, device.type)
+        except KeyError as error:  # Members
+            raise ValueError("torch.distributed does not know this hook's group: no mesh can be made of it") from error
         self._spread = {name: param for name, param in parameters.items() if isinstance(param, DTensor)}
         own = dict.fromkeys(param.device_mesh for param in self._spread.values())
         self._meshes = {mesh: self._of_islands(process, mesh) for mesh in own}

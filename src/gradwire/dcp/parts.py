@@ -64,7 +64,7 @@ def head(state: Mapping[str, Any]) -> Tensor:
 def together(row: Tensor, memory: Mapping[str, Mapping[str, Tensor]], buffers: list[Tensor]) -> dict[str, Any]:
     """A state out of a head, a memory and buffers (ValueError)."""
     try:
-        words = cast(dict[str, Any], json.loads(row.numpy().tobytes()))
+        words = cast(dict[str, Any], json.loads(row.cpu().numpy().tobytes()))
     except ValueError as error:
         raise ValueError("the checkpoint was not read, or holds no state of gradwire") from error
     if "local" in words:

@@ -64,7 +64,7 @@ class Stateful:
         group: dist.ProcessGroup | None = None,
     ) -> None:
         self._hook, self._everyone = hook, Everyone(group)
-        self._named = self._everyone.do(lambda: _parameters(hook, model))
+        self._named = self._everyone.do(lambda: _parameters(hook, model, self._everyone.size))
         self._source = None if source is None else self._everyone.do(lambda: _read(source, key, hook))
 
     def state_dict(self) -> dict[str, Any]:
@@ -122,9 +122,9 @@ class Stateful:
                 piece.tensor.copy_(part.view(piece.tensor.shape))
 
 
-def _parameters(hook: Saved, model: nn.Module | None) -> dict[str, Tensor]:
+def _parameters(hook: Saved, model: nn.Module | None, ranks: int) -> dict[str, Tensor]:
     """The model's parameters by the names that the hook has (ValueError)."""
-    (hook,) = listed(hook)
+    (hook,) = listed(hook, ranks)
     if model is None and hook.part[1] > 1:
         raise ValueError(f"the model is sharded over {hook.part[1]} ranks: gradwire.Stateful(hook, model=model)")
     if not hook.state_dict()["memory"]:

@@ -35,12 +35,14 @@ class Saved(Protocol):
 Hooks: TypeAlias = Saved | Sequence[Saved]
 
 
-def listed(hooks: Hooks) -> list[Saved]:
-    """One hook or several, as a list (TypeError, ValueError)."""
+def listed(hooks: Hooks, ranks: int) -> list[Saved]:
+    """One hook or several, as a list, all of whose workers are among so many ranks (TypeError, ValueError)."""
     found = list(hooks) if isinstance(hooks, Sequence) else [hooks]
     for hook in found:
         if not isinstance(hook, Saved):
             raise TypeError(f"this takes what gradwire.attach or gradwire.local returned, got {type(hook).__name__}")
+        if hook.process.size > ranks:
+            raise ValueError(f"{ranks} ranks save or load together, but the hook has {hook.process.size} workers")
     if not found:
         raise ValueError("no hook was given: there is no state to save or to load")
     return found

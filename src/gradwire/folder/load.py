@@ -36,7 +36,7 @@ def load(hooks: Hooks, folder: str | os.PathLike[str], *, group: dist.ProcessGro
             was saved, or a state does not fit. Then nothing has been changed on any rank.
     """
     everyone, path = Everyone(group), Path(folder)
-    found = everyone.do(lambda: listed(hooks))
+    found = everyone.do(lambda: listed(hooks, everyone.size))
     manifest = everyone.do(lambda: read(path))
     seen = everyone.tell("" if manifest is None else manifest.save)
     if (other := next((rank for rank, save in enumerate(seen) if save != seen[0]), None)) is not None:

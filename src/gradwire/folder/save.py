@@ -41,7 +41,7 @@ def save(hooks: Hooks, folder: str | os.PathLike[str], *, group: dist.ProcessGro
             or they do not share the folder. What is in the folder then is refused by `load`.
     """
     everyone, path = Everyone(group), Path(folder)
-    found = everyone.do(lambda: listed(hooks))
+    found = everyone.do(lambda: listed(hooks, everyone.size))
     states = everyone.do(lambda: [hook.state_dict() for hook in found])
     begun = _begun(everyone, states)
     everyone.do(lambda: _void(begun, path) if everyone.rank == 0 else None)
