@@ -18,9 +18,8 @@ pytestmark = pytest.mark.story
 
 HERE = Path(__file__).parent
 MOMENTS = {
-    "never": 0,
     "in_backward": 20,
-    "in_an_exchange": 10,
+    "in_an_exchange": 20,
     "while_saving": 20,
     "between_steps": 30,
     "at_the_end": 60,
@@ -31,8 +30,8 @@ MOMENTS = {
 @contextmanager
 def torchrun(moment: str, folder: Path, log: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     """An agent and its workers; ended, if they are not, with the context."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--max-restarts", "2", *options]
-    command += [str(HERE / "torchrun_ranks.py"), moment, str(folder)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--max-restarts", "2", "--monitor-interval", "0.1"]
+    command += [*options, str(HERE / "torchrun_elastic_ranks.py"), moment, str(folder)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     with log.open("wb") as out:
         running = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env)
@@ -49,30 +48,29 @@ def ends(log: Path) -> list[tuple[int, int, str]]:
     return [(int(start), int(end), model) for start, end, model in found]
 
 
-def test_a_worker_is_killed_at_any_moment(tmp_path: Path) -> None:
-    """All at once, for most of the time is that of starting."""
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, subprocess.Popen[bytes]]]]:
+    """One run for each moment, all at once, for most of the time is that of starting: their logs and themselves."""
+    folder, options = tmp_path_factory.mktemp("killed"), ("--standalone", "--nproc-per-node", "2")
     with ExitStack() as stack:
         runs = {}
         for moment in MOMENTS:
-            (tmp_path / moment).mkdir()
-            log = tmp_path / f"{moment}.log"
-            options = ("--standalone", "--nproc-per-node", "2", "--monitor-interval", "0.1")
-            runs[moment] = log, stack.enter_context(torchrun(moment, tmp_path / moment, log, *options))
-        for log, running in runs.values():
-            assert running.wait(200) == 0, log.read_text()
-    model = ends(runs["never"][0])[0][2]
-    for moment, (log, _) in runs.items():
-        assert ends(log)[-2:] == [(MOMENTS[moment], 60, model)] * 2, (moment, log.read_text())
+            (folder / moment).mkdir()
+            log = folder / f"{moment}.log"
+            runs[moment] = log, stack.enter_context(torchrun(moment, folder / moment, log, *options))
+        yield runs
 
 
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("killed")  # they run meanwhile
 def test_agents_leave_and_join(tmp_path: Path) -> None:
     """Two agents, one, and two again: all workers agree at the end."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     rendezvous = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--rdzv-id", "agents")
-    rendezvous += ("--rdzv-conf", "last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=5")
-    options = ("--nnodes", "1:2", "--nproc-per-node", "1", "--monitor-interval", "0.1", *rendezvous)
+    rendezvous += ("--rdzv-conf", "last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=15")
+    options = ("--nnodes", "1:2", "--nproc-per-node", "1", *rendezvous)
     logs = [tmp_path / f"{name}.log" for name in ("stays", "leaves", "joins")]
     with torchrun("stays", tmp_path, logs[0], *options) as stays:
         wait_for(lambda: listens(port), logs)  # who comes first keeps the rendezvous
@@ -80,10 +78,21 @@ def test_agents_leave_and_join(tmp_path: Path) -> None:
             wait_for((tmp_path / "two").exists, logs)
         wait_for((tmp_path / "alone").exists, logs)
         with torchrun("joins", tmp_path, logs[2], *options) as joins:
-            assert [stays.wait(200), joins.wait(200)] == [0, 0], [log.read_text() for log in logs]
+            assert [stays.wait(300), joins.wait(300)] == [0, 0], [log.read_text() for log in logs]
     first, second = (ends(log)[-1] for log in (logs[0], logs[2]))
     assert first == second
     assert first[:2] == (20, 60)
+
+
+@pytest.mark.timeout(600)
+def test_a_worker_is_killed_at_any_moment(killed: dict[str, tuple[Path, subprocess.Popen[bytes]]]) -> None:
+    """The model is that of the run that was killed when it had already come to its end."""
+    for log, running in killed.values():
+        assert running.wait(300) == 0, log.read_text()
+    whole, *_ = ends(killed["at_the_end"][0])
+    assert whole[:2] == (0, 60)
+    for moment, (log, _) in killed.items():
+        assert ends(log)[-2:] == [(MOMENTS[moment], 60, whole[2])] * 2, (moment, log.read_text())
 
 
 def listens(port: int) -> bool:
@@ -92,7 +101,7 @@ def listens(port: int) -> bool:
 
 
 def wait_for(come: Callable[[], bool], logs: list[Path]) -> None:
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 300
     while not come():
         assert time.monotonic() < deadline, [log.read_text() for log in logs if log.exists()]
         time.sleep(0.1)

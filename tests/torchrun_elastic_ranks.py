@@ -1,4 +1,4 @@
-"""Run examples/elastic.py and be killed at one of `MOMENTS`: `torchrun ... torchrun_ranks.py MOMENT FOLDER`."""
+"""Run examples/elastic.py and be killed at one of `MOMENTS`: `torchrun ... torchrun_elastic_ranks.py MOMENT FOLDER`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import runpy
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 import gradwire as gw
+from gradwire.ask import Ask
 from gradwire.transport.process import Process
 
 saving = import_module("gradwire.folder.save")
@@ -54,7 +56,16 @@ def in_backward() -> None:
 
 
 def in_an_exchange() -> None:
-    Process.overwrite = at_call(33, die, Process.overwrite)
+    """At the 25th collective of the engine's thread, which is that of the 25th step."""
+    overwrite, count = Process.overwrite, []
+
+    def hooked(process: Process, ask: Ask) -> Tensor:
+        count.append(threading.current_thread().name == "gradwire")
+        if sum(count) == 25:
+            die()
+        return overwrite(process, ask)
+
+    Process.overwrite = hooked
 
 
 def while_saving() -> None:
