@@ -24,7 +24,10 @@ SHIFTED = (ROOT / "docs" / "shifted.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/deft.md", "docs/methods.md", "docs/parts.md", "docs/shifted.md"])
+RUN = ("README.md", *(f"docs/{page}.md" for page in ("index", "deft", "methods", "parts", "shifted")))
+
+
+@pytest.mark.parametrize("page", RUN)
 def test_the_docs_python_runs(page: str, forget: None) -> None:
     torch.manual_seed(0)
     script = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL))
