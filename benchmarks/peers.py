@@ -333,8 +333,8 @@ def section(peers: list[Peer]) -> str:
     return f"""## Beside other packages
 
 `python benchmarks/peers.py`, in an environment of its own, runs what keeps workers together in other packages and here: the demo's
-GPT, two ranks, the same batches, AdamW with torch's settings, a constant learning rate after a warm-up (of {rates} the best for
-each), one seed; the same number of steps, and {EVERY} of them a round for all that take local steps. Bytes are the kernel's, less
+GPT, two ranks, the same batches, AdamW with torch's settings, a constant learning rate after a warm-up (the best of those
+that were tried: {rates}), one seed; the same number of steps, and {EVERY} of them a round for all that take local steps. Bytes are the kernel's, less
 headers; the loss is that of the model which all ranks share at the end. {", ".join(packages)}.
 
 | | link | steps | learning rate | seconds | MB sent by a rank | held-out loss |

@@ -313,7 +313,9 @@ def judge() -> list[Row]:
 
 
 def wire_share(timed: Record) -> float:
-    return timed["split"]["wire"] / timed["step_seconds"]
+    """The wire's part of a step; of an exchange that runs beside steps, all that a step takes beyond computing."""
+    step, split = timed["step_seconds"], timed["split"]
+    return (max(0.0, step - split["compute"]) if "delay=" in timed["way"] else split["wire"]) / step
 
 
 def section(rows: list[Row]) -> str:
@@ -328,7 +330,7 @@ torch's settings, gradients clipped at 1, one seed; who is first at the held-out
 is swept ({", ".join(f"{rate:g}" for rate in RATES)}) for {", ".join(f"`{way}`" for way in swept(sweep_all=False))}; the relatives of these take
 their rate. Losses do not depend on the link: all train once, and a clock is steps times the measured step on that link, for local
 steps the average over a round. The wire's part of a step is all that is neither computing nor selection; for local steps it is
-what a rank waits for in the exchange, slower ranks included. fp16's losses are taken to be dense's, and PowerSGD's first two
+what a rank waits for in the exchange, slower ranks included, and with a delay all that a step takes beyond computing. fp16's losses are taken to be dense's, and PowerSGD's first two
 steps are dense, as torch has it.
 
 {table()}

@@ -1,17 +1,29 @@
-"""Play a story: real processes on loopback or on links, with a time limit, none of them left behind."""
+"""Play a story: real processes on loopback, with a time limit, none of them left behind.
+
+Ranks are forked from a server that has imported torch and gradwire once: starting them anew takes most of a story's time.
+"""
 
 from __future__ import annotations
 
+import atexit
 import json
+import multiprocessing
 import os
+import runpy
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from gradwire import net
+from gradwire.net import links
 
 HERE = Path(__file__).parent
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["torch", "torch.distributed", "torch.nn.parallel", "gradwire", "pytest"])
 
 
 def play(
@@ -27,12 +39,52 @@ def watch(
     name: str, *arguments: str, ranks: int, seconds: float, group: float, lives: str = "ranks.py"
 ) -> tuple[list[int], list[dict[str, Any]], str]:
     """Run a function of a file of lives on every rank: exit codes, JSON lines printed, standard error."""
-    command = [sys.executable, str(HERE / lives), name, *arguments]
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as printed:
         path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
         env = {"STORY_FOLDER": folder, "GROUP_TIMEOUT": str(group), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        with net.launch([command] * ranks, env={**os.environ, **env}, stderr=errors, grace=seconds) as cluster:
-            codes = cluster.wait(timeout=seconds)
-            lines = list(cluster.lines())
-        errors.seek(0)
-        return codes, [json.loads(line) for line in lines if line.startswith("{")], errors.read()[-6000:]
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # the server's threads are decided when it imports torch
+        starts = [
+            SERVER.Process(
+                target=_live,
+                args=(str(HERE / lives), [name, *arguments], {**os.environ, **env, **place}, f"{printed}/{rank}"),
+            )
+            for rank, place in enumerate(links.environments(ranks, None))
+        ]
+        codes = _run(starts, seconds)
+        out = [Path(f"{printed}/{rank}.out").read_text() for rank in range(ranks)]
+        errors = [f"[rank{rank}] {Path(f'{printed}/{rank}.err').read_text()[-3000:]}" for rank in range(ranks)]
+    lines = [json.loads(line) for text in out for line in text.splitlines() if line.startswith("{")]
+    return codes, lines, "\n".join(errors)
+
+
+def _run(processes: Sequence[ForkServerProcess], seconds: float) -> list[int]:
+    """Start all, wait for all, and kill what is left after the time limit (TimeoutError)."""
+    deadline = time.monotonic() + seconds
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+        codes = [process.exitcode for process in processes]
+        if None in codes:
+            raise TimeoutError(f"after {seconds:g} s the ranks' exit codes are {codes}")
+        return [code for code in codes if code is not None]
+    finally:
+        for process in processes:
+            if process.pid is not None:
+                process.kill()
+                process.join()
+
+
+def _live(script: str, arguments: list[str], env: Mapping[str, str], printed: str) -> None:
+    """Be a rank: run the script as a program of its own, to the end that an interpreter comes to."""
+    os.environ.clear()
+    os.environ.update(env)
+    for number, stream in ((1, "out"), (2, "err")):
+        with open(f"{printed}.{stream}", "w") as file:
+            os.dup2(file.fileno(), number)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+    sys.argv, sys.path[0:0] = [script, *arguments], [str(HERE)]
+    runpy.run_path(script, run_name="__main__")
+    threading._shutdown()
+    atexit._run_exitfuncs()

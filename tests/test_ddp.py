@@ -11,6 +11,7 @@ import zoo
 from story import play, watch
 
 import gradwire as gw
+from gradwire import net
 
 pytestmark = pytest.mark.story
 
@@ -76,7 +77,7 @@ def _stopped() -> tuple[list[int], list[dict], str]:
 
     command = [story.sys.executable, str(story.HERE / "ranks.py"), "lost_rank", "stands still"]
     env = {"GROUP_TIMEOUT": "8", "PYTHONPATH": str(story.HERE), "STORY_FOLDER": "", "OMP_NUM_THREADS": "1"}
-    with story.net.launch([command] * 3, env={**story.os.environ, **env}, grace=12) as cluster:
+    with net.launch([command] * 3, env={**story.os.environ, **env}, grace=12) as cluster:
         codes = cluster.wait(timeout=38)
         return codes, [story.json.loads(line) for line in cluster.lines()], ""
 
