@@ -1,6 +1,6 @@
 """Play a story: real processes on loopback, with a time limit, none of them left behind.
 
-Ranks are forked from a server that has imported torch and gradwire once: starting them anew takes most of a story's time.
+Ranks are forked from a server that has imported torch and gradwire once, for that is most of what a start takes.
 """
 
 from __future__ import annotations
