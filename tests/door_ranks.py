@@ -173,11 +173,48 @@ def bare_refusals() -> None:
     with pytest.raises(RuntimeError, match=r"came after the others were exchanged: .* use_reentrant=False"):
         late(x).sum().backward()
     hook.close()
-    for wrong, words in (({"group": dist.group.WORLD}, "brings its own group"), ({"bucket_mb": 0}, "must be positive")):
-        with pytest.raises(ValueError, match=words):
-            gw.attach(DistributedDataParallel(model()), "mean", **wrong)
+    ddp = DistributedDataParallel(model())
+    for wrong, words in (
+        ({"group": dist.group.WORLD}, "brings its own group"),
+        ({"bucket_mb": 0}, "must be positive"),
+        ({"bucket_mb": "1"}, "bucket_mb is a number of megabytes, got '1'"),
+        ({"lr": 0.1}, "lr takes a function that tells the step's learning rate, .*, got 0.1"),
+        ({"scaler": 5}, r"scaler takes a GradScaler, .*, got 5"),
+        ({"exchange": "ef(topk(density=0.1), lr_in_memory=true)"}, "lr_in_memory needs the step's learning rate"),
+        ({"exchange": "diana(permk(workers=4))"}, "divides the coordinates among 4 workers, and this run has 2"),
+    ):
+        for net in (model(), ddp)[wrong.keys() == {"group"} :]:
+            with pytest.raises((TypeError, ValueError), match=words):
+                gw.attach(net, **{"exchange": "mean", **wrong})
+    with pytest.raises(ValueError, match="among 4 workers, and this run has 2"):
+        gw.local(partly, torch.optim.SGD(partly.parameters(), lr=0.1), exchange="diana(permk(workers=4))")
+    for options in ({"bucket_mb": "1"}, {"lr": 0.1}, {"scaler": 5}):
+        with pytest.raises(TypeError):
+            gw.attach(ddp, "auto", **options)
+    forgotten_scaler(rank)
     with pytest.raises(TypeError, match="'auto' takes a model wrapped in DistributedDataParallel, got Sequential"):
         gw.attach(model(), "auto")
+
+
+def forgotten_scaler(rank: int) -> None:
+    """A GradScaler that attach was not given is an error at the first step, where there is a memory."""
+    for spec, enabled, refused in (
+        ("ef(topk(density=0.1))", True, True),
+        ("mean", True, False),
+        ("ef21(topk(density=0.1))", False, False),
+    ):
+        for wrap in (DistributedDataParallel, lambda net: net):
+            net, scaler = model(), torch.amp.GradScaler("cpu", enabled=enabled)
+            optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+            run, before = wrap(net), net[0].weight.detach().clone()
+            with gw.attach(run, spec):
+                scaler.scale(loss(run, 0, rank)).backward()
+                if refused:
+                    with pytest.raises(RuntimeError, match=r"was not given it, .*: attach\(\.\.\., scaler=scaler\)"):
+                        scaler.step(optimizer)
+                else:
+                    scaler.step(optimizer)
+            assert torch.equal(before, net[0].weight) == refused
 
 
 class Late(nn.Module):

@@ -336,7 +336,7 @@ def refuses() -> None:
     refused("is of a model with other buffers", local={**position, "buffers": [torch.zeros(3)] * 4})
     refused("is of a model with other buffers", local={**position, "buffers": [torch.zeros(0)]})
     refused("the checkpoint is of mean", exchange="mean")
-    refused("the checkpoint is of rank x of 2", rank="x")
+    refused("the checkpoint's rank must be a whole number, got 'x'", rank="x")
     refused("not a checkpoint of a gradwire hook", world_size=2, step=6, other=1)
     memory = {name: dict(parts) for name, parts in saved["memory"].items()}
     memory["0.weight"]["anchor"] = memory["0.weight"]["anchor"] + 1.0

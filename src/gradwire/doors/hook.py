@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
@@ -21,7 +21,7 @@ class Hook:
     Args:
         engine: what runs it.
         no_sync: makes the context in which backward passes only accumulate.
-        detach: removes the door's own hooks from the model.
+        detach: remove the door's own hooks from the model and its optimizers.
         forget: makes the door take the next gradient for the first of a pass; None if its group cannot be replaced.
     """
 
@@ -29,7 +29,7 @@ class Hook:
         self,
         engine: Engine,
         no_sync: Callable[[], AbstractContextManager[None]],
-        detach: Callable[[], None],
+        detach: Sequence[Callable[[], None]],
         forget: Callable[[], None] | None = None,
     ) -> None:
         self.engine, self._no_sync, self._detach, self._forget = engine, no_sync, detach, forget
@@ -140,7 +140,8 @@ class Hook:
         The counters and `state_dict` stay readable; a backward pass that would need the hook raises RuntimeError.
         """
         self.engine.close()
-        self._detach()
+        for detach in self._detach:
+            detach()
 
     def __enter__(self) -> Hook:
         return self

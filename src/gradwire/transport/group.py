@@ -70,7 +70,9 @@ def agree(process: Process, device: torch.device, contract: Mapping[str, str]) -
     """Refuse ranks that attach different things (ValueError on every rank), before the first step could hang."""
     for what, mine in contract.items():
         if (other := compare(process, device, mine)) is not None:
-            raise ValueError(f"the ranks attach with another {what}: rank {process.rank} with {mine}, rank {other} not")
+            theirs = tell(process, device, mine)[other]  # if any two ranks differ, every rank differs from some other
+            ranks = f"rank {process.rank} with {mine}, rank {other} with {theirs}"
+            raise ValueError(f"the ranks attach with another {what}: {ranks}")
     process.ledger.clear()
 
 
