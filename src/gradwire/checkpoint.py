@@ -3,8 +3,9 @@
     {"format": 1, "exchange": "EF(...)", "seed": 0, "step": 120, "rank": 0, "world_size": 2,
      "memory": {"layer.weight": {"error": tensor, ...}, ...}, "checksum": 3735928559}
 
-The checksum is the CRC-32 of the memory; checkpoints that are older than it have none, and are read all the same. Every tensor lies under the name of its parameter, in the parameter's shape; nested states join their names with dots.
-A fact, a tensor of a state that is not one value per coordinate, belongs to all parameters that are exchanged together
+The checksum is the CRC-32 of the memory; checkpoints that are older than it have none, and are read all the same.
+Every tensor lies under the name of its parameter, in the parameter's shape; nested states join their names with dots. A
+fact, a tensor of a state that is not one value per coordinate, belongs to all parameters that are exchanged together
 and lies under the first of them, as "unit.NAME".
 """
 
