@@ -29,6 +29,7 @@ from gradwire.checkpoint import modern, pack
 from gradwire.doors import Hook
 from gradwire.doors import attach as open_door
 from gradwire.doors.arguments import as_seed, as_unit_bytes, check_scaling
+from gradwire.doors.counters import Log, in_a_line
 from gradwire.doors.group import Group
 from gradwire.doors.uncompiled import uncompiled
 from gradwire.engine import Reduce, Scaler
@@ -164,6 +165,7 @@ class Auto:
         self.verdict: Verdict | None = None
         self.hook: Hook | None = None
         self._idle = Ledger()
+        self._logs: list[Log] = []
         self._process = Process(own_group(cast(dist.ProcessGroup, ddp.process_group), self._device))
         self._end = weakref.finalize(self, self._process.close)
         agree(self._process, self._device, SPOKEN | {"exchange": f"auto among {named}", "seed": repr(seed)})
@@ -207,6 +209,13 @@ class Auto:
     def skipped(self) -> int:
         """Of those, how many held a value that was not finite."""
         return self.hook.skipped if self.hook else 0
+
+    def log_to(self, writer: object, every: int = 100) -> None:
+        """Write the counters to a TensorBoard, W&B or MLflow writer, once a hook has been chosen; see `Hook.log_to`."""
+        self._logs.append(Log(self, trained(self.ddp), writer, every, lambda: self.step))
+
+    def __repr__(self) -> str:
+        return in_a_line(self, f"{self.choice or 'measuring'} of {', '.join(('dense', *self.candidates))}")
 
     # ---- the decision
 
@@ -272,6 +281,8 @@ class Auto:
         """End what the hook has begun; DDP stays as it is where nothing was chosen, or dense."""
         self._watch.close()
         self._end()
+        for log in self._logs:
+            log.detach()
         if self.hook:
             self.hook.close()
 

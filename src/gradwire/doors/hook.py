@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
+from gradwire.doors.counters import Log, in_a_line, named
 from gradwire.doors.group import Group, as_group
 from gradwire.engine import Engine
 from gradwire.exchange import Exchange
@@ -134,6 +135,14 @@ class Hook:
         self._forget()
         self.engine.regroup(as_group(group, "regroup"))
 
+    def log_to(self, writer: object, every: int = 100) -> None:
+        """Write the counters to a TensorBoard, W&B or MLflow writer every so many steps, until `close`.
+
+        One rank calls it, or each with a writer of its own; nothing is sent for it. See `doors.counters.Log`.
+        """
+        params = (tensor for unit in self.engine.units for tensor in unit.tensors)
+        self._detach = [*self._detach, Log(self, params, writer, every, lambda: self.step).detach]
+
     def close(self) -> None:
         """End the thread and the process group. Call it before `destroy_process_group`; the program's end does it too.
 
@@ -142,6 +151,9 @@ class Hook:
         self.engine.close()
         for detach in self._detach:
             detach()
+
+    def __repr__(self) -> str:
+        return in_a_line(self, named(self.exchange))
 
     def __enter__(self) -> Hook:
         return self

@@ -248,10 +248,11 @@ class Engine:
                 continue
             lr = None if self.lr is None else self.lr()
             rank, size, budget = self.process.rank, self.process.size, self._budgets[unit.layout]
-            turn = Turn(rank, size, self.step, unit.layout, self.seed, (), unit.params, lr, budget)
+            turn = Turn(rank, size, self.step, unit.layout, self.seed, (), unit.params, lr, budget, number)
             times = float(size) if self.reduce == "sum" else 1.0
             self._finite &= self.process.run(unit.average(self._guarded, turn, self._scale, times)).finite
             self._done.add(number)
+            self.ledger.dense += sum(gradient.nbytes for gradient in unit.gradients.values())
         exchanged = len(self._done) > before
         if exchanged and len(self._done) == len(self.units):
             self._end()
