@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import sys
 import threading
@@ -157,7 +158,9 @@ def bare_refusals() -> None:
     net = nn.Sequential(nn.Linear(5, 30), nn.Linear(30, 30))
     hook = gw.attach(net, "mean")
     assert_equal_on_all_ranks(net)  # as DDP does, all start with rank 0's parameters
+    counters(net, hook, rank)
     hook.close()
+    assert repr(hook).endswith(", closed>")
     x = batch(0, rank)
     net(x).sum().backward()  # closed: the module is its user's again
 
@@ -194,6 +197,37 @@ def bare_refusals() -> None:
     forgotten_scaler(rank)
     with pytest.raises(TypeError, match="'auto' takes a model wrapped in DistributedDataParallel, got Sequential"):
         gw.attach(model(), "auto")
+
+
+class Writer:
+    """Takes scalars in one of the ways of those who keep curves."""
+
+    def __init__(self, way: str) -> None:
+        self.rows: list[object] = []
+        setattr(self, way, lambda *words, **named: self.rows.append((words, named)))
+
+
+def counters(net: nn.Module, hook: gw.Hook, rank: int) -> None:
+    """A ratio that is counted, a telling repr, and scalars for three kinds of writers, until the hook is closed."""
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    writers = {way: Writer(way) for way in ("add_scalar", "log_metrics", "log")}
+    assert math.isnan(hook.ledger.ratio)
+    for writer in writers.values():
+        hook.log_to(writer, every=2)
+    with pytest.raises(TypeError, match="log_to takes a writer with add_scalar, log_metrics or log, got 3"):
+        hook.log_to(3)
+    for step in range(5):
+        loss(net, step, rank).backward()
+        optimizer.step()
+    nbytes = sum(param.nbytes for param in net.parameters())
+    assert hook.ledger.dense == 5 * nbytes
+    assert hook.ledger.ratio == 5 * nbytes / hook.ledger.bytes
+    assert repr(hook).startswith(f"<Hook: mean, rank {rank} of 2, step 5, 0 skipped, ")
+    (words, named), *_ = writers["log_metrics"].rows
+    assert named == {"step": 2}
+    assert words[0]["gradwire/megabytes_dense"] == 2 * nbytes / 1e6
+    assert len(writers["log"].rows) == len(writers["log_metrics"].rows) == 2
+    assert ("gradwire/step", 4.0, 4) in [words for words, _ in writers["add_scalar"].rows]
 
 
 def forgotten_scaler(rank: int) -> None:

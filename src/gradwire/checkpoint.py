@@ -118,10 +118,7 @@ def check(saved: Any, mine: Mapping[str, Any]) -> None:
     if saved["step"] < 0:
         raise ValueError(f"the checkpoint's step must not be negative, got {saved['step']}")
     _check_memory(saved["memory"], mine["memory"])
-    if saved.get(CHECKSUM) is not None and saved[CHECKSUM] != (found := _checksum(saved["memory"])):
-        raise ValueError(
-            f"the checkpoint's memory is damaged: its checksum is {found}, and was {saved[CHECKSUM]} when it was saved"
-        )
+    _check_sum(saved, mine["memory"])
     if saved["world_size"] is not None and (saved["rank"], saved["world_size"]) != (mine["rank"], mine["world_size"]):
         raise ValueError(
             f"the checkpoint is of rank {saved['rank']} of {saved['world_size']}, this is rank {mine['rank']} of "
@@ -137,6 +134,20 @@ def _checksum(memory: Mapping[str, Mapping[str, Tensor]]) -> int:
             octets = values.detach().cpu().contiguous().view(-1).view(torch.uint8)
             found = zlib.crc32(octets.numpy(), zlib.crc32(f"{name}/{path}".encode(), found))  # pyright: ignore
     return found
+
+
+def _check_sum(saved: Mapping[str, Any], mine: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Refuse a memory that is not the one that was saved. One that was cast since then cannot be told from it."""
+    memory = saved["memory"]
+    cast_since = any(
+        memory[name][path].dtype != part.dtype for name, parts in mine.items() for path, part in parts.items()
+    )
+    if saved.get(CHECKSUM) is None or cast_since:
+        return
+    if saved[CHECKSUM] != (found := _checksum(memory)):
+        raise ValueError(
+            f"the checkpoint's memory is damaged: its checksum is {found}, and was {saved[CHECKSUM]} when it was saved"
+        )
 
 
 def modern(text: str) -> str:

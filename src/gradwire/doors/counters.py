@@ -20,17 +20,34 @@ class Counted(Protocol):
     """The part of a door that is read here."""
 
     @property
-    def exchange(self) -> Exchange | None: ...
+    def exchange(self) -> Exchange | None:
+        """What averages; None where DDP does."""
+        ...
+
     @property
-    def process(self) -> Process: ...
+    def process(self) -> Process:
+        """This rank among those that average."""
+        ...
+
     @property
-    def ledger(self) -> Ledger: ...
+    def ledger(self) -> Ledger:
+        """Bytes sent."""
+        ...
+
     @property
-    def seconds(self) -> float: ...
+    def seconds(self) -> float:
+        """Seconds spent."""
+        ...
+
     @property
-    def step(self) -> int: ...
+    def step(self) -> int:
+        """Exchanges so far."""
+        ...
+
     @property
-    def skipped(self) -> int: ...
+    def skipped(self) -> int:
+        """Of those, how many changed no memory."""
+        ...
 
 
 def in_a_line(door: Counted, what: str) -> str:
