@@ -195,6 +195,7 @@ def bare_refusals() -> None:
         with pytest.raises(TypeError):
             gw.attach(ddp, "auto", **options)
     forgotten_scaler(rank)
+    huge_gradients(rank)
     with pytest.raises(TypeError, match="'auto' takes a model wrapped in DistributedDataParallel, got Sequential"):
         gw.attach(model(), "auto")
 
@@ -228,6 +229,34 @@ def counters(net: nn.Module, hook: gw.Hook, rank: int) -> None:
     assert words[0]["gradwire/megabytes_dense"] == 2 * nbytes / 1e6
     assert len(writers["log"].rows) == len(writers["log_metrics"].rows) == 2
     assert ("gradwire/step", 4.0, 4) in [words for words, _ in writers["add_scalar"].rows]
+
+
+def huge_gradients(rank: int) -> None:
+    """Near float32's end a mean is finite, or the step is one that was not, and leaves no trace in any memory."""
+    skipped = {}
+    for spec in (
+        "mean",
+        "ef(topk(density=0.1))",
+        "ef(deft(density=0.1))",
+        "ef(uniontopk(density=0.1))",
+        "diana(natural)",
+        "ef21(topk(density=0.1))",
+        "ef(powersgd(rank=2))",
+    ):
+        net = model()
+        with gw.attach(net, spec) as hook:
+            for factor in (1.0, 3.3e38, 1.0):
+                before = hook.state_dict()["memory"]
+                net.zero_grad()
+                sum((param * (factor * (1.0 + rank / 50))).sum() for param in net.parameters()).backward()
+                after = hook.state_dict()["memory"]
+                finite = all(param.grad.isfinite().all() for param in net.parameters())
+                assert finite or same_memory(before, after), spec
+                assert all(part.isfinite().all() for parts in after.values() for part in parts.values()), spec
+            assert finite, spec
+            assert hook.step == 3
+            skipped[spec] = hook.skipped
+    assert skipped["diana(natural)"] == skipped["ef(uniontopk(density=0.1))"] == 1
 
 
 def forgotten_scaler(rank: int) -> None:
