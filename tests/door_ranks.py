@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import sys
 import threading
@@ -157,7 +158,9 @@ def bare_refusals() -> None:
     net = nn.Sequential(nn.Linear(5, 30), nn.Linear(30, 30))
     hook = gw.attach(net, "mean")
     assert_equal_on_all_ranks(net)  # as DDP does, all start with rank 0's parameters
+    counters(net, hook, rank)
     hook.close()
+    assert repr(hook).endswith(", closed>")
     x = batch(0, rank)
     net(x).sum().backward()  # closed: the module is its user's again
 
@@ -173,11 +176,108 @@ def bare_refusals() -> None:
     with pytest.raises(RuntimeError, match=r"came after the others were exchanged: .* use_reentrant=False"):
         late(x).sum().backward()
     hook.close()
-    for wrong, words in (({"group": dist.group.WORLD}, "brings its own group"), ({"bucket_mb": 0}, "must be positive")):
-        with pytest.raises(ValueError, match=words):
-            gw.attach(DistributedDataParallel(model()), "mean", **wrong)
+    ddp = DistributedDataParallel(model())
+    for wrong, words in (
+        ({"group": dist.group.WORLD}, "brings its own group"),
+        ({"bucket_mb": 0}, "must be positive"),
+        ({"bucket_mb": "1"}, "bucket_mb is a number of megabytes, got '1'"),
+        ({"lr": 0.1}, "lr takes a function that tells the step's learning rate, .*, got 0.1"),
+        ({"scaler": 5}, r"scaler takes a GradScaler, .*, got 5"),
+        ({"exchange": "ef(topk(density=0.1), lr_in_memory=true)"}, "lr_in_memory needs the step's learning rate"),
+        ({"exchange": "diana(permk(workers=4))"}, "divides the coordinates among 4 workers, and this run has 2"),
+    ):
+        for net in (model(), ddp)[wrong.keys() == {"group"} :]:
+            with pytest.raises((TypeError, ValueError), match=words):
+                gw.attach(net, **{"exchange": "mean", **wrong})
+    with pytest.raises(ValueError, match="among 4 workers, and this run has 2"):
+        gw.local(partly, torch.optim.SGD(partly.parameters(), lr=0.1), exchange="diana(permk(workers=4))")
+    for options in ({"bucket_mb": "1"}, {"lr": 0.1}, {"scaler": 5}):
+        with pytest.raises(TypeError):
+            gw.attach(ddp, "auto", **options)
+    forgotten_scaler(rank)
+    huge_gradients(rank)
     with pytest.raises(TypeError, match="'auto' takes a model wrapped in DistributedDataParallel, got Sequential"):
         gw.attach(model(), "auto")
+
+
+class Writer:
+    """Takes scalars in one of the ways of those who keep curves."""
+
+    def __init__(self, way: str) -> None:
+        self.rows: list[object] = []
+        setattr(self, way, lambda *words, **named: self.rows.append((words, named)))
+
+
+def counters(net: nn.Module, hook: gw.Hook, rank: int) -> None:
+    """A ratio that is counted, a telling repr, and scalars for three kinds of writers, until the hook is closed."""
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    writers = {way: Writer(way) for way in ("add_scalar", "log_metrics", "log")}
+    assert math.isnan(hook.ledger.ratio)
+    for writer in writers.values():
+        hook.log_to(writer, every=2)
+    with pytest.raises(TypeError, match="log_to takes a writer with add_scalar, log_metrics or log, got 3"):
+        hook.log_to(3)
+    for step in range(5):
+        loss(net, step, rank).backward()
+        optimizer.step()
+    nbytes = sum(param.nbytes for param in net.parameters())
+    assert hook.ledger.dense == 5 * nbytes
+    assert hook.ledger.ratio == 5 * nbytes / hook.ledger.bytes
+    assert repr(hook).startswith(f"<Hook: mean, rank {rank} of 2, step 5, 0 skipped, ")
+    (words, named), *_ = writers["log_metrics"].rows
+    assert named == {"step": 2}
+    assert words[0]["gradwire/megabytes_dense"] == 2 * nbytes / 1e6
+    assert len(writers["log"].rows) == len(writers["log_metrics"].rows) == 2
+    assert ("gradwire/step", 4.0, 4) in [words for words, _ in writers["add_scalar"].rows]
+
+
+def huge_gradients(rank: int) -> None:
+    """Near float32's end a mean is finite, or the step is one that was not, and leaves no trace in any memory."""
+    skipped = {}
+    for spec in (
+        "mean",
+        "ef(topk(density=0.1))",
+        "ef(deft(density=0.1))",
+        "ef(uniontopk(density=0.1))",
+        "diana(natural)",
+        "ef21(topk(density=0.1))",
+        "ef(powersgd(rank=2))",
+    ):
+        net = model()
+        with gw.attach(net, spec) as hook:
+            for factor in (1.0, 3.3e38, 1.0):
+                before = hook.state_dict()["memory"]
+                net.zero_grad()
+                sum((param * (factor * (1.0 + rank / 50))).sum() for param in net.parameters()).backward()
+                after = hook.state_dict()["memory"]
+                finite = all(param.grad.isfinite().all() for param in net.parameters())
+                assert finite or same_memory(before, after), spec
+                assert all(part.isfinite().all() for parts in after.values() for part in parts.values()), spec
+            assert finite, spec
+            assert hook.step == 3
+            skipped[spec] = hook.skipped
+    assert skipped["diana(natural)"] == skipped["ef(uniontopk(density=0.1))"] == 1
+
+
+def forgotten_scaler(rank: int) -> None:
+    """A GradScaler that attach was not given is an error at the first step, where there is a memory."""
+    for spec, enabled, refused in (
+        ("ef(topk(density=0.1))", True, True),
+        ("mean", True, False),
+        ("ef21(topk(density=0.1))", False, False),
+    ):
+        for wrap in (DistributedDataParallel, lambda net: net):
+            net, scaler = model(), torch.amp.GradScaler("cpu", enabled=enabled)
+            optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+            run, before = wrap(net), net[0].weight.detach().clone()
+            with gw.attach(run, spec):
+                scaler.scale(loss(run, 0, rank)).backward()
+                if refused:
+                    with pytest.raises(RuntimeError, match=r"was not given it, .*: attach\(\.\.\., scaler=scaler\)"):
+                        scaler.step(optimizer)
+                else:
+                    scaler.step(optimizer)
+            assert torch.equal(before, net[0].weight) == refused
 
 
 class Late(nn.Module):

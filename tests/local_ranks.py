@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -314,8 +315,12 @@ def refuses() -> None:
             gw.local(net, optimizer, **{name: value})
     with pytest.raises(ValueError, match="averages gradients over ranks \\[0, 1\\] at every step already"):
         gw.local(DistributedDataParallel(model()), optimizer)
-    local = gw.local(net, optimizer, every=4)
+    local, rows = gw.local(net, optimizer, every=4), []
+    local.log_to(SimpleNamespace(log=rows.append), every=3)
     steps(net, optimizer, 0, 6, rank)
+    assert [row["gradwire/step"] for row in rows] == [0.0, 1.0]
+    assert local.ledger.dense == 6 * sum(param.nbytes for param in net.parameters())
+    assert f"every 4 steps, sgd(mean='senders'), 6 local steps, rank {rank} of 2, step 1, 0 skipped" in repr(local)
     saved = local.state_dict()
     before = flat(net)
 
@@ -336,12 +341,13 @@ def refuses() -> None:
     refused("is of a model with other buffers", local={**position, "buffers": [torch.zeros(3)] * 4})
     refused("is of a model with other buffers", local={**position, "buffers": [torch.zeros(0)]})
     refused("the checkpoint is of mean", exchange="mean")
-    refused("the checkpoint is of rank x of 2", rank="x")
+    refused("the checkpoint's rank must be a whole number, got 'x'", rank="x")
     refused("not a checkpoint of a gradwire hook", world_size=2, step=6, other=1)
     memory = {name: dict(parts) for name, parts in saved["memory"].items()}
     memory["0.weight"]["anchor"] = memory["0.weight"]["anchor"] + 1.0
+    refused("the checkpoint's memory is damaged: its checksum is", memory=memory)
     with pytest.raises(ValueError, match="has a checkpoint of another step, seed or run"):
-        local.load_state_dict({**saved, "memory": memory} if rank == 0 else saved)
+        local.load_state_dict({**saved, "memory": memory, "checksum": None} if rank == 0 else saved)
     local.load_state_dict(saved)
     assert torch.equal(before, flat(net))
     local.close()

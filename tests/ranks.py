@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import gradwire as gw
+from gradwire.engine.session import SPOKEN
 from gradwire.exchange import divide_budget
 
 TIMEOUT = timedelta(seconds=float(os.environ.get("GROUP_TIMEOUT", "60")))
@@ -332,7 +333,10 @@ def mismatch() -> dict[str, str]:
     cases = {
         "exchange": lambda: gw.attach(net, f"ef(topk(density=0.{rank + 1}))"),
         "seed": lambda: gw.attach(net, "mean", seed=rank),
-        "parameters": lambda: gw.attach(net, "mean", bucket_mb=1 if rank else 0.004),
+        "bucket_mb": lambda: gw.attach(net, "mean", bucket_mb=1 if rank else 0.004),
+        "parameters": lambda: gw.attach(model()[: 4 + 2 * rank], "mean"),
+        "find_unused_parameters": lambda: gw.attach(model(), "mean", find_unused_parameters=bool(rank)),
+        "version of gradwire": lambda: of_another_version(lambda: gw.attach(net, "mean"), rank),
         "use of a scaler": lambda: gw.attach(net, "mean", scaler=torch.amp.GradScaler("cpu") if rank else None),
         "use of lr": lambda: gw.attach(net, "mean", lr=(lambda: 0.1) if rank else None),
     }
@@ -342,6 +346,16 @@ def mismatch() -> dict[str, str]:
         except ValueError as error:
             heard[name] = str(error)
     return heard
+
+
+def of_another_version(call: Callable[[], object], rank: int) -> None:
+    """Call as if this rank had another gradwire."""
+    known = dict(SPOKEN)
+    SPOKEN["version of gradwire"] += f" {rank}"
+    try:
+        call()
+    finally:
+        SPOKEN.update(known)
 
 
 def unused_keep_their_mass() -> None:
@@ -427,7 +441,7 @@ def facts_of_two_runs() -> str:
     first = hook.layouts[0].names[0]
     other = {**saved["memory"][first], "unit.threshold": saved["memory"][first]["unit.threshold"] * 2 + rank}
     with pytest.raises(ValueError, match="rank") as refusal:
-        hook.load_state_dict({**saved, "memory": {**saved["memory"], first: other}})
+        hook.load_state_dict({**saved, "memory": {**saved["memory"], first: other}, "checksum": None})
     hook.load_state_dict(saved)
     loss(ddp, 1, rank).backward()
     hook.close()

@@ -91,12 +91,26 @@ def test_ordinary_cases(life: str) -> None:
     play(life, ranks=2)
 
 
+DISAGREEMENTS = [
+    "bucket_mb",
+    "exchange",
+    "find_unused_parameters",
+    "parameters",
+    "seed",
+    "use of a scaler",
+    "use of lr",
+    "version of gradwire",
+]
+
+
 def test_ranks_that_disagree_are_told() -> None:
     for line in play("mismatch", ranks=2):
         heard = line["result"]
-        assert heard.keys() == {"exchange", "seed", "parameters", "use of a scaler", "use of lr"}
+        assert set(heard) == {*DISAGREEMENTS}
         for what, message in heard.items():
             assert f"the ranks attach with another {what}: rank {line['rank']} with" in message
+        mine, other = [("0.004", "1"), ("1", "0.004")][line["rank"]]
+        assert heard["bucket_mb"].endswith(f"rank {line['rank']} with {mine}, rank {1 - line['rank']} with {other}")
 
 
 def test_checkpoints_of_all_ranks_merge_into_one_for_any_number(tmp_path: Path) -> None:

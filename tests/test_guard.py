@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import gradwire as gw
+from gradwire.ask import marked, unmarked
 from gradwire.exchange.protocol import stateless
 from gradwire.memory import EF, Guard
 
@@ -75,5 +76,40 @@ def test_a_flag_is_read_back_whoever_set_it() -> None:
                 answer, anybody = ask.carried(received)
                 assert anybody == any(flags)
                 assert torch.equal(answer, plain)
+                answer, anybody = ask.carrying(True, 77, 3).carried(
+                    ask.carrying(True, 77, 3).answers([ask.carrying(flag, 77, 3) for flag in flags])[0], 77, 3
+                )
+                assert anybody == any(flags)
+                assert torch.equal(answer, plain)
     assert gw.Broadcast(values, 0).carrying(True) is None
     assert gw.AllReduce(torch.ones(2, 2)).carrying(True) is None
+
+
+def test_a_message_of_another_unit_or_step_is_refused() -> None:
+    for ask in (gw.AllGather(X.view(torch.uint8)), gw.AllToAll(torch.zeros(3, 4, dtype=torch.uint8)), gw.AllReduce(X)):
+        tags = [gw.Turn(0, 3, step, gw.Layout(["x"], [(8,)]), unit=unit).tag for step, unit in ((7, 1), (7, 1), (7, 2))]
+        messages = [ask.carrying(False, tag, 3) for tag in tags]
+        for answer, tag in zip(messages[0].answers(messages), tags, strict=True):
+            with pytest.raises(RuntimeError, match="at different steps, or at different units"):
+                ask.carried(answer, tag, 3)
+
+
+@pytest.mark.parametrize("spec", ["ef(topk(density=0.25))", "ef(cltk(density=0.25))", "diana(natural)"])
+def test_workers_at_different_steps_are_told(spec: str) -> None:
+    layout, guard = gw.Layout(["x"], [(len(X),)]), Guard(gw.parse(spec))
+    workers = []
+    for rank in range(2):
+        turn, state = gw.Turn(rank, 2, 4 + rank, layout, seed=3), guard.init(layout)
+        x = guard.accumulate([X.clone()], state, turn)
+        workers.append(guard(X if x is None else x, state, turn))
+    with pytest.raises(RuntimeError, match="at different steps, or at different units"):
+        gw.lockstep(workers)
+
+
+def test_tags_are_exact_in_a_sum_of_many_workers() -> None:
+    for size in (1, 2, 3, 100, 255, 256, 1000, 4000):
+        for tag in (0, 1, 127):
+            mark = marked(tag, size)
+            for flags in (0, 1, size):
+                total = torch.full((size,), float(mark)).cumsum(0)[-1:] + flags
+                assert unmarked(total, mark, size) == (flags > 0)

@@ -86,12 +86,18 @@ COMPRESSOR = "and topk(density=0.1) is a compressor: it becomes an exchange as g
     ],
 )
 def test_what_is_no_exchange_is_refused_alike_at_every_door(given: object, words: str) -> None:
-    for who, door in {
+    doors = {
         "Simulator takes an exchange or its spec": lambda: gw.Simulator(given, LAYOUT, 2),
         "attach takes an exchange or its spec": lambda: as_exchange(given, "attach"),
+    }
+    memories = {
         "ef wraps an exchange": lambda: gw.memory.EF(given),
         "momentum wraps an exchange": lambda: gw.memory.Momentum(given, 0.1),
-    }.items():
+    }
+    gathered = "and topk" in words or "and chain" in words  # doors take an object as they take its spec
+    if gathered:
+        assert as_exchange(given, "attach") == gw.exchange.Gathered(given)
+    for who, door in (memories if gathered else doors | memories).items():
         with pytest.raises(TypeError) as refused:
             door()
         assert str(refused.value) == f"{who}, {words}"
@@ -101,6 +107,10 @@ def test_a_spec_is_read_at_the_door_and_its_compressor_gathered() -> None:
     assert gw.Simulator("topk(density=0.1)", LAYOUT, 2).exchange == gw.exchange.Gathered(gw.compress.TopK(0.1))
     with pytest.raises(gw.SpecError, match="did you mean 'topk'"):
         gw.Simulator("tokp(density=0.1)", LAYOUT, 2)
+    with pytest.raises(gw.SpecError, match=r"topk takes density, .* missing .*; did you mean density\?"):
+        gw.parse("topk(densty=0.1)")
+    with pytest.raises(gw.SpecError, match=r"topk is given density twice in the spec"):
+        gw.parse("ef(topk(density=0.1, density=0.2))")
 
 
 @pytest.mark.parametrize("batched", [False, True])

@@ -63,12 +63,18 @@ class Collective(Protocol):
         """Answer one worker as if all `size` workers brought what it brings."""
         ...
 
-    def carrying(self, flag: bool) -> Ask | None:
-        """Return the ask with a flag behind its message; None if its message has no room for one."""
+    def carrying(self, flag: bool, tag: int = 0, size: int = 1) -> Ask | None:
+        """Return the ask with a flag and a tag behind its message; None if its message has no room for them.
+
+        The tag, from 0 to 127, tells what the message is about: it must be the same on all workers.
+        """
         ...
 
-    def carried(self, answer: Tensor) -> tuple[Tensor, bool]:
-        """Split the answer to `carrying`: the answer without the flags, and whether any worker's flag is set."""
+    def carried(self, answer: Tensor, tag: int = 0, size: int = 1) -> tuple[Tensor, bool]:
+        """Split the answer to `carrying`: the answer without the flags, and whether any worker's flag is set.
+
+        RuntimeError if another worker's message has another tag.
+        """
         ...
 
 
@@ -124,15 +130,21 @@ class AllReduce:
         """`size` times x, or x."""
         return self.x * size if self.op == "sum" else self.x.clone()
 
-    def carrying(self, flag: bool) -> Ask | None:
-        """Append 1 or 0 to a vector of real numbers."""
+    def carrying(self, flag: bool, tag: int = 0, size: int = 1) -> Ask | None:
+        """Append a number to a vector of real numbers: 1 or 0, and of a sum the `marked` tag."""
         if self.x.ndim != 1 or not self.x.is_floating_point():
             return None
-        return replace(self, x=torch.cat([self.x, self.x.new_full((1,), flag)]))
+        return replace(self, x=torch.cat([self.x, self.x.new_full((1,), flag + self._mark(tag, size))]))
 
-    def carried(self, answer: Tensor) -> tuple[Tensor, bool]:
-        """The last number is above 0 where any worker's flag is set."""
-        return answer[:-1], bool(answer[-1] > 0)
+    def carried(self, answer: Tensor, tag: int = 0, size: int = 1) -> tuple[Tensor, bool]:
+        """The last number, less all tags, is above 0 where any worker's flag is set."""
+        if self.op == "max":
+            return answer[:-1], bool(answer[-1] > 0)
+        return answer[:-1], unmarked(answer[-1:], self._mark(tag, size), size)
+
+    def _mark(self, tag: int, size: int) -> int:
+        """A largest number says nothing of the others, and half precision cannot hold their sum."""
+        return marked(tag, size) if self.op == "sum" and self.x.dtype.itemsize >= 4 else 0
 
 
 @dataclass(frozen=True)
@@ -173,13 +185,13 @@ class AllGather:
         """`size` copies of x."""
         return self.x.expand(size, *self.x.shape).clone()
 
-    def carrying(self, flag: bool) -> Ask | None:
-        """Append one byte."""
-        return AllGather(torch.cat([self.x, self.x.new_full((1,), flag)]))
+    def carrying(self, flag: bool, tag: int = 0, size: int = 1) -> Ask | None:
+        """Append one byte: the flag in its lowest bit, the tag in the others."""
+        return AllGather(torch.cat([self.x, self.x.new_full((1,), flag + 2 * tag)]))
 
-    def carried(self, answer: Tensor) -> tuple[Tensor, bool]:
-        """The last byte of every row is a flag."""
-        return _without_last(answer), bool(answer[:, -1].any())
+    def carried(self, answer: Tensor, tag: int = 0, size: int = 1) -> tuple[Tensor, bool]:
+        """The last byte of every row is a flag and a tag."""
+        return _without_last(answer), _flag_of(answer[:, -1], tag)
 
 
 @dataclass(frozen=True)
@@ -226,11 +238,11 @@ class Broadcast:
         """A copy of x."""
         return self.x.clone()
 
-    def carrying(self, flag: bool) -> Ask | None:
+    def carrying(self, flag: bool, tag: int = 0, size: int = 1) -> Ask | None:
         """None: only the root's message arrives, and any worker may have a flag to set."""
         return None
 
-    def carried(self, answer: Tensor) -> tuple[Tensor, bool]:
+    def carried(self, answer: Tensor, tag: int = 0, size: int = 1) -> tuple[Tensor, bool]:
         """Never called: a broadcast carries no flag."""
         return answer, False
 
@@ -275,13 +287,13 @@ class AllToAll:
         """A copy of x."""
         return self.x.clone()
 
-    def carrying(self, flag: bool) -> Ask | None:
-        """Append one byte to every row."""
-        return AllToAll(torch.cat([self.x, self.x.new_full((len(self.x), 1), flag)], 1))
+    def carrying(self, flag: bool, tag: int = 0, size: int = 1) -> Ask | None:
+        """Append one byte to every row: the flag in its lowest bit, the tag in the others."""
+        return AllToAll(torch.cat([self.x, self.x.new_full((len(self.x), 1), flag + 2 * tag)], 1))
 
-    def carried(self, answer: Tensor) -> tuple[Tensor, bool]:
-        """The last byte of every row is a flag."""
-        return _without_last(answer), bool(answer[:, -1].any())
+    def carried(self, answer: Tensor, tag: int = 0, size: int = 1) -> tuple[Tensor, bool]:
+        """The last byte of every row is a flag and a tag."""
+        return _without_last(answer), _flag_of(answer[:, -1], tag)
 
 
 Ask: TypeAlias = AllReduce | AllGather | Broadcast | AllToAll
@@ -299,6 +311,37 @@ def describe(ask: Ask) -> str:
     if isinstance(ask, AllReduce) and ask.op != "sum":
         options = f", op={ask.op!r}"
     return f"{type(ask).__name__}({str(ask.x.dtype).removeprefix('torch.')}{list(ask.x.shape)}{options})"
+
+
+APART = (
+    "the ranks are at different steps, or at different units of one: every rank must run the same backward passes "
+    "in the same order"
+)
+"""What is wrong where tags differ."""
+
+
+def marked(tag: int, size: int) -> int:
+    """What is added to a flag, 0 or 1, that is summed over `size` workers: the tag, above all sums of flags.
+
+    The sum must be exact in float32, so from 256 workers on only the tag's lowest bits are told.
+    """
+    weight = 1 << size.bit_length()
+    return weight * (tag % min(128, max(1, (1 << 24) // (weight * size + 1))))
+
+
+def unmarked(total: Tensor, mark: int, size: int) -> bool:
+    """Whether any flag is set in a sum f[1] of marked ones (RuntimeError: other workers have another tag)."""
+    flags = float(total.item()) - mark * size
+    if not 0 <= flags <= size:
+        raise RuntimeError(APART)
+    return flags > 0
+
+
+def _flag_of(octets: Tensor, tag: int) -> bool:
+    """Whether any flag is set among bytes u8[n] (RuntimeError: other workers have another tag)."""
+    if bool((octets >> 1 != tag).any()):
+        raise RuntimeError(APART)
+    return bool((octets & 1).any())
 
 
 def _without_last(rows: Tensor) -> Tensor:

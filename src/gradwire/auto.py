@@ -8,7 +8,6 @@ next step on.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import time
 import weakref
@@ -19,6 +18,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gradwire import kernels
 from gradwire.advice.crowd import neighbour
 from gradwire.advice.link import KINDS, probe
 from gradwire.advice.pace import Pace, Watch, trained
@@ -28,9 +28,12 @@ from gradwire.advice.work import dense
 from gradwire.checkpoint import modern, pack
 from gradwire.doors import Hook
 from gradwire.doors import attach as open_door
+from gradwire.doors.arguments import as_seed, as_unit_bytes, check_scaling
+from gradwire.doors.counters import Log, in_a_line
 from gradwire.doors.group import Group
 from gradwire.doors.uncompiled import uncompiled
 from gradwire.engine import Reduce, Scaler
+from gradwire.engine.session import SPOKEN
 from gradwire.exchange import Exchange
 from gradwire.spec import parse
 from gradwire.transport.group import agree, own_group, tell
@@ -154,16 +157,18 @@ class Auto:
             )
         if ddp._comm_hooks:  # pyright: ignore[reportPrivateUsage] - there is no public way to ask
             raise ValueError("this model has a communication hook already")
-        self.ddp, self.seed = ddp, seed
+        check_scaling(scaler, lr)
+        self.ddp, self.seed = ddp, as_seed(seed)
         self._arguments = (seed, bucket_mb, scaler, lr)
-        self._unit_bytes = ddp.bucket_bytes_cap if bucket_mb is None else bucket_mb * 2**20
+        self._unit_bytes = ddp.bucket_bytes_cap if bucket_mb is None else as_unit_bytes(bucket_mb)
         self.choice: str | None = None
         self.verdict: Verdict | None = None
         self.hook: Hook | None = None
         self._idle = Ledger()
+        self._logs: list[Log] = []
         self._process = Process(own_group(cast(dist.ProcessGroup, ddp.process_group), self._device))
-        agree(self._process, self._device, {"exchange": f"auto among {named}", "seed": repr(seed)})
-        atexit.register(_close, weakref.ref(self))
+        self._end = weakref.finalize(self, self._process.close)
+        agree(self._process, self._device, SPOKEN | {"exchange": f"auto among {named}", "seed": repr(seed)})
         self._watch = Watch(ddp, self._decide, lambda seconds: mean(self._process, seconds))
         if self._process.size == 1 or not self.candidates:
             self._settle(DENSE)
@@ -205,6 +210,13 @@ class Auto:
         """Of those, how many held a value that was not finite."""
         return self.hook.skipped if self.hook else 0
 
+    def log_to(self, writer: object, every: int = 100) -> None:
+        """Write the counters to a TensorBoard, W&B or MLflow writer, once a hook has been chosen; see `Hook.log_to`."""
+        self._logs.append(Log(self, trained(self.ddp), writer, every, lambda: self.step))
+
+    def __repr__(self) -> str:
+        return in_a_line(self, f"{self.choice or 'measuring'} of {', '.join(('dense', *self.candidates))}")
+
     # ---- the decision
 
     def _decide(self, pace: Pace) -> None:
@@ -214,7 +226,8 @@ class Auto:
         self._settle(verdict.choice)
         if self._process.rank == 0:
             took = time.perf_counter() - started
-            log.info("gradwire auto: chose %s (%s), decided in %.1f s", self.choice, verdict.sentence, took)
+            words = "gradwire auto: chose %s (%s), decided in %.1f s with %s"
+            log.info(words, self.choice, verdict.sentence, took, kernels.loops())
 
     def _judge(self, pace: Pace) -> Verdict:
         """Every candidate's predicted step against dense's measured one."""
@@ -233,7 +246,7 @@ class Auto:
         if choice != DENSE:
             self.hook = open_door(self.ddp, choice, *self._arguments)
         self.choice = choice
-        self._process.close()
+        self._end()
 
     # ---- checkpoints
 
@@ -267,7 +280,9 @@ class Auto:
     def close(self) -> None:
         """End what the hook has begun; DDP stays as it is where nothing was chosen, or dense."""
         self._watch.close()
-        self._process.close()
+        self._end()
+        for log in self._logs:
+            log.detach()
         if self.hook:
             self.hook.close()
 
@@ -276,9 +291,3 @@ def _chosen(saved: Any) -> str:
     """The exchange of a checkpoint; what is none has none, which no rank accepts."""
     exchange = cast(dict[str, Any], saved).get("exchange") if isinstance(saved, dict) else None
     return modern(exchange) if isinstance(exchange, str) else "nothing"
-
-
-def _close(auto: weakref.ref[Auto]) -> None:
-    """Let go of what is still open when the program ends; the hook sees to itself."""
-    if (still_there := auto()) is not None:
-        still_there._process.close()  # pyright: ignore[reportPrivateUsage]

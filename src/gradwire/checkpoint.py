@@ -1,16 +1,18 @@
 """Checkpoints of a hook: what is in one, when it fits, and how several become one.
 
     {"format": 1, "exchange": "EF(...)", "seed": 0, "step": 120, "rank": 0, "world_size": 2,
-     "memory": {"layer.weight": {"error": tensor, ...}, ...}}
+     "memory": {"layer.weight": {"error": tensor, ...}, ...}, "checksum": 3735928559}
 
-Every tensor lies under the name of its parameter, in the parameter's shape; nested states join their names with dots.
-A fact, a tensor of a state that is not one value per coordinate, belongs to all parameters that are exchanged together
+The checksum is the CRC-32 of the memory; checkpoints that are older than it have none, and are read all the same.
+Every tensor lies under the name of its parameter, in the parameter's shape; nested states join their names with dots. A
+fact, a tensor of a state that is not one value per coordinate, belongs to all parameters that are exchanged together
 and lies under the first of them, as "unit.NAME".
 """
 
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -34,6 +36,9 @@ Otherwise it would keep every rank's state under the same keys, that is to say o
 
 _PARTS = frozenset({"format", "exchange", "seed", "step", "rank", "world_size", "memory"})
 
+CHECKSUM = "checksum"
+_OPTIONAL = frozenset({*ALONE, CHECKSUM})
+
 _FORMER = {"Deft": "DEFT", "Micro": "MiCRO", "Ramp": "Warmup"}
 """Parts that had another name when checkpoints were first written."""
 
@@ -50,6 +55,7 @@ def pack(
         "rank": rank,
         "world_size": world_size,
         "memory": memory,
+        CHECKSUM: _checksum(memory),
         **ALONE,
     }
 
@@ -96,7 +102,7 @@ def _read(like: Tensor, layout: Layout, memory: Mapping[str, Mapping[str, Tensor
 
 def check(saved: Any, mine: Mapping[str, Any]) -> None:
     """Refuse, in one sentence, a checkpoint that does not fit what this rank would save itself (ValueError)."""
-    if not isinstance(saved, Mapping) or set(cast(Mapping[str, Any], saved)) - {*ALONE} != set(mine) - {*ALONE}:
+    if not isinstance(saved, Mapping) or set(cast(Mapping[str, Any], saved)) - _OPTIONAL != set(mine) - _OPTIONAL:
         raise ValueError("this is not a checkpoint of a gradwire hook")
     saved = cast(Mapping[str, Any], saved)
     if saved["format"] != FORMAT:
@@ -106,13 +112,41 @@ def check(saved: Any, mine: Mapping[str, Any]) -> None:
     for name in ("step", "seed"):
         if type(saved[name]) is not int:
             raise ValueError(f"the checkpoint's {name} must be a whole number, got {saved[name]!r}")
+    for name in ("rank", "world_size"):
+        if saved[name] is not None and type(saved[name]) is not int:
+            raise ValueError(f"the checkpoint's {name} must be a whole number, got {saved[name]!r}")
     if saved["step"] < 0:
         raise ValueError(f"the checkpoint's step must not be negative, got {saved['step']}")
     _check_memory(saved["memory"], mine["memory"])
+    _check_sum(saved, mine["memory"])
     if saved["world_size"] is not None and (saved["rank"], saved["world_size"]) != (mine["rank"], mine["world_size"]):
         raise ValueError(
             f"the checkpoint is of rank {saved['rank']} of {saved['world_size']}, this is rank {mine['rank']} of "
             f"{mine['world_size']}; gradwire.merge(checkpoints of all ranks) makes one that fits any number of ranks"
+        )
+
+
+def _checksum(memory: Mapping[str, Mapping[str, Tensor]]) -> int:
+    """CRC-32 of all values and their names, in the names' order."""
+    found = 0
+    for name, parts in sorted(memory.items()):
+        for path, values in sorted(parts.items()):
+            octets = values.detach().cpu().contiguous().view(-1).view(torch.uint8)
+            found = zlib.crc32(octets.numpy(), zlib.crc32(f"{name}/{path}".encode(), found))  # pyright: ignore
+    return found
+
+
+def _check_sum(saved: Mapping[str, Any], mine: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Refuse a memory that is not the one that was saved. One that was cast since then cannot be told from it."""
+    memory = saved["memory"]
+    cast_since = any(
+        memory[name][path].dtype != part.dtype for name, parts in mine.items() for path, part in parts.items()
+    )
+    if saved.get(CHECKSUM) is None or cast_since:
+        return
+    if saved[CHECKSUM] != (found := _checksum(memory)):
+        raise ValueError(
+            f"the checkpoint's memory is damaged: its checksum is {found}, and was {saved[CHECKSUM]} when it was saved"
         )
 
 
@@ -168,7 +202,7 @@ def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for name, parts in first["memory"].items()
     }
     # Where a door adds to a checkpoint what is not one value per coordinate, rank 0's goes on.
-    added = {name: value for name, value in first.items() if name not in _PARTS}
+    added = {name: value for name, value in first.items() if name not in _PARTS and name != CHECKSUM}
     return pack(memory, modern(first["exchange"]), first["seed"], first["step"], None, None) | added
 
 

@@ -79,7 +79,7 @@ class Turn:
     `params` gives the model's parameters f[d] at which the gradients were taken, for methods that compress iterates; it
     is None where nobody knows them. `lr` is the learning rate by which the optimizer will multiply this step's mean,
     for memories that keep it; None where it is unknown. `budget` is this layout's part of a budget for several layouts,
-    relative to its part of all elements.
+    relative to its part of all elements. `unit` is the number of this exchange among those of its step.
     """
 
     rank: int | slice
@@ -91,6 +91,12 @@ class Turn:
     params: Callable[[], Tensor] | None = field(default=None, compare=False)
     lr: float | None = field(default=None, compare=False)
     budget: float = field(default=1.0, compare=False)
+    unit: int = field(default=0, compare=False)
+
+    @property
+    def tag(self) -> int:
+        """A number from 0 to 127 that neighbouring units and steps do not have."""
+        return (61 * self.step + 37 * self.unit) % 128
 
     def fork(self, name: str) -> Turn:
         """Give a part of a method its own stream of randomness."""

@@ -95,7 +95,7 @@ def parse(spec: str) -> Exchange:
 def as_exchange(value: Exchange | str, who: str) -> Exchange:
     """Return an exchange, or read its spec: what every door does with its argument.
 
-    A spec's compressor is gathered; an object must be an exchange, here as in the constructors of memories.
+    A compressor is gathered, be it an object or a spec's. The constructors of memories take exchanges alone.
 
     Raises:
         SpecError: the spec cannot be read.
@@ -103,9 +103,10 @@ def as_exchange(value: Exchange | str, who: str) -> Exchange:
     """
     if isinstance(value, str):
         return parse(value)
-    if (wrong := why_no_exchange(value)) is not None:
+    found = _gather(value) if not isinstance(value, type) else value
+    if (wrong := why_no_exchange(found)) is not None:
         raise TypeError(f"{who} takes an exchange or its spec, {wrong}")
-    return value
+    return found
 
 
 def as_outer(value: Outer | str, who: str) -> Outer:
@@ -159,6 +160,9 @@ def _build(node: ast.expr, spec: str) -> Any:
         case ast.Name(id=name):
             return _call(name, [], {}, spec)
         case ast.Call(func=ast.Name(id=name)):
+            keywords = [keyword.arg or "**" for keyword in node.keywords]
+            if twice := [keyword for number, keyword in enumerate(keywords) if keyword in keywords[:number]]:
+                raise SpecError(f"{name} is given {twice[0]} twice in the spec {spec!r}")
             named = {keyword.arg or "**": _build(keyword.value, spec) for keyword in node.keywords}
             return _call(name, [_build(argument, spec) for argument in node.args], named, spec)
         case _:
@@ -171,8 +175,11 @@ def _call(name: str, positional: list[Any], named: dict[str, Any], spec: str) ->
     try:
         call = inspect.signature(make).bind(*positional, **named)
     except TypeError as error:
-        takes = ", ".join(inspect.signature(make).parameters) or "nothing"
-        raise SpecError(f"{key} takes {takes}; in the spec {spec!r}: {error}") from None
+        parameters = list(inspect.signature(make).parameters)
+        meant = [close for name in named if name not in parameters for close in _close(name, parameters)]
+        hint = f"; did you mean {meant[0]}?" if meant else ""
+        takes = ", ".join(parameters) or "nothing"
+        raise SpecError(f"{key} takes {takes}; in the spec {spec!r}: {error}{hint}") from None
     hints = _hints(key, make)
     for parameter, value in call.arguments.items():
         call.arguments[parameter] = _fit(key, hints.get(parameter), value)
@@ -201,6 +208,11 @@ def _hint(key: str) -> str:
     if not close:
         return f"known are {', '.join(sorted(registry.PARTS))}"
     return f"did you mean {ALSO_KNOWN_AS.get(close[0], repr(close[0]))}?"
+
+
+def _close(name: str, parameters: list[str]) -> list[str]:
+    """The parameter that a misspelt one may have meant, if any is like it."""
+    return difflib.get_close_matches(name, parameters, n=1)
 
 
 @lru_cache

@@ -19,6 +19,7 @@ from gradwire.lab import bench
 from gradwire.lab.bench.advised import Advised, Probed, Question
 from gradwire.lab.bench.advising import answer, ask
 from gradwire.lab.remote import ignore
+from gradwire.report import bench_words
 from gradwire.report.whole import write_whole
 
 LOCAL_NOTE = "Predicted is time, not the loss that local steps reach: docs/local.md has what they cost there."
@@ -159,6 +160,7 @@ def _finish(advised: Advised, output: Path | None) -> None:
     """Print what was found, and write it."""
     out.print(table(advised))
     out.print(advised.verdict.sentence, markup=False)
+    out.print(bench_words.measured_with(advised.versions), markup=False)
     if (one := advised.local) is not None:
         for line in local_lines(one, advised.verdict.of("dense").seconds):
             out.print(line, markup=False, soft_wrap=True)

@@ -127,4 +127,5 @@ def _finish(sheet: bench.Sheet, output: Path) -> None:
     for cell in sheet.cells().values():
         out.print(table(sheet, cell))
     out.print(bench_words.headline(sheet), markup=False)
+    out.print(bench_words.measured_with(sheet.versions), markup=False)
     out.print(f"The page: {output.resolve()}", soft_wrap=True)

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from gradwire.checkpoint import ALONE, UNIT
+from gradwire.checkpoint import ALONE, CHECKSUM, UNIT
 
 HEAD, BUFFERS = "head", "buffers/"
 NBYTES = 8192
@@ -52,7 +52,7 @@ def pending(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def head(state: Mapping[str, Any]) -> Tensor:
     """u8[8192]: all of a state that is not a tensor, as JSON (ValueError)."""
-    words = {name: value for name, value in state.items() if name != "memory" and name not in ALONE}
+    words = {name: value for name, value in state.items() if name not in ("memory", CHECKSUM, *ALONE)}
     if "local" in words:
         words["local"] = {**words["local"], "buffers": len(pending(state))}
     text = json.dumps(words).encode()

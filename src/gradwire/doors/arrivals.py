@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import logging
 import sys
-import weakref
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +20,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from gradwire.doors.gradient import holds_anything, laid
+from gradwire.doors.stepping import trains, weakly
 from gradwire.engine import Engine
 from gradwire.engine.shards import shard
 
@@ -45,16 +44,10 @@ class Arrivals:
         self._means: list[Future[None]] = []
         self._accumulating = self._warned = False
         self._task = self._finished = -1
-        before_step = weakref.WeakMethod(self._before_step)  # torch keeps its hooks for ever
-
-        def on_step(optimizer: Optimizer, *_: Any) -> None:
-            if (call := before_step()) is not None:
-                call(optimizer)
-
         arrive = torch.compiler.disable(self._arrive)
         self._handles: list[RemovableHandle] = [
             *(param.register_post_accumulate_grad_hook(arrive) for param in self.params),
-            register_optimizer_step_pre_hook(on_step),
+            weakly(register_optimizer_step_pre_hook, self._before_step),
         ]
 
     @contextmanager
@@ -120,7 +113,7 @@ class Arrivals:
 
     def _before_step(self, optimizer: Optimizer) -> None:
         """Before any optimizer's step: if it has parameters of ours, finish a pass that is not, and commit it."""
-        if not any(id(param) in self.names for group in optimizer.param_groups for param in group["params"]):
+        if not trains(optimizer, self.names):
             return
         if self._given:
             if self.engine.scaler is not None and len(self._given) < len(self.params):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import get_args
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gradwire.doors.arguments import as_seed, as_unit_bytes, check_lr, check_scaling
 from gradwire.doors.ddp import attach_ddp
 from gradwire.doors.group import Group, as_group
 from gradwire.doors.hook import Hook
@@ -38,13 +38,11 @@ def attach(
         )
     model = uncompiled(model)
     exchange = as_exchange(exchange, "attach")
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-        raise TypeError(f"a seed is a whole number, got {seed!r}")
-    if bucket_mb is not None and not bucket_mb > 0:
-        raise ValueError(f"bucket_mb must be positive, got {bucket_mb}")
+    check_scaling(scaler, lr)
+    check_lr(exchange, lr)
     if reduce not in get_args(Reduce):
         raise ValueError(f"reduce must be 'mean' or 'sum', got {reduce!r}")
-    seed, unit_bytes = operator.index(seed), None if bucket_mb is None else bucket_mb * 2**20
+    seed, unit_bytes = as_seed(seed), None if bucket_mb is None else as_unit_bytes(bucket_mb)
     if isinstance(model, DistributedDataParallel):
         if group is not None or find_unused_parameters:
             raise ValueError("a DDP model brings its own group and find_unused_parameters; give neither to attach")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import operator
-from collections.abc import Iterable, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, cast, get_args
 
@@ -17,6 +15,7 @@ from torch.optim.optimizer import Optimizer
 
 from gradwire.checks import is_whole
 from gradwire.doors.alike import start_alike
+from gradwire.doors.arguments import as_seed, as_unit_bytes
 from gradwire.doors.fsdp import reshard, sharded_modules
 from gradwire.doors.group import Group, as_group, check_shards
 from gradwire.doors.local import Local, Schedule
@@ -25,6 +24,7 @@ from gradwire.engine.anchored import CatchUp
 from gradwire.engine.rounds import Rounds
 from gradwire.engine.shards import part_of, shard
 from gradwire.exchange import Exchange
+from gradwire.exchange.parts import parts_of
 from gradwire.memory.dgc import DGC
 from gradwire.memory.ef import EF
 from gradwire.memory.iterates import Iterates
@@ -93,7 +93,8 @@ def local(
     exchange, outer = as_exchange(exchange, "local"), as_outer(outer, "local")
     schedule = _schedule(every, delay, catch_up, fragments)
     _check_fit(exchange, outer, schedule)
-    _check_numbers(keep, seed, bucket_mb)
+    _check_keep(keep)
+    seed, unit_bytes = as_seed(seed), as_unit_bytes(bucket_mb)
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"local takes a module, bare, wrapped in DistributedDataParallel or sharded, got {type(model).__name__}"
@@ -114,8 +115,8 @@ def local(
         exchange,
         outer,
         world,
-        seed=operator.index(seed),
-        unit_bytes=bucket_mb * 2**20,
+        seed=seed,
+        unit_bytes=unit_bytes,
         fragments=fragments,
         device=torch.device("cpu") if keep == "cpu" else None,
         contract=terms | {"number of fragments": repr(fragments), "part of the model": repr(part)},
@@ -153,7 +154,7 @@ def _schedule(every: int | Every, delay: int, catch_up: CatchUp, fragments: int)
 
 def _check_fit(exchange: Exchange, outer: Outer, schedule: Schedule) -> None:
     """Refuse what is made for gradients, or makes no sense every step (ValueError)."""
-    for part in _parts(exchange):
+    for part in parts_of(exchange):
         if isinstance(part, DGC | Momentum):
             raise ValueError(
                 f"{type(part).__name__} keeps a momentum of gradients; local exchanges differences of models"
@@ -168,21 +169,9 @@ def _check_fit(exchange: Exchange, outer: Outer, schedule: Schedule) -> None:
         raise ValueError(f"every=1 with {outer} is a momentum on top of the optimizer's own; use sgd")
 
 
-def _parts(part: object) -> Iterable[object]:
-    """A part and all parts inside it."""
-    yield part
-    if is_dataclass(part) and not isinstance(part, type):
-        for field in fields(part):
-            yield from _parts(getattr(part, field.name))
-
-
-def _check_numbers(keep: str, seed: int, bucket_mb: float) -> None:
+def _check_keep(keep: str) -> None:
     if keep not in ("device", "cpu"):
         raise ValueError(f"keep must be 'device' or 'cpu', got {keep!r}")
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-        raise TypeError(f"a seed is a whole number, got {seed!r}")
-    if not bucket_mb > 0:
-        raise ValueError(f"bucket_mb must be positive, got {bucket_mb}")
 
 
 def _inside(ddp: DistributedDataParallel, group: Group | None) -> nn.Module:

@@ -18,6 +18,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwire.doors.hook import Hook
+from gradwire.doors.scaling import Scaling
 from gradwire.doors.uncompiled import plain
 from gradwire.doors.unsynced import Unsynced
 from gradwire.engine import Engine, Reduce, Scaler
@@ -53,6 +54,7 @@ def attach_ddp(
         # Where parameters may be unused the means are read once more after the last unit.
         fused=not ddp.find_unused_parameters,
         reduce=reduce,
+        contract={"find_unused_parameters": repr(bool(ddp.find_unused_parameters))},
     )
     unsynced = Unsynced(named[0][1])
     door = _BucketDoor(engine, unsynced, find_unused=bool(ddp.find_unused_parameters))
@@ -62,7 +64,8 @@ def attach_ddp(
         engine.close()
         unsynced.detach()
         raise ValueError(f"this model cannot take a communication hook: {error}") from error
-    return Hook(engine, ddp.no_sync, unsynced.detach)
+    scaling = Scaling(engine, [param for _, param in named])
+    return Hook(engine, ddp.no_sync, [unsynced.detach, scaling.detach])
 
 
 def trainable(ddp: DistributedDataParallel) -> list[tuple[str, Tensor]]:

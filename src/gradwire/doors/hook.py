@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
+from gradwire.doors.counters import Log, in_a_line, named
 from gradwire.doors.group import Group, as_group
 from gradwire.engine import Engine
 from gradwire.exchange import Exchange
@@ -21,7 +22,7 @@ class Hook:
     Args:
         engine: what runs it.
         no_sync: makes the context in which backward passes only accumulate.
-        detach: removes the door's own hooks from the model.
+        detach: remove the door's own hooks from the model and its optimizers.
         forget: makes the door take the next gradient for the first of a pass; None if its group cannot be replaced.
     """
 
@@ -29,7 +30,7 @@ class Hook:
         self,
         engine: Engine,
         no_sync: Callable[[], AbstractContextManager[None]],
-        detach: Callable[[], None],
+        detach: Sequence[Callable[[], None]],
         forget: Callable[[], None] | None = None,
     ) -> None:
         self.engine, self._no_sync, self._detach, self._forget = engine, no_sync, detach, forget
@@ -134,13 +135,25 @@ class Hook:
         self._forget()
         self.engine.regroup(as_group(group, "regroup"))
 
+    def log_to(self, writer: object, every: int = 100) -> None:
+        """Write the counters to a TensorBoard, W&B or MLflow writer every so many steps, until `close`.
+
+        One rank calls it, or each with a writer of its own; nothing is sent for it. See `doors.counters.Log`.
+        """
+        params = (tensor for unit in self.engine.units for tensor in unit.tensors)
+        self._detach = [*self._detach, Log(self, params, writer, every, lambda: self.step).detach]
+
     def close(self) -> None:
         """End the thread and the process group. Call it before `destroy_process_group`; the program's end does it too.
 
         The counters and `state_dict` stay readable; a backward pass that would need the hook raises RuntimeError.
         """
         self.engine.close()
-        self._detach()
+        for detach in self._detach:
+            detach()
+
+    def __repr__(self) -> str:
+        return in_a_line(self, named(self.exchange))
 
     def __enter__(self) -> Hook:
         return self

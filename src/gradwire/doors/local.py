@@ -22,6 +22,7 @@ from typing import Any, cast
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from gradwire.doors.counters import Log, in_a_line, named
 from gradwire.doors.group import Group, as_group
 from gradwire.doors.position import check_position, moment
 from gradwire.engine.anchored import CatchUp
@@ -30,6 +31,7 @@ from gradwire.exchange import Exchange, State
 from gradwire.layout import Layout
 from gradwire.outer import Outer
 from gradwire.outer.every import Every
+from gradwire.reprs import describe
 from gradwire.transport.ledger import Ledger
 from gradwire.transport.process import Process
 
@@ -78,6 +80,9 @@ class Local:
         self._pending: deque[_Pending] = deque()
         self._settled = [0] * rounds.fragments
         self._handle = optimizer.register_step_post_hook(self._after_step)
+        self._params = [param for group in optimizer.param_groups for param in group["params"]]
+        self._nbytes = sum(tensor.nbytes for unit in rounds.everything() for tensor in unit.tensors)
+        self._logs: list[Log] = []
 
     @property
     def exchange(self) -> Exchange:
@@ -193,13 +198,26 @@ class Local:
         self._event = self.engine.step
         self._plan()
 
+    def log_to(self, writer: object, every: int = 100) -> None:
+        """Write the counters to a TensorBoard, W&B or MLflow writer every so many local steps, until `close`.
+
+        One rank calls it, or each with a writer of its own; nothing is sent for it. See `doors.counters.Log`.
+        """
+        self._logs.append(Log(self, self._params, writer, every, lambda: self.local_steps))
+
     def close(self) -> None:
         """End the thread and the process group. Call it before `destroy_process_group`; the program's end does it too.
 
         The counters stay readable. The optimizer goes on without exchanges.
         """
         self._handle.remove()
+        for log in self._logs:
+            log.detach()
         self.engine.close()
+
+    def __repr__(self) -> str:
+        rounds = f"{named(self.exchange)} every {self.schedule.every.steps} steps, {describe(self.outer)}"
+        return in_a_line(self, f"{rounds}, {self.local_steps} local steps")
 
     def __enter__(self) -> Local:
         return self
@@ -219,6 +237,7 @@ class Local:
         """After a real step of the optimizer."""
         started = time.perf_counter()
         self.local_steps += 1
+        self.ledger.dense += self._nbytes  # a dense average of gradients at every step
         while self._pending and self._pending[0].arrives <= self.local_steps:
             self._arrive()
         if self.local_steps >= self._due:

@@ -18,6 +18,7 @@ from gradwire.doors.arrivals import Arrivals
 from gradwire.doors.fsdp import reshard, sharded_modules
 from gradwire.doors.group import check_shards
 from gradwire.doors.hook import Hook
+from gradwire.doors.scaling import Scaling
 from gradwire.doors.uncompiled import plain
 from gradwire.engine import Engine, Reduce, Scaler
 from gradwire.exchange import Exchange
@@ -52,10 +53,11 @@ def attach_module(
         lr=lr,
         in_order=True,
         reduce=reduce,
+        contract={"find_unused_parameters": repr(find_unused)},
     )
     start_alike(model, engine.process)
-    door = Arrivals(engine, named, find_unused)
-    return Hook(engine, door.no_sync, door.detach, door.forget)
+    door, scaling = Arrivals(engine, named, find_unused), Scaling(engine, [param for _, param in named])
+    return Hook(engine, door.no_sync, [door.detach, scaling.detach], door.forget)
 
 
 def in_order_of_arrival(model: nn.Module) -> list[tuple[str, Tensor]]:

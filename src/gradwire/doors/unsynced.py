@@ -8,12 +8,12 @@ compressed or not, and the ranks' parameters part for good.
 from __future__ import annotations
 
 import logging
-import weakref
-from typing import Any
 
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
+
+from gradwire.doors.stepping import trains, weakly
 
 log = logging.getLogger("gradwire")
 
@@ -27,15 +27,9 @@ class Unsynced:
 
     def __init__(self, param: Tensor) -> None:
         self.param, self.behind, self.warned = param, False, False
-        after_step = weakref.WeakMethod(self._after_step)  # torch keeps its hooks for ever
-
-        def on_step(optimizer: Optimizer, *_: Any) -> None:
-            if (call := after_step()) is not None:
-                call(optimizer)
-
         self._handles: list[RemovableHandle] = [
             param.register_post_accumulate_grad_hook(self._accumulated),
-            register_optimizer_step_post_hook(on_step),
+            weakly(register_optimizer_step_post_hook, self._after_step),
         ]
 
     def exchanged(self) -> None:
@@ -55,7 +49,7 @@ class Unsynced:
         """After the step, for a closure given to it runs backward inside of it."""
         if self.warned or not self.behind or self.param.grad is None:
             return
-        if any(param is self.param for group in optimizer.param_groups for param in group["params"]):
+        if trains(optimizer, {id(self.param)}):
             self.warned = True
             log.warning(
                 "gradwire: the optimizer steps on gradients of a backward pass that DDP has not exchanged, so the "

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
@@ -25,11 +25,12 @@ from torch import Tensor
 
 from gradwire import checkpoint, kernels
 from gradwire.engine.membership import meet
-from gradwire.engine.session import Session
+from gradwire.engine.session import Session, in_words
 from gradwire.engine.shards import copies, part_of
 from gradwire.engine.units import make_units
 from gradwire.exchange import Exchange, State, divide_budget
 from gradwire.exchange.change import change_
+from gradwire.exchange.parts import check_workers
 from gradwire.exchange.protocol import clone, visible
 from gradwire.layout import Layout, Turn
 from gradwire.memory.guard import Guard
@@ -76,6 +77,7 @@ class Engine:
         in_order: exchange no unit before those in front of it, whatever is full; for doors whose gradients may arrive
             in another order on another rank.
         reduce: whether gradients become their mean or their sum.
+        contract: what else the ranks must agree about, in words.
 
     Attributes:
         exchange, seed, ledger: what averages, its seed, and the bytes this rank has sent.
@@ -101,6 +103,7 @@ class Engine:
         fused: bool = True,
         in_order: bool = False,
         reduce: Reduce = "mean",
+        contract: Mapping[str, str] | None = None,
     ) -> None:
         self.exchange, self.seed, self.scaler, self.lr = exchange, seed, scaler, lr
         self.in_order, self.reduce, self.part = in_order, reduce, part_of(tensor for _, tensor in named)
@@ -112,16 +115,29 @@ class Engine:
         self._open, self._done, self._undoable = False, set[int](), False
         self._finite, self._scale = True, 1.0
         self._budgets: dict[Layout, float] = {}
+        self._terms = self._contract(unit_bytes) | dict(contract or {})
         self._failure: Exception | None = None
         self.device = self.units[0].device
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         kernels.warm_up_for(max(unit.layout.d for unit in self.units), self.device)
-        self._use(Session(group, self.device, self._contract() | {"seed": repr(seed)}))
+        self._use(self._open_session(group, {"seed": repr(seed)}))
         log.info("gradwire: %s over %d ranks, %d units", exchange, self.process.size, len(self.units))
+
+    def _open_session(self, group: Ranks, contract: Mapping[str, str]) -> Session:
+        """Agree with the ranks of a group, and refuse one that does not fit the exchange."""
+        session = Session(group, self.device, self._terms | dict(contract))
+        with session.closed_if_it_fails():
+            check_workers(self.exchange, session.process.size)
+        return session
 
     def _use(self, session: Session) -> None:
         self._session, self._lane = session, session.lane
         self.process, self.ledger = session.process, session.ledger
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the exchange has a memory, whose values have the gradients' scale."""
+        return any(True for unit in self.units for _ in checkpoint.flatten(unit.state))
 
     # ---- what a door calls
 
@@ -232,10 +248,11 @@ class Engine:
                 continue
             lr = None if self.lr is None else self.lr()
             rank, size, budget = self.process.rank, self.process.size, self._budgets[unit.layout]
-            turn = Turn(rank, size, self.step, unit.layout, self.seed, (), unit.params, lr, budget)
+            turn = Turn(rank, size, self.step, unit.layout, self.seed, (), unit.params, lr, budget, number)
             times = float(size) if self.reduce == "sum" else 1.0
             self._finite &= self.process.run(unit.average(self._guarded, turn, self._scale, times)).finite
             self._done.add(number)
+            self.ledger.dense += sum(gradient.nbytes for gradient in unit.gradients.values())
         exchanged = len(self._done) > before
         if exchanged and len(self._done) == len(self.units):
             self._end()
@@ -303,7 +320,7 @@ class Engine:
         """
         self._lane.result(lambda: self._void(RuntimeError("this backward pass was cut short by regroup")))
         self.commit()
-        before, session = self._session, Session(group, self.device, self._contract())
+        before, session = self._session, self._open_session(group, {})
         states = [clone(visible(unit.state)) for unit in self.units]
         with session.closed_if_it_fails():
             found = meet(session, before, [self.step], self.seed)
@@ -365,11 +382,12 @@ class Engine:
         """End the thread and the process group. Counters and `snapshot` stay readable."""
         self._session.close()
 
-    def _contract(self) -> dict[str, str]:
+    def _contract(self, unit_bytes: float) -> dict[str, str]:
         """What all ranks must agree about."""
         return {
             "exchange": repr(self.exchange),
-            "parameters": repr([(unit.layout.digest, unit.dtype) for unit in self.units]),
+            "bucket_mb": f"{unit_bytes / 2**20:g}",
+            "parameters": in_words([(unit.layout, unit.dtype) for unit in self.units]),
             "use of a scaler": repr(self.scaler is not None),
             "use of lr": repr(self.lr is not None),
             "reduce": self.reduce,

@@ -47,6 +47,10 @@ class Lane:
             _complete(future, call)
         return future
 
+    def end(self) -> None:
+        """End the thread when it has finished what was submitted; do not wait for that."""
+        self._end()
+
     def close(self) -> None:
         """Finish what was submitted and end the thread."""
         self._end()

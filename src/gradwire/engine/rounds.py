@@ -24,10 +24,11 @@ from gradwire.ask import AllGather, Broadcast
 from gradwire.engine.anchored import Anchored
 from gradwire.engine.buffers import Buffers
 from gradwire.engine.membership import Membership, meet
-from gradwire.engine.session import Session
+from gradwire.engine.session import Session, in_words
 from gradwire.engine.units import cut
 from gradwire.exchange import Exchange, State, divide_budget
 from gradwire.exchange.change import change_
+from gradwire.exchange.parts import check_workers
 from gradwire.exchange.protocol import clone, visible
 from gradwire.layout import Turn
 from gradwire.outer import Outer
@@ -97,11 +98,22 @@ class Rounds:
         self._averaged: list[Anchored] = []
         self._finished: list[Anchored] = []
         kernels.warm_up_for(longest.layout.d, self.device)
-        layouts = repr([[(unit.layout.digest, unit.dtype) for unit in part] for part in self.units])
-        terms = {"exchange": repr(exchange), "outer step": repr(outer), "parameters": layouts}
+        terms = {
+            "exchange": repr(exchange),
+            "outer step": repr(outer),
+            "bucket_mb": f"{unit_bytes / 2**20:g}",
+            "parameters": in_words([(unit.layout, unit.dtype) for unit in units]),
+        }
         self._terms = terms | (contract or {})
-        self._use(Session(group, self.device, self._terms | {"seed": repr(seed)}))
+        self._use(self._open_session(group, {"seed": repr(seed)}))
         log.info("gradwire: %s and %s over %d ranks, %d units", exchange, outer, self.process.size, len(units))
+
+    def _open_session(self, group: Ranks, contract: dict[str, str]) -> Session:
+        """Agree with the ranks of a group, and refuse one that does not fit the exchange."""
+        session = Session(group, self.device, self._terms | contract)
+        with session.closed_if_it_fails():
+            check_workers(self.exchange, session.process.size)
+        return session
 
     def _use(self, session: Session) -> None:
         self.session, self.process, self.ledger = session, session.process, session.ledger
@@ -117,7 +129,7 @@ class Rounds:
             ValueError: the ranks do not agree; then nothing has changed.
             Exception: whatever a collective raises; nor has anything then.
         """
-        before, session, units = self.session, Session(group, self.device, self._terms), self.everything()
+        before, session, units = self.session, self._open_session(group, {}), self.everything()
         memories, replicas = [clone(visible(unit.memory)) for unit in units], list[Tensor]()
         with session.closed_if_it_fails():
             found = meet(session, before, [self.step, len(self._averaged), local_steps], self.seed)

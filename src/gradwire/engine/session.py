@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import weakref
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 
+from gradwire.checkpoint import FORMAT
 from gradwire.engine.lane import Lane
+from gradwire.layout import Layout
 from gradwire.transport.group import agree, agreed_number, compare, own_group, tell
 from gradwire.transport.ledger import Ledger
 from gradwire.transport.members import Members, Ranks
 from gradwire.transport.process import Process
+from gradwire.version import VERSION
 
 T = TypeVar("T")
+
+SPOKEN = {"version of gradwire": f"{VERSION}, whose checkpoints have format {FORMAT}"}
+"""What all ranks must have in common, whatever they attach."""
 
 
 class Session:
@@ -39,10 +46,12 @@ class Session:
         self.ledger = Ledger()
         self.process = Process(group if isinstance(group, Members) else own_group(group, device), self.ledger)
         self.lane = Lane("gradwire")
-        atexit.register(_close, weakref.ref(self))
+        self._end = weakref.finalize(self, _let_go, self.process, self.lane)
+        self._end.atexit = False
+        _OPEN.add(self)
         with self.closed_if_it_fails():
             self.token = agreed_number(self.process, device)
-            agree(self.process, device, contract)
+            agree(self.process, device, SPOKEN | contract)
 
     @contextmanager
     def closed_if_it_fails(self) -> Generator[None]:
@@ -83,11 +92,39 @@ class Session:
         """End the thread and the process group. The ledger stays readable."""
         if not self.closed:
             self.closed = True
+            self._end.detach()
+            _OPEN.discard(self)
             self.lane.close()
             self.process.close()
 
 
-def _close(session: weakref.ref[Session]) -> None:
-    """Close a session that is still open when the program ends."""
-    if (still_there := session()) is not None:
-        still_there.close()
+def in_words(units: Sequence[tuple[Layout, torch.dtype]]) -> str:
+    """What is exchanged together: how much, and four bytes that tell it from anything else."""
+    every = hashlib.blake2b(repr([(layout.digest, dtype) for layout, dtype in units]).encode(), digest_size=4)
+    values, names = sum(layout.d for layout, _ in units), sum(len(layout.names) for layout, _ in units)
+    return f"{names} tensors of {values} values in {len(units)} units ({every.hexdigest()})"
+
+
+_OPEN: weakref.WeakSet[Session] = weakref.WeakSet()
+_ENDING: set[Lane] = set()
+"""Lanes of sessions that nobody refers to any more, until they have closed them."""
+
+
+def _let_go(process: Process, lane: Lane) -> None:
+    """Close what a session has opened that nobody refers to any more.
+
+    The garbage collector may call this in the middle of anything, so the lane's thread does the work.
+    """
+    _ENDING.add(lane)
+    lane.future(process.close)
+    lane.submit(lambda: _ENDING.discard(lane))
+    lane.end()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Close what is still open when the program ends: gloo's threads would abort it."""
+    for session in list(_OPEN):
+        session.close()
+    for lane in list(_ENDING):
+        lane.close()

@@ -138,24 +138,24 @@ class Unit:
         return made
 
     def _deliver(self, mean: Vector, factor: float) -> bool:
-        """Overwrite the gradients by their mean times a factor; tell whether it is finite.
+        """Overwrite the gradients by their mean times a factor; tell whether it is finite, which huge ones may not be.
 
         Half precision is rounded once, not at each addition.
         """
         cleared = self._collected is not None and self._collected.cleared
         if isinstance(mean, Sparse) and cleared:
-            self._scatter(mean if factor == 1.0 else mean.times(factor))
-            return True
+            scaled = mean if factor == 1.0 else mean.times(factor)
+            self._scatter(scaled)
+            return bool(kernels.finite(scaled.values)) if len(scaled.values) else True
         accumulated = self._collected is not None and self._collected.residual is not None
         target = self._shared_buffer() if accumulated else self.buffer
-        wide = target.dtype.itemsize >= 4
-        if wide:
+        if target.dtype.itemsize >= 4:
             mean.write_to_(target)
         else:
             target.copy_(mean.dense())
         if factor != 1.0:
             target.mul_(factor)
-        finite = wide or bool(target.isfinite().all())
+        finite = bool(kernels.finite(target))
         means = self.views(target)
         for tensor, gradient in self.gradients.items():
             gradient.copy_(means[tensor].view_as(gradient))

@@ -43,10 +43,7 @@ class PermK:
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """One AllGather of u8[4 ceil(d / n)]. Raises ValueError, on all workers, if their number is not `workers`."""
-        if turn.size != self.workers:
-            raise ValueError(
-                f"{self} divides the coordinates among {self.workers} workers, and this run has {turn.size}"
-            )
+        self.check_workers(turn.size)
         d, x = x.shape[-1], widen(x)
         slots = self._slots(d, torch.tensor(turn.key(shared=True), device=x.device))
         # Padding adds a 0 to the last coordinate.
@@ -56,6 +53,11 @@ class PermK:
         received = formats.decode(wires, "float32", slots.shape[-1]).to(x.dtype)
         mean = Sparse(indices.flatten(), received.flatten(), d).dense()
         return Sent(own=Sparse(indices[turn.rank], received[turn.rank] * self.workers, d), mean=Dense(mean))
+
+    def check_workers(self, size: int) -> None:
+        """Refuse another number of workers than `workers` (ValueError)."""
+        if size != self.workers:
+            raise ValueError(f"{self} divides the coordinates among {self.workers} workers, and this run has {size}")
 
     def omega(self, d: int) -> float | None:
         """n - 1: each worker alone is Rand-K with K = d / n."""

@@ -2,7 +2,7 @@
 
 from gradwire.kernels.above import indices_above
 from gradwire.kernels.accumulated import Accumulated, accumulate, values
-from gradwire.kernels.compiled import warm_up, warm_up_for
+from gradwire.kernels.compiled import loops, warm_up, warm_up_for
 from gradwire.kernels.copies import copy_, scatter_, scatter_add_
 from gradwire.kernels.norms import norms, row_norms
 from gradwire.kernels.reference import finite
@@ -16,6 +16,7 @@ __all__ = [
     "copy_",
     "finite",
     "indices_above",
+    "loops",
     "norms",
     "row_norms",
     "scatter_",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from functools import lru_cache
-from importlib import import_module
+from importlib import import_module, metadata
+from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -41,6 +42,12 @@ def warm_up() -> bool:
         logger.warning("%s: selecting takes several times as long as with Numba (pip install gradwire[cpu])", error)
         return False
     return True
+
+
+def loops() -> str:
+    """What runs the loops over every element on the CPU here, in words."""
+    there = find_spec("numba") is not None
+    return f"Numba {metadata.version('numba')}" if there else "plain torch and NumPy (no Numba)"
 
 
 def warm_up_for(d: int, device: torch.device) -> None:

@@ -17,6 +17,8 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 import torch
 
+from gradwire import kernels
+
 R = TypeVar("R")
 
 NON_FINITE = ("NaN", "Infinity", "-Infinity")
@@ -66,8 +68,13 @@ def versions() -> dict[str, str]:
 
 
 def platform_versions() -> dict[str, str]:
-    """Python, torch and the machine."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
+    """Python, torch, the machine, and what runs the loops over every element."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "loops": kernels.loops(),
+    }
 
 
 def _writable(value: Any) -> Any:

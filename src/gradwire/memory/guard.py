@@ -5,6 +5,8 @@ whoever checks gradients (a GradScaler, clipping by norm) sees it, and the state
 
 Under error feedback, whose memory can be rolled back, that number travels with the first message (docs/formats.md), and
 saves a collective: if any worker's flag is set, the exchange is given up, and the caller rolls back.
+
+With the number goes a tag of step and unit, so that no message is taken for one of another unit or step.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gradwire import kernels
-from gradwire.ask import AllReduce, Ask
+from gradwire.ask import AllReduce, Ask, marked, unmarked
 from gradwire.exchange.change import Change, change_
 from gradwire.exchange.protocol import Accumulates, Exchange, State
 from gradwire.exchange.step import step
@@ -77,7 +79,7 @@ class Guard:
             x.values.zero_()
         talk = self.exchange(x, state, turn)  # pyright: ignore[reportArgumentType] - it has accumulated x itself
         try:
-            answer, anybody = await _carry(talk.send(None), flag=plain is not None)
+            answer, anybody = await _carry(talk.send(None), turn, flag=plain is not None)
             while not anybody:
                 answer = await talk.send(answer)
         except StopIteration as end:
@@ -101,8 +103,8 @@ class Guard:
 
 async def _agreed(exchange: Exchange, x: Tensor | Accumulated, broken: Tensor, state: State, turn: Turn) -> Sent:
     """Agree first: 1 of f32[..., 1] is a vector that is not finite. Then the exchange, or the plain mean."""
-    anybody = await AllReduce(broken)
-    if anybody.item() != 0.0:
+    mark = marked(turn.tag, turn.size)
+    if unmarked(await AllReduce(broken + mark), mark, turn.size):
         return await _pass_through(x.pieces() if isinstance(x, Accumulated) else x.clone(), turn)
     with_residual = isinstance(x, Accumulated) and x.residual is not None
     # An exchange that has accumulated x itself takes the Accumulated.
@@ -115,9 +117,10 @@ async def _pass_through(plain: Tensor, turn: Turn) -> Sent:
     return Sent(own=Dense(plain), mean=Dense(total.div_(turn.size)), finite=False)
 
 
-async def _carry(ask: Ask, *, flag: bool) -> tuple[Tensor, bool]:
+async def _carry(ask: Ask, turn: Turn, *, flag: bool) -> tuple[Tensor, bool]:
     """Ask, with a flag: the answer, and whether any worker's flag is set. Then the answer must not be used."""
-    if (joined := ask.carrying(flag)) is not None:
-        return ask.carried(await joined)
-    anybody = bool((await AllReduce(torch.tensor([float(flag)]))).item())
+    if (joined := ask.carrying(flag, turn.tag, turn.size)) is not None:
+        return ask.carried(await joined, turn.tag, turn.size)
+    mark = marked(turn.tag, turn.size)
+    anybody = unmarked(await AllReduce(torch.tensor([float(flag + mark)])), mark, turn.size)
     return (await ask if not anybody else torch.empty(0)), anybody

@@ -24,7 +24,7 @@ def own_group(group: dist.ProcessGroup, device: torch.device) -> dist.ProcessGro
         ValueError: the group has no backend for the device.
     """
     timeout = _timeout(group, device)
-    ranks, backend = dist.get_process_group_ranks(group), dist.get_backend_config(group)
+    ranks, backend = dist.get_process_group_ranks(group), _backend(group)
     if len(ranks) == dist.get_world_size():
         own = dist.new_group(ranks, timeout=timeout, backend=backend)
     else:
@@ -32,6 +32,13 @@ def own_group(group: dist.ProcessGroup, device: torch.device) -> dist.ProcessGro
     if not isinstance(own, dist.ProcessGroup):
         raise RuntimeError("this rank is not a member of the model's process group")
     return own
+
+
+def _backend(group: dist.ProcessGroup) -> str:
+    """The backends of a group, by one name if that stands for them: torch warns whenever a group with several ends."""
+    name, every = dist.get_backend(group), dist.get_backend_config(group)
+    known = name in distributed_c10d.Backend.backend_list
+    return name if known and str(distributed_c10d.BackendConfig(dist.Backend(name))) == every else every
 
 
 def _timeout(group: dist.ProcessGroup, device: torch.device) -> timedelta:
@@ -70,7 +77,9 @@ def agree(process: Process, device: torch.device, contract: Mapping[str, str]) -
     """Refuse ranks that attach different things (ValueError on every rank), before the first step could hang."""
     for what, mine in contract.items():
         if (other := compare(process, device, mine)) is not None:
-            raise ValueError(f"the ranks attach with another {what}: rank {process.rank} with {mine}, rank {other} not")
+            theirs = tell(process, device, mine)[other]  # if any two ranks differ, every rank differs from some other
+            ranks = f"rank {process.rank} with {mine}, rank {other} with {theirs}"
+            raise ValueError(f"the ranks attach with another {what}: {ranks}")
     process.ledger.clear()
 
 

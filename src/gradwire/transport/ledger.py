@@ -12,6 +12,7 @@ Two figures, because both questions are asked:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from gradwire.ask import ASKS, Ask
@@ -34,11 +35,13 @@ class Totals:
 class Ledger:
     """Counts for `workers` workers together; what it reports is per worker.
 
-    log: the seconds of every record in order, if somebody wants them and puts an empty list here.
+    dense: bytes that averaging without compression would have brought for the same gradients, all workers together; the
+    caller counts them. log: the seconds of every record in order, if somebody wants them and puts an empty list here.
     """
 
     workers: int = 1
     entries: dict[str, Totals] = field(default_factory=lambda: {kind: Totals() for kind in KINDS})
+    dense: int = 0
     log: list[float] | None = None
 
     def record(self, ask: Ask, rank: int | slice, size: int, seconds: float = 0.0) -> None:
@@ -53,6 +56,7 @@ class Ledger:
 
     def clear(self) -> None:
         """Count from nothing again."""
+        self.dense = 0
         for kind in self.entries:
             self.entries[kind] = Totals()
 
@@ -60,6 +64,12 @@ class Ledger:
     def bytes(self) -> int:
         """Bytes brought per worker so far, rounded where workers differ."""
         return round(sum(entry.bytes for entry in self.entries.values()) / self.workers)
+
+    @property
+    def ratio(self) -> float:
+        """How many times fewer bytes were brought than dense averages would have; NaN before the first."""
+        brought = sum(entry.bytes for entry in self.entries.values())
+        return self.dense / brought if brought else math.nan
 
     @property
     def traffic(self) -> int:

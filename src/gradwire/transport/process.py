@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import AllgatherOptions  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.distributed_c10d import _world  # pyright: ignore[reportPrivateUsage] - there is no public way
 
 from gradwire.ask import AllGather, AllReduce, AllToAll, Ask, Broadcast, Op, Talk
 from gradwire.transport.ledger import Ledger
@@ -69,7 +70,7 @@ class Process:
 
         A group that torch does not know is its owner's to end.
         """
-        if self.group is not None and not self._foreign and dist.is_initialized():
+        if self.group is not None and not self._foreign and self.group in _world.pg_map:
             dist.destroy_process_group(self.group)
         self.group, self.closed = None, True
 
@@ -78,24 +79,35 @@ class Process:
         if self.closed:
             raise RuntimeError("this transport is closed")
         ask.check(self.size)
-        x = ask.x
         # Empty tensors are empty on every rank, and travel nowhere; nor does anything of a rank that is alone.
-        if self.group is None or not x.numel():
+        if self.group is None or not ask.x.numel():
             return ask.alone(self.size)
+        try:
+            return self._collective(self.group, ask)
+        except RuntimeError as error:
+            raise RuntimeError(f"{self._others()} is gone or does not answer: {error}") from error
+
+    def _others(self) -> str:
+        """Who may be to blame for a failed collective: backends do not say."""
+        return f"rank {1 - self.rank}" if self.size == 2 else f"one of the {self.size - 1} other ranks"
+
+    def _collective(self, group: dist.ProcessGroup, ask: Ask) -> Tensor:
+        """Run one collective over a group."""
+        x = ask.x
         match ask:
             case AllReduce(op=op):
-                self.group.allreduce([x], _reduce_options(op)).wait()
+                group.allreduce([x], _reduce_options(op)).wait()
                 return x
             case AllGather():
                 gathered = x.new_empty((self.size, *x.shape))
-                self._gather(self.group, gathered, x.contiguous())
+                self._gather(group, gathered, x.contiguous())
                 return gathered
             case Broadcast(root=root):
-                self.group.broadcast([x], _broadcast_options(root)).wait()
+                group.broadcast([x], _broadcast_options(root)).wait()
                 return x
             case AllToAll():
                 received = torch.empty_like(x, memory_format=torch.contiguous_format)
-                self.group.alltoall_base(received, x.contiguous(), [], [], dist.AllToAllOptions()).wait()
+                group.alltoall_base(received, x.contiguous(), [], [], dist.AllToAllOptions()).wait()
                 return received
 
     def _gather(self, group: dist.ProcessGroup, gathered: Tensor, x: Tensor) -> None:

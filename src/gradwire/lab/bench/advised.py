@@ -55,7 +55,7 @@ class Advised:
 
     compute: seconds of a step without a network. alpha, beta: seconds a call and bytes a second, by kind of collective;
     beta is None where size made no difference. measured: seconds of a step, by method, if that was asked for. rounds:
-    what local steps would take.
+    what local steps would take. versions: what it was measured with.
     """
 
     model: str
@@ -66,6 +66,7 @@ class Advised:
     beta: dict[str, float | None]
     verdict: Verdict
     measured: dict[str, float] = field(default_factory=dict[str, float])
+    versions: dict[str, str] = field(default_factory=records.platform_versions)
     rounds: tuple[LocalRound, ...] = ()
 
     def error(self, method: Method) -> float | None:

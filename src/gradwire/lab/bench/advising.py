@@ -73,7 +73,8 @@ def answer(question: Question, tell: remote.Tell) -> Advised:
     alpha = {kind: cost.alpha for kind, cost in link.costs.items()}
     beta = {kind: cost.beta if cost.per_byte > 0 else None for kind, cost in link.costs.items()}
     measured = _check(question, verdict, process.size, tell) if question.check else {}
-    return Advised(question.model, HERE, process.size, pace.compute + pace.tail, alpha, beta, verdict, measured, rounds)
+    compute = pace.compute + pace.tail
+    return Advised(question.model, HERE, process.size, compute, alpha, beta, verdict, measured, rounds=rounds)
 
 
 def _pace(ddp: DistributedDataParallel, workload: Workload, process: Process) -> tuple[Pace, list[Tensor]]:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +74,10 @@ def resnet(rank: int) -> Workload:
 BUILT_IN: dict[str, Callable[[int], Workload]] = {"gpt": gpt, "mlp": mlp, "resnet18": resnet}
 
 
+SECONDS = 300.0
+"""A factory that has not returned by then is taken for one that never will."""
+
+
 def check_model(name: str) -> None:
     """Refuse what cannot be the name of a workload (ValueError); whether a factory is there is seen when it is made."""
     module, colon, factory = name.partition(":")
@@ -92,14 +99,33 @@ def make(name: str, rank: int) -> Workload:
     factory = _find(name)
     try:
         takes_rank = "rank" in inspect.signature(factory).parameters
-        made: object = factory(rank=rank) if takes_rank else factory()
-    except Exception as error:
+        with _limited(f"it has not returned within {SECONDS} s"):
+            made: object = factory(rank=rank) if takes_rank else factory()
+    except (Exception, SystemExit) as error:
         raise ValueError(f"the factory {name} fails: {type(error).__name__}: {error}") from error
     parts = cast(tuple[Any, ...], made) if isinstance(made, tuple) else (made,)
     if len(parts) != 2 or not isinstance(parts[0], nn.Module) or not callable(parts[1]):
         kinds = ", ".join(type(part).__name__ for part in parts)
         raise ValueError(f"the factory {name} must return a model and a function of it, (model, loss); got ({kinds})")
     return Workload(parts[0], cast(Callable[[nn.Module], Tensor], parts[1]))
+
+
+@contextmanager
+def _limited(sentence: str) -> Generator[None]:
+    """Raise TimeoutError after SECONDS in this context. Only the main thread can be interrupted."""
+
+    def too_late(*_: object) -> NoReturn:
+        raise TimeoutError(sentence)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, rest = signal.signal(signal.SIGALRM, too_late), signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *rest)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _find(name: str) -> Callable[..., object]:

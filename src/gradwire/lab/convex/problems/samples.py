@@ -37,12 +37,16 @@ def breast_cancer() -> Samples:
     return Samples("breast_cancer", a, torch.tensor(benign, dtype=torch.float64) * 2 - 1)
 
 
+LARGEST = 4 << 30
+"""Bytes of samples: one line of a file may name a feature of any number, and all before it are zeros."""
+
+
 def svmlight(path: str | Path) -> Samples:
     """Read a file in LIBSVM's format, densely; the larger of its two labels is +1.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not in the format, or a feature is not finite, or there are not exactly two labels.
+        ValueError: it is not in the format, too large to be dense, or not finite, or has not exactly two labels.
     """
     file = Path(path)
     if not file.is_file():
@@ -56,6 +60,11 @@ def svmlight(path: str | Path) -> Samples:
     if len(known) != 2:
         some = [f"{label.item():g}" for label in known[:5]]
         raise ValueError(f"logistic regression takes two labels, and {path} has {len(known)}: {', '.join(some)}")
+    if (nbytes := 8 * features.shape[0] * features.shape[1]) > LARGEST:
+        raise ValueError(
+            f"{path} has {features.shape[0]} samples of {features.shape[1]} features, {nbytes / 2**30:.3g} GiB where "
+            f"they are dense; at most {LARGEST / 2**30:.3g} GiB are read"
+        )
     a = torch.tensor(features.toarray(), dtype=torch.float64)
     if not a.isfinite().all():
         raise ValueError(f"{path} holds a feature that is not finite")
