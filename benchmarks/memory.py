@@ -51,7 +51,9 @@ def main() -> None:
     if not chosen.only and (chosen.width, chosen.depth) == (2048, 24):
         write("memory.json", rows)
         page = PAGE.read_text()
-        PAGE.write_text(re.sub(r"(?s)(<!-- memory -->\n).*?(<!-- /memory -->)", lambda at: at[1] + table() + at[2], page))
+        PAGE.write_text(
+            re.sub(r"(?s)(<!-- memory -->\n).*?(<!-- /memory -->)", lambda at: at[1] + table() + at[2], page)
+        )
 
 
 def table() -> str:

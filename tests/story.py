@@ -31,16 +31,19 @@ def watch(
     group: float,
     lives: str = "ranks.py",
     rate: str | None = None,
+    grace: float | None = None,
 ) -> tuple[list[int], list[dict[str, Any]], str]:
     """Run a function of a file of lives on every rank: exit codes, JSON lines printed, standard error.
 
-    On loopback, or on links of a rate.
+    On loopback, or on links of a rate. When a rank has failed the others have `grace` seconds, at most all of them.
     """
     command = [sys.executable, str(HERE / lives), name, *arguments]
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
         path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
         env = {"STORY_FOLDER": folder, "GROUP_TIMEOUT": str(group), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        with net.launch([command] * ranks, rate, env={**os.environ, **env}, stderr=errors, grace=seconds) as cluster:
+        with net.launch(
+            [command] * ranks, rate, env={**os.environ, **env}, stderr=errors, grace=grace or seconds
+        ) as cluster:
             codes = cluster.wait(timeout=seconds)
             lines = list(cluster.lines())
         errors.seek(0)

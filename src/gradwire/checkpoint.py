@@ -100,12 +100,13 @@ def check(saved: Any, mine: Mapping[str, Any]) -> None:
         raise ValueError("this is not a checkpoint of a gradwire hook")
     saved = cast(Mapping[str, Any], saved)
     if saved["format"] != FORMAT:
-        raise ValueError(f"the checkpoint has format {saved['format']}, this gradwire reads format {FORMAT}")
+        raise ValueError(f"the checkpoint has format {saved['format']!s:.200}, this gradwire reads format {FORMAT}")
     if modern(str(saved["exchange"])) != modern(str(mine["exchange"])):
-        raise ValueError(f"the checkpoint is of {saved['exchange']}, this hook runs {mine['exchange']}")
+        # Cut short, for every rank is told, and the words may be anything.
+        raise ValueError(f"the checkpoint is of {saved['exchange']!s:.200}, this hook runs {mine['exchange']}")
     for name in ("step", "seed"):
         if type(saved[name]) is not int:
-            raise ValueError(f"the checkpoint's {name} must be a whole number, got {saved[name]!r}")
+            raise ValueError(f"the checkpoint's {name} must be a whole number, got {saved[name]!r:.200}")
     if saved["step"] < 0:
         raise ValueError(f"the checkpoint's step must not be negative, got {saved['step']}")
     _check_memory(saved["memory"], mine["memory"])

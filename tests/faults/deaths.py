@@ -54,7 +54,7 @@ DEATHS = {
 
 
 def meets(door: str, method: str, name: str, _token: str) -> None:
-    """Train; rank 1 meets its fate at step 3. Who loses a peer says how long that took, and ends by an exit of its own."""
+    """Train; rank 1 meets its fate at step 4. Who loses a peer says how long that took, and ends by itself."""
     death, rank = DEATHS[name], dist.get_rank()
     trial = Trial(Setting(door, METHODS[method]))
     train(trial, 0, 4)

@@ -15,7 +15,7 @@ from trial import METHODS, Setting
 
 
 def cells(door: str, *names: str) -> None:
-    """One cell after the other, "case|method"; the first that breaks a promise ends the process, for ranks may be apart."""
+    """One cell after the other, "case|method". The first that breaks a promise ends the process: ranks may be apart."""
     warnings.simplefilter("ignore")
     for name in names:
         case, method = name.split("|")

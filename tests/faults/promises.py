@@ -18,26 +18,33 @@ NEAR = 1e-6
 """Of the largest value: float32 sums of a dozen steps, each rounded to 6e-8."""
 
 
-def law(trial: Trial) -> None:
-    """EF: given + mean error = owed. Shifts: the mean shift is the mean of the shifts. Without memory: given = owed."""
+def law(trial: Trial, within: float = NEAR) -> float:
+    """EF: given + mean error = owed. Shifts: the mean shift is the mean of the shifts. Without memory: given = owed.
+
+    Returns by how much it is off, relative to the largest value.
+    """
+    off = [0.0]
     memory, names = trial.hook.state_dict()["memory"], list(trial.trained())
     for name, owed, given in zip(names, trial.owed, trial.given, strict=True):
         parts = {path.removeprefix("memory."): value for path, value in memory[name].items()}
         if "h" in parts:
             mean, told = trial.mean(parts["h"]), parts["mean_h"].double()
-            near(mean, told, largest(mean, told, trial.mean(parts["h"].abs())), f"mean shift of {name}")
+            base = largest(mean, told, trial.mean(parts["h"].abs()))
+            off.append(near(mean, told, base, f"mean shift of {name}", within))
             continue
         sent = given + (trial.mean(parts["error"].view_as(given)) if "error" in parts else 0)
         everything = owed.clone()
         dist.all_reduce(everything)
         wanted = trial.cut(everything)
         base = largest(wanted, *trial.parts()) if trial.setting.door == "local" else largest(wanted, given)
-        near(sent, wanted, base, f"mass of {name}")
+        off.append(near(sent, wanted, base, f"mass of {name}", within))
+    return max(off)
 
 
-def near(a: Tensor, b: Tensor, base: float, what: str) -> None:
-    off = (a - b).abs().max().item() if a.numel() else 0.0
-    assert off <= NEAR * max(base, 1e-30), f"{what} is off by {off:.1e}, of {base:.1e}"
+def near(a: Tensor, b: Tensor, base: float, what: str, within: float) -> float:
+    off = (a - b).abs().max().item() / max(base, 1e-30) if a.numel() else 0.0
+    assert off <= within, f"{what} is off by {off:.1e} of the largest, which is {base:.1e}"
+    return off
 
 
 def largest(*found: Tensor) -> float:
@@ -67,7 +74,8 @@ def resume(trial: Trial, first: int) -> None:
 
 
 def same(a: dict, b: dict) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(part, b[name][path]) for name in a for path, part in a[name].items())
+    pairs = [(part, b[name][path]) for name in a.keys() & b.keys() for path, part in a[name].items()]
+    return a.keys() == b.keys() and all(torch.equal(one, other) for one, other in pairs)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
-from ranks import batch, loss, model, roundtrip
+from ranks import loss, model, roundtrip
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -103,23 +103,22 @@ class Trial:
         if update:
             self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.setting.door == "local" and self.hook.step > events:
-            self._exchanged(moved=self.hook.skipped == skipped)
+        if self.setting.door == "local" and self.hook.step > events and self.hook.skipped == skipped:
+            self._exchanged()
+        elif self.poison:
+            self._put(self._theta)
 
     def end_round(self) -> None:
         """With local steps, bring the models together now."""
         if self.setting.door == "local":
             self._theta = self.parts()
             assert self.hook.finish()
-            self._exchanged(moved=True)
+            self._exchanged()
 
-    def _exchanged(self, *, moved: bool) -> None:
-        if not moved:
-            self._put(self._theta)  # what was poisoned
-            return
+    def _exchanged(self) -> None:
         after = self.parts()
-        mine, given = ([a.double() - x.double() for a, x in zip(self._anchor, xs, strict=True)] for xs in (self._theta, after))
-        self._book(mine, given)
+        mine = [a.double() - theta.double() for a, theta in zip(self._anchor, self._theta, strict=True)]
+        self._book(mine, [a.double() - now.double() for a, now in zip(self._anchor, after, strict=True)])
         self._anchor = after
 
     def _note(self) -> None:
@@ -201,7 +200,3 @@ def part(x: Tensor) -> Tensor:
 
 def whole(x: Tensor) -> Tensor:
     return x.detach().full_tensor() if isinstance(x, DTensor) else x.detach()
-
-
-def inputs(step: int, rank: int) -> Tensor:
-    return batch(step, rank)
