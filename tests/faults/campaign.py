@@ -13,8 +13,8 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +36,8 @@ GROUP_SECONDS = 15.0
 """The group's timeout: whoever loses a peer has an error by then."""
 SLACK_SECONDS = 40.0
 """For a start, and for the steps before and after, on a busy machine."""
+AT_ONCE = 60
+"""Cells of one start, at most."""
 QUICK_METHODS = ("EF(DEFT)", "DIANA")
 
 
@@ -69,8 +71,8 @@ def quick_cells() -> list[Cell]:
 
 def run(
     cells: Iterable[Cell], *, seconds: float = 300.0, side_by_side: int = 2, until: float = float("inf")
-) -> Verdicts:
-    """Run cells, several starts side by side. What has not begun at the time `until` is not run."""
+) -> Iterator[Verdicts]:
+    """Run cells, several starts side by side; what each start has found. What has not begun by `until` is not run."""
     together: dict[str, list[Cell]] = {}
     alone: list[Cell] = []
     for cell in cells:
@@ -78,18 +80,17 @@ def run(
             together.setdefault(cell.door, []).append(cell)
         else:
             alone.append(cell)
-    found: Verdicts = {}
+    parts = [part[at : at + AT_ONCE] for part in together.values() for at in range(0, len(part), AT_ONCE)]
     with ThreadPoolExecutor(side_by_side) as pool:
-        starts = [pool.submit(run_together, door, part, seconds, until) for door, part in together.items()]
+        starts = [pool.submit(run_together, part, seconds, until) for part in parts]
         starts += [pool.submit(run_alone, cell, until) for cell in alone]
-        for start in starts:
-            found |= start.result()
-    return found
+        for start in as_completed(starts):
+            yield start.result()
 
 
-def run_together(door: str, cells: Sequence[Cell], seconds: float, until: float) -> Verdicts:
+def run_together(cells: Sequence[Cell], seconds: float, until: float) -> Verdicts:
     """Run cells of one door in one start; after one that went wrong, the rest in another."""
-    left, found = list(cells), Verdicts()
+    left, found, door = list(cells), Verdicts(), cells[0].door
     while left and time.monotonic() < until:
         names = [f"{cell.case}|{cell.method}" for cell in left]
         try:
@@ -218,8 +219,10 @@ def main() -> None:
         and cell.method in (chosen.method or METHODS)
         and (not chosen.only or any(word in cell.case for word in chosen.only))
     ]
-    found = run(wanted, until=until)
-    record(found)
+    found: Verdicts = {}
+    for part in run(wanted, until=until):
+        found |= part
+        record(found)
     draw()
     red = {cell: words for cell, words in found.items() if words}
     for cell, words in red.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -71,7 +72,7 @@ class Trial:
             return DistributedDataParallel(self.net, bucket_cap_mb=CAP, find_unused_parameters=unused), None
         if self.setting.door != "FSDP2":
             return self.net, None
-        mesh = init_device_mesh("cpu", (self.size // self.shards, self.shards), mesh_dim_names=("replicate", "shard"))
+        mesh = islands(self.size // self.shards, self.shards)
         for block in self.net.children():
             if len(list(block.parameters())) > 0:
                 fully_shard(block, mesh=mesh["shard"])
@@ -192,6 +193,12 @@ class Trial:
 
     def close(self) -> None:
         self.hook.close()
+
+
+@cache
+def islands(many: int, shards: int) -> DeviceMesh:
+    """Made once, for the groups of a mesh stay open."""
+    return init_device_mesh("cpu", (many, shards), mesh_dim_names=("replicate", "shard"))
 
 
 def part(x: Tensor) -> Tensor:

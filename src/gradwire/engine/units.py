@@ -16,7 +16,8 @@ from torch import Tensor
 from gradwire import kernels
 from gradwire.engine.shards import copies, shard
 from gradwire.exchange import Exchange, State
-from gradwire.exchange.protocol import BEFORE, Accumulates, keep_, nest, restore_, visible
+from gradwire.exchange.protocol import Accumulates, visible
+from gradwire.exchange.undo import before, keep_, logged, restore_
 from gradwire.kernels import Accumulated
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Sent, Sparse, Vector
@@ -114,8 +115,7 @@ class Unit:
 
     def before(self) -> State:
         """Return the state as it was before this step's exchange, to be read only."""
-        begun = self._collected is not None and BEFORE in self.state
-        return nest(self.state, BEFORE) if begun else visible(self.state)
+        return visible(self.state) if self._collected is None else before(self.state)
 
     def params(self) -> Tensor:
         """Copy the tensors to f[d], at least float32, each as it lies in memory, like its gradient."""
@@ -131,7 +131,7 @@ class Unit:
         if self.fused and isinstance(exchange, Accumulates):
             made = exchange.accumulate(pieces, self.state, turn)
         if made is None:
-            keep_(self.state)
+            keep_(self.state, logged(exchange))
             made = kernels.accumulate(self.buffer, None, pieces)
         elif made.cleared and scale != 1.0:
             for gradient in gradients:
