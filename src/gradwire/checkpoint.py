@@ -152,7 +152,8 @@ def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
         check(checkpoint, checkpoint)
     ranks, sizes = ([checkpoint[name] for checkpoint in checkpoints] for name in ("rank", "world_size"))
     every = list(range(len(ranks)))
-    if not ranks or any(type(rank) is not int for rank in ranks) or (sorted(ranks), {*sizes}) != (every, {len(ranks)}):
+    whole = all(type(number) is int for number in (*ranks, *sizes))
+    if not ranks or not whole or sorted(ranks) != every or sizes != [len(ranks)] * len(ranks):
         raise ValueError(f"merge takes one checkpoint from every rank of a run, got ranks {ranks} of {sizes}")
     ordered = sorted(checkpoints, key=lambda checkpoint: checkpoint["rank"])
     first, *others = ordered
@@ -170,7 +171,7 @@ def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
     # Where a door adds to a checkpoint what is not one value per coordinate, rank 0's goes on.
     added = {name: value for name, value in first.items() if name not in _PARTS}
-    return pack(memory, modern(first["exchange"]), first["seed"], first["step"], None, None) | added
+    return pack(memory, modern(str(first["exchange"])), first["seed"], first["step"], None, None) | added
 
 
 def _merged(path: str, parts: Sequence[Tensor]) -> Tensor:
@@ -189,7 +190,9 @@ def _check_memory(saved: Any, mine: Mapping[str, Mapping[str, Tensor]]) -> None:
         where = "this model" if name in mine else "the checkpoint"
         raise ValueError(f"the checkpoint is of another model: only {where} has a parameter {name!r}")
     for name, parts in mine.items():
-        if not isinstance(memory[name], Mapping) or parts.keys() != memory[name].keys():
+        if not isinstance(memory[name], Mapping) or not all(isinstance(path, str) for path in (name, *memory[name])):
+            raise ValueError(f"the checkpoint's memory of {name!r} must be a dictionary of tensors by name")
+        if parts.keys() != memory[name].keys():
             raise ValueError(f"the checkpoint does not hold {sorted(parts)} for {name!r}, as this hook does")
         for path, part in parts.items():
             _check_tensor(memory[name][path], part, f"{path} of {name!r}", replicated=path.startswith(UNIT))

@@ -29,7 +29,7 @@ def law(trial: Trial, within: float = NEAR) -> float:
         parts = {path.removeprefix("memory."): value for path, value in memory[name].items()}
         if "h" in parts:
             mean, told = trial.mean(parts["h"]), parts["mean_h"].double()
-            base = largest(mean, told, trial.mean(parts["h"].abs()))
+            base = largest(mean, told, trial.mean(parts["h"].abs()), given)  # rounded when it was largest
             off.append(near(mean, told, base, f"mean shift of {name}", within))
             continue
         sent = given + (trial.mean(parts["error"].view_as(given)) if "error" in parts else 0)

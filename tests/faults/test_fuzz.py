@@ -59,7 +59,7 @@ def read_or_refused(text: str) -> None:
     assert gw.parse(repr(exchange)) == exchange
 
 
-@budget(12)
+@budget(5)
 @given(st.sampled_from(zoo.COMPRESSORS), st.integers(0, 2**31))
 def test_wires_are_decoded_inside_d_or_refused(compressor: gw.Compressor, seed: int) -> None:
     check_compressor(compressor, laws=DECODES, seed=seed)
