@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rows import RESULTS, row, show, write
+from rows import RESULTS, Row, row, show, write
 
 METHODS = {
     "dense": "",
@@ -41,26 +41,33 @@ def main() -> None:
     if chosen.rank:
         print(json.dumps(be_rank(METHODS[chosen.rank], chosen.width, chosen.depth)), flush=True)
         return
-    rows = []
+    whole = (chosen.width, chosen.depth) == (2048, 24)
     for name in chosen.only or METHODS:
         step, save = run(name, chosen.width, chosen.depth)
-        rows += [row(f"{name}, step, GB", step, most=BARS.get(name))]
-        if name != "dense":
-            rows += [row(f"{name}, saving, GB more", max(save - step, 0.0), most=SAVING)]
-    show(rows)
-    if not chosen.only and (chosen.width, chosen.depth) == (2048, 24):
-        write("memory.json", rows)
+        rows = [row(f"{name}, step, GB", step, most=BARS.get(name))]
+        rows += [row(f"{name}, saving, GB more", max(save - step, 0.0), most=SAVING)] if METHODS[name] else []
+        show(rows)
+        if whole:
+            names = {line["name"] for line in rows}
+            write("memory.json", [*(line for line in read() if line["name"] not in names), *rows])
+    if whole:
         page = PAGE.read_text()
         PAGE.write_text(
             re.sub(r"(?s)(<!-- memory -->\n).*?(<!-- /memory -->)", lambda at: at[1] + table() + at[2], page)
         )
 
 
+def read() -> list[Row]:
+    file = RESULTS / "memory.json"
+    return json.loads(file.read_text()) if file.exists() else []
+
+
 def table() -> str:
     """A line for every method."""
-    found = {line["name"]: line["value"] for line in json.loads((RESULTS / "memory.json").read_text())}
-    lines = []
+    found, lines = {line["name"]: line["value"] for line in read()}, []
     for name, spec in METHODS.items():
+        if f"{name}, step, GB" not in found:
+            continue
         more = found.get(f"{name}, saving, GB more")
         cells = [f"{found[f'{name}, step, GB']:.2f}", "" if more is None else f"{more:.2f}"]
         lines.append(f"| {name} | {f'`{spec}`' if '(' in spec else ''} | {' | '.join(cells)} |\n")
