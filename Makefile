@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup trainers demo test check format bench map figures docs clean
+.PHONY: setup trainers demo test faults soak check format bench map figures docs clean
 
 setup: $(VENV)/.installed
 
@@ -26,6 +26,14 @@ test: trainers
 	sh scripts/debian.sh chromium:chromium
 	$(BIN)/python -m pytest -n auto -m "not story"
 	$(BIN)/python -m pytest -m story
+
+# Every fault at every door with every method: about an hour on two cores, and no cell begins after that.
+faults: setup
+	GRADWIRE_FAULTS=all $(BIN)/python -m pytest -n auto --timeout 3600 tests/faults/test_fuzz.py
+	$(BIN)/python tests/faults/campaign.py --minutes 60
+
+soak: setup
+	$(BIN)/python tests/faults/soak.py --steps 10000 --minutes 90
 
 check: trainers
 	$(BIN)/ruff check .

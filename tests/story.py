@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import runpy
 import sys
@@ -19,6 +20,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from gradwire import net
 from gradwire.net import links
 
 HERE = Path(__file__).parent
@@ -36,44 +38,79 @@ def play(
 
 
 def watch(
-    name: str, *arguments: str, ranks: int, seconds: float, group: float, lives: str = "ranks.py"
+    name: str,
+    *arguments: str,
+    ranks: int,
+    seconds: float,
+    group: float,
+    lives: str = "ranks.py",
+    rate: str | None = None,
+    grace: float | None = None,
 ) -> tuple[list[int], list[dict[str, Any]], str]:
-    """Run a function of a file of lives on every rank: exit codes, JSON lines printed, standard error."""
+    """Run a function of a file of lives on every rank: exit codes, JSON lines printed, standard error.
+
+    On loopback, or on links of a rate. When a rank has failed the others have `grace` seconds, at most all of them.
+    """
+    if rate is not None:
+        return _watch_links([str(HERE / lives), name, *arguments], ranks, seconds, group, rate, grace or seconds)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as printed:
-        path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-        env = {"STORY_FOLDER": folder, "GROUP_TIMEOUT": str(group), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        env = _environment(folder, group)
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # the server's threads are decided when it imports torch
         starts = [
             SERVER.Process(
                 target=_live,
-                args=(str(HERE / lives), [name, *arguments], {**os.environ, **env, **place}, f"{printed}/{rank}"),
+                args=(str(HERE / lives), [name, *arguments], {**env, **place}, f"{printed}/{rank}"),
             )
             for rank, place in enumerate(links.environments(ranks, None))
         ]
-        codes = _run(starts, seconds)
+        codes = _run(starts, seconds, grace or seconds)
         out = [Path(f"{printed}/{rank}.out").read_text() for rank in range(ranks)]
         errors = [f"[rank{rank}] {Path(f'{printed}/{rank}.err').read_text()[-3000:]}" for rank in range(ranks)]
     lines = [json.loads(line) for text in out for line in text.splitlines() if line.startswith("{")]
     return codes, lines, "\n".join(errors)
 
 
-def _run(processes: Sequence[ForkServerProcess], seconds: float) -> list[int]:
-    """Start all, wait for all, and kill what is left after the time limit (TimeoutError)."""
-    deadline = time.monotonic() + seconds
+def _environment(folder: str, group: float) -> dict[str, str]:
+    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    own = {"STORY_FOLDER": folder, "GROUP_TIMEOUT": str(group), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **own}
+
+
+def _run(processes: Sequence[ForkServerProcess], seconds: float, grace: float) -> list[int]:
+    """Start all, wait for all, and kill what is left after the time limit (TimeoutError) or after a failure's grace."""
+    deadline, patience = time.monotonic() + seconds, float("inf")
     try:
         for process in processes:
             process.start()
-        for process in processes:
-            process.join(max(0.0, deadline - time.monotonic()))
-        codes = [process.exitcode for process in processes]
-        if None in codes:
-            raise TimeoutError(f"after {seconds:g} s the ranks' exit codes are {codes}")
-        return [code for code in codes if code is not None]
+        while (left := [process for process in processes if process.exitcode is None]) and patience > 0:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"after {seconds:g} s the ranks' exit codes are {_codes(processes)}")
+            multiprocessing.connection.wait([process.sentinel for process in left], timeout=0.2)
+            if any(process.exitcode for process in processes):
+                patience = min(patience, grace) - 0.2
     finally:
         for process in processes:
             if process.pid is not None:
                 process.kill()
                 process.join()
+    return [code for code in _codes(processes) if code is not None]
+
+
+def _codes(processes: Sequence[ForkServerProcess]) -> list[int | None]:
+    return [process.exitcode for process in processes]
+
+
+def _watch_links(
+    words: list[str], ranks: int, seconds: float, group: float, rate: str, grace: float
+) -> tuple[list[int], list[dict[str, Any]], str]:
+    """In network namespaces, where a forked rank would see this one's network."""
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
+        commands, env = [[sys.executable, *words]] * ranks, _environment(folder, group)
+        with net.launch(commands, rate, env=env, stderr=errors, grace=grace) as cluster:
+            codes = cluster.wait(timeout=seconds)
+            lines = list(cluster.lines())
+        errors.seek(0)
+        return codes, [json.loads(line) for line in lines if line.startswith("{")], errors.read()[-6000:]
 
 
 def _live(script: str, arguments: list[str], env: Mapping[str, str], printed: str) -> None:

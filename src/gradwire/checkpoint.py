@@ -106,15 +106,16 @@ def check(saved: Any, mine: Mapping[str, Any]) -> None:
         raise ValueError("this is not a checkpoint of a gradwire hook")
     saved = cast(Mapping[str, Any], saved)
     if saved["format"] != FORMAT:
-        raise ValueError(f"the checkpoint has format {saved['format']}, this gradwire reads format {FORMAT}")
+        raise ValueError(f"the checkpoint has format {saved['format']!s:.200}, this gradwire reads format {FORMAT}")
     if modern(str(saved["exchange"])) != modern(str(mine["exchange"])):
-        raise ValueError(f"the checkpoint is of {saved['exchange']}, this hook runs {mine['exchange']}")
+        # Cut short, for every rank is told, and the words may be anything.
+        raise ValueError(f"the checkpoint is of {saved['exchange']!s:.200}, this hook runs {mine['exchange']}")
     for name in ("step", "seed"):
         if type(saved[name]) is not int:
-            raise ValueError(f"the checkpoint's {name} must be a whole number, got {saved[name]!r}")
+            raise ValueError(f"the checkpoint's {name} must be a whole number, got {saved[name]!r:.200}")
     for name in ("rank", "world_size"):
         if saved[name] is not None and type(saved[name]) is not int:
-            raise ValueError(f"the checkpoint's {name} must be a whole number, got {saved[name]!r}")
+            raise ValueError(f"the checkpoint's {name} must be a whole number, got {saved[name]!r:.200}")
     if saved["step"] < 0:
         raise ValueError(f"the checkpoint's step must not be negative, got {saved['step']}")
     _check_memory(saved["memory"], mine["memory"])
@@ -185,7 +186,8 @@ def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
         check(checkpoint, checkpoint)
     ranks, sizes = ([checkpoint[name] for checkpoint in checkpoints] for name in ("rank", "world_size"))
     every = list(range(len(ranks)))
-    if not ranks or any(type(rank) is not int for rank in ranks) or (sorted(ranks), {*sizes}) != (every, {len(ranks)}):
+    whole = all(type(number) is int for number in (*ranks, *sizes))
+    if not ranks or not whole or sorted(ranks) != every or sizes != [len(ranks)] * len(ranks):
         raise ValueError(f"merge takes one checkpoint from every rank of a run, got ranks {ranks} of {sizes}")
     ordered = sorted(checkpoints, key=lambda checkpoint: checkpoint["rank"])
     first, *others = ordered
@@ -203,7 +205,7 @@ def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
     # Where a door adds to a checkpoint what is not one value per coordinate, rank 0's goes on.
     added = {name: value for name, value in first.items() if name not in _PARTS and name != CHECKSUM}
-    return pack(memory, modern(first["exchange"]), first["seed"], first["step"], None, None) | added
+    return pack(memory, modern(str(first["exchange"])), first["seed"], first["step"], None, None) | added
 
 
 def _merged(path: str, parts: Sequence[Tensor]) -> Tensor:
@@ -222,7 +224,9 @@ def _check_memory(saved: Any, mine: Mapping[str, Mapping[str, Tensor]]) -> None:
         where = "this model" if name in mine else "the checkpoint"
         raise ValueError(f"the checkpoint is of another model: only {where} has a parameter {name!r}")
     for name, parts in mine.items():
-        if not isinstance(memory[name], Mapping) or parts.keys() != memory[name].keys():
+        if not isinstance(memory[name], Mapping) or not all(isinstance(path, str) for path in (name, *memory[name])):
+            raise ValueError(f"the checkpoint's memory of {name!r} must be a dictionary of tensors by name")
+        if parts.keys() != memory[name].keys():
             raise ValueError(f"the checkpoint does not hold {sorted(parts)} for {name!r}, as this hook does")
         for path, part in parts.items():
             _check_tensor(memory[name][path], part, f"{path} of {name!r}", replicated=path.startswith(UNIT))

@@ -15,8 +15,9 @@ from torch import Tensor
 from gradwire import kernels
 from gradwire.checkpoint import flatten
 from gradwire.exchange import Exchange, State
-from gradwire.exchange.protocol import Accumulates, forget_, keep_, restore_
+from gradwire.exchange.protocol import Accumulates, forget_
 from gradwire.exchange.step import step
+from gradwire.exchange.undo import keep_, logged, restore_
 from gradwire.layout import Layout, Turn
 from gradwire.outer import Outer
 
@@ -78,7 +79,7 @@ class Anchored:
         x = self._difference(scratch)
         made = exchange.accumulate([x], self.memory, turn) if isinstance(exchange, Accumulates) else None
         if made is None:
-            keep_(self.memory)
+            keep_(self.memory, logged(exchange))
         try:
             # An exchange that has accumulated x itself takes the Accumulated.
             sent = await step(exchange, x if made is None else cast(Tensor, made), self.memory, turn)

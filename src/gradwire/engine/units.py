@@ -16,7 +16,8 @@ from torch import Tensor
 from gradwire import kernels
 from gradwire.engine.shards import copies, shard
 from gradwire.exchange import Exchange, State
-from gradwire.exchange.protocol import BEFORE, Accumulates, keep_, nest, restore_, visible
+from gradwire.exchange.protocol import Accumulates, visible
+from gradwire.exchange.undo import before, keep_, logged, restore_
 from gradwire.kernels import Accumulated
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Sent, Sparse, Vector
@@ -33,9 +34,9 @@ class Unit:
     """Tensors that are exchanged together, as one flat vector; of a tensor that lies on a mesh, this rank's part.
 
     layout: their names and shapes. tensors: in the layout's order. dtype: that of the vector. state: the exchange's.
-    fused: whether an exchange that accumulates may do so; of others the state is copied before each step. shared: where
-    units find a buffer for a mean that is read at once. missing: ids of tensors whose gradients have not come yet in
-    this step. gradients: those that have, where the door holds them.
+    fused: whether an exchange that accumulates may do so; of others the state is copied before each step. shared: the
+    buffer that units use one after the other; None if this one's mean is read later. missing: ids of tensors whose
+    gradients have not come yet in this step. gradients: those that have, where the door holds them.
     """
 
     layout: Layout
@@ -43,7 +44,7 @@ class Unit:
     dtype: torch.dtype
     state: State
     fused: bool
-    shared: Buffers
+    shared: Buffers | None
     missing: set[int] = field(default_factory=set[int])
     gradients: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     _buffer: Tensor | None = None
@@ -62,7 +63,9 @@ class Unit:
 
     @property
     def buffer(self) -> Tensor:
-        """f[d]: where gradients come together, and their mean afterwards, unless the exchange accumulates."""
+        """f[d]: where gradients come together, unless the exchange accumulates, and their mean afterwards."""
+        if self.shared is not None:
+            return self.shared[self.dtype, self.device][: self.layout.d]
         if self._buffer is None:
             self._buffer = torch.zeros(self.layout.d, dtype=self.dtype, device=self.device)
         return self._buffer
@@ -112,8 +115,7 @@ class Unit:
 
     def before(self) -> State:
         """Return the state as it was before this step's exchange, to be read only."""
-        begun = self._collected is not None and BEFORE in self.state
-        return nest(self.state, BEFORE) if begun else visible(self.state)
+        return visible(self.state) if self._collected is None else before(self.state)
 
     def params(self) -> Tensor:
         """Copy the tensors to f[d], at least float32, each as it lies in memory, like its gradient."""
@@ -129,7 +131,7 @@ class Unit:
         if self.fused and isinstance(exchange, Accumulates):
             made = exchange.accumulate(pieces, self.state, turn)
         if made is None:
-            keep_(self.state)
+            keep_(self.state, logged(exchange))
             made = kernels.accumulate(self.buffer, None, pieces)
         elif made.cleared and scale != 1.0:
             for gradient in gradients:
@@ -147,8 +149,7 @@ class Unit:
             scaled = mean if factor == 1.0 else mean.times(factor)
             self._scatter(scaled)
             return bool(kernels.finite(scaled.values)) if len(scaled.values) else True
-        accumulated = self._collected is not None and self._collected.residual is not None
-        target = self._shared_buffer() if accumulated else self.buffer
+        target = self.buffer
         if target.dtype.itemsize >= 4:
             mean.write_to_(target)
         else:
@@ -160,13 +161,6 @@ class Unit:
         for tensor, gradient in self.gradients.items():
             gradient.copy_(means[tensor].view_as(gradient))
         return finite
-
-    def _shared_buffer(self) -> Tensor:
-        """f[d] of a buffer that all units of the dtype and device use in turn."""
-        kind = (self.dtype, self.device)
-        if kind not in self.shared or len(self.shared[kind]) < self.layout.d:
-            self.shared[kind] = torch.empty(self.layout.d, dtype=self.dtype, device=self.device)
-        return self.shared[kind][: self.layout.d]
 
     def _scatter(self, mean: Sparse) -> None:
         """Write k values among the zeros where the gradients lie, without a dense vector between."""
@@ -210,24 +204,28 @@ def make_units(
         exchange: makes the states.
         unit_bytes: what a unit holds at most.
         widened: exchange float32 at least.
-        fused: let an exchange accumulate gradients itself. Its means then lie in a buffer that units share.
+        fused: let an exchange accumulate gradients itself. Means then lie in a buffer that units share.
 
     Raises:
         ValueError: nothing to exchange, or a tensor that does not hold real numbers.
     """
     parts = cut(named, unit_bytes)
-    shared: Buffers = {}
-    return [_unit(part, exchange, shared, widened=widened, fused=fused) for part in parts]
+    shared: Buffers | None = {} if fused else None
+    units = [_unit(part, exchange, shared, widened=widened) for part in parts]
+    if shared is not None:
+        for unit in sorted(units, key=lambda unit: unit.layout.d):  # the longest has the last word
+            shared[unit.dtype, unit.device] = torch.empty(unit.layout.d, dtype=unit.dtype, device=unit.device)
+    return units
 
 
-def _unit(part: list[tuple[str, Tensor]], exchange: Exchange, shared: Buffers, *, widened: bool, fused: bool) -> Unit:
+def _unit(part: list[tuple[str, Tensor]], exchange: Exchange, shared: Buffers | None, *, widened: bool) -> Unit:
     layout = Layout([name for name, _ in part], [tuple(shard(tensor).shape) for _, tensor in part])
     narrow, device = part[0][1].dtype, part[0][1].device
     wide = torch.promote_types(narrow, torch.float32)
     dtype = wide if widened else narrow
     state = exchange.init(layout, wide, device)
     # Residuals are float32 at least, so half precision is widened where the exchange reads it, and rounded once.
-    fused = fused and dtype == wide
+    fused = shared is not None and dtype == wide
     return Unit(layout, tuple(tensor for _, tensor in part), dtype, state, fused, shared)
 
 

@@ -105,24 +105,6 @@ def wants_largest(part: object, turn: Turn) -> int:
     return part.wants_largest(turn) if isinstance(part, Selective) else 0
 
 
-def keep_(state: State) -> None:
-    """Copy the state to where `restore_` finds it; in place from the second time on."""
-    current = visible(state)
-    if isinstance(before := state.get(BEFORE), dict):
-        copy_(before, current)
-    else:
-        state[BEFORE] = clone(current)
-
-
-def restore_(state: State) -> None:
-    """Make the state what it was when `keep_` was called, in place."""
-    before = state.get(BEFORE)
-    if isinstance(before, dict):
-        current = visible(state)
-        copy_(current, before)
-        state.update(current)
-
-
 def forget_(state: State) -> None:
     """Let go of all scratch in a nest, for callers that do not go back any more."""
     for name in [name for name in state if name.startswith("_")]:

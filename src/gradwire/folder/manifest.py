@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from gradwire.checks import is_whole
 from gradwire.folder.files import digest, write_whole
 
 FORMAT = 1
@@ -104,15 +105,32 @@ def parse(path: Path) -> Manifest:
         raise ValueError(f"{path} is no manifest of gradwire's, or is damaged") from error
     if not whole:
         raise ValueError(f"{path} is not as it was saved")
-    if body["format"] != FORMAT:
-        raise ValueError(f"{path} has format {body['format']}, this gradwire reads format {FORMAT}")
-    return Manifest(body["save"], tuple(body["steps"]), tuple(body["exchanges"]), tuple(map(parse_file, body["files"])))
+    try:
+        if body["format"] != FORMAT:
+            raise ValueError(f"{path} has format {body['format']!s:.200}, this gradwire reads format {FORMAT}")
+        files = tuple(map(parse_file, body["files"]))
+        manifest = Manifest(body["save"], tuple(body["steps"]), tuple(body["exchanges"]), files)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no manifest of gradwire's") from error
+    if not _is_sane(manifest):
+        raise ValueError(f"{path} is no manifest of gradwire's: it holds other things than words and whole numbers")
+    return manifest
 
 
 def parse_file(saved: Mapping[str, Any]) -> File:
     """A file's entry, out of what `asdict` made of it."""
     places = tuple(Place(**place) for place in saved["places"])
     return File(saved["name"], saved["nbytes"], saved["blake2b"], places)
+
+
+def _is_sane(manifest: Manifest) -> bool:
+    """Whether everything has the type that it should have, and files lie in the folder: a checksum can be forged."""
+    words: list[object] = [manifest.save, *manifest.exchanges, *(file.blake2b for file in manifest.files)]
+    numbers: list[object] = [*manifest.steps, *(file.nbytes for file in manifest.files)]
+    for file in manifest.files:
+        numbers += [number for place in file.places for number in (place.part, place.parts, place.rank, place.size)]
+    named = all(file.name == file_of(rank) for rank, file in enumerate(manifest.files))
+    return named and all(isinstance(word, str) for word in words) and all(is_whole(number) for number in numbers)
 
 
 def _digest(body: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from gradwire.ask import AllReduce, Ask, marked, unmarked
 from gradwire.exchange.change import Change, change_
 from gradwire.exchange.protocol import Accumulates, Exchange, State
 from gradwire.exchange.step import step
+from gradwire.exchange.undo import logged
 from gradwire.kernels import Accumulated
 from gradwire.layout import Layout, Turn
 from gradwire.registry import part
@@ -68,6 +69,10 @@ class Guard:
         """The inner exchange's."""
         if isinstance(self.exchange, Accumulates):
             self.exchange.rollback(state)
+
+    def logged(self) -> frozenset[str]:
+        """The inner exchange's."""
+        return logged(self.exchange)
 
     async def _carried(self, x: Accumulated, state: State, turn: Turn) -> Sent:
         """Start the exchange, of zeros if x is not finite, and give it up where any worker's x is not.

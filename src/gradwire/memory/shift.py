@@ -28,6 +28,7 @@ from torch import Tensor
 from gradwire.ask import AllReduce
 from gradwire.exchange.change import Change, change_, replace_
 from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest, tensor
+from gradwire.exchange.undo import log_
 from gradwire.layout import Layout, Turn
 from gradwire.registry import part
 from gradwire.vector import Dense, Offset, Sent, widen
@@ -75,7 +76,13 @@ class Shifted:
         """Exchange x - h, then let the rule move h and mean_h."""
         h, mean_h = tensor(state, "h"), tensor(state, "mean_h")
         sent = await self.exchange(widen(x) - h, nest(state, "inner"), turn)
+        log_(state, "h", sent.own)
+        log_(state, "mean_h", sent.mean)
         return await self.rule.move_(h, mean_h, x, sent, turn, self.exchange)
+
+    def logged(self) -> frozenset[str]:
+        """Both shifts, where the rule moves them by what is sent: of sparse messages that is little to undo."""
+        return frozenset({"h", "mean_h"}) if isinstance(self.rule, Follow) else frozenset()
 
     async def change(self, state: State, change: Change) -> None:
         """Every shift becomes the mean shift, which all know but those who join."""

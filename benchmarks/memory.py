@@ -1,0 +1,128 @@
+"""Peak memory of a rank that trains a model of 100 million float32 parameters, and that saves its state.
+
+    python benchmarks/memory.py [--only NAME ...] [--width 2048] [--depth 24]
+
+Two ranks on loopback, one start for every method, plain SGD, a batch of four. `step`: the most that was resident (VmHWM) in four steps
+of training. `save`: the most in the same process while `torch.save(hook.state_dict())` ran between two steps, gradients set to None.
+Writes results/memory.json and the table of docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from rows import RESULTS, Row, row, show, write
+
+METHODS = {
+    "dense": "",
+    "EF(Top-k)": "ef(topk(density=0.01))",
+    "DIANA(Rand-K)": "diana(randk(density=0.01))",
+    "EF21(Top-k)": "ef21(topk(density=0.01))",
+    "local": "local",
+}
+BARS = {"DIANA(Rand-K)": 3.3, "EF21(Top-k)": 3.3}
+SAVING = 0.4
+PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
+STEPS, BATCH = 4, 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", action="append", choices=list(METHODS))
+    parser.add_argument("--width", type=int, default=2048)
+    parser.add_argument("--depth", type=int, default=24)
+    parser.add_argument("--rank", help="what a rank is started with: a method")
+    chosen = parser.parse_args()
+    if chosen.rank:
+        print(json.dumps(be_rank(METHODS[chosen.rank], chosen.width, chosen.depth)), flush=True)
+        return
+    whole = (chosen.width, chosen.depth) == (2048, 24)
+    for name in chosen.only or METHODS:
+        step, save = run(name, chosen.width, chosen.depth)
+        rows = [row(f"{name}, step, GB", step, most=BARS.get(name))]
+        rows += [row(f"{name}, saving, GB more", max(save - step, 0.0), most=SAVING)] if METHODS[name] else []
+        show(rows)
+        if whole:
+            names = {line["name"] for line in rows}
+            write("memory.json", [*(line for line in read() if line["name"] not in names), *rows])
+    if whole:
+        page = PAGE.read_text()
+        PAGE.write_text(
+            re.sub(r"(?s)(<!-- memory -->\n).*?(<!-- /memory -->)", lambda at: at[1] + table() + at[2], page)
+        )
+
+
+def read() -> list[Row]:
+    file = RESULTS / "memory.json"
+    return json.loads(file.read_text()) if file.exists() else []
+
+
+def table() -> str:
+    """A line for every method."""
+    found, lines = {line["name"]: line["value"] for line in read()}, []
+    for name, spec in METHODS.items():
+        if f"{name}, step, GB" not in found:
+            continue
+        more = found.get(f"{name}, saving, GB more")
+        cells = [f"{found[f'{name}, step, GB']:.2f}", "" if more is None else f"{more:.2f}"]
+        lines.append(f"| {name} | {f'`{spec}`' if '(' in spec else ''} | {' | '.join(cells)} |\n")
+    return "| | spec | GB a rank, training | GB more while saving |\n|---|---|---:|---:|\n" + "".join(lines)
+
+
+def run(name: str, width: int, depth: int) -> tuple[float, float]:
+    """Start two ranks; the larger of their figures, in GB."""
+    from gradwire import net
+
+    command = [sys.executable, __file__, "--rank", name, "--width", str(width), "--depth", str(depth)]
+    with net.launch([command] * 2, env={"OMP_NUM_THREADS": "1"}) as cluster:
+        codes = cluster.wait(timeout=900)
+        lines = [json.loads(line) for line in cluster.lines() if line.startswith("[")]
+    if any(codes) or len(lines) != 2:
+        raise SystemExit(f"{name} ended with {codes}")
+    return max(line[0] for line in lines), max(line[1] for line in lines)
+
+
+def be_rank(spec: str, width: int, depth: int) -> list[float]:
+    """Train, save: the most that was resident after each, in GB."""
+    import torch
+    import torch.distributed as dist
+    from torch import nn
+    from torch.nn.parallel import DistributedDataParallel
+
+    import gradwire
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    torch.manual_seed(0)
+    net: nn.Module = nn.Sequential(*(nn.Linear(width, width) for _ in range(depth)))
+    if spec != "local":
+        net = DistributedDataParallel(net)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+    hook = gradwire.local(net, optimizer, every=2) if spec == "local" else gradwire.attach(net, spec) if spec else None
+    for _ in range(STEPS):
+        net(torch.randn(BATCH, width)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    step = peak()
+    if hook is not None:
+        with tempfile.TemporaryFile() as file:
+            torch.save(hook.state_dict(), file)
+        hook.close()
+    save = peak()
+    dist.destroy_process_group()
+    return [step, save]
+
+
+def peak() -> float:
+    """The most that was resident in this process so far, in GB."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024 / 1e9
+
+
+if __name__ == "__main__":
+    main()
