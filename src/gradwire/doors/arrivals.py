@@ -164,7 +164,7 @@ def _hand_over(reference: weakref.ref[Arrivals], param: Tensor) -> None:
     """Call the door, weakly: the garbage collector does not see what a parameter's hooks refer to."""
     if (door := reference()) is None:
         raise RuntimeError(
-            "gradwire was attached to a module that is gone, as its hook is, and the parameters are trained all the same: "
+            "gradwire was attached to a module that is gone, as its hook is, and its parameters are still trained: "
             "keep the module, or the hook"
         )
     door.arrive(param)
