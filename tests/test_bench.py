@@ -445,3 +445,17 @@ def test_a_loss_that_says_nothing_is_refused_by_the_ranks(tmp_path: Path, factor
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
     assert {file.name for file in tmp_path.iterdir()} <= {"own.py", "__pycache__"}
+
+
+def test_a_factory_that_ends_or_hangs_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = types.ModuleType("bench_odd")
+    own.ends, own.hangs = lambda: sys.exit(3), lambda: time.sleep(60)
+    monkeypatch.setitem(sys.modules, "bench_odd", own)
+    monkeypatch.setattr(workloads, "SECONDS", 0.2)
+    for name, words in (("ends", "SystemExit: 3"), ("hangs", "TimeoutError: it has not returned within 0.2 s")):
+        with pytest.raises(ValueError, match=f"the factory bench_odd:{name} fails: {words}"):
+            workloads.make(f"bench_odd:{name}", 0)
+
+
+def test_a_verdict_names_its_loops() -> None:
+    assert "loops over gradients by " in bench_words.measured_with(records.platform_versions())
