@@ -7,6 +7,8 @@ import json
 import math
 import subprocess
 import sys
+import time
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -21,7 +23,7 @@ from hypothesis import strategies as st
 
 from gradwire import AllReduce, Ledger
 from gradwire.lab import bench, records, ways
-from gradwire.lab.bench import BenchPlan, Measured, Model, Sheet
+from gradwire.lab.bench import BenchPlan, Measured, Model, Sheet, workloads
 from gradwire.lab.comparison.job import TrainingJob
 from gradwire.net.links import free_port
 from gradwire.report import bench as page
