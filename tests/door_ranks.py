@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
+import os
 import signal
 import sys
 import threading
@@ -461,6 +463,9 @@ def ddp_corners() -> None:
                 optimizer.zero_grad()
             assert sum(said in each for each in words) == warned, (passes.__name__, words)
 
+    for opens in (opens_ddp, opens_bare, opens_local):
+        nothing_stays(opens, rank)
+
     ddp = DistributedDataParallel(model(), bucket_cap_mb=CAP)
     optimizer = torch.optim.SGD(ddp.parameters(), lr=0.01)
     with gw.attach(ddp, "ef(topk(density=0.1))") as hook:
@@ -471,6 +476,45 @@ def ddp_corners() -> None:
                 optimizer.zero_grad()
         assert hook.step == 5  # who has ended takes part with gradients of zero, and memories go on
         assert_equal_on_all_ranks(ddp.module)
+
+
+def opens_ddp(net: nn.Module) -> tuple[nn.Module, object]:
+    ddp = DistributedDataParallel(net)
+    return ddp, gw.attach(ddp, "mean")
+
+
+def opens_bare(net: nn.Module) -> tuple[nn.Module, object]:
+    return net, gw.attach(net, "mean")
+
+
+def opens_local(net: nn.Module) -> tuple[nn.Module, object]:
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    return net, (gw.local(net, optimizer, every=2), optimizer)
+
+
+def nothing_stays(opens: Callable[[nn.Module], tuple[nn.Module, object]], rank: int) -> None:
+    """A hook that nobody closes gives back its descriptors and threads when its model is gone."""
+    baseline = None
+    for _ in range(3):
+        run, hook = opens(model())
+        loss(run, 0, rank).backward()
+        opened = held()
+        if baseline is None:
+            (hook[0] if isinstance(hook, tuple) else hook).close()
+        del run, hook
+        gc.collect()
+        baseline, end = baseline or held(), time.monotonic() + 60
+        assert baseline < opened
+        while held() > baseline and time.monotonic() < end:
+            time.sleep(0.01)
+            gc.collect()
+        assert held() <= baseline, (opens.__name__, baseline, held())
+        dist.barrier()
+
+
+def held() -> tuple[int, int]:
+    """Descriptors and threads of this process."""
+    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
 
 
 def ordinary(ddp: nn.Module, step: int, rank: int) -> None:

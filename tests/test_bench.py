@@ -7,6 +7,8 @@ import json
 import math
 import subprocess
 import sys
+import time
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -21,7 +23,7 @@ from hypothesis import strategies as st
 
 from gradwire import AllReduce, Ledger
 from gradwire.lab import bench, records, ways
-from gradwire.lab.bench import BenchPlan, Measured, Model, Sheet
+from gradwire.lab.bench import BenchPlan, Measured, Model, Sheet, workloads
 from gradwire.lab.comparison.job import TrainingJob
 from gradwire.net.links import free_port
 from gradwire.report import bench as page
@@ -445,3 +447,17 @@ def test_a_loss_that_says_nothing_is_refused_by_the_ranks(tmp_path: Path, factor
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
     assert {file.name for file in tmp_path.iterdir()} <= {"own.py", "__pycache__"}
+
+
+def test_a_factory_that_ends_or_hangs_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = types.ModuleType("bench_odd")
+    own.ends, own.hangs = lambda: sys.exit(3), lambda: time.sleep(60)
+    monkeypatch.setitem(sys.modules, "bench_odd", own)
+    monkeypatch.setattr(workloads, "SECONDS", 0.2)
+    for name, words in (("ends", "SystemExit: 3"), ("hangs", "TimeoutError: it has not returned within 0.2 s")):
+        with pytest.raises(ValueError, match=f"the factory bench_odd:{name} fails: {words}"):
+            workloads.make(f"bench_odd:{name}", 0)
+
+
+def test_a_verdict_names_its_loops() -> None:
+    assert "loops over gradients by " in bench_words.measured_with(records.platform_versions())

@@ -91,7 +91,7 @@ def test_merging_keeps_facts_as_they_are(spec: str) -> None:
 def test_ranks_of_different_runs_do_not_merge(change: object) -> None:
     saved = checkpoints("micro(density=0.05)", 2)
     parts = saved[1]["memory"][zoo.LAYOUT.names[0]]
-    parts["unit.threshold"] = change(parts["unit.threshold"])
+    parts["unit.threshold"], saved[1]["checksum"] = change(parts["unit.threshold"]), None
     with pytest.raises(ValueError, match="of different runs: rank 1 and rank 0 know other facts"):
         gw.merge(saved)
 
@@ -107,7 +107,7 @@ def test_ranks_of_different_runs_do_not_merge(change: object) -> None:
         ([{"world_size": 3}, {}], r"got ranks \[0, 1\] of \[3, 2\]"),
         ([{"rank": True}, {}], "the checkpoint's rank must be a whole number, got True"),
         ([{}, {"local": {}}], "not a checkpoint of a gradwire hook"),
-        ([{"memory": {}}, {}], "of another model: only"),
+        ([{"memory": {}, "checksum": None}, {}], "of another model: only"),
         ([{"memory": None}, {}], "memory must be a dictionary by parameter, got NoneType"),
         ([{"step": "1"}, {}], "step must be a whole number, got '1'"),
     ],

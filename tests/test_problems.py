@@ -351,6 +351,13 @@ def test_problems_import_neither_scikit_learn_nor_plots() -> None:
     assert ended.stdout.strip() == "set()"
 
 
+def test_a_libsvm_file_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "wide.libsvm"
+    file.write_text("1 1:1\n-1 2000000000:1\n")
+    with pytest.raises(ValueError, match="2 samples of .* features, 29.8 GiB where they are dense; at most 4 GiB"):
+        svmlight(file)
+
+
 @pytest.mark.parametrize("known", [(-1.0, 1.0), (0.0, 1.0), (1.0, 2.0)])
 def test_libsvm_files_come_back(known: tuple[float, float], tmp_path: Path) -> None:
     random, file = labelled(31, 6), tmp_path / "some.libsvm"

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import logging
 import sys
+import weakref
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -44,7 +46,7 @@ class Arrivals:
         self._means: list[Future[None]] = []
         self._accumulating = self._warned = False
         self._task = self._finished = -1
-        arrive = torch.compiler.disable(self._arrive)
+        arrive = partial(_outside_graphs(), weakref.ref(self))
         self._handles: list[RemovableHandle] = [
             *(param.register_post_accumulate_grad_hook(arrive) for param in self.params),
             weakly(register_optimizer_step_pre_hook, self._before_step),
@@ -65,7 +67,7 @@ class Arrivals:
             handle.remove()
         self._handles.clear()
 
-    def _arrive(self, param: Tensor) -> None:
+    def arrive(self, param: Tensor) -> None:
         """A gradient is there: hand it over."""
         if self._accumulating:
             return
@@ -156,6 +158,22 @@ class Arrivals:
     def forget(self) -> None:
         """The next gradient begins a pass."""
         self._given, self._means = {}, []
+
+
+def _hand_over(reference: weakref.ref[Arrivals], param: Tensor) -> None:
+    """Call the door, weakly: the garbage collector does not see what a parameter's hooks refer to."""
+    if (door := reference()) is None:
+        raise RuntimeError(
+            "gradwire was attached to a module that is gone, as its hook is, and its parameters are still trained: "
+            "keep the module, or the hook"
+        )
+    door.arrive(param)
+
+
+@lru_cache(maxsize=1)
+def _outside_graphs() -> Callable[[weakref.ref[Arrivals], Tensor], None]:
+    """The same, left alone by torch.compile."""
+    return torch.compiler.disable(_hand_over)
 
 
 def _backward_pass() -> int:

@@ -57,14 +57,15 @@ def attach_ddp(
         contract={"find_unused_parameters": repr(bool(ddp.find_unused_parameters))},
     )
     unsynced = Unsynced(named[0][1])
-    door = _BucketDoor(engine, unsynced, find_unused=bool(ddp.find_unused_parameters))
+    scaling = Scaling(engine, [param for _, param in named])
+    door = _BucketDoor(engine, unsynced, scaling, find_unused=bool(ddp.find_unused_parameters))
     try:
         ddp.register_comm_hook(door, _gradwire)
     except RuntimeError as error:
         engine.close()
         unsynced.detach()
+        scaling.detach()
         raise ValueError(f"this model cannot take a communication hook: {error}") from error
-    scaling = Scaling(engine, [param for _, param in named])
     return Hook(engine, ddp.no_sync, [unsynced.detach, scaling.detach])
 
 
@@ -78,8 +79,8 @@ def trainable(ddp: DistributedDataParallel) -> list[tuple[str, Tensor]]:
 class _BucketDoor:
     """What DDP is given: it calls `arrive` once a bucket."""
 
-    def __init__(self, engine: Engine, unsynced: Unsynced, *, find_unused: bool) -> None:
-        self.engine, self.unsynced, self.find_unused = engine, unsynced, find_unused
+    def __init__(self, engine: Engine, unsynced: Unsynced, scaling: Scaling, *, find_unused: bool) -> None:
+        self.engine, self.unsynced, self.scaling, self.find_unused = engine, unsynced, scaling, find_unused
 
     def arrive(self, bucket: GradBucket) -> Future[Tensor]:
         """Take a bucket from DDP's thread and return at once; the future completes with the bucket's buffer."""

@@ -10,6 +10,7 @@ of an island then exchanges its own shards with the ranks of other islands that 
 from __future__ import annotations
 
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
@@ -23,6 +24,9 @@ from gradwire.doors.uncompiled import plain
 from gradwire.engine import Engine, Reduce, Scaler
 from gradwire.exchange import Exchange
 from gradwire.transport.members import Ranks
+
+_ATTACHED: WeakKeyDictionary[nn.Module, list[tuple[Arrivals, Scaling]]] = WeakKeyDictionary()
+"""Doors live as long as their modules, to which nothing in a door refers."""
 
 UNIT_BYTES = 25 * 2**20
 """Bytes that are exchanged together where nobody says: DDP's default."""
@@ -57,6 +61,7 @@ def attach_module(
     )
     start_alike(model, engine.process)
     door, scaling = Arrivals(engine, named, find_unused), Scaling(engine, [param for _, param in named])
+    _ATTACHED.setdefault(model, []).append((door, scaling))  # whether the caller keeps the hook or not
     return Hook(engine, door.no_sync, [door.detach, scaling.detach], door.forget)
 
 

@@ -8,6 +8,8 @@ compressed or not, and the ranks' parameters part for good.
 from __future__ import annotations
 
 import logging
+import weakref
+from functools import partial
 
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
@@ -28,7 +30,7 @@ class Unsynced:
     def __init__(self, param: Tensor) -> None:
         self.param, self.behind, self.warned = param, False, False
         self._handles: list[RemovableHandle] = [
-            param.register_post_accumulate_grad_hook(self._accumulated),
+            param.register_post_accumulate_grad_hook(partial(_accumulated, weakref.ref(self))),
             weakly(register_optimizer_step_post_hook, self._after_step),
         ]
 
@@ -42,9 +44,6 @@ class Unsynced:
             handle.remove()
         self._handles.clear()
 
-    def _accumulated(self, _: Tensor) -> None:
-        self.behind = True
-
     def _after_step(self, optimizer: Optimizer) -> None:
         """After the step, for a closure given to it runs backward inside of it."""
         if self.warned or not self.behind or self.param.grad is None:
@@ -55,3 +54,9 @@ class Unsynced:
                 "gradwire: the optimizer steps on gradients of a backward pass that DDP has not exchanged, so the "
                 "ranks' models part; call backward once after each forward pass, or hand DDP one joint loss"
             )
+
+
+def _accumulated(reference: weakref.ref[Unsynced], _: Tensor) -> None:
+    """The garbage collector does not see what a parameter's hooks refer to."""
+    if (watch := reference()) is not None:
+        watch.behind = True
