@@ -222,7 +222,7 @@ def main() -> None:
     found: Verdicts = {}
     for part in run(wanted, until=until):
         found |= part
-        record(found)
+        record(part)
     draw()
     red = {cell: words for cell, words in found.items() if words}
     for cell, words in red.items():
