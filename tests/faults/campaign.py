@@ -95,7 +95,7 @@ def run_together(cells: Sequence[Cell], seconds: float, until: float) -> Verdict
         names = [f"{cell.case}|{cell.method}" for cell in left]
         try:
             codes, lines, errors = watch(
-                "cells", door, *names, ranks=RANKS, seconds=seconds, group=GROUP_SECONDS, lives="faults/lives.py"
+                "cells", door, *names, ranks=RANKS, seconds=seconds, group=seconds, lives="faults/lives.py"
             )
         except TimeoutError:
             codes, lines, errors = [], [], f"no end within {seconds:.0f} s"
@@ -222,7 +222,7 @@ def main() -> None:
     found: Verdicts = {}
     for part in run(wanted, until=until):
         found |= part
-        record(found)
+        record(part)
     draw()
     red = {cell: words for cell, words in found.items() if words}
     for cell, words in red.items():

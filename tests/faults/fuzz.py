@@ -53,13 +53,13 @@ def spoil(data: st.DataObject, value: Any) -> Any:
         if how == "remove" or (how == "add" and isinstance(inner, list)):
             del inner[last]
         elif how == "add":
-            inner[data.draw(st.sampled_from(["stranger", "unit.x", 3, None]))] = inner[last]
+            inner[data.draw(st.sampled_from(["stranger", "unit.x", 3, None]))] = copy.deepcopy(inner[last])
         elif how == "change" and isinstance(inner[last], Tensor):
             inner[last] = odd(data, inner[last])
         elif how == "change" and type(inner[last]) in (int, str):
             inner[last] = inner[last] * data.draw(st.sampled_from([-1, 0, 2, 1000]))
         else:
-            inner[last] = data.draw(st.sampled_from(QUIRKS))
+            inner[last] = copy.deepcopy(data.draw(st.sampled_from(QUIRKS)))
     return value
 
 

@@ -55,13 +55,14 @@ def soak(method: str, steps: str, units: str) -> dict[str, object]:
     trial.optimizer.param_groups[0]["lr"] = 1e-3
     faults = [act for act in FAULTS if door != "DDP" or act is not stumbles]
     chance, many, counts, warm = random.Random(1), int(steps), 0, {}
-    due = chance.randint(*EVERY)
+    pause = [min(steps, max(many // 8, 1)) for steps in EVERY]
+    due = chance.randint(*pause)
     for number in range(many):
         if number == many // 10:
             warm = measured()
         if number == due:
             faults[counts % len(faults)](trial, number)
-            due, counts = number + chance.randint(*EVERY), counts + 1
+            due, counts = number + chance.randint(*pause), counts + 1
         trial.step(number % 997)
     agreement(trial)
     now, off = measured(), law(trial, DRIFT)

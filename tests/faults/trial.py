@@ -74,7 +74,8 @@ class Trial:
             return self.net, None
         mesh = islands(self.size // self.shards, self.shards)
         for block in self.net.children():
-            if len(list(block.parameters())) > 0:
+            # Where weights are tied between blocks all must lie in one group.
+            if len(list(block.parameters())) > 0 and not self.setting.unused:
                 fully_shard(block, mesh=mesh["shard"])
         fully_shard(self.net, mesh=mesh["shard"])
         return self.net, mesh["replicate"]
