@@ -135,7 +135,7 @@ def test_a_merge_of_what_requires_a_gradient_does_not() -> None:
 def test_a_flipped_bit_is_found() -> None:
     saved = checkpoints("ef(topk(density=0.1))", 2)
     values = saved[1]["memory"]["one"]["error"]
-    values.view(torch.uint8).view(-1)[0] ^= 1
+    values.view(-1).view(torch.uint8)[0] ^= 1
     for read in (lambda: checkpoint.check(saved[1], saved[1]), lambda: gw.merge(saved)):
         with pytest.raises(ValueError, match="the checkpoint's memory is damaged: its checksum is"):
             read()

@@ -354,7 +354,7 @@ def test_problems_import_neither_scikit_learn_nor_plots() -> None:
 def test_a_libsvm_file_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "wide.libsvm"
     file.write_text("1 1:1\n-1 2000000000:1\n")
-    with pytest.raises(ValueError, match="2 samples of .* features, 29.8 GiB where they are dense; at most 4 GiB"):
+    with pytest.raises(ValueError, match=r"2 samples of .* features, 29.8 GiB where they are dense; at most 4 GiB"):
         svmlight(file)
 
 

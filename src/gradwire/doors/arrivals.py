@@ -173,7 +173,7 @@ def _hand_over(reference: weakref.ref[Arrivals], param: Tensor) -> None:
 @lru_cache(maxsize=1)
 def _outside_graphs() -> Callable[[weakref.ref[Arrivals], Tensor], None]:
     """The same, left alone by torch.compile."""
-    return torch.compiler.disable(_hand_over)
+    return torch.compiler.disable(_hand_over)  # pyright: ignore[reportReturnType]
 
 
 def _backward_pass() -> int:

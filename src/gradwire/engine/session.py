@@ -51,7 +51,7 @@ class Session:
         _OPEN.add(self)
         with self.closed_if_it_fails():
             self.token = agreed_number(self.process, device)
-            agree(self.process, device, SPOKEN | contract)
+            agree(self.process, device, SPOKEN | dict(contract))
 
     @contextmanager
     def closed_if_it_fails(self) -> Generator[None]:

@@ -38,7 +38,8 @@ def _backend(group: dist.ProcessGroup) -> str:
     """The backends of a group, by one name if that stands for them: torch warns whenever a group with several ends."""
     name, every = dist.get_backend(group), dist.get_backend_config(group)
     known = name in distributed_c10d.Backend.backend_list
-    return name if known and str(distributed_c10d.BackendConfig(dist.Backend(name))) == every else every
+    stands = known and str(distributed_c10d.BackendConfig(dist.Backend(name))) == every  # pyright: ignore
+    return name if stands else every
 
 
 def _timeout(group: dist.ProcessGroup, device: torch.device) -> timedelta:
