@@ -25,7 +25,7 @@ def main(replica: int) -> None:
     teacher = torch.randn(64, 10)
     group, host, ranks = ProcessGroupGloo(timedelta(seconds=20)), socket.gethostname(), None
     store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
-    place = {"rank": 0, "world_size": 1, "store_addr": host, "store_port": store.port}
+    place = {"rank": 0, "world_size": 1, "store_addr": host, "store_port": store.port, "max_retries": 9}
     parts = {"model": model, "optimizer": optimizer}  # what a replica that comes back copies from another
     manager = Manager(
         group,
@@ -45,7 +45,7 @@ def main(replica: int) -> None:
                 hook.regroup(gradwire.Members(group, manager.participating_rank(), manager.num_participants()))
                 ranks = group.parent
             nn.functional.cross_entropy(model(inputs), (inputs @ teacher).argmax(1)).backward()
-        except RuntimeError as error:
+        except Exception as error:  # of a peer that is gone, or a group that could not be made: the vote says no
             manager.report_error(error)
         if manager.should_commit():
             optimizer.step()

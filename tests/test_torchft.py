@@ -51,15 +51,20 @@ def replica(number: int, folder: Path, address: str, *words: str) -> Iterator[su
             running.wait()
 
 
+@pytest.mark.timeout(600)
 def test_a_replica_is_killed_inside_an_exchange_and_comes_back(tmp_path: Path) -> None:
     with lighthouse() as address, replica(0, tmp_path, address) as stays:
         with replica(1, tmp_path, address, "killed") as dies:
-            dies.wait(120)
+            dies.wait(200)
         with replica(1, tmp_path, address) as back:
-            ends = [one.communicate(timeout=120)[0] for one in (stays, back)]
-        assert [dies.returncode, stays.returncode, back.returncode] == [-9, 0, 0], [*tmp_path.glob("*.log")]
+            ends = [one.communicate(timeout=200)[0] for one in (stays, back)]
+        logs = {
+            log.name: [line for line in log.read_text().splitlines() if "INFO" not in line]
+            for log in tmp_path.glob("*.log")
+        }
+        assert [dies.returncode, stays.returncode, back.returncode] == [-9, 0, 0], logs
     models = [re.search(r"60 steps, 2 replicas at the end, model (\w{12})", end) for end in ends]
     assert models[0][1] == models[1][1]
     told = json.loads(ends[0].splitlines()[-1])
     assert told["sizes"][-2:] == [1, 2]
-    assert told["put_back"] == [True]
+    assert set(told["put_back"]) == {True}

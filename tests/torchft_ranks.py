@@ -17,8 +17,8 @@ from elastic_ranks import ends_at, same
 
 import gradwire as gw
 
-ALONE = 12
-"""Steps after which the survivor waits for the other one to come back."""
+WAITS = {0: "first", 12: "back"}
+"""At which steps the survivor waits for the other one, which is killed between them."""
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "torchft_replicas.py"
 
@@ -42,12 +42,10 @@ def watched(replica: int, folder: Path, *, killed: bool) -> dict[str, object]:
             hook.process.overwrite = ends_at(hook.process.overwrite, 5)
 
     def starts(manager: torchft.Manager) -> None:
-        if replica == 1 and not killed:
-            (folder / "back").touch()
-        deadline = time.monotonic() + 120
-        while replica == 0 and manager.current_step() == ALONE and not (folder / "back").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        if replica == 1:
+            (folder / ("first" if killed else "back")).touch()
+        if replica == 0 and manager.current_step() in WAITS:
+            wait_for(folder / WAITS[manager.current_step()])
         quorum(manager)
         before[:] = [hooks[0].state_dict()]
 
@@ -60,6 +58,13 @@ def watched(replica: int, folder: Path, *, killed: bool) -> dict[str, object]:
     sys.argv[1:] = [str(replica)]
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     return told
+
+
+def wait_for(file: Path) -> None:
+    deadline = time.monotonic() + 200
+    while not file.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 if __name__ == "__main__":
