@@ -102,7 +102,7 @@ def test_a_run_of_the_laboratory_prints_its_end_and_writes_its_marks(tmp_path: P
     assert "alpha = 0.5" in ended.stdout  # 1 / (1 + omega), where omega = d / k - 1 = 1
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["command"] == f"gradwire {' '.join(arguments)} --output run.json"
-    assert set(record["versions"]) == {"gradwire", "torch", "python", "machine"}
+    assert set(record["versions"]) == {"gradwire", "torch", "python", "machine", "loops"}
     marks = record["marks"]
     assert marks[0] == {"round": 0, "error": 1.0, "bytes": 0, "traffic": 0}
     assert marks[-1]["round"] == 300

@@ -266,7 +266,7 @@ def test_a_figure_is_written_as_numbers(figure: figures.Figure, tmp_path: Path) 
         assert line["seconds"] == (str(float(mark.round)) if label == "gd" else "")
     about = json.loads(record.read_text(), parse_constant=pytest.fail)  # neither NaN nor Infinity
     assert about["command"] == command
-    assert set(about["versions"]) == {"gradwire", "torch", "python", "machine"}
+    assert set(about["versions"]) == {"gradwire", "torch", "python", "machine", "loops"}
     assert [curve["method"] for curve in about["curves"]] == ["gd", "ef14"]
     assert about["curves"][0]["facts"]["worst"] <= 1 + 1e-9
     assert about["curves"][1]["facts"]["rate"] is None

@@ -548,7 +548,7 @@ def test_a_run_leaves_a_table_a_record_and_scalars(
     assert record["metric"] == "perplexity"
     assert record["final"] == record["evaluations"][-1]["metrics"]["perplexity"]
     assert "CPython" in record["data"]
-    assert set(record["versions"]) == {"gradwire", "torch", "python", "machine"}
+    assert set(record["versions"]) == {"gradwire", "torch", "python", "machine", "loops"}
     if find_spec("tensorboard") is not None:
         assert len(list((tmp_path / "out").glob("events.out.tfevents.*"))) == 1
     (tmp_path / "out2").write_text("mine")

@@ -330,17 +330,17 @@ def marked(tag: int, size: int) -> int:
 
 
 def unmarked(total: Tensor, mark: int, size: int) -> bool:
-    """Whether any flag is set in a sum f[1] of marked ones (RuntimeError: other workers have another tag)."""
+    """Whether any flag is set in a sum f[1] of marked ones (ValueError: other workers have another tag)."""
     flags = float(total.item()) - mark * size
     if not 0 <= flags <= size:
-        raise RuntimeError(APART)
+        raise ValueError(APART)
     return flags > 0
 
 
 def _flag_of(octets: Tensor, tag: int) -> bool:
-    """Whether any flag is set among bytes u8[n] (RuntimeError: other workers have another tag)."""
+    """Whether any flag is set among bytes u8[n] (ValueError: other workers have another tag)."""
     if bool((octets >> 1 != tag).any()):
-        raise RuntimeError(APART)
+        raise ValueError(APART)
     return bool((octets & 1).any())
 
 

@@ -65,10 +65,11 @@ def together(row: Tensor, memory: Mapping[str, Mapping[str, Tensor]], buffers: l
     """A state out of a head, a memory and buffers (ValueError)."""
     try:
         words = cast(dict[str, Any], json.loads(row.cpu().numpy().tobytes()))
-    except ValueError as error:
+        announced = cast(int, words["local"]["buffers"]) if "local" in words else 0
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError("the checkpoint was not read, or holds no state of gradwire") from error
     if "local" in words:
-        if words["local"]["buffers"] != len(buffers):
+        if announced != len(buffers):
             raise ValueError("the checkpoint holds buffers under way: load it with gradwire.Stateful(hook, checkpoint)")
         words["local"]["buffers"] = buffers
     return {**words, "memory": memory}

@@ -66,8 +66,8 @@ class Advised:
     beta: dict[str, float | None]
     verdict: Verdict
     measured: dict[str, float] = field(default_factory=dict[str, float])
-    versions: dict[str, str] = field(default_factory=records.platform_versions)
     rounds: tuple[LocalRound, ...] = ()
+    versions: dict[str, str] = field(default_factory=records.platform_versions)
 
     def error(self, method: Method) -> float | None:
         """Predicted over measured, less one; None where nothing was measured."""
