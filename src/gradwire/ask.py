@@ -73,7 +73,7 @@ class Collective(Protocol):
     def carried(self, answer: Tensor, tag: int = 0, size: int = 1) -> tuple[Tensor, bool]:
         """Split the answer to `carrying`: the answer without the flags, and whether any worker's flag is set.
 
-        RuntimeError if another worker's message has another tag.
+        ValueError if another worker's message has another tag.
         """
         ...
 
