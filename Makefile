@@ -16,7 +16,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt scripts/setup.sh scripts/debi
 trainers: $(VENV)/.trainers
 
 $(VENV)/.trainers: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[trainers]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-warn-conflicts --constraint constraints.txt \
+		--editable '.[trainers]'
 	@touch $@
 
 demo: setup
