@@ -449,7 +449,7 @@ def facts_of_two_runs() -> str:
 
 
 def failing_exchange() -> None:
-    """After a failure nothing runs again, and the memory is not handed out."""
+    """After a failure nothing runs again, and the memory is that of the step before."""
     rank, calls = dist.get_rank(), []
 
     class Bad(gw.exchange.Mean):
@@ -463,12 +463,16 @@ def failing_exchange() -> None:
     hook = gw.attach(ddp, gw.memory.EF(Bad()))
     for step in range(2):
         loss(ddp, step, rank).backward()
+    before = hook.state_dict()
     with pytest.raises(RuntimeError, match="a bad day"):
         loss(ddp, 2, rank).backward()
     assert calls.count(2) == 1
     assert hook.step == 2
-    with pytest.raises(RuntimeError, match="the exchange has failed"):
-        hook.state_dict()
+    after = hook.state_dict()
+    for name, parts in before["memory"].items():
+        assert all(torch.equal(part, after["memory"][name][path]) for path, part in parts.items()), name
+    with pytest.raises(RuntimeError, match="cannot go on after an earlier failure"):
+        loss(ddp, 3, rank).backward()
     hook.close()
 
 
