@@ -61,6 +61,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple
         yield runs
 
 
+@pytest.mark.campaign
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("killed")  # they run meanwhile
 def test_agents_leave_and_join(tmp_path: Path) -> None:

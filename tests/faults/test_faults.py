@@ -7,6 +7,7 @@ from campaign import CASES, DEATHS, PAGE, every_cell, quick_cells, recorded, red
 
 
 @pytest.mark.story
+@pytest.mark.campaign
 def test_a_third_of_the_campaign_keeps_every_promise() -> None:
     """All doors, two methods; every other one has `make faults`."""
     cells = quick_cells()
