@@ -106,7 +106,7 @@ def share(process: Process, device: torch.device) -> float:
     boot = Path("/proc/sys/kernel/random/boot_id")
     machine = boot.read_text() if boot.exists() else os.uname().nodename
     mine = torch.frombuffer(bytearray(hashlib.blake2b(machine.encode(), digest_size=8).digest()), dtype=torch.uint8)
-    gathered = process.run(_ask(AllGather(mine)))
+    gathered = process.ask(AllGather(mine))
     here = int((gathered == mine).all(-1).sum())
     threads = torch.get_num_threads()
     agreed = torch.tensor(min(1.0, _cores() / here / (threads + 1)))
@@ -116,10 +116,6 @@ def share(process: Process, device: torch.device) -> float:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-async def _ask(ask: Ask) -> Tensor:
-    return await ask
 
 
 def _cost(process: Process, device: torch.device, kind: str) -> Cost:

@@ -116,7 +116,7 @@ class Stateful:
         """Add up the workers' parts of the means, in float64."""
         rows = [piece for piece in pieces(state, self._hook.part) if piece.kind == "row"]
         if rows:
-            total = self._hook.process.run(_sum(torch.cat([piece.tensor.flatten() for piece in rows])))
+            total = self._hook.process.ask(AllReduce(torch.cat([piece.tensor.flatten() for piece in rows])))
             parts = torch.split(total, [piece.tensor.numel() for piece in rows])
             for piece, part in zip(rows, parts, strict=True):
                 piece.tensor.copy_(part.view(piece.tensor.shape))
@@ -166,7 +166,3 @@ def _room(found: list[Piece], grid: Grid, source: Source) -> dict[str, Any]:
 def _local(tensor: Tensor | DTensor) -> Tensor:
     """What of it is here."""
     return cast("DTensor", tensor).to_local() if hasattr(tensor, "to_local") else tensor
-
-
-async def _sum(x: Tensor) -> Tensor:
-    return await AllReduce(x)

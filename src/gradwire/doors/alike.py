@@ -5,7 +5,7 @@ Of what is spread over a mesh a rank has, and gets, its own part: rank 0 of the 
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from gradwire.ask import Broadcast
 from gradwire.engine.shards import shard
@@ -19,9 +19,5 @@ def start_alike(model: nn.Module, process: Process) -> None:
     # If any two ranks differ, every rank differs from some other, and all go the same way.
     if compare(process, tensors[0].device, digest(tensors)) is not None:
         for tensor in tensors:
-            tensor.copy_(process.run(_broadcast(tensor)))
+            tensor.copy_(process.ask(Broadcast(tensor, 0)))
     process.ledger.clear()
-
-
-async def _broadcast(x: Tensor) -> Tensor:
-    return await Broadcast(x, 0)

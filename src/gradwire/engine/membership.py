@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor
 
 from gradwire.ask import AllGather
 from gradwire.engine.session import Session
@@ -50,7 +49,7 @@ def meet(session: Session, before: Session, progress: Sequence[int], seed: int) 
     """Find out who is here. Every rank of the session calls it; `before` is the session that it comes from."""
     words = torch.tensor([before.token, before.process.size, *progress], device=session.device)
     mine = torch.frombuffer(bytearray(seed.to_bytes(_SEED_BYTES, "little", signed=True)), dtype=torch.uint8)
-    gathered = session.process.run(_gather(torch.cat([words.view(torch.uint8), mine.to(session.device)])))
+    gathered = session.process.ask(AllGather(torch.cat([words.view(torch.uint8), mine.to(session.device)])))
     numbers, seeds = gathered[:, :-_SEED_BYTES].contiguous().view(torch.int64), gathered[:, -_SEED_BYTES:]
     rows = cast(list[list[int]], numbers.tolist())
     source = max(range(len(rows)), key=lambda rank: rows[rank][2:])
@@ -68,7 +67,3 @@ def meet(session: Session, before: Session, progress: Sequence[int], seed: int) 
         joined=before.token != token,
         same=len(stayed) == len(rows) == size and all(row[2:] == furthest for row in rows),
     )
-
-
-async def _gather(x: Tensor) -> Tensor:
-    return await AllGather(x)

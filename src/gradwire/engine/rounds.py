@@ -134,7 +134,7 @@ class Rounds:
         with session.closed_if_it_fails():
             found = meet(session, before, [self.step, len(self._averaged), local_steps], self.seed)
             for unit, memory in zip(units, memories, strict=True):
-                replicas += [session.process.run(_from(found.source, tensor)) for tensor in unit.replicas()]
+                replicas += [session.process.ask(Broadcast(tensor, found.source)) for tensor in unit.replicas()]
                 if not found.same:
                     session.process.run(change_(self.exchange, memory, found.of(unit.layout)))
             session.process.run(self.buffers.take(found.source, write=found.joined))
@@ -183,7 +183,8 @@ class Rounds:
         units = self.units[self.due()]
         finite = all(unit.finite() for unit in units) and (self.due() > 0 or self.buffers.finite())
         words = torch.tensor([self.step, not finite, last, idle], dtype=torch.int64, device=self.device)
-        everybody = cast(list[list[int]], self.process.run(_gather(words)).tolist())
+        gathered = self.process.ask(AllGather(words.view(torch.uint8))).view(torch.int64)
+        everybody = cast(list[list[int]], gathered.tolist())
         events, broken, ends, idles = zip(*everybody, strict=True)
         if len(set(events)) > 1:
             raise RuntimeError(f"the ranks are at different exchanges: {', '.join(map(str, events))}")
@@ -236,12 +237,3 @@ class Rounds:
     def close(self) -> None:
         """End the thread and the process group. Counters and `snapshot` stay readable."""
         self.session.close()
-
-
-async def _gather(words: Tensor) -> Tensor:
-    """int64[m] of every rank: int64[n, m]."""
-    return (await AllGather(words.view(torch.uint8))).view(torch.int64)
-
-
-async def _from(root: int, x: Tensor) -> Tensor:
-    return await Broadcast(x, root)

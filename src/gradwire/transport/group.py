@@ -71,7 +71,7 @@ def _group_of_some(ranks: list[int], backend: str, timeout: timedelta, name: str
 def agreed_number(process: Process, device: torch.device) -> int:
     """A number that these ranks have in common, and no others. Every rank calls it."""
     mine = torch.tensor([secrets.randbits(62)], device=device)
-    return int(process.run(_from_first(mine)).item())
+    return int(process.ask(Broadcast(mine, 0)).item())
 
 
 def agree(process: Process, device: torch.device, contract: Mapping[str, str]) -> None:
@@ -88,7 +88,7 @@ def compare(process: Process, device: torch.device, words: str) -> int | None:
     """Tell the lowest rank whose words differ from this rank's, if there is one. Every rank calls it."""
     digest = hashlib.blake2b(words.encode(), digest_size=16).digest()
     mine = torch.frombuffer(bytearray(digest), dtype=torch.uint8).to(device)
-    gathered = process.run(_gather(mine))
+    gathered = process.ask(AllGather(mine))
     return next((rank for rank in range(process.size) if not torch.equal(gathered[rank], mine)), None)
 
 
@@ -100,23 +100,14 @@ def digest(tensors: Iterable[Tensor]) -> str:
     return found.hexdigest()
 
 
-async def _from_first(x: Tensor) -> Tensor:
-    return await Broadcast(x, 0)
-
-
 def tell(process: Process, device: torch.device, words: str) -> list[str]:
     """Every rank's words, by rank. Every rank calls it."""
-    mine = torch.frombuffer(bytearray(words.encode() + b"."), dtype=torch.uint8).to(
-        device
-    )  # empty tensors do not travel
+    octets = bytearray(words.encode() + b".")  # for empty tensors do not travel
+    mine = torch.frombuffer(octets, dtype=torch.uint8).to(device)
     length = torch.tensor([len(mine)], dtype=torch.int64, device=device)
-    gathered = process.run(_gather(length.view(torch.uint8))).view(torch.int64)
+    gathered = process.ask(AllGather(length.view(torch.uint8))).view(torch.int64)
     lengths = cast(list[int], gathered.flatten().tolist())
     padded = mine.new_zeros(max(lengths))
     padded[: len(mine)] = mine
-    rows = process.run(_gather(padded)).cpu()
+    rows = process.ask(AllGather(padded)).cpu()
     return [row[: count - 1].numpy().tobytes().decode() for row, count in zip(rows, lengths, strict=True)]
-
-
-async def _gather(wire: Tensor) -> Tensor:
-    return await AllGather(wire)

@@ -65,6 +65,10 @@ class Process:
         finally:
             worker.close()
 
+    def ask(self, ask: Ask) -> Tensor:
+        """Run a single ask, and return its answer."""
+        return self.run(_answered(ask))
+
     def close(self) -> None:
         """Destroy the group and let go of it. gloo's threads end with it: alive at the interpreter's end they abort.
 
@@ -122,6 +126,10 @@ class Process:
         if ask.in_place:
             ask = replace(ask, x=ask.x.clone(memory_format=torch.contiguous_format))
         return self.overwrite(ask)
+
+
+async def _answered(ask: Ask) -> Tensor:
+    return await ask
 
 
 def _reduce_options(op: Op) -> Any:
