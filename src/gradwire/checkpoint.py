@@ -60,6 +60,11 @@ def pack(
     }
 
 
+def plain(name: str) -> str:
+    """A parameter's name in the module itself, so that a checkpoint fits with and without torch's wrappers."""
+    return name.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")
+
+
 def flatten(state: State, prefix: str = "") -> Iterator[tuple[State, str, str, Tensor]]:
     """Walk through a nest, but for its scratch: (the dictionary it lies in, its key there, dotted name, tensor)."""
     for key, value in visible(state).items():

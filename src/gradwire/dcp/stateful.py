@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gradwire.ask import AllReduce
+from gradwire.checkpoint import plain
 from gradwire.dcp.parts import BUFFERS, HEAD, Piece, head, pending, pieces, together
 from gradwire.folder.hooks import Saved, listed
 from gradwire.folder.load import become
@@ -130,7 +131,7 @@ def _parameters(hook: Saved, model: nn.Module | None, ranks: int) -> dict[str, T
     if not hook.state_dict()["memory"]:
         raise ValueError("this hook has chosen no exchange: a distributed checkpoint takes one attached by name")
     named = {} if model is None else dict(model.named_parameters())
-    return {name.replace("_orig_mod.", ""): param for name, param in named.items()}
+    return {plain(name): param for name, param in named.items()}
 
 
 def _read(source: StorageReader | str | os.PathLike[str], key: str | None, hook: Saved) -> Source:

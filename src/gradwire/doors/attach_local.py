@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import Optimizer
 
+from gradwire.checkpoint import plain
 from gradwire.checks import is_whole
 from gradwire.doors.alike import start_alike
 from gradwire.doors.arguments import as_seed, as_unit_bytes
 from gradwire.doors.fsdp import reshard, sharded_modules
 from gradwire.doors.group import Group, as_group, check_shards
 from gradwire.doors.local import Local, Schedule
-from gradwire.doors.uncompiled import plain, uncompiled
+from gradwire.doors.uncompiled import uncompiled
 from gradwire.engine.anchored import CatchUp
 from gradwire.engine.rounds import Rounds
 from gradwire.engine.shards import part_of, shard

@@ -17,9 +17,9 @@ from torch.distributed import GradBucket  # pyright: ignore[reportPrivateImportU
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
+from gradwire.checkpoint import plain
 from gradwire.doors.hook import Hook
 from gradwire.doors.scaling import Scaling
-from gradwire.doors.uncompiled import plain
 from gradwire.doors.unsynced import Unsynced
 from gradwire.engine import Engine, Reduce, Scaler
 from gradwire.exchange import Exchange

@@ -14,13 +14,13 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
+from gradwire.checkpoint import plain
 from gradwire.doors.alike import start_alike
 from gradwire.doors.arrivals import Arrivals
 from gradwire.doors.fsdp import reshard, sharded_modules
 from gradwire.doors.group import check_shards
 from gradwire.doors.hook import Hook
 from gradwire.doors.scaling import Scaling
-from gradwire.doors.uncompiled import plain
 from gradwire.engine import Engine, Reduce, Scaler
 from gradwire.exchange import Exchange
 from gradwire.transport.members import Ranks
