@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from torch.optim.optimizer import Optimizer
 from gradwire.doors.counters import Log, in_a_line, named
 from gradwire.doors.group import Group, as_group
 from gradwire.doors.position import check_position, moment
-from gradwire.engine.anchored import CatchUp
+from gradwire.engine.anchored import Anchored, CatchUp
 from gradwire.engine.rounds import Outcome, Rounds
 from gradwire.exchange import Exchange, State
 from gradwire.layout import Layout
@@ -193,8 +193,7 @@ class Local:
         found = self.engine.regroup(group, self.local_steps)
         if found.joined:
             self.local_steps = found.progress[-1]
-            for unit in self.engine.everything():
-                unit.catch_up("drop", moved=True)
+            self._catch_up(self.engine.everything(), "drop", moved=True)
         self._event = self.engine.step
         self._plan()
 
@@ -270,18 +269,21 @@ class Local:
         try:
             outcome = pending.outcome.result()
         except Exception:
-            for unit in self.engine.finished():
-                unit.catch_up(self.schedule.catch_up, moved=True)
+            self._catch_up(self.engine.finished(), self.schedule.catch_up, moved=True)
             raise
-        for unit in self.engine.units[fragment]:
-            unit.catch_up(self.schedule.catch_up, moved=outcome.moved)
+        self._catch_up(self.engine.units[fragment], self.schedule.catch_up, moved=outcome.moved)
         if fragment == 0:
             self.engine.buffers.catch_up(moved=outcome.moved)
-        if self._written is not None:
-            self._written()
         if outcome.moved and (not pending.held or self.schedule.catch_up == "drop"):
             self._settled[fragment] = self.local_steps
         return outcome
+
+    def _catch_up(self, units: Sequence[Anchored], how: CatchUp, *, moved: bool) -> None:
+        """Let parameters follow their anchors, and whoever keeps copies of them know it."""
+        for unit in units:
+            unit.catch_up(how, moved=moved)
+        if self._written is not None:
+            self._written()
 
     def _end_pending(self) -> None:
         """Wait for the exchanges under way; those that fail are why ranks regroup."""
