@@ -27,6 +27,11 @@ def as_unit_bytes(bucket_mb: object) -> float:
     return bucket_mb * 2**20
 
 
+def unit_term(unit_bytes: float) -> dict[str, str]:
+    """What ranks must agree about of it, in the user's words."""
+    return {"bucket_mb": f"{unit_bytes / 2**20:g}"}
+
+
 def check_scaling(scaler: object, lr: object) -> None:
     """Refuse a scaler without a scale, and a learning rate that cannot be asked for (TypeError)."""
     if scaler is not None and not callable(getattr(scaler, "get_scale", None)):

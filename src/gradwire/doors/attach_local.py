@@ -16,7 +16,7 @@ from torch.optim.optimizer import Optimizer
 from gradwire.checkpoint import plain
 from gradwire.checks import is_whole
 from gradwire.doors.alike import start_alike
-from gradwire.doors.arguments import as_seed, as_unit_bytes
+from gradwire.doors.arguments import as_seed, as_unit_bytes, unit_term
 from gradwire.doors.fsdp import reshard, sharded_modules
 from gradwire.doors.group import Group, as_group, check_shards
 from gradwire.doors.local import Local, Schedule
@@ -120,7 +120,9 @@ def local(
         unit_bytes=unit_bytes,
         fragments=fragments,
         device=torch.device("cpu") if keep == "cpu" else None,
-        contract=terms | {"number of fragments": repr(fragments), "part of the model": repr(part)},
+        contract=unit_term(unit_bytes)
+        | terms
+        | {"number of fragments": repr(fragments), "part of the model": repr(part)},
     )
     if rounds.process.size == 1:
         log.warning("gradwire.local: there is one rank only, so nothing is exchanged")

@@ -18,6 +18,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwire.checkpoint import plain
+from gradwire.doors.arguments import unit_term
 from gradwire.doors.hook import Hook
 from gradwire.doors.scaling import Scaling
 from gradwire.doors.unsynced import Unsynced
@@ -42,19 +43,19 @@ def attach_ddp(
             "torch._dynamo.config.optimize_ddp is 'python_reducer', which hands a hook no buckets; set it to "
             "'ddp_optimizer' before DistributedDataParallel is built"
         )
-    named = trainable(ddp)
+    named, unit_bytes = trainable(ddp), ddp.bucket_bytes_cap if unit_bytes is None else unit_bytes
     engine = Engine(
         named,
         exchange,
         cast(dist.ProcessGroup, ddp.process_group),
         seed=seed,
-        unit_bytes=ddp.bucket_bytes_cap if unit_bytes is None else unit_bytes,
+        unit_bytes=unit_bytes,
         scaler=scaler,
         lr=lr,
         # Where parameters may be unused the means are read once more after the last unit.
         fused=not ddp.find_unused_parameters,
         reduce=reduce,
-        contract={"find_unused_parameters": repr(bool(ddp.find_unused_parameters))},
+        contract=unit_term(unit_bytes) | {"find_unused_parameters": repr(bool(ddp.find_unused_parameters))},
     )
     unsynced = Unsynced(named[0][1])
     scaling = Scaling(engine, [param for _, param in named])

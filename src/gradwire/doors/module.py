@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from gradwire.checkpoint import plain
 from gradwire.doors.alike import start_alike
+from gradwire.doors.arguments import unit_term
 from gradwire.doors.arrivals import Arrivals
 from gradwire.doors.fsdp import reshard, sharded_modules
 from gradwire.doors.group import check_shards
@@ -45,19 +46,19 @@ def attach_module(
     reduce: Reduce,
 ) -> Hook:
     """Average `param.grad` of a module before the optimizer's step; see `gradwire.attach`."""
-    named = in_order_of_arrival(model)
+    named, unit_bytes = in_order_of_arrival(model), UNIT_BYTES if unit_bytes is None else unit_bytes
     check_shards(named, group)
     engine = Engine(
         named,
         exchange,
         group,
         seed=seed,
-        unit_bytes=UNIT_BYTES if unit_bytes is None else unit_bytes,
+        unit_bytes=unit_bytes,
         scaler=scaler,
         lr=lr,
         in_order=True,
         reduce=reduce,
-        contract={"find_unused_parameters": repr(find_unused)},
+        contract=unit_term(unit_bytes) | {"find_unused_parameters": repr(find_unused)},
     )
     start_alike(model, engine.process)
     door, scaling = Arrivals(engine, named, find_unused), Scaling(engine, [param for _, param in named])

@@ -115,7 +115,7 @@ class Engine:
         self._open, self._done, self._undoable = False, set[int](), False
         self._finite, self._scale = True, 1.0
         self._budgets: dict[Layout, float] = {}
-        self._terms = self._contract(unit_bytes) | dict(contract or {})
+        self._terms = dict(contract or {}) | self._contract()
         self._failure: Exception | None = None
         self.device = self.units[0].device
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
@@ -382,11 +382,10 @@ class Engine:
         """End the thread and the process group. Counters and `snapshot` stay readable."""
         self._session.close()
 
-    def _contract(self, unit_bytes: float) -> dict[str, str]:
+    def _contract(self) -> dict[str, str]:
         """What all ranks must agree about."""
         return {
             "exchange": repr(self.exchange),
-            "bucket_mb": f"{unit_bytes / 2**20:g}",
             "parameters": in_words([(unit.layout, unit.dtype) for unit in self.units]),
             "use of a scaler": repr(self.scaler is not None),
             "use of lr": repr(self.lr is not None),

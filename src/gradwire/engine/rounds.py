@@ -101,10 +101,9 @@ class Rounds:
         terms = {
             "exchange": repr(exchange),
             "outer step": repr(outer),
-            "bucket_mb": f"{unit_bytes / 2**20:g}",
             "parameters": in_words([(unit.layout, unit.dtype) for unit in units]),
         }
-        self._terms = terms | (contract or {})
+        self._terms = (contract or {}) | terms
         self._use(self._open_session(group, {"seed": repr(seed)}))
         log.info("gradwire: %s and %s over %d ranks, %d units", exchange, outer, self.process.size, len(units))
 

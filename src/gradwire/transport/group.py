@@ -75,8 +75,12 @@ def agreed_number(process: Process, device: torch.device) -> int:
 
 
 def agree(process: Process, device: torch.device, contract: Mapping[str, str]) -> None:
-    """Refuse ranks that attach different things (ValueError on every rank), before the first step could hang."""
-    for what, mine in contract.items():
+    """Refuse ranks that attach different things (ValueError on every rank), before the first step could hang.
+
+    One message if they agree; if not, one more for each term until the first that differs.
+    """
+    alike = compare(process, device, repr(dict(contract))) is None
+    for what, mine in {} if alike else contract.items():
         if (other := compare(process, device, mine)) is not None:
             theirs = tell(process, device, mine)[other]  # if any two ranks differ, every rank differs from some other
             ranks = f"rank {process.rank} with {mine}, rank {other} with {theirs}"
