@@ -472,7 +472,7 @@ def failing_exchange() -> None:
     for name, parts in before["memory"].items():
         assert all(torch.equal(part, after["memory"][name][path]) for path, part in parts.items()), name
     with pytest.raises(RuntimeError, match="cannot go on after an earlier failure"):
-        loss(ddp, 3, rank).backward()
+        hook.engine.contribute([], lambda _: None)  # DDP itself may fail first in another backward pass
     hook.close()
 
 

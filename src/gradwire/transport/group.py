@@ -79,8 +79,8 @@ def agree(process: Process, device: torch.device, contract: Mapping[str, str]) -
 
     One message if they agree; if not, one more for each term until the first that differs.
     """
-    alike = compare(process, device, repr(dict(contract))) is None
-    for what, mine in {} if alike else contract.items():
+    terms = dict(contract) if compare(process, device, repr(dict(contract))) is not None else dict[str, str]()
+    for what, mine in terms.items():
         if (other := compare(process, device, mine)) is not None:
             theirs = tell(process, device, mine)[other]  # if any two ranks differ, every rank differs from some other
             ranks = f"rank {process.rank} with {mine}, rank {other} with {theirs}"
