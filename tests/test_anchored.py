@@ -13,11 +13,10 @@ import zoo
 from torch import Tensor
 
 import gradwire as gw
-from gradwire.checkpoint import flatten
 from gradwire.compress.topk import TopK
 from gradwire.engine.anchored import Anchored
 from gradwire.exchange.law import law_broken
-from gradwire.exchange.protocol import BEFORE
+from gradwire.exchange.protocol import BEFORE, flatten
 from gradwire.layout import Turn
 from gradwire.spec import as_outer, parse
 

@@ -8,9 +8,8 @@ import zoo
 from torch import nn
 
 import gradwire as gw
-from gradwire.checkpoint import flatten
 from gradwire.engine import make_units
-from gradwire.exchange.protocol import clone, visible
+from gradwire.exchange.protocol import clone, flatten, visible
 from gradwire.exchange.undo import LOG, before, keep_, logged, restore_
 from gradwire.memory.guard import Guard
 from gradwire.testing.runs import gradients, one_step, start, turns

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from gradwire.exchange import State
-from gradwire.exchange.protocol import visible
+from gradwire.exchange.protocol import flatten, visible
 from gradwire.layout import Layout
 
 FORMAT = 1
@@ -63,15 +63,6 @@ def pack(
 def plain(name: str) -> str:
     """A parameter's name in the module itself, so that a checkpoint fits with and without torch's wrappers."""
     return name.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")
-
-
-def flatten(state: State, prefix: str = "") -> Iterator[tuple[State, str, str, Tensor]]:
-    """Walk through a nest, but for its scratch: (the dictionary it lies in, its key there, dotted name, tensor)."""
-    for key, value in visible(state).items():
-        if isinstance(value, Tensor):
-            yield state, key, prefix + key, value
-        else:
-            yield from flatten(value, f"{prefix}{key}.")
 
 
 def by_name(state: State, layout: Layout) -> dict[str, dict[str, Tensor]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import zoo
+from folder_ranks import same
 from fuzz import budget, spoil
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,30 +106,20 @@ def hook(request: pytest.FixtureRequest) -> Iterator[gw.Hook]:
     made.close()
 
 
-def equal(a: object, b: object) -> bool:
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, list):
-        return isinstance(b, list) and len(a) == len(b) and all(map(equal, a, b))
-    return a == b
-
-
 def loaded_or_refused(hook: gw.Hook, saved: object) -> None:
     """A ValueError, and nothing has changed; or a state that is finite and saves again."""
     before = hook.state_dict()
     try:
         hook.load_state_dict(saved)
     except ValueError:
-        assert equal(hook.state_dict(), before)
+        assert same(hook.state_dict(), before)
         return
     after = hook.state_dict()
     values = [part for parts in after["memory"].values() for part in parts.values()]
     assert all(bool(value.isfinite().all()) and not value.requires_grad for value in values)
     hook.load_state_dict(after)
     hook.load_state_dict(before)
-    assert equal(hook.state_dict(), before)
+    assert same(hook.state_dict(), before)
 
 
 @budget(60)
@@ -180,16 +171,21 @@ def read_or_refuse_the_folder(hook: gw.Hook, folder: Path) -> None:
         warnings.simplefilter("ignore")
         with suppress(ValueError):
             gw.load(hook, folder)
-    assert equal(hook.state_dict(), before)
+    assert same(hook.state_dict(), before)
+
+
+def copy_of(folder: Path) -> Path:
+    """A folder beside it to be spoilt; the last one is gone."""
+    bad = folder.with_name("bad")
+    shutil.rmtree(bad, ignore_errors=True)
+    return shutil.copytree(folder, bad)
 
 
 @budget(40)
 @given(data=st.data())
 def test_folders_with_other_bytes_are_refused(hook: gw.Hook, folder: Path, data: st.DataObject) -> None:
     """A checksum over every file: with any byte changed, cut or added nothing is loaded that was not saved."""
-    bad = folder.with_name("bad")
-    shutil.rmtree(bad, ignore_errors=True)
-    shutil.copytree(folder, bad)
+    bad = copy_of(folder)
     file = bad / data.draw(st.sampled_from(sorted(each.name for each in folder.iterdir())))
     found = bytearray(file.read_bytes())
     at = data.draw(st.integers(0, len(found) - 1))
@@ -202,9 +198,7 @@ def test_folders_with_other_bytes_are_refused(hook: gw.Hook, folder: Path, data:
 @given(data=st.data())
 def test_hostile_manifests_are_refused(hook: gw.Hook, folder: Path, data: st.DataObject) -> None:
     """Whoever forges a manifest forges its checksum too."""
-    bad = folder.with_name("bad")
-    shutil.rmtree(bad, ignore_errors=True)
-    shutil.copytree(folder, bad)
+    bad = copy_of(folder)
     found = json.loads((folder / "gradwire.json").read_text())
     body = json.loads(json.dumps(spoil(data, found["manifest"]), default=str))
     digest = hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=16).hexdigest()

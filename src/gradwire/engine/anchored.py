@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from gradwire import kernels
-from gradwire.checkpoint import flatten
 from gradwire.exchange import Exchange, State
-from gradwire.exchange.protocol import Accumulates, forget_
+from gradwire.exchange.protocol import Accumulates, flatten, forget_
 from gradwire.exchange.step import step
 from gradwire.exchange.undo import keep_, logged, restore_
 from gradwire.layout import Layout, Turn

@@ -31,7 +31,7 @@ from gradwire.engine.units import make_units
 from gradwire.exchange import Exchange, State, divide_budget
 from gradwire.exchange.change import change_
 from gradwire.exchange.parts import check_workers
-from gradwire.exchange.protocol import clone, visible
+from gradwire.exchange.protocol import clone, flatten, visible
 from gradwire.layout import Layout, Turn
 from gradwire.memory.guard import Guard
 from gradwire.transport.group import compare, digest
@@ -137,7 +137,7 @@ class Engine:
     @property
     def remembers(self) -> bool:
         """Whether the exchange has a memory, whose values have the gradients' scale."""
-        return any(True for unit in self.units for _ in checkpoint.flatten(unit.state))
+        return any(True for unit in self.units for _ in flatten(unit.state))
 
     # ---- what a door calls
 

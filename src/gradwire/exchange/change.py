@@ -14,7 +14,6 @@ What a worker still owed that is gone is lost with it: e_i / n of the owed mean.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from gradwire.ask import AllReduce, Broadcast
-from gradwire.exchange.protocol import Exchange, State, tensor, visible
+from gradwire.exchange.protocol import Exchange, State, flatten, tensor
 from gradwire.layout import Layout
 
 _DIMENSIONS = 7
@@ -70,7 +69,7 @@ async def change_(exchange: Exchange, state: State, change: Change) -> None:
     if isinstance(exchange, Changes):
         await exchange.change(state, change)
         return
-    for nest, name, values in _leaves(state):
+    for nest, name, _, values in flatten(state):
         if values.shape == (change.layout.d,):
             total = await AllReduce(torch.zeros_like(values) if change.joined else values)
             values.copy_(total).div_(change.stayed)
@@ -98,12 +97,3 @@ async def replace_(state: State, name: str, change: Change) -> None:
         mine.copy_(received)
     else:
         state[name] = received.to(mine.device)
-
-
-def _leaves(state: State) -> Iterator[tuple[State, str, Tensor]]:
-    """Every tensor of a nest: the dictionary it lies in, its key there, itself."""
-    for name, part in visible(state).items():
-        if isinstance(part, dict):
-            yield from _leaves(part)
-        else:
-            yield state, name, part

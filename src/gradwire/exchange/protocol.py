@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, TypeAlias, Union, runtime_checkable
 
 import torch
@@ -117,6 +117,15 @@ def forget_(state: State) -> None:
 def visible(state: State) -> State:
     """Return the state without its scratch: the same tensors in a new dictionary."""
     return {name: part for name, part in state.items() if not name.startswith("_")}
+
+
+def flatten(state: State, prefix: str = "") -> Iterator[tuple[State, str, str, Tensor]]:
+    """Walk through a nest, but for its scratch: (the dictionary it lies in, its key there, dotted name, tensor)."""
+    for key, value in visible(state).items():
+        if isinstance(value, Tensor):
+            yield state, key, prefix + key, value
+        else:
+            yield from flatten(value, f"{prefix}{key}.")
 
 
 def clone(state: State) -> State:

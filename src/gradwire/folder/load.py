@@ -96,13 +96,13 @@ def become(everyone: Everyone, hooks: Sequence[Saved], states: Sequence[dict[str
     before = everyone.do(lambda: [hook.state_dict() for hook in hooks])
     loaded: list[int] = []
 
-    def become(number: int) -> None:
+    def load_one(number: int) -> None:
         hooks[number].load_state_dict(states[number])
         loaded.append(number)
 
     for number in range(len(hooks)):
         try:
-            everyone.do(lambda number=number: become(number))
+            everyone.do(lambda number=number: load_one(number))
         except ValueError:
             for each in loaded:
                 hooks[each].load_state_dict(before[each])

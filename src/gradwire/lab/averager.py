@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradwire.checkpoint import flatten
 from gradwire.exchange import Exchange, State
+from gradwire.exchange.protocol import flatten
 from gradwire.layout import Layout, Turn
 from gradwire.memory import start_
 from gradwire.simulator import Simulator

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gradwire.checkpoint import flatten
 from gradwire.exchange import Exchange, State
+from gradwire.exchange.protocol import flatten
 from gradwire.lab.averager import Memory
 from gradwire.lab.training.settings import Training
 from gradwire.memory.guard import Guard
