@@ -7,7 +7,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,11 +52,18 @@ def replica(number: int, folder: Path, address: str, *words: str) -> Iterator[su
             running.wait()
 
 
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 @pytest.mark.timeout(600)
 def test_a_replica_is_killed_inside_an_exchange_and_comes_back(tmp_path: Path) -> None:
     with lighthouse() as address, replica(0, tmp_path, address) as stays:
         with replica(1, tmp_path, address, "killed") as dies:
             dies.wait(200)
+        until(lambda: (tmp_path / "alone").exists() or stays.poll() is not None)
         with replica(1, tmp_path, address) as back:
             ends = [one.communicate(timeout=200)[0] for one in (stays, back)]
         logs = {

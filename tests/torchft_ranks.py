@@ -38,6 +38,8 @@ def watched(replica: int, folder: Path, *, killed: bool) -> dict[str, object]:
     def regroups(hook: gw.Hook, group: gw.Members) -> None:
         regroup(hook, group)
         told["sizes"].append(group.size)
+        if group.size == 1:
+            (folder / "alone").touch()
         if killed and group.size == 2:
             hook.process.overwrite = ends_at(hook.process.overwrite, 5)
 
