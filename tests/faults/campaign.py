@@ -1,6 +1,6 @@
 """The campaign: cases x doors x methods, on real ranks, and its table.
 
-    python tests/faults/campaign.py [--door DOOR ...] [--only WORD ...] [--method METHOD ...] [--minutes 60]
+    python tests/faults/campaign.py [--door DOOR ...] [--only WORD ...] [--method METHOD ...] [--missing] [--minutes 60]
 
 Writes results.json beside this file, cell by cell, and the table of docs/reliability.md between its markers.
 """
@@ -209,15 +209,18 @@ def main() -> None:
     parser.add_argument("--door", action="append", choices=DOORS)
     parser.add_argument("--method", action="append", choices=list(METHODS))
     parser.add_argument("--only", action="append", help="a word of the case's name")
+    parser.add_argument("--missing", action="store_true", help="only what the table has not")
     parser.add_argument("--minutes", type=float, default=60.0, help="no cell begins later than this")
     chosen = parser.parse_args()
     until = time.monotonic() + 60 * chosen.minutes
+    known = recorded() if chosen.missing else {}
     wanted = [
         cell
         for cell in every_cell()
         if cell.door in (chosen.door or DOORS)
         and cell.method in (chosen.method or METHODS)
         and (not chosen.only or any(word in cell.case for word in chosen.only))
+        and cell not in known
     ]
     found: Verdicts = {}
     for part in run(wanted, until=until):
