@@ -3,7 +3,8 @@
     python benchmarks/memory.py [--only NAME ...] [--width 2048] [--depth 24]
 
 Two ranks on loopback, one start for every method, plain SGD, a batch of four. `step`: the most that was resident (VmHWM) in four steps
-of training. `save`: the most in the same process while `torch.save(hook.state_dict())` ran between two steps, gradients set to None.
+of training. `saving`: the most in the same process while `gradwire.save` ran between two steps, gradients set to None.
+`copying`: while `torch.save(hook.state_dict())` did, whose copies are the caller's to keep.
 Writes results/memory.json and the table of docs/reliability.md.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -43,9 +45,11 @@ def main() -> None:
         return
     whole = (chosen.width, chosen.depth) == (2048, 24)
     for name in chosen.only or METHODS:
-        step, save = run(name, chosen.width, chosen.depth)
+        step, save, copy = run(name, chosen.width, chosen.depth)
         rows = [row(f"{name}, step, GB", step, most=BARS.get(name))]
-        rows += [row(f"{name}, saving, GB more", max(save - step, 0.0), most=SAVING)] if METHODS[name] else []
+        if METHODS[name]:
+            rows.append(row(f"{name}, saving, GB more", save - step, most=SAVING))
+            rows.append(row(f"{name}, copying, GB more", copy - step))
         show(rows)
         if whole:
             names = {line["name"] for line in rows}
@@ -68,13 +72,14 @@ def table() -> str:
     for name, spec in METHODS.items():
         if f"{name}, step, GB" not in found:
             continue
-        more = found.get(f"{name}, saving, GB more")
-        cells = [f"{found[f'{name}, step, GB']:.2f}", "" if more is None else f"{more:.2f}"]
+        more = [found.get(f"{name}, {way}, GB more") for way in ("saving", "copying")]
+        cells = [f"{found[f'{name}, step, GB']:.2f}", *("" if each is None else f"{each:.2f}" for each in more)]
         lines.append(f"| {name} | {f'`{spec}`' if '(' in spec else ''} | {' | '.join(cells)} |\n")
-    return "| | spec | GB a rank, training | GB more while saving |\n|---|---|---:|---:|\n" + "".join(lines)
+    ways = "GB more in `gradwire.save` | in `torch.save(hook.state_dict())`"
+    return f"| | spec | GB a rank, training | {ways} |\n|---|---|---:|---:|---:|\n" + "".join(lines)
 
 
-def run(name: str, width: int, depth: int) -> tuple[float, float]:
+def run(name: str, width: int, depth: int) -> list[float]:
     """Start two ranks; the larger of their figures, in GB."""
     from gradwire import net
 
@@ -84,11 +89,11 @@ def run(name: str, width: int, depth: int) -> tuple[float, float]:
         lines = [json.loads(line) for line in cluster.lines() if line.startswith("[")]
     if any(codes) or len(lines) != 2:
         raise SystemExit(f"{name} ended with {codes}")
-    return max(line[0] for line in lines), max(line[1] for line in lines)
+    return [max(figures) for figures in zip(*lines, strict=True)]
 
 
 def be_rank(spec: str, width: int, depth: int) -> list[float]:
-    """Train, save: the most that was resident after each, in GB."""
+    """Train, save, copy and save: the most that was resident after each, in GB."""
     import torch
     import torch.distributed as dist
     from torch import nn
@@ -108,14 +113,20 @@ def be_rank(spec: str, width: int, depth: int) -> list[float]:
         net(torch.randn(BATCH, width)).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    step = peak()
+    step = save = peak()
     if hook is not None:
+        folder = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
+        dist.broadcast_object_list(folder)
+        gradwire.save(hook, folder[0])
+        save = peak()
+        dist.barrier()
+        shutil.rmtree(folder[0], ignore_errors=True)
         with tempfile.TemporaryFile() as file:
             torch.save(hook.state_dict(), file)
         hook.close()
-    save = peak()
+    copy = peak()
     dist.destroy_process_group()
-    return [step, save]
+    return [step, save, copy]
 
 
 def peak() -> float:

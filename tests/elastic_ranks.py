@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import TIMEOUT, loss, main, model
+from ranks import loss, main, model, timeout
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -36,7 +36,7 @@ def foreign(ranks: Sequence[int], name: str) -> gw.Members:
     """A group that torch.distributed does not know, as torchft makes them."""
     store = dist.PrefixStore(name, dist.distributed_c10d._get_default_store())
     rank = list(ranks).index(dist.get_rank())
-    return gw.Members(dist.ProcessGroupGloo(store, rank, len(ranks), TIMEOUT), rank, len(ranks))
+    return gw.Members(dist.ProcessGroupGloo(store, rank, len(ranks), timeout()), rank, len(ranks))
 
 
 def members_are_a_group() -> None:

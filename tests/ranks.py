@@ -29,7 +29,6 @@ import gradwire as gw
 from gradwire.engine.session import SPOKEN
 from gradwire.exchange import divide_budget
 
-TIMEOUT = timedelta(seconds=float(os.environ.get("GROUP_TIMEOUT", "60")))
 STEPS, RESUMED_AT = 14, 8
 
 
@@ -598,9 +597,14 @@ def auto_compresses() -> dict[str, object]:
     return {"choice": auto.choice}
 
 
+def timeout() -> timedelta:
+    """The process group's; read when it is needed, for a forked rank may have imported this before its turn came."""
+    return timedelta(seconds=float(os.environ.get("GROUP_TIMEOUT", "60")))
+
+
 def main(lives: dict[str, Callable[..., object]], name: str, *arguments: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=TIMEOUT)
+    dist.init_process_group("gloo", timeout=timeout())
     life = lives[name]
     print(json.dumps({"rank": dist.get_rank(), "result": life(*arguments)}), flush=True)
     dist.destroy_process_group()

@@ -48,7 +48,7 @@ class Alone:
     part: tuple[int, int] = (0, 1)
     process: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(rank=0, size=1))
 
-    def state_dict(self) -> dict:
+    def state_dict(self, *, copy: bool = True) -> dict:
         memory = {"w": {"error": torch.full((300,), float(self.step))}}
         head = {"format": 1, "exchange": "EF(TopK(density=0.1))", "seed": 0, "step": self.step}
         return {**head, "rank": 0, "world_size": 1, "memory": memory}

@@ -250,10 +250,10 @@ class Auto:
 
     # ---- checkpoints
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, *, copy: bool = True) -> dict[str, Any]:
         """The chosen hook's state, which a run that names the exchange loads as well; else that nothing is kept."""
         if self.hook:
-            return self.hook.state_dict()
+            return self.hook.state_dict(copy=copy)
         return pack({}, self.choice or AUTO, self.seed, 0, self._process.rank, self._process.size)
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:

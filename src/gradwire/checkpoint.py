@@ -65,15 +65,20 @@ def plain(name: str) -> str:
     return name.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")
 
 
-def by_name(state: State, layout: Layout) -> dict[str, dict[str, Tensor]]:
-    """Cut a state by parameter, copied: {parameter: {dotted name: tensor}}. Facts lie under the first."""
+def by_name(state: State, layout: Layout, *, copy: bool = True) -> dict[str, dict[str, Tensor]]:
+    """Cut a state by parameter: {parameter: {dotted name: tensor}}. Facts lie under the first.
+
+    The tensors are copies, or, if not `copy`, the state's own memory.
+    """
     parts: dict[str, dict[str, Tensor]] = {name: {} for name in layout.names}
     for *_, path, values in flatten(state):
         if values.shape != (layout.d,):
-            parts[layout.names[0]][UNIT + path] = values.clone()
-            continue
-        for name, part in layout.cut(values).items():
-            parts[name][path] = part.clone()
+            parts[layout.names[0]][UNIT + path] = values
+        else:
+            for name, part in layout.cut(values).items():
+                parts[name][path] = part
+    if copy:
+        return {name: {path: part.clone() for path, part in paths.items()} for name, paths in parts.items()}
     return parts
 
 

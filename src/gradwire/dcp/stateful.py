@@ -100,7 +100,7 @@ class Stateful:
 
     def _state(self, saved: Mapping[str, Any]) -> dict[str, Any]:
         """This rank's part of what was read; of rows, where their number differs, its own rows' part of the mean."""
-        mine = self._hook.state_dict()
+        mine = self._hook.state_dict(copy=False)
         same, n = self._workers == self._hook.process.size, self._workers
         memory: dict[str, dict[str, Tensor]] = {name: {} for name in mine["memory"]}
         for piece in pieces(mine, self._hook.part):
@@ -128,7 +128,7 @@ def _parameters(hook: Saved, model: nn.Module | None, ranks: int) -> dict[str, T
     (hook,) = listed(hook, ranks)
     if model is None and hook.part[1] > 1:
         raise ValueError(f"the model is sharded over {hook.part[1]} ranks: gradwire.Stateful(hook, model=model)")
-    if not hook.state_dict()["memory"]:
+    if not hook.state_dict(copy=False)["memory"]:
         raise ValueError("this hook has chosen no exchange: a distributed checkpoint takes one attached by name")
     named = {} if model is None else dict(model.named_parameters())
     return {plain(name): param for name, param in named.items()}
@@ -137,7 +137,7 @@ def _parameters(hook: Saved, model: nn.Module | None, ranks: int) -> dict[str, T
 def _read(source: StorageReader | str | os.PathLike[str], key: str | None, hook: Saved) -> Source:
     from gradwire.dcp.source import read
 
-    wanted = [piece.key for piece in pieces(hook.state_dict(), hook.part) if piece.kind != "fact"]
+    wanted = [piece.key for piece in pieces(hook.state_dict(copy=False), hook.part) if piece.kind != "fact"]
     return read(source, key, wanted)
 
 

@@ -84,14 +84,16 @@ class Hook:
         """Accumulate gradients locally in this context; the next backward pass outside of it exchanges their sum."""
         return self._no_sync()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, *, copy: bool = True) -> dict[str, Any]:
         """Copy the state: every tensor by the name of its parameter. Each rank saves its own.
 
         Holds tensors, numbers and strings only, so `torch.load(..., weights_only=True)` reads it. May be called at any
         time, from any thread or signal handler: during a backward pass it is the state before that pass, and so it is
         after a pass that failed.
+
+        With `copy=False` the tensors are the hook's own memory: for what is written to a file before the next step.
         """
-        return self.engine.snapshot()
+        return self.engine.snapshot(copy=copy)
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken: same exchange, parameters, units, rank and ranks give equal bits.

@@ -146,14 +146,17 @@ class Local:
         self.seconds += time.perf_counter() - started
         return all(moved[-fragments:])
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, *, copy: bool = True) -> dict[str, Any]:
         """Copy the state: every tensor by the name of its parameter. Each rank saves its own, between steps.
 
         It holds this rank's parameters too, which differ from other ranks' in the middle of a round, and tensors,
         numbers and strings only, so `torch.load(..., weights_only=True)` reads it. The optimizer's state is the
         caller's to save, each rank's own. An exchange under way is waited for. RuntimeError after a failed exchange.
+
+        With `copy=False` the tensors are the memory of the rounds and of the model themselves: for what is written to
+        a file before the next step.
         """
-        state = self.engine.session.lane.result(lambda: self.engine.snapshot(held=self._holds))
+        state = self.engine.session.lane.result(lambda: self.engine.snapshot(held=self._holds, copy=copy))
         arrivals = [[number.fragment, number.arrives] for number in self._pending if number.outcome.result().moved]
         position = {
             "local_steps": self.local_steps,

@@ -6,13 +6,13 @@ step's state. x, and the memory as it was before, live only while the unit is ex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
-from gradwire import kernels
+from gradwire import checkpoint, kernels
 from gradwire.exchange import Exchange, State
 from gradwire.exchange.protocol import Accumulates, flatten, forget_
 from gradwire.exchange.step import step
@@ -113,14 +113,24 @@ class Anchored:
         """What is the same on all workers: the anchor, and the outer step's state."""
         return [self.anchor, *(values for *_, values in flatten(self.outer))]
 
-    def state(self, *, held: bool) -> State:
-        """All that a checkpoint needs, tensors and what was held of them included; to be read only."""
-        params = torch.empty_like(self.anchor)
-        self._read(params)
-        state: State = {"anchor": self.anchor, "params": params, "memory": self.memory, "outer": self.outer}
-        if held:
-            state["held"] = params if self.held is None else self.held.to(params.dtype)
-        return state
+    def named(self, *, held: bool, copy: bool) -> dict[str, dict[str, Tensor]]:
+        """All that a checkpoint needs, what was `held` of the tensors included: {parameter: {dotted name: tensor}}.
+
+        If not `copy`, the memory of unit and model themselves, to be read only.
+        """
+        state = self._state()
+        if held and self.held is not None:
+            state["held"] = self.held.to(self.anchor.dtype)
+        parts = checkpoint.by_name(state, self.layout, copy=copy)
+        for name, tensor in zip(self.layout.names, self.tensors, strict=True):
+            params = tensor.detach().to(self.anchor.device, self.anchor.dtype, copy=copy)
+            parts[name] |= {"params": params, "held": params} if held and self.held is None else {"params": params}
+        return parts
+
+    def read(self, memory: Mapping[str, Mapping[str, Tensor]], *, held: bool) -> State:
+        """Make what `load` takes, of new tensors, out of what `named` has given."""
+        like = self._state() | dict.fromkeys(["params", "held"] if held else ["params"], self.anchor)
+        return checkpoint.read(like, self.layout, memory)
 
     def load(self, state: State) -> None:
         """Become what `state` was."""
@@ -131,6 +141,9 @@ class Anchored:
             tensor.copy_(values)
         if "held" in state:
             self.held = cast(Tensor, state["held"]).to(self.dtype)
+
+    def _state(self) -> State:
+        return {"anchor": self.anchor, "memory": self.memory, "outer": self.outer}
 
     def _pairs(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Every tensor with its part of a flat vector, in its shape."""

@@ -339,13 +339,13 @@ class Engine:
 
     # ---- checkpoints
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self, *, copy: bool = True) -> dict[str, Any]:
         """Copy the state, every tensor by the name of its parameter. Disturbs nothing, wherever it is called from.
 
         During a pass, also from another thread or a signal handler, it is the state before that pass; so it is after
-        one that failed.
+        one that failed. If not `copy`, tensors are the engine's own memory, and hold until the next pass.
         """
-        return self._lane.result(self._snapshot)
+        return self._lane.result(lambda: self._snapshot(copy=copy))
 
     def load(self, saved: dict[str, Any]) -> None:
         """Go on where `snapshot` was taken. Every rank calls it, with its own checkpoint or with a merged one.
@@ -358,11 +358,12 @@ class Engine:
         """
         self._lane.result(lambda: self._load(saved))
 
-    def _snapshot(self) -> dict[str, Any]:
+    def _snapshot(self, *, copy: bool) -> dict[str, Any]:
         memory: dict[str, dict[str, Tensor]] = {}
         for number, unit in enumerate(self.units):
             changed = self._open and number in self._done
-            memory.update(checkpoint.by_name(unit.before() if changed else visible(unit.state), unit.layout))
+            state = unit.before() if changed else visible(unit.state)
+            memory.update(checkpoint.by_name(state, unit.layout, copy=copy))
         rank, size = self.process.rank, self.process.size
         return checkpoint.pack(memory, repr(self.exchange), self.seed, self.step, rank, size)
 
@@ -375,7 +376,7 @@ class Engine:
 
     def _prepare(self, saved: dict[str, Any]) -> list[State]:
         """Read a checkpoint into new tensors, so that what it holds can fail before anything has changed."""
-        checkpoint.check(saved, self._snapshot())
+        checkpoint.check(saved, self._snapshot(copy=False))
         return [checkpoint.read(unit.state, unit.layout, saved["memory"]) for unit in self.units]
 
     def close(self) -> None:

@@ -209,23 +209,23 @@ class Rounds:
 
     # ---- checkpoints
 
-    def snapshot(self, *, held: bool) -> dict[str, Any]:
+    def snapshot(self, *, held: bool, copy: bool = True) -> dict[str, Any]:
         """Copy the state: memories, anchors, outer states and tensors by the name of their parameter.
 
-        RuntimeError after a failure of the exchange.
+        If not `copy`, tensors are the engine's and the model's own memory. RuntimeError after a failed exchange.
         """
         if self._failure is not None:
             raise RuntimeError(f"the exchange has failed and its memory with it: {self._failure}") from self._failure
         memory: dict[str, dict[str, Tensor]] = {}
         for unit in self.everything():
-            memory.update(checkpoint.by_name(unit.state(held=held), unit.layout))
+            memory.update(unit.named(held=held, copy=copy))
         rank, size = self.process.rank, self.process.size
         return checkpoint.pack(memory, repr(self.exchange), self.seed, self.step, rank, size)
 
     def prepare(self, saved: dict[str, Any], *, held: bool) -> list[State]:
         """Read a checkpoint into new tensors. Raises ValueError if it does not fit."""
-        checkpoint.check(saved, self.snapshot(held=held))
-        return [checkpoint.read(unit.state(held=held), unit.layout, saved["memory"]) for unit in self.everything()]
+        checkpoint.check(saved, self.snapshot(held=held, copy=False))
+        return [unit.read(saved["memory"], held=held) for unit in self.everything()]
 
     def load(self, saved: dict[str, Any], states: Sequence[State]) -> None:
         """Become what `prepare` has read."""

@@ -23,8 +23,8 @@ class Saved(Protocol):
         """Which part of the model these ranks exchange, and of how many."""
         ...
 
-    def state_dict(self) -> dict[str, Any]:
-        """Copy the state."""
+    def state_dict(self, *, copy: bool = True) -> dict[str, Any]:
+        """Copy the state, or return it as it is."""
         ...
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:

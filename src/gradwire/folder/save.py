@@ -1,6 +1,6 @@
 """`gradwire.save`: the states of all ranks into one folder, completely or not at all.
 
-    all ranks copy their states -> rank 0 makes the old manifest void -> every rank writes its file -> rank 0 writes the
+    all ranks read their states -> rank 0 makes the old manifest void -> every rank writes its file -> rank 0 writes the
     manifest
 
 All ranks agree after every arrow, so one that fails stops all. Killed at any moment, a save leaves what was there
@@ -42,7 +42,7 @@ def save(hooks: Hooks, folder: str | os.PathLike[str], *, group: dist.ProcessGro
     """
     everyone, path = Everyone(group), Path(folder)
     found = everyone.do(lambda: listed(hooks, everyone.size))
-    states = everyone.do(lambda: [hook.state_dict() for hook in found])
+    states = everyone.do(lambda: [hook.state_dict(copy=False) for hook in found])
     begun = _begun(everyone, states)
     everyone.do(lambda: _void(begun, path) if everyone.rank == 0 else None)
     mine = everyone.do(lambda: _write(begun, path, everyone.rank, found, states))

@@ -52,9 +52,11 @@ class LocalState:
         """Which part of the model these ranks exchange, and of how many."""
         return self.local.part
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the rounds' state, which is copied, and the optimizers', which is not."""
-        return self.local.state_dict() | {OPTIMIZERS: [optimizer.state_dict() for optimizer in self.optimizers]}
+    def state_dict(self, *, copy: bool = True) -> dict[str, Any]:
+        """Return the rounds' state, copied unless told otherwise, and the optimizers', which is not."""
+        return self.local.state_dict(copy=copy) | {
+            OPTIMIZERS: [optimizer.state_dict() for optimizer in self.optimizers]
+        }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken. Refuses what does not fit (ValueError), and then has changed nothing."""
