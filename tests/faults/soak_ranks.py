@@ -1,4 +1,4 @@
-"""What the ranks of the soak do: `python soak_ranks.py soak METHOD STEPS UNITS`."""
+"""What the ranks of the soak do: `python soak_ranks.py soak METHOD STEPS UNITS MINUTES`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from promises import agreement, held, law
 from ranks import loss, main, model
 from soak import EVERY, METHODS
@@ -45,8 +46,11 @@ class Stumbling:
         raise Stumble
 
 
-def soak(method: str, steps: str, units: str) -> dict[str, object]:
-    """Train, with a fault every few hundred steps; what has grown meanwhile, and by how much the law is off."""
+def soak(method: str, steps: str, units: str, minutes: str) -> dict[str, object]:
+    """Train, with a fault every few hundred steps; what has grown meanwhile, and by how much the law is off.
+
+    When the minutes are over the run ends earlier.
+    """
     door, spec = METHODS[method]
     # A layer of 16 x 16 and its bias fill a unit; the first and the last layer share one with a neighbour.
     make = partial(model, width=WIDTH, depth=int(units))
@@ -56,19 +60,30 @@ def soak(method: str, steps: str, units: str) -> dict[str, object]:
     faults = [act for act in FAULTS if door != "DDP" or act is not stumbles]
     chance, many, counts, warm = random.Random(1), int(steps), 0, {}
     pause = [min(steps, max(many // 8, 1)) for steps in EVERY]
-    due = chance.randint(*pause)
+    due, deadline, done = chance.randint(*pause), time.monotonic() + 60 * float(minutes), 0
     for number in range(many):
+        if number % 50 == 0 and late(deadline):
+            break
         if number == many // 10:
             warm = measured()
         if number == due:
             faults[counts % len(faults)](trial, number)
             due, counts = number + chance.randint(*pause), counts + 1
         trial.step(number % 997)
+        done += 1
+    assert warm, f"the minutes were over after {done} steps, a tenth of the run is {many // 10}"
     agreement(trial)
     now, off = measured(), law(trial, DRIFT)
     trial.close()
     grown = {what: now[what] - warm[what] for what in now}
-    return {"door": door, "units": len(trial.hook.layouts), "faults": counts, "law": off, "grown": grown}
+    return {"steps": done, "door": door, "units": len(trial.hook.layouts), "faults": counts, "law": off, "grown": grown}
+
+
+def late(deadline: float) -> bool:
+    """Whether it is, by rank 0's clock."""
+    word = torch.tensor(float(time.monotonic() > deadline))
+    dist.broadcast(word, 0)
+    return bool(word)
 
 
 def measured() -> dict[str, float]:
