@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -532,6 +533,9 @@ def auto_stays_dense() -> dict[str, object]:
     ddp = DistributedDataParallel(net, bucket_cap_mb=0.004)
     auto = gw.attach(ddp, "auto", candidates=["ef(topk(density=0.1))", "identity"])
     assert auto.state_dict()["exchange"] == "auto"
+    assert repr(auto).startswith("<Auto: measuring of dense, ef(topk(density=0.1)), identity, rank ")
+    rows = list[object]()
+    auto.log_to(SimpleNamespace(log=rows.append), every=5)
     for step in range(12):
         net.zero_grad()
         with ddp.no_sync():
@@ -539,6 +543,8 @@ def auto_stays_dense() -> dict[str, object]:
         loss(ddp, step, rank).backward()
         assert (auto.choice is None) == (step < 6)
     assert auto.hook is None
+    assert repr(auto).startswith("<Auto: dense of dense, ")
+    assert not rows  # nothing compresses, so nothing counts
     assert auto.step == auto.ledger.bytes == 0
     assert not ddp._comm_hooks
     assert not any(parameter._post_accumulate_grad_hooks for parameter in net.parameters())

@@ -302,6 +302,9 @@ def test_headlines_where_there_is_nothing_to_compare() -> None:
     assert bench_words.headline(sheet(NONE)).endswith("only steps without a network were measured")
     assert bench_words.headline(sheet(NONE, EF)).endswith("ef(topk(density=0.01)) takes 60 ms a step")
     assert bench_words.headline(sheet(NONE, DENSE)).endswith("dense takes 2,000 ms a step")
+    versions = {"torch": "2.13.0", "loops": "torch, without Numba"}
+    expected = "Measured with torch 2.13.0; loops over gradients by torch, without Numba."
+    assert bench_words.measured_with(versions) == expected
 
 
 def test_the_page_warns_of_few_steps_and_of_a_busy_machine() -> None:
