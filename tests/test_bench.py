@@ -395,7 +395,8 @@ def test_bad_input_is_one_sentence_and_code_2(arguments: list[str], message: str
 @pytest.mark.story
 def test_ones_own_model_is_measured_with_every_kind_of_way(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
-    methods = ("dense", "fp16", "powersgd1", "ef(topk(density=0.1))")
+    rounds = "local(every=3, exchange='mean')"
+    methods = ("dense", "fp16", "powersgd1", "ef(topk(density=0.1))", rounds)
     options = [word for method in methods for word in ("--method", method)]
     arguments = ("--model", "own:make", *options, "--steps", "4", "--output", "out.html")
     ended = gradwire(tmp_path, "gradwire", "bench", *arguments)
@@ -410,8 +411,9 @@ def test_ones_own_model_is_measured_with_every_kind_of_way(tmp_path: Path) -> No
     assert sent["dense"] == 2 * sent["fp16"] == 4 * PARAMETERS
     assert sent["powersgd1"] == POWERSGD1
     assert 0 < sent["ef(topk(density=0.1))"] < sent["dense"]
+    assert sent[rounds] == pytest.approx(sent["dense"] / 3, rel=0.02)  # and whether all is finite, once a round
     for one in found.measured:
-        assert one.steps == 4
+        assert one.steps == (15 if one.method == rounds else 4)
         assert 0 < one.step_low <= one.step <= one.step_high
         assert one.compute == by_name["none"].step
         assert min(one.selection, one.wire, one.wait) >= 0

@@ -7,7 +7,6 @@ from itertools import pairwise
 import pytest
 
 import gradwire as gw
-from gradwire.lab.bench.plan import BenchPlan
 from gradwire.lab.comparison.job import TrainingJob, rate_at
 from gradwire.lab.comparison.record import Split
 from gradwire.lab.comparison.timed import StepTimes, rounds
@@ -40,11 +39,6 @@ def test_local_steps_are_a_way_by_name() -> None:
 def test_bad_local_steps_are_refused_in_a_sentence(name: str, message: str) -> None:
     with pytest.raises(gw.SpecError, match=message.replace("(", r"\(")):
         TrainingJob(name)
-
-
-def test_bench_times_single_steps() -> None:
-    with pytest.raises(ValueError, match="exchanges once a round, and bench times single steps"):
-        BenchPlan(methods=("local(every=4)",))
 
 
 def test_the_learning_rate_warms_up_and_follows_a_cosine() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gradwire import net
 from gradwire.lab.bench.workloads import check_model
-from gradwire.lab.ways import NONE, check_way, local_steps
+from gradwire.lab.ways import NONE, check_way
 
 METHODS = (
     NONE,
@@ -19,6 +19,7 @@ METHODS = (
     "powersgd4",
     "ef(topk(density=0.01, values='natural'))",
     "ef(deft(density=0.01))",
+    "local(every=10)",
 )
 """The default: one of each kind."""
 
@@ -42,8 +43,9 @@ class BenchPlan:
     """All methods on a model, for every link and number of ranks.
 
     model: built in, or a factory `module:name`. methods: names of `lab.ways`; "none" is always measured, and first,
-    because the others are compared with it. rates: such as "100mbit"; None is loopback. steps: timed steps of every
-    method, as many as fit into its `seconds` in a cell, two at least. bucket_mb: of gradwire's ways.
+    because the others are compared with it. Of local steps whole rounds are timed, and divided by their steps. rates:
+    such as "100mbit"; None is loopback. steps: timed steps of every method, as many as fit into its `seconds` in a
+    cell, two at least, and five rounds of local steps. bucket_mb: of gradwire's ways.
     """
 
     model: str = "mlp"
@@ -59,8 +61,6 @@ class BenchPlan:
         object.__setattr__(self, "methods", (NONE, *(name for name in self.methods if name != NONE)))
         for method in self.methods:
             check_way(method)
-            if local_steps(method) is not None:
-                raise ValueError(f"{method} exchanges once a round, and bench times single steps: ask gradwire advise")
         for rate in self.rates:
             if rate is not None:
                 net.parse_rate(rate)

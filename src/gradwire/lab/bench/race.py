@@ -6,6 +6,7 @@ them. Rank 0's clock decides how many steps a round has.
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ from gradwire.lab.remote import Tell
 from gradwire.lab.ways import AUTO_DENSE, is_torch
 
 CHUNK_STEPS, CHUNK_SECONDS = 5, 2.0
-FEWEST_STEPS, PATIENCE_STEPS = 2, 100
+FEWEST_STEPS, FEWEST_ROUNDS, PATIENCE_STEPS = 2, 5, 100
 QUICK_SECONDS = 1.0
 """Steps shorter than this are worth repeating before one is timed."""
 
@@ -86,22 +87,23 @@ def _warm_up(racer: Racer) -> None:
 
 def _turn(racer: Racer, cell: Cell, tell: Tell) -> bool:
     """A few steps of one method; whether it has had one."""
-    done, last = len(racer.timed.steps), racer.last
-    over = done >= cell.steps or (done >= FEWEST_STEPS and racer.spent >= cell.seconds)
-    steps = 0 if over else min(CHUNK_STEPS, cell.steps - done, max(1, int(CHUNK_SECONDS / last)))
-    steps, quick = map(int, remote.agreed(steps, last < QUICK_SECONDS))
-    if steps:
+    done, last, period = len(racer.timed.steps), racer.last, racer.comm.period
+    wanted = cell.steps if period == 1 else max(math.ceil(cell.steps / period), FEWEST_ROUNDS)
+    over = done >= wanted or (done >= FEWEST_STEPS and racer.spent >= cell.seconds)
+    rounds = min(max(1, CHUNK_STEPS // period), wanted - done, max(1, int(CHUNK_SECONDS / (period * last))))
+    rounds, quick = map(int, remote.agreed(0 if over else rounds, last < QUICK_SECONDS))
+    if rounds:
         if quick:  # the first step after another method finds its memory in no cache
             racer.warm()
-        racer.time(steps)
-        share = max(len(racer.timed.steps) / cell.steps, min(1.0, racer.spent / cell.seconds))
+        racer.time(rounds)
+        share = max(len(racer.timed.steps) / wanted, min(1.0, racer.spent / cell.seconds))
         tell(Progress(cell.link, cell.ranks, racer.method, share, statistics.median(racer.timed.steps)))
-    return steps > 0
+    return rounds > 0
 
 
 def _measured(racer: Racer, cell: Cell, compute: float) -> Measured:
     """A method's figures from the timings of all ranks."""
-    timed = racer.timed
+    timed, period = racer.timed, racer.comm.period
     steps = torch.tensor(_slowest(timed.steps), dtype=torch.float64)
     wire, wait = _network(timed.collectives)
     own = is_torch(racer.method) or racer.label == AUTO_DENSE
@@ -110,7 +112,7 @@ def _measured(racer: Racer, cell: Cell, compute: float) -> Measured:
         link=cell.link,
         ranks=dist.get_world_size(),
         method=racer.label,
-        steps=len(steps),
+        steps=len(steps) * period,
         step=_quantile(steps, 0.5),
         step_low=_quantile(steps, 0.1),
         step_high=_quantile(steps, 0.9),
@@ -118,8 +120,8 @@ def _measured(racer: Racer, cell: Cell, compute: float) -> Measured:
         selection=_quantile(_gathered(timed.selecting).mean(0), 0.5),
         wire=max(0.0, _quantile(steps, 0.5) - compute) if own else _quantile(wire, 0.5),
         wait=_quantile(wait, 0.5),
-        sent_bytes=float(_gathered([timed.sent]).mean()) / len(steps),
-        tx_bytes=float(_gathered([float(timed.tx)]).mean()) / len(steps),
+        sent_bytes=float(_gathered([timed.sent]).mean()) / (len(steps) * period),
+        tx_bytes=float(_gathered([float(timed.tx)]).mean()) / (len(steps) * period),
     )
 
 

@@ -22,7 +22,10 @@ LEARNING_RATE, MOMENTUM = 1e-3, 0.9
 
 @dataclass
 class Timed:
-    """What this rank saw of the timed steps: seconds of each, on gradients, and in each of its collectives."""
+    """What this rank saw of the timed steps: seconds of each, on gradients, and in each of its collectives.
+
+    Of a way that exchanges once a round an entry is a whole round, divided by its steps.
+    """
 
     steps: list[float] = field(default_factory=list[float])
     selecting: list[float] = field(default_factory=list[float])
@@ -46,16 +49,15 @@ class Racer:
         """Untimed steps before the first timed one: how many at least, and how many where steps are quick.
 
         DDP lays out its buckets anew after the first. PowerSGD's steps before it begins are quick here; auto's steps
-        before its decision are dense.
+        before its decision are dense; a round's exchange comes with its last step.
         """
-        before = DENSE_STEPS if powersgd_rank(self.method) else STEPS if self.method == AUTO else 0
+        before = DENSE_STEPS if powersgd_rank(self.method) else STEPS if self.method == AUTO else self.comm.period - 1
         return before + 1, before + (2 if self.method == NONE else 3)
 
     @property
     def label(self) -> str:
         """The method's name in the tables: auto's tells its choice."""
-        choice = self.comm.choice()
-        return self.method if choice == self.method else f"{self.method} ({choice})"
+        return f"{AUTO} ({self.comm.choice()})" if self.method == AUTO else self.method
 
     def step(self) -> float:
         """One step of training from a common start; its seconds on this rank."""
@@ -75,15 +77,15 @@ class Racer:
         self.step()
         self.comm.collectives()
 
-    def time(self, steps: int) -> None:
-        """Time so many steps."""
+    def time(self, rounds: int) -> None:
+        """Time so many rounds, each of a step, or of as many as lie between two exchanges."""
         dist.barrier()
-        sent, tx = self.comm.sent(), remote.link_counters()[0]
-        for _ in range(steps):
+        sent, tx, period = self.comm.sent(), remote.link_counters()[0], self.comm.period
+        for _ in range(rounds):
             selecting = self.comm.selecting()
-            self.timed.steps.append(self.step())
-            self.timed.selecting.append(self.comm.selecting() - selecting)
-            self.timed.collectives.append(self.comm.collectives())
+            self.timed.steps.append(sum(self.step() for _ in range(period)) / period)
+            self.timed.selecting.append((self.comm.selecting() - selecting) / period)
+            self.timed.collectives.append([seconds / period for seconds in self.comm.collectives()])
         dist.barrier()  # what the socket still held is on the link by now
         self.timed.sent += self.comm.sent() - sent
         self.timed.tx += remote.link_counters()[0] - tx

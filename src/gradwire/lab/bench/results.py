@@ -28,6 +28,8 @@ class Model:
 class Measured:
     """One method on one link: seconds, bytes and counts of one step, the median or the mean over the timed steps.
 
+    Of local steps: the mean step of a round, over the timed rounds.
+
     A step begins on all ranks at once and ends with the last. compute: the median step of "none" in the same run.
     selection: on gradients outside the network, the mean over the ranks. wire: of every collective the shortest time
     that a rank spent in it. wait: what the ranks spent there beyond that, on average: a slower peer. For torch's
