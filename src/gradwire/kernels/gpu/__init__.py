@@ -1,5 +1,6 @@
-"""Triton's loops for vectors on a GPU (loops.py, words.py), and when they serve. Triton comes with torch for CUDA.
+"""Not yet run on a GPU: compiled for sm_90, and tested in Triton's interpreter.
 
+Triton's loops for vectors on a GPU (loops.py, words.py), and when they serve. Triton comes with torch for CUDA.
 Each function does what its namesake in `reference` or wire/ does, with the same result to the last bit
 (norms within 1e-12), in every run: no sum is made by atomics, and indices are written in their order. Nothing here
 imports Triton before the first vector on a GPU.
