@@ -303,7 +303,7 @@ def test_bins_and_delegates_rotate_with_period_n(n: int) -> None:
     x = accumulators(n, where, equal=True)
 
     def search(step: int) -> list[list[int]]:
-        plans, _, indices, _ = overhear(gw.exchange.DEFT(0.05), x, [{}] * n, step, where)
+        plans, indices, _ = overhear(gw.exchange.DEFT(0.05), x, [{}] * n, step, where)
         assert {ask.root for ask in plans} == {step % n}
         return [ask.x.tolist() for ask in indices]
 
@@ -320,16 +320,21 @@ def test_more_workers_than_parameters() -> None:
 
 
 def test_a_message_says_nothing_about_layers_known_to_all() -> None:
-    """Bytes by the docs: 4 (n + L) from the delegate, 4 for the count, padded indices, then the union's values."""
+    """Bytes by the docs: 4 (n + L + 1) from the delegate, 4 for the count, padded indices, then the union's values."""
     where, n = layout([(300,), (5,), (200,)]), 2
     xs = accumulators(n, where, equal=True)
     sim = gw.Simulator("deft(density=0.1)", where, n)
     sent = sim.step(xs)
     layers = deft.partition(list(where.sizes), n)
     entries = sim.ledger.entries
-    assert entries["Broadcast"].bytes == 4 * (n + len(layers))
+    assert entries["Broadcast"].bytes == 4 * (n + len(layers) + 1)
     assert entries["AllReduce"].bytes == n * 4 * int((sent.mean != 0).sum())
-    assert entries["AllGather"].calls == 2 * n
+    assert entries["AllGather"].calls == n
+    sizes = lengths(layers)
+    ks = deft.assign_k(sizes, kernels.norms(xs[0], layers), 50)
+    bins = deft.pack(sizes, ks, n).bins
+    room = max(index.nbytes(sum(sizes[i] for i in b), math.ceil(1.25 * sum(ks[i] for i in b))) for b in bins)
+    assert entries["AllGather"].bytes == n * (4 + room)
 
 
 def test_tiny_and_huge_gradients_keep_their_proportions() -> None:

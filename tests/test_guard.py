@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import gradwire as gw
-from gradwire.ask import marked, unmarked
+from gradwire import kernels
+from gradwire.ask import Ask, describe, marked, unmarked
 from gradwire.exchange.protocol import stateless
 from gradwire.memory import EF, Guard
 
@@ -67,22 +68,70 @@ def test_the_flag_lies_where_the_page_says(case: str, broken: bool) -> None:
     assert [kind, message] == golden
 
 
-def test_a_flag_is_read_back_whoever_set_it() -> None:
-    wire, rows, values = torch.arange(6, dtype=torch.uint8), torch.zeros(3, 4, dtype=torch.uint8), torch.randn(5)
-    for ask in (gw.AllGather(wire), gw.AllToAll(rows), gw.AllReduce(values), gw.AllReduce(values, "max")):
-        for flags in ((False, False, False), (False, True, False)):
-            carrying = [ask.carrying(flag) for flag in flags]
-            for received, plain in zip(carrying[0].answers(carrying), ask.answers([ask] * 3), strict=True):
-                answer, anybody = ask.carried(received)
-                assert anybody == any(flags)
-                assert torch.equal(answer, plain)
-                answer, anybody = ask.carrying(True, 77, 3).carried(
-                    ask.carrying(True, 77, 3).answers([ask.carrying(flag, 77, 3) for flag in flags])[0], 77, 3
-                )
-                assert anybody == any(flags)
-                assert torch.equal(answer, plain)
-    assert gw.Broadcast(values, 0).carrying(True) is None
-    assert gw.AllReduce(torch.ones(2, 2)).carrying(True) is None
+CARRIERS = [
+    gw.AllGather(torch.arange(6, dtype=torch.uint8)),
+    gw.AllToAll(torch.zeros(3, 4, dtype=torch.uint8)),
+    gw.AllReduce(X),
+    gw.AllReduce(X, "max"),
+    gw.AllReduce(X.view(2, 4)),
+    gw.AllReduce(X.half()),
+    gw.AllReduce(torch.tensor([1 << 30, -7], dtype=torch.int32)),
+    gw.Broadcast(X[:3].view(torch.uint8)[:11], 1),
+    gw.Broadcast(X.view(4, 2).double(), 2),
+]
+"""What can carry a flag."""
+
+
+@pytest.mark.parametrize("tag", [0, 77])
+@pytest.mark.parametrize("ask", CARRIERS, ids=describe)
+def test_a_flag_is_read_back_whoever_set_it(ask: Ask, tag: int) -> None:
+    for flags in ((False, False, False), (False, True, False), (True, True, True)):
+        carrying = [ask.carrying(flag, tag, 3, rank) for rank, flag in enumerate(flags)]
+        for received, plain in zip(carrying[0].answers(carrying), ask.answers([ask] * 3), strict=True):
+            answer, anybody = ask.carried(received, tag, 3)
+            assert anybody == any(flags)
+            assert torch.equal(answer, plain)
+
+
+def test_what_has_no_room_for_a_flag() -> None:
+    """Small integers, whose sum a tag may outgrow, and broadcasts so long that their bytes cost more than a message."""
+    assert gw.AllReduce(torch.ones(2, dtype=torch.int8)).carrying(True) is None
+    assert gw.Broadcast(torch.zeros((1 << 14) + 1), 0).carrying(True) is None
+    assert gw.Broadcast(torch.zeros(1 << 14), 0).carrying(True) is not None
+
+
+@dataclass(frozen=True)
+class Silent:
+    """An exchange that asks for nothing."""
+
+    init = stateless
+
+    async def __call__(self, x: torch.Tensor, state: gw.exchange.State, turn: gw.Turn) -> gw.Sent:
+        return gw.Sent(gw.Dense(torch.zeros_like(x)), gw.Dense(torch.zeros_like(x)))
+
+    def omega(self, d: int) -> None:
+        return None
+
+    def delta(self, d: int) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize("exchange", [EF(Silent()), Silent(), gw.parse("mean"), gw.parse("diana(natural)")], ids=repr)
+def test_all_workers_learn_of_a_value_that_is_not_finite(exchange: gw.Exchange) -> None:
+    """Whatever the exchange asks for, or if it asks for nothing at all; the plain mean goes through."""
+    layout, guard = gw.Layout(["x"], [(len(X),)]), Guard(exchange)
+    for broken in (False, True):
+        workers = []
+        for rank in range(2):
+            turn, state, gradient = gw.Turn(rank, 2, 1, layout, seed=3), guard.init(layout), X.clone()
+            if broken and rank:
+                gradient[5] = float("inf")
+            x = guard.accumulate([gradient], state, turn) or kernels.accumulate(torch.empty(len(X)), None, [gradient])
+            workers.append(guard(x, state, turn))
+        sent = gw.lockstep(workers)
+        assert [worker.finite for worker in sent] == [not broken] * 2
+        if broken:
+            assert all(float(worker.mean.dense()[5]) == float("inf") for worker in sent)
 
 
 def test_a_message_of_another_unit_or_step_is_refused() -> None:

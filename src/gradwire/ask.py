@@ -28,8 +28,10 @@ class Collective(Protocol):
         """What the worker brings."""
         ...
 
-    in_place: ClassVar[bool]
-    """Whether a network's collective overwrites what it is given, so that a process copies x first."""
+    @property
+    def in_place(self) -> bool:
+        """Whether a network's collective overwrites x and somebody still reads it, so that a process copies x first."""
+        ...
 
     def __await__(self) -> Generator[Ask, Tensor, Tensor]:
         """Yield the ask itself; whoever runs the coroutine sends the answer."""
@@ -63,8 +65,8 @@ class Collective(Protocol):
         """Answer one worker as if all `size` workers brought what it brings."""
         ...
 
-    def carrying(self, flag: bool, tag: int = 0, size: int = 1) -> Ask | None:
-        """Return the ask with a flag and a tag behind its message; None if its message has no room for them.
+    def carrying(self, flag: bool, tag: int = 0, size: int = 1, rank: int = 0) -> Ask | None:
+        """Return a rank's ask with a flag and a tag behind its message; None if its message has no room for them.
 
         The tag, from 0 to 127, tells what the message is about: it must be the same on all workers.
         """
@@ -82,13 +84,23 @@ class Collective(Protocol):
 class AllReduce:
     """Combine f[...] or integers over the workers, by sum or by max. The answer is new, of x's shape and dtype.
 
+    Args:
+        x: what the worker brings.
+        op: "sum" or "max".
+        spare: x is read by nobody else, so a process may let the answer overwrite it.
+
     Raises:
         ValueError: op is neither "sum" nor "max".
     """
 
     x: Tensor
     op: Op = "sum"
-    in_place: ClassVar[bool] = True
+    spare: bool = False
+
+    @property
+    def in_place(self) -> bool:
+        """Unless x is to spare."""
+        return not self.spare
 
     def __post_init__(self) -> None:
         if self.op not in ("sum", "max"):
@@ -130,21 +142,23 @@ class AllReduce:
         """`size` times x, or x."""
         return self.x * size if self.op == "sum" else self.x.clone()
 
-    def carrying(self, flag: bool, tag: int = 0, size: int = 1) -> Ask | None:
-        """Append a number to a vector of real numbers: 1 or 0, and of a sum the `marked` tag."""
-        if self.x.ndim != 1 or not self.x.is_floating_point():
+    def carrying(self, flag: bool, tag: int = 0, size: int = 1, rank: int = 0) -> Ask | None:
+        """Append a number to x, end to end: 1 or 0, and of a sum the `marked` tag. None of integers below 32 bits."""
+        if not self.x.is_floating_point() and self.x.dtype not in (torch.int32, torch.int64):
             return None
-        return replace(self, x=torch.cat([self.x, self.x.new_full((1,), flag + self._mark(tag, size))]))
+        flat = self.x.reshape(-1)
+        return replace(self, x=torch.cat([flat, flat.new_full((1,), flag + self._mark(tag, size))]), spare=True)
 
     def carried(self, answer: Tensor, tag: int = 0, size: int = 1) -> tuple[Tensor, bool]:
         """The last number, less all tags, is above 0 where any worker's flag is set."""
+        combined = answer[:-1].view(self.x.shape)
         if self.op == "max":
-            return answer[:-1], bool(answer[-1] > 0)
-        return answer[:-1], unmarked(answer[-1:], self._mark(tag, size), size)
+            return combined, bool(answer[-1] > 0)
+        return combined, unmarked(answer[-1:], self._mark(tag, size), size)
 
     def _mark(self, tag: int, size: int) -> int:
-        """A largest number says nothing of the others, and half precision cannot hold their sum."""
-        return marked(tag, size) if self.op == "sum" and self.x.dtype.itemsize >= 4 else 0
+        """A largest number says nothing of the others."""
+        return marked(tag, size, EXACT.get(self.x.dtype, 24)) if self.op == "sum" else 0
 
 
 @dataclass(frozen=True)
@@ -185,7 +199,7 @@ class AllGather:
         """`size` copies of x."""
         return self.x.expand(size, *self.x.shape).clone()
 
-    def carrying(self, flag: bool, tag: int = 0, size: int = 1) -> Ask | None:
+    def carrying(self, flag: bool, tag: int = 0, size: int = 1, rank: int = 0) -> Ask | None:
         """Append one byte: the flag in its lowest bit, the tag in the others."""
         return AllGather(torch.cat([self.x, self.x.new_full((1,), flag + 2 * tag)]))
 
@@ -238,13 +252,22 @@ class Broadcast:
         """A copy of x."""
         return self.x.clone()
 
-    def carrying(self, flag: bool, tag: int = 0, size: int = 1) -> Ask | None:
-        """None: only the root's message arrives, and any worker may have a flag to set."""
-        return None
+    def carrying(self, flag: bool, tag: int = 0, size: int = 1, rank: int = 0) -> Ask | None:
+        """Sum the root's bits with the others' zeros, and the flags behind them: any worker may have one to set.
+
+        i32[m + 1], the message padded to whole words. None above 64 KiB: such a sum makes twice the bytes in all.
+        """
+        self.check(size)
+        if self.x.nbytes > SUMMED:
+            return None
+        octets = self.x.reshape(-1).view(torch.uint8)
+        words = torch.nn.functional.pad(octets, (0, -len(octets) % 4)).view(torch.int32)
+        return AllReduce(words if rank == self.root else torch.zeros_like(words)).carrying(flag, tag, size)
 
     def carried(self, answer: Tensor, tag: int = 0, size: int = 1) -> tuple[Tensor, bool]:
-        """Never called: a broadcast carries no flag."""
-        return answer, False
+        """The root's message, and the flags as a sum carries them."""
+        words, anybody = AllReduce(answer[:-1]).carried(answer, tag, size)
+        return words.view(torch.uint8)[: self.x.nbytes].view(self.x.dtype).view(self.x.shape), anybody
 
 
 @dataclass(frozen=True)
@@ -287,7 +310,7 @@ class AllToAll:
         """A copy of x."""
         return self.x.clone()
 
-    def carrying(self, flag: bool, tag: int = 0, size: int = 1) -> Ask | None:
+    def carrying(self, flag: bool, tag: int = 0, size: int = 1, rank: int = 0) -> Ask | None:
         """Append one byte to every row: the flag in its lowest bit, the tag in the others."""
         return AllToAll(torch.cat([self.x, self.x.new_full((len(self.x), 1), flag + 2 * tag)], 1))
 
@@ -320,13 +343,20 @@ APART = (
 """What is wrong where tags differ."""
 
 
-def marked(tag: int, size: int) -> int:
+SUMMED = 1 << 16
+"""Bytes of a broadcast up to which it carries a flag."""
+
+EXACT: dict[torch.dtype, int] = {torch.float16: 11, torch.bfloat16: 8}
+"""Bits of the whole numbers that a dtype holds exactly, where that is less than float32's 24."""
+
+
+def marked(tag: int, size: int, bits: int = 24) -> int:
     """What is added to a flag, 0 or 1, that is summed over `size` workers: the tag, above all sums of flags.
 
-    The sum must be exact in float32, so from 256 workers on only the tag's lowest bits are told.
+    The sum must be exact, in float32 by default, so from 256 workers on only the tag's lowest bits are told.
     """
     weight = 1 << size.bit_length()
-    return weight * (tag % min(128, max(1, (1 << 24) // (weight * size + 1))))
+    return weight * (tag % min(128, max(1, (1 << bits) // (weight * size + 1))))
 
 
 def unmarked(total: Tensor, mark: int, size: int) -> bool:

@@ -69,7 +69,7 @@ class ExDyna:
         }
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Three collectives a step, and one more if the threshold is sampled."""
+        """Two collectives a step; one more if the threshold is sampled, and one if a part has found far too many."""
         rank, d = rank_of(turn, "exdyna"), x.shape[-1]
         owner = replicated(state, "owner", blocks(d)[:1])
         parts = _read(owner, turn.size)

@@ -22,7 +22,7 @@ class Mean:
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """One AllReduce of f[d], divided first, because float16 values may overflow in the sum and not in the mean."""
-        return Sent(own=Dense(x.clone()), mean=Dense(await AllReduce(x / turn.size)))
+        return Sent(own=Dense(x.clone()), mean=Dense(await AllReduce(x / turn.size, spare=True)))
 
     def omega(self, d: int) -> float | None:
         """0: exact."""

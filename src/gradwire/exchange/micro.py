@@ -6,7 +6,8 @@ rank r at step t of n workers                                                   
 -----------------------------------------------------------------------------------------------------------------
 AllGather  if there is no threshold: the largest values of a sample (threshold.py)     4 min(k, 511) bytes at most
 select  the values of part (t + r) % n that reach it; if none, index t % its size   nothing
-AllGather  how many, then which: gaps inside the part, bit-packed, padded              4 + max_r k_r indices
+AllGather  how many, and which: gaps inside the part, bit-packed, padded               4 + 1.25 k / n indices
+AllGather  what is left, if a worker has found more                                    max_r k_r - 1.25 k / n
 AllReduce  all workers' values at all k' indices                                       4 k'
 """
 
@@ -58,7 +59,7 @@ class MiCRO:
         return {"threshold": torch.zeros(1, dtype=dtype, device=device)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Three collectives a step, and one more if the threshold is sampled."""
+        """Two collectives a step; one more if the threshold is sampled, and one if a part has found far too many."""
         rank, spans = rank_of(turn, "micro"), partition(x.shape[-1], turn.size)
         sent, _ = await search(self._control, widen(x), spans, state, rank, turn.step)
         return sent

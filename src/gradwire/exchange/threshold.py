@@ -30,7 +30,7 @@ from torch import Tensor
 from gradwire import kernels
 from gradwire.ask import AllGather, AllReduce
 from gradwire.compress.protocol import check_density
-from gradwire.exchange.disjoint import gather_counts, gather_indices
+from gradwire.exchange.disjoint import gather_found, room
 from gradwire.exchange.protocol import State, replicated
 from gradwire.layout import Turn
 from gradwire.vector import Sent, Sparse
@@ -104,7 +104,7 @@ async def search(
         threshold = await _sample(part, k, step) if control.start == "sample" else 0.5 * k**-0.5
     selected = _select(part, threshold, step)
     sizes = [end - start for start, end in by_rank]
-    gathered = await gather_indices(selected, await gather_counts(selected), sizes, rank)
+    gathered = await gather_found(selected, sizes, rank, room(sizes, [k / n] * n))
 
     found = [gathered[(p - step) % n] + start for p, (start, _) in enumerate(spans)]
     counts = [len(indices) for indices in found]

@@ -3,8 +3,9 @@
 The workers agree by one number whether any vector holds an inf or a NaN. If so, the plain mean passes through, so that
 whoever checks gradients (a GradScaler, clipping by norm) sees it, and the state inside stays as it was.
 
-Under error feedback, whose memory can be rolled back, that number travels with the first message (docs/formats.md), and
-saves a collective: if any worker's flag is set, the exchange is given up, and the caller rolls back.
+A caller that can roll the state back hands over an `Accumulated`, as the engine does. Then that number travels with the
+first message (docs/formats.md), and saves a collective: if any worker's flag is set, the exchange is given up, and the
+caller rolls back.
 
 With the number goes a tag of step and unit, so that no message is taken for one of another unit or step.
 """
@@ -50,13 +51,13 @@ class Guard:
     async def __call__(self, x: Tensor | Accumulated, state: State, turn: Turn) -> Sent:
         """One AllReduce of a single number, then the exchange, or one AllReduce of f[d].
 
-        Of an `Accumulated` with a residual the number travels with the exchange's first ask. After a step whose `Sent`
-        is not finite the caller must then call `rollback`.
+        Of an `Accumulated` of which `finite` is known the number travels with the exchange's first ask. After a step
+        whose `Sent` is not finite the caller must then make the state what it was, by `rollback` if x has a residual.
         """
         if not isinstance(x, Accumulated):
             broken = (~kernels.finite(x)).to(torch.float32)
             return await _agreed(self.exchange, x, broken, state, turn)
-        if x.residual is not None and x.finite is not None:
+        if x.finite is not None:
             return await self._carried(x, state, turn)
         finite = kernels.finite(x.values) if x.finite is None else torch.tensor([x.finite], device=x.values.device)
         return await _agreed(self.exchange, x, (~finite).to(torch.float32), state, turn)
@@ -77,18 +78,20 @@ class Guard:
     async def _carried(self, x: Accumulated, state: State, turn: Turn) -> Sent:
         """Start the exchange, of zeros if x is not finite, and give it up where any worker's x is not.
 
-        The plain mean is then exact up to rounding: the residual is subtracted again.
+        The plain mean is then exact up to rounding, if a residual is subtracted again.
         """
         plain = None if x.finite else x.pieces()
         if plain is not None:
             x.values.zero_()
-        talk = self.exchange(x, state, turn)  # pyright: ignore[reportArgumentType] - it has accumulated x itself
+        talk, told, anybody = step(self.exchange, _given(x), state, turn), False, False
         try:
             answer, anybody = await _carry(talk.send(None), turn, flag=plain is not None)
+            told = True
             while not anybody:
                 answer = await talk.send(answer)
         except StopIteration as end:
-            return end.value
+            if told or not await _agree(plain is not None, turn):
+                return end.value
         finally:
             talk.close()
         return await _pass_through(x.pieces() if plain is None else plain, turn)
@@ -111,9 +114,12 @@ async def _agreed(exchange: Exchange, x: Tensor | Accumulated, broken: Tensor, s
     mark = marked(turn.tag, turn.size)
     if unmarked(await AllReduce(broken + mark), mark, turn.size):
         return await _pass_through(x.pieces() if isinstance(x, Accumulated) else x.clone(), turn)
-    with_residual = isinstance(x, Accumulated) and x.residual is not None
-    # An exchange that has accumulated x itself takes the Accumulated.
-    return await step(exchange, cast(Tensor, x) if with_residual else kernels.values(x), state, turn)
+    return await step(exchange, _given(x), state, turn)
+
+
+def _given(x: Tensor | Accumulated) -> Tensor:
+    """What the exchange takes: one that has accumulated x itself takes the `Accumulated`, any other the values."""
+    return cast(Tensor, x) if isinstance(x, Accumulated) and x.residual is not None else kernels.values(x)
 
 
 async def _pass_through(plain: Tensor, turn: Turn) -> Sent:
@@ -122,10 +128,16 @@ async def _pass_through(plain: Tensor, turn: Turn) -> Sent:
     return Sent(own=Dense(plain), mean=Dense(total.div_(turn.size)), finite=False)
 
 
+async def _agree(flag: bool, turn: Turn) -> bool:
+    """Whether any worker's flag is set: a message of its own."""
+    mark = marked(turn.tag, turn.size)
+    return unmarked(await AllReduce(torch.tensor([float(flag + mark)])), mark, turn.size)
+
+
 async def _carry(ask: Ask, turn: Turn, *, flag: bool) -> tuple[Tensor, bool]:
     """Ask, with a flag: the answer, and whether any worker's flag is set. Then the answer must not be used."""
-    if (joined := ask.carrying(flag, turn.tag, turn.size)) is not None:
+    rank = turn.rank if isinstance(turn.rank, int) else 0
+    if (joined := ask.carrying(flag, turn.tag, turn.size, rank)) is not None:
         return ask.carried(await joined, turn.tag, turn.size)
-    mark = marked(turn.tag, turn.size)
-    anybody = unmarked(await AllReduce(torch.tensor([float(flag + mark)])), mark, turn.size)
+    anybody = await _agree(flag, turn)
     return (await ask if not anybody else torch.empty(0)), anybody

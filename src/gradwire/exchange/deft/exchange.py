@@ -4,12 +4,14 @@ rank r at step t of n workers, R = repack_every                                 
 -----------------------------------------------------------------------------------------------------------
 layers  = partition(sizes, n, merge)                                                  nothing
 k_x     = assign_k(sizes, own norms, k)                                               nothing
-Broadcast  the plan packed by rank (t // R) % n, if R divides t                          4 (n + L) bytes
+Broadcast  the plan packed by rank (t // R) % n, if R divides t                          4 (n + L + 1) bytes
 select  k_x largest of every layer x in bin (t + r) % n, by the worker's own k_x      nothing
-AllGather  how many, then which: gaps inside the bin, bit-packed, padded to the longest  4 + about k / n indices
+AllGather  how many, and which: gaps inside the bin, bit-packed, padded to the room    4 + about k / n indices
+AllGather  what is left, if a worker has found more than there is room for               nothing as a rule
 AllReduce  all workers' values at all indices, common layers included                    the union's values
 
-With k_source="delegate" the plan includes L budgets, 4 (n + 2 L) bytes, and counts need not be gathered.
+The room is what the plan's own budgets take in the bin that needs most, and a quarter more. With k_source="delegate"
+the plan includes L budgets instead, 4 (n + 2 L) bytes, and no counts are sent.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from gradwire.exchange.deft.agreement import agree, no_plan
 from gradwire.exchange.deft.indices import Span, globalise, length
 from gradwire.exchange.deft.norms import as_whole, from_whole, relative_norms
 from gradwire.exchange.deft.plan import Packing, apportion_k, assign_k, pack, partition
-from gradwire.exchange.disjoint import gather_counts, gather_indices
+from gradwire.exchange.disjoint import gather_found, gather_indices, room
 from gradwire.exchange.protocol import WEIGHT, State, no_weight, tensor
 from gradwire.layout import Layout, Turn
 from gradwire.registry import part
@@ -99,19 +101,24 @@ class DEFT:
         return ({} if self.repack_every == 1 else no_plan()) | (no_weight() if self.overlap else {})
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """At most four collectives a step for any number of layers; one read of all norms from the device."""
+        """Three collectives a step for any number of layers; one read of all norms from the device.
+
+        One more where a worker's budgets are much larger than the delegate's.
+        """
         if isinstance(turn.rank, slice):
             raise ValueError("deft's plan depends on the rank: it runs in lockstep, not batched")
         x = widen(x)
         layers = _layers(turn.layout.sizes, turn.size, self.merge)
-        plan, ks = await self._agree(x, layers, state, turn)
+        plan, ks, space = await self._agree(x, layers, state, turn)
         bins = _rotate(plan.bins, turn.step)
         spans = [[layers[i] for i in bin] for bin in bins]
         found = kernels.segmented_topk(x, spans[turn.rank], [ks[i] for i in bins[turn.rank]])
-        common_ks = self.k_source == "delegate"
-        counts = [sum(ks[i] for i in bin) for bin in bins] if common_ks else await gather_counts(found)
+        dims = [length(each) for each in spans]
+        if self.k_source == "delegate":
+            gathered = await gather_indices(found, [sum(ks[i] for i in bin) for bin in bins], dims, turn.rank)
+        else:
+            gathered = await gather_found(found, dims, turn.rank, space)
         whole = [torch.arange(*layers[i], device=x.device) for i in plan.common]
-        gathered = await gather_indices(found, counts, [length(each) for each in spans], turn.rank)
         indices = torch.cat([*map(globalise, gathered, spans), *whole])
         values = x[indices]
         total = await AllReduce(values)
@@ -125,8 +132,10 @@ class DEFT:
         """0: a projection, never expansive; but the values that others select need not be large here."""
         return 0.0
 
-    async def _agree(self, x: Tensor, layers: Sequence[Span], state: State, turn: Turn) -> tuple[Packing, list[int]]:
-        """Return the common plan, and the budgets by which this worker searches, one per layer."""
+    async def _agree(
+        self, x: Tensor, layers: Sequence[Span], state: State, turn: Turn
+    ) -> tuple[Packing, list[int], int]:
+        """Return the common plan, the budgets by which this worker searches, one per layer, and the room for indices."""
         sizes, n, own = [end - start for start, end in layers], turn.size, self.k_source == "local"
         norms = relative_norms(x, layers) if own else []
         budgets = self._budgets(sizes, norms, turn) if own else []
@@ -134,21 +143,27 @@ class DEFT:
         def make() -> list[int]:
             delegates = norms if own else relative_norms(x, layers)
             ks = budgets if own else self._budgets(sizes, delegates, turn)
-            plan = pack(sizes, ks, n, self.pack_by).message() + ([] if own else ks)
-            return plan + ([as_whole(math.fsum(delegates))] if self.overlap else [])
+            plan = pack(sizes, ks, n, self.pack_by)
+            return plan.message() + ([_room(plan, sizes, ks)] if own else ks) + weight(delegates)
+
+        def weight(norms: Sequence[float]) -> list[int]:
+            return [as_whole(math.fsum(norms))] if self.overlap else []
 
         def fits(message: list[int]) -> bool:
-            return Packing.fits(message[:end], n, sizes) and all(from_whole(number) >= 0 for number in message[end:])
+            possible = not own or 0 <= message[split] <= sum(sizes)
+            weights = all(from_whole(number) >= 0 for number in message[end:])
+            return Packing.fits(message[: split if own else end], n, sizes) and possible and weights
 
         split = n + len(layers)
-        end = split if own else split + len(layers)
+        end = split + (1 if own else len(layers))
         message = await agree(make, fits, end + self.overlap, self.repack_every, state, turn, x.device)
         if self.overlap:
             tensor(state, WEIGHT).fill_(from_whole(message[end]))
-        plan, ks = Packing.read(message[:split], n), budgets or message[split:end]
+        plan = Packing.read(message[:split], n)
         if own:  # a worker may have a budget for a layer for which the delegate has none
-            return plan, ks
-        return Packing([[i for i in bin if ks[i] > 0] for bin in plan.bins], plan.common, []), ks
+            return plan, budgets, message[split]
+        ks = message[split:end]
+        return Packing([[i for i in bin if ks[i] > 0] for bin in plan.bins], plan.common, []), ks, 0
 
     def _budgets(self, sizes: Sequence[int], norms: Sequence[float], turn: Turn) -> list[int]:
         """k_x of every layer."""
@@ -160,6 +175,11 @@ class DEFT:
 
 
 _layers = lru_cache(maxsize=256)(partition)
+
+
+def _room(plan: Packing, sizes: Sequence[int], ks: Sequence[int]) -> int:
+    """Bytes for the indices of a bin, by the delegate's budgets."""
+    return room([sum(sizes[i] for i in bin) for bin in plan.bins], [sum(ks[i] for i in bin) for bin in plan.bins])
 
 
 def _rotate(bins: list[list[int]], step: int) -> list[list[int]]:
