@@ -79,7 +79,7 @@ def test_collectives_a_unit(spec: str, n: int) -> None:
         assert sum(entry.calls for entry in ledger.entries.values()) <= MOST[spec] * n
 
 
-@pytest.mark.parametrize("n", [2, 5])
+@pytest.mark.parametrize("n", [2, 3])
 def test_who_finds_more_than_there_is_room_for_sends_the_rest(n: int) -> None:
     """DEFT's room is by the delegate's budgets; a worker whose large values lie elsewhere costs one more collective."""
     layout, exchange = gw.Layout(["a", "b", "c"], [(4000,), (4000,), (4000,)]), gw.exchange.DEFT(0.05)

@@ -208,7 +208,7 @@ def test_the_gradients_scale_does_not_matter(make: type[gw.exchange.MiCRO], fact
 
 
 def test_a_threshold_far_off_is_sampled_anew_and_only_by_who_samples() -> None:
-    """Beyond a factor of 1.25 the next step asks once more; the authors' start does not. Too many take one more, too."""
+    """Beyond a factor of 1.25 the next step asks once more; the authors' start does not. So do too many."""
     xs = normal(2, 4000)
     for kind, asked in (("sample", [2, 1, 2, 2, 1]), ("formula", [2, 2, 2, 2, 2])):
         sim, calls = gw.Simulator(gw.exchange.MiCRO(0.1, kind), flat(4000), 2), [0]

@@ -95,6 +95,15 @@ class Selective(Protocol):
         ...
 
 
+@runtime_checkable
+class Layered(Protocol):
+    """An exchange that reads the norms of layers, and takes an `Accumulated` where others take a tensor."""
+
+    def wants_norms(self, turn: Turn) -> Sequence[tuple[int, int]]:
+        """Whose norms it reads on this turn: spans that tile the vector, or none."""
+        ...
+
+
 BEFORE = "_before"
 """Where a state keeps what it was before the step. A name that begins with an underscore is scratch: no checkpoint
 holds it, and nobody but its owner reads it."""
@@ -103,6 +112,11 @@ holds it, and nobody but its owner reads it."""
 def wants_largest(part: object, turn: Turn) -> int:
     """How many of the largest magnitudes a part selects on this turn; 0 if it takes nothing but a tensor."""
     return part.wants_largest(turn) if isinstance(part, Selective) else 0
+
+
+def wants_norms(part: object, turn: Turn) -> Sequence[tuple[int, int]]:
+    """Whose norms a part reads on this turn; empty if it reads none."""
+    return part.wants_norms(turn) if isinstance(part, Layered) else ()
 
 
 def forget_(state: State) -> None:

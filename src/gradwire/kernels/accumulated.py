@@ -1,9 +1,9 @@
-"""A vector computed from pieces in one pass, with what that pass finds out: finite? which elements are largest?"""
+"""A vector computed from pieces in one pass, with what that pass finds out: finite? which elements are largest? layers' norms?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class Accumulated:
             collected.
         cleared: whether the pieces hold zeros now.
         decay: the factor of the residual.
+        layers, norms: spans that tile the vector, and the L2 norm of each; empty if none were measured.
     """
 
     values: Tensor
@@ -33,6 +34,13 @@ class Accumulated:
     keys: Numbers | None = None
     cleared: bool = False
     decay: float = 1.0
+    layers: Sequence[tuple[int, int]] = ()
+    norms: Sequence[float] = ()
+
+    def zeroed(self) -> Accumulated:
+        """Set all values to zero, in place; what was collected of them is forgotten."""
+        self.values.zero_()
+        return replace(self, keys=None, layers=(), norms=())
 
     def pieces(self) -> Tensor:
         """Return the pieces alone, f[d]: exactly, or, where a residual was added, up to rounding."""
@@ -46,15 +54,21 @@ class Accumulated:
 
 
 def accumulate(
-    x: Tensor, residual: Tensor | None, pieces: Sequence[Tensor], largest: int = 0, decay: float = 1.0
+    x: Tensor,
+    residual: Tensor | None,
+    pieces: Sequence[Tensor],
+    largest: int = 0,
+    decay: float = 1.0,
+    layers: Sequence[tuple[int, int]] = (),
 ) -> Accumulated:
     """Compute x f[d] in place: pieces f[...] end to end, plus decay * residual f[d] if there is one.
 
     With a residual this is one pass in the host's memory, which leaves zeros in the pieces. With `largest` > 0 a sample
-    of the sum sets a threshold that so many elements reach, most likely, and the pass collects those that do.
+    of the sum sets a threshold that so many elements reach, most likely, and the pass collects those that do. It also
+    measures the norms of layers, spans (start, end) that tile the vector.
 
     Raises:
-        ValueError: the pieces do not make up x; nothing has been written.
+        ValueError: the pieces do not make up x, or the layers do not; nothing has been written.
     """
     if (total := sum(piece.numel() for piece in pieces)) != len(x):
         raise ValueError(f"pieces of {total} elements do not make a vector of {len(x)}")
@@ -64,8 +78,8 @@ def accumulate(
     on_host = x.device.type == "cpu"
     in_place = residual.dtype == x.dtype and compiled.long_vector(x)
     if in_place:
-        finite, keys = collecting.accumulate(x, residual, flat, largest, decay)
-        made = Accumulated(x, finite, residual, keys, cleared=True, decay=decay)
+        finite, keys, norms = collecting.accumulate(x, residual, flat, largest, decay, layers)
+        made = Accumulated(x, finite, residual, keys, cleared=True, decay=decay, layers=layers, norms=norms)
     else:
         _add(x, residual, flat, decay)
         finite = bool(reference.finite(x)) if on_host else None

@@ -15,9 +15,18 @@ from gradwire.kernels.compiled import Numbers
 
 
 def accumulate(
-    x: Tensor, residual: Tensor, pieces: Sequence[Tensor], largest: int, decay: float
-) -> tuple[bool, Numbers]:
-    """What `accumulated.accumulate` does of a long vector, by contiguous pieces f32[m]: finite, and keys."""
+    x: Tensor,
+    residual: Tensor,
+    pieces: Sequence[Tensor],
+    largest: int,
+    decay: float,
+    layers: Sequence[tuple[int, int]] = (),
+) -> tuple[bool, Numbers, list[float]]:
+    """What `accumulated.accumulate` does of a long vector, by contiguous pieces f32[m]: finite, keys, and norms.
+
+    Raises:
+        ValueError: there are layers, but they do not lie one after the other, or are not the whole vector.
+    """
     from gradwire.kernels import cpu
 
     target, added, factor = x.numpy(), residual.numpy(), np.float32(decay)  # pyright: ignore
@@ -29,11 +38,20 @@ def accumulate(
         for part, end in zip(parts, ends, strict=True):
             sampled = cpu.sample(part, added, factor, end - len(part), largest, scratch[0], sampled)
         threshold = cpu.threshold(len(x), largest, scratch[0], scratch[1])
+    stops, sums = _ends(layers, len(x)), np.zeros(len(layers))
     keys, found, sound = np.empty(cpu.buffer_size(len(x), largest) if largest else 0, np.int64), 0, True
     for part, end in zip(parts, ends, strict=True):
-        found, clean = cpu.move(part, added, factor, target, end - len(part), np.int32(threshold), keys, found)
+        found, clean = cpu.move(part, added, factor, target, end - len(part), np.int32(threshold), keys, found, stops, sums)
         sound &= bool(clean)
-    return sound, keys[: max(0, found)]
+    return sound, keys[: max(0, found)], np.sqrt(sums).tolist()
+
+
+def _ends(layers: Sequence[tuple[int, int]], d: int) -> Numbers:
+    edges = np.array(layers, np.int64).reshape(-1, 2)
+    ends = edges[:, 1].copy()
+    if len(ends) and not (edges[0, 0] == 0 and ends[-1] == d and np.array_equal(edges[1:, 0], ends[:-1])):
+        raise ValueError(f"layers must lie one after the other and make up all {d} elements")
+    return ends
 
 
 def among(keys: Numbers, k: int) -> Tensor:

@@ -39,6 +39,7 @@ from gradwire.exchange.protocol import (
     nest,
     tensor,
     wants_largest,
+    wants_norms,
 )
 from gradwire.kernels import Accumulated
 from gradwire.layout import Layout, Turn
@@ -112,8 +113,9 @@ class EF:
             error.div_(lr)
         if not isinstance(x, Accumulated):
             (error if self.decay == 1.0 else error.mul_(self.decay)).add_(x)
-        given = x if isinstance(x, Accumulated) and wants_largest(self.exchange, turn) else error
-        # An exchange that wants no candidates is given the tensor alone, which is what the protocol promises it.
+        reads = wants_largest(self.exchange, turn) or wants_norms(self.exchange, turn)
+        # An exchange that wants to know nothing more is given the tensor alone, which is what the protocol promises it.
+        given = x if isinstance(x, Accumulated) and reads else error
         sent = await self.exchange(cast(Tensor, given), nest(state, "inner"), turn)
         # With error = m + g by now, (1 - beta) m + beta (m + g - own) is this much less.
         sent.own.add_to_(error, alpha=-self.beta)
@@ -135,8 +137,8 @@ class EF:
             state[BEFORE] = {"error": torch.empty_like(error), "inner": clone(inner)}
         before = nest(state, BEFORE)
         copy_(nest(before, "inner"), inner)
-        largest = wants_largest(self.exchange, turn)
-        made = kernels.accumulate(tensor(before, "error"), error, pieces, largest, self.decay)
+        largest, layers = wants_largest(self.exchange, turn), wants_norms(self.exchange, turn)
+        made = kernels.accumulate(tensor(before, "error"), error, pieces, largest, self.decay, layers)
         state["error"], before["error"] = made.values, error
         return made
 

@@ -82,7 +82,7 @@ class Guard:
         """
         plain = None if x.finite else x.pieces()
         if plain is not None:
-            x.values.zero_()
+            x = x.zeroed()
         talk, told, anybody = step(self.exchange, _given(x), state, turn), False, False
         try:
             answer, anybody = await _carry(talk.send(None), turn, flag=plain is not None)

@@ -34,6 +34,7 @@ from gradwire.exchange.deft.norms import as_whole, from_whole, relative_norms
 from gradwire.exchange.deft.plan import Packing, apportion_k, assign_k, pack, partition
 from gradwire.exchange.disjoint import gather_found, gather_indices, room
 from gradwire.exchange.protocol import WEIGHT, State, no_weight, tensor
+from gradwire.kernels import Accumulated
 from gradwire.layout import Layout, Turn
 from gradwire.registry import part
 from gradwire.reprs import quiet
@@ -100,16 +101,23 @@ class DEFT:
         """Empty; or replicated: no plan yet, if a plan is used for several steps, and no weight, with `overlap`."""
         return ({} if self.repack_every == 1 else no_plan()) | (no_weight() if self.overlap else {})
 
-    async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
+    def wants_norms(self, turn: Turn) -> Sequence[Span]:
+        """All layers, where this worker divides k."""
+        window, age = divmod(turn.step, self.repack_every)
+        divides = self.k_source == "local" or (turn.rank == window % turn.size and age == 0)
+        return _layers(turn.layout.sizes, turn.size, self.merge) if divides else ()
+
+    async def __call__(self, x: Tensor | Accumulated, state: State, turn: Turn) -> Sent:
         """Three collectives a step for any number of layers; one read of all norms from the device.
 
         One more where a worker's budgets are much larger than the delegate's.
         """
         if isinstance(turn.rank, slice):
             raise ValueError("deft's plan depends on the rank: it runs in lockstep, not batched")
-        x = widen(x)
         layers = _layers(turn.layout.sizes, turn.size, self.merge)
+        x = x if isinstance(x, Accumulated) else widen(x)
         plan, ks, space = await self._agree(x, layers, state, turn)
+        x = kernels.values(x)
         bins = _rotate(plan.bins, turn.step)
         spans = [[layers[i] for i in bin] for bin in bins]
         found = kernels.segmented_topk(x, spans[turn.rank], [ks[i] for i in bins[turn.rank]])
@@ -133,9 +141,9 @@ class DEFT:
         return 0.0
 
     async def _agree(
-        self, x: Tensor, layers: Sequence[Span], state: State, turn: Turn
+        self, x: Tensor | Accumulated, layers: Sequence[Span], state: State, turn: Turn
     ) -> tuple[Packing, list[int], int]:
-        """Return the common plan, the budgets by which this worker searches, one per layer, and the room for indices."""
+        """Return the common plan, the budgets by which this worker searches, and the room for indices in bytes."""
         sizes, n, own = [end - start for start, end in layers], turn.size, self.k_source == "local"
         norms = relative_norms(x, layers) if own else []
         budgets = self._budgets(sizes, norms, turn) if own else []
@@ -156,7 +164,8 @@ class DEFT:
 
         split = n + len(layers)
         end = split + (1 if own else len(layers))
-        message = await agree(make, fits, end + self.overlap, self.repack_every, state, turn, x.device)
+        device = kernels.values(x).device
+        message = await agree(make, fits, end + self.overlap, self.repack_every, state, turn, device)
         if self.overlap:
             tensor(state, WEIGHT).fill_(from_whole(message[end]))
         plan = Packing.read(message[:split], n)

@@ -11,16 +11,22 @@ from torch import Tensor
 
 from gradwire import kernels
 from gradwire.exchange.deft.indices import Span
+from gradwire.kernels import Accumulated
 
 FLOAT32_MAX = 3.4028234663852886e38
 
 
-def relative_norms(x: Tensor, layers: Sequence[Span]) -> list[float]:
+def relative_norms(x: Tensor | Accumulated, layers: Sequence[Span]) -> Sequence[float]:
     """L2 norms of the layers of finite f[d], up to a common factor: budgets depend only on their ratios.
+
+    Of an accumulated vector they may have been measured on the way.
 
     The squares of float64 values may overflow or underflow. Then all values are first scaled by the power of two that
     brings the largest one near 1, which rounds nothing. The squares of float32 values are safe in float64.
     """
+    if isinstance(x, Accumulated) and x.norms and x.layers == layers:
+        return x.norms
+    x = kernels.values(x)
     if x.dtype != torch.float64 or not layers:
         return kernels.norms(x, layers)
     exponent = math.frexp(float(x.abs().max()))[1]

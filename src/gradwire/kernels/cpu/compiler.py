@@ -35,7 +35,8 @@ INFINITE = np.int32(0x7F800000)
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 """Of SplitMix64, as in splitmix.py."""
 
-I1, I8, I32, I64, F32 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
+I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+F32, F64 = ir.FloatType(), ir.DoubleType()
 
 
 def compile_for(signature: str, **options: Any) -> Callable[[F], F]:
@@ -134,6 +135,25 @@ def accumulate(typing: Any, source: Any, at: Any, memory: Any, target: Any, to: 
         return _reaching(builder, builder.bitcast(total, ir.VectorType(I32, 64)), arguments[5])
 
     return types.uint64(source, types.int64, memory, target, types.int64, types.int32, types.float32), generate
+
+
+@intrinsic
+def squares(typing: Any, values: Any, at: Any) -> Any:
+    """The sum of the squares of f32 values[at : at + 64], in float64: always in the same order."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        block = builder.load(_lanes(context, builder, signature.args[0], *arguments, F32), align=4)
+        wide = builder.fpext(block, ir.VectorType(F64, 64))
+        total, lanes = builder.fmul(wide, wide), 32
+        while lanes:
+            low, high = (
+                builder.shuffle_vector(total, total, ir.Constant(ir.VectorType(I32, lanes), list(range(at, at + lanes))))
+                for at in (0, lanes)
+            )
+            total, lanes = builder.fadd(low, high), lanes // 2
+        return builder.extract_element(total, I32(0))
+
+    return types.float64(values, types.int64), generate
 
 
 @intrinsic

@@ -9,15 +9,26 @@ from typing import Any
 
 import numpy as np
 
-from gradwire.kernels.cpu.compiler import INFINITE, SIZE, Bits, Floats, Ints, Wide, compile_for, lowest, reaching
+from gradwire.kernels.cpu.compiler import INFINITE, SIZE, Bits, Floats, Ints, Wide, compile_for, lowest, reaching, squares
 
 ONE = np.uint64(1)
 
 
-# The sum in lanes of the machine's width: one order of summation on one machine.
-@compile_for("float64[::1](float32[::1], int64[:,::1])", fastmath={"reassoc", "contract", "nsz"})
+@compile_for("float64(float32[::1], int64, int64)")
+def squared(x: Floats, start: int, end: int) -> float:
+    """The sum of the squares of f32 x[start:end], in float64, where no float32's square overflows."""
+    total, whole = 0.0, start + (end - start) // 64 * 64
+    for at in range(start, whole, 64):
+        total += squares(x, at)
+    for i in range(whole, end):
+        value = np.float64(x[i])
+        total += value * value
+    return total
+
+
+@compile_for("float64[::1](float32[::1], int64[:,::1])")
 def norms(x: Floats, spans: Ints) -> Wide:
-    """L2 norms of the spans[L, 2] of f32[d], summed in float64, where no float32's square overflows.
+    """L2 norms of the spans[L, 2] of f32[d], summed in float64.
 
     Raises:
         ValueError: a span that does not fit.
@@ -27,11 +38,7 @@ def norms(x: Floats, spans: Ints) -> Wide:
         start, end = spans[i]
         if not 0 <= start <= end <= len(x):
             raise ValueError("a span does not fit the vector")
-        piece, total = x[start:end], 0.0
-        for j in range(len(piece)):
-            value = np.float64(piece[j])
-            total += value * value
-        out[i] = math.sqrt(total)
+        out[i] = math.sqrt(squared(x, start, end))
     return out
 
 
