@@ -2,14 +2,16 @@
 
     python benchmarks/deft_selection.py [--quick] [MODEL ...]
 
-One thread and its own seconds, shapes of the real models, a random gradient whose tensors differ in scale. `ratio` is n times the slowest
-worker's seconds over Top-k's: 1 is a linear speed-up. `plan` is norms, budgets and packing over Top-k's seconds. Both packings in turn:
-by "cost" n_x log2 k_x, the paper's, and by "elements" n_x + 20 k_x, what the kernel takes.
+One thread and its own seconds, shapes of the real models, a random gradient whose tensors differ in scale. `ratio` is n times
+the slowest worker's seconds over Top-k's: 1 is a linear speed-up. `plan` is what the norms add to the pass of error feedback,
+budgets and packing, over Top-k's seconds; `norms ms` is a pass of their own. Cut and packed as in the paper, and with
+`cut=2` and `cut=4`, `pack_by='time'`.
 
 Bars: ratio at most 1.15 for n = 2, 4, 8, 16 on ResNet-18, LSTM and NeuMF; the plan below a quarter of Top-k at n = 1;
-budgets and packing no faster than the number of layers. Missed bars are marked. Four columns say what holds a share back: `fullest`, the
-elements of the largest bin, and `richest`, the budget of the bin with the largest one, both times n over the whole; `expected`, the
-ratio that n_x + 20 k_x foretells, and `layer`, what of it the costliest layer alone makes, below which no packing comes.
+budgets and packing no faster than the number of layers. Missed bars are marked. What holds a share back: `even`, the ratio
+if all bins took equally long, so what the searches cost beyond Top-k's own (each its sample, and what the sample leaves too
+many of) whatever the packing; `read`, n times a plain sum of the largest layer over Top-k's seconds, below which no search
+of that layer gets.
 --quick measures n up to 4, few times, and writes nothing.
 """
 
@@ -41,9 +43,9 @@ def main() -> None:
     for model in given.models:
         repeats = 3 if given.quick else 15 if model in BARRED else 5
         found[model] = {}
-        for pack_by in ("cost", "elements"):
-            measured = selection.measure(shapes.MODELS[model], shapes.DENSITIES[model], ns, repeats, pack_by=pack_by)
-            found[model][pack_by] = measured
+        for pack_by, cut in (("cost", 0), ("time", 2), ("time", 4)):
+            measured = selection.measure(shapes.MODELS[model], shapes.DENSITIES[model], ns, repeats, 0, pack_by, cut)
+            found[model][f"{pack_by}, cut={cut}"] = measured
             table(model, measured)
     if not given.quick:
         file = Path(__file__).parent / "results" / "deft_selection.json"
@@ -55,22 +57,23 @@ def main() -> None:
 def table(model: str, measured: selection.SelectionTimes) -> None:
     reference = measured.torch_topk.median
     print(
-        f"\n{model} by {measured.pack_by}: d = {measured.d:,}, k = {measured.k:,}; torch.topk takes {reference * 1e3:,.0f} ms"
+        f"\n{model} by {measured.pack_by}, cut {measured.cut}: d = {measured.d:,}, k = {measured.k:,}; torch.topk takes {reference * 1e3:,.0f} ms"
     )
     print(
-        "  n      L  whole ms   slowest ms [quartiles]    ratio  fullest richest expected layer | norms ms  k ms  pack ms   plan  of torch's"
+        "  n      L  whole ms   slowest ms [quartiles]    ratio  even  read | norms ms  in EF ms  k ms  pack ms   plan  of torch's"
     )
     for scale in measured.scales:
         slowest = scale.slowest
         mark = " !" if model in BARRED and 2 <= scale.n <= 16 and scale.ratio > 1.15 else "  "
         print(
             f"{scale.n:>3} {scale.layers:>6} {scale.whole.median * 1e3:>9.2f} {slowest.median * 1e3:>9.3f} "
-            f"[{slowest.low * 1e3:7.3f}, {slowest.high * 1e3:7.3f}] {scale.ratio:>6.2f}{mark} {scale.fullest:>6.2f} {scale.richest:>7.2f} {scale.expected:>8.2f} {scale.indivisible:>5.2f} "
-            f"| {scale.norms.median * 1e3:>8.2f} {scale.budgets.median * 1e3:>5.2f} {scale.packing.median * 1e3:>8.2f} "
+            f"[{slowest.low * 1e3:7.3f}, {slowest.high * 1e3:7.3f}] {scale.ratio:>6.2f}{mark} {scale.even:>4.2f} {scale.read:>5.2f} "
+            f"| {scale.norms.median * 1e3:>8.2f} {scale.measured.median * 1e3:>9.2f} {scale.budgets.median * 1e3:>5.2f} {scale.packing.median * 1e3:>8.2f} "
             f"{scale.plan / scale.whole.median:>6.1%} {scale.plan / reference:>8.1%}"
         )
     first, last = measured.scales[0], measured.scales[-1]
-    grown = (last.plan - last.norms.median) / (first.plan - first.norms.median)
+    made = [scale.budgets.median + scale.packing.median for scale in (first, last)]
+    grown = made[1] / made[0]
     print(
         f"plan at n = 1: {first.plan / first.whole.median:.1%} of Top-k (bar: 25 %), {first.plan / reference:.1%} of torch.topk"
     )

@@ -104,6 +104,34 @@ def test_layers_tile_the_vector_and_none_is_larger_than_its_share(sizes: list[in
 
 
 @settings(deadline=None)
+@given(sizes_strategy, st.integers(1, 9), st.integers(1, 8))
+def test_shares_cut_tensors_where_their_edges_lie_and_nowhere_else(sizes: list[int], n: int, cut: int) -> None:
+    layers, total = deft.partition(sizes, n, cut=cut), sum(sizes)
+    assert [i for start, end in layers for i in range(start, end)] == list(range(total))
+    edges = {total * share // (cut * n) for share in range(cut * n + 1)}
+    assert {edge for layer in layers for edge in layer} == {0, *itertools.accumulate(sizes)} | edges if total else True
+    assert max(lengths(layers), default=0) <= math.ceil(total / (cut * n))
+
+
+def test_shares_by_hand() -> None:
+    """Multiples of 5520 / 4 = 1380 cut the layers of 1000 and 4000."""
+    assert deft.partition(SIZES, 2, cut=2) == [
+        *[(0, 6), (6, 1006), (1006, 1016), (1016, 1380), (1380, 2760), (2760, 4140), (4140, 5016), (5016, 5017)],
+        *[(5017, 5517), (5517, 5520)],
+    ]
+    assert deft.partition(SIZES, 2, merge=1100, cut=2)[:2] == [(0, 1016), (1016, 1380)]
+
+
+def test_bins_even_in_time_by_hand() -> None:
+    """n_x + k_x (17 - 8 k_x / n_x) + 120 (n_x k_x)^(1/3) + 2000: small searches take no less time for being small."""
+    sizes, ks = [8000, 1000, 1000, 10], [8, 1, 1, 10]
+    even = deft.pack(sizes, ks, 2, by="time")
+    assert (even.bins, even.common) == ([[0], [1, 2]], [3])
+    small = 1000 + 16.992 + 120 * 10 + 2000
+    assert even.loads == pytest.approx([8000 + 8 * (17 - 0.008) + 120 * 40 + 2000, 2 * small])
+
+
+@settings(deadline=None)
 @given(sizes_strategy, st.integers(1, 9), st.integers(0, 400))
 def test_merging_joins_whole_neighbours_and_only_those(sizes: list[int], n: int, merge: int) -> None:
     plain, merged = deft.partition(sizes, n), deft.partition(sizes, n, merge)
@@ -654,14 +682,16 @@ def test_float32_at_the_end_of_its_range() -> None:
     [
         ({"k_source": "leader"}, "k_source must be 'local' or 'delegate', got 'leader'"),
         ({"k_source": None}, "k_source must be 'local' or 'delegate', got None"),
-        ({"pack_by": "size"}, "pack_by must be 'cost' or 'elements', got 'size'"),
-        ({"pack_by": None}, "pack_by must be 'cost' or 'elements', got None"),
+        ({"pack_by": "size"}, "pack_by must be 'cost', 'elements' or 'time', got 'size'"),
+        ({"pack_by": None}, "pack_by must be 'cost', 'elements' or 'time', got None"),
         ({"exact_k": 1}, "exact_k must be true or false, got 1"),
         ({"exact_k": "yes"}, "exact_k must be true or false, got 'yes'"),
         ({"repack_every": 0}, "repack_every must be a whole number and at least 1, got 0"),
         ({"repack_every": 2.0}, "repack_every must be a whole number and at least 1, got 2.0"),
         ({"repack_every": True}, "repack_every must be a whole number and at least 1, got True"),
         ({"merge": -1}, "merge must be a whole number and at least 0, got -1"),
+        ({"cut": -1}, "cut must be a whole number and at least 0, got -1"),
+        ({"cut": 2.5}, "cut must be a whole number and at least 0, got 2.5"),
         ({"merge": "64"}, "merge must be a whole number and at least 0, got '64'"),
     ],
 )

@@ -84,7 +84,10 @@ def test_a_measurement_has_every_part_and_is_json() -> None:
     assert [(scale.n, scale.layers) for scale in measured.scales] == [(1, 3), (3, 5)]
     for scale in measured.scales:
         assert scale.ratio > 0
-        assert scale.plan > scale.norms.median >= scale.norms.low > 0
+        assert scale.norms.median >= scale.norms.low > 0
+        assert scale.plan >= scale.budgets.median + scale.packing.median > 0
+        assert 0 < scale.even <= scale.ratio * 1.0001
+        assert scale.read > 0
     assert measured.scales[0].fullest == 1.0
     assert measured.scales[0].richest == pytest.approx(1.0, abs=0.01)
 

@@ -1,4 +1,4 @@
-"""A vector computed from pieces in one pass, with what that pass finds out: finite? which elements are largest? layers' norms?"""
+"""A vector computed from pieces in one pass, with what that pass finds out: finite? the largest? layers' norms?"""
 
 from __future__ import annotations
 

@@ -41,7 +41,9 @@ def accumulate(
     stops, sums = _ends(layers, len(x)), np.zeros(len(layers))
     keys, found, sound = np.empty(cpu.buffer_size(len(x), largest) if largest else 0, np.int64), 0, True
     for part, end in zip(parts, ends, strict=True):
-        found, clean = cpu.move(part, added, factor, target, end - len(part), np.int32(threshold), keys, found, stops, sums)
+        found, clean = cpu.move(
+            part, added, factor, target, end - len(part), np.int32(threshold), keys, found, stops, sums
+        )
         sound &= bool(clean)
     return sound, keys[: max(0, found)], np.sqrt(sums).tolist()
 

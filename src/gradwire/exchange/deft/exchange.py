@@ -31,7 +31,7 @@ from gradwire.compress.protocol import check_density, kept
 from gradwire.exchange.deft.agreement import agree, no_plan
 from gradwire.exchange.deft.indices import Span, globalise, length
 from gradwire.exchange.deft.norms import as_whole, from_whole, relative_norms
-from gradwire.exchange.deft.plan import Packing, apportion_k, assign_k, pack, partition
+from gradwire.exchange.deft.plan import PACKINGS, Packing, apportion_k, assign_k, pack, partition
 from gradwire.exchange.disjoint import gather_found, gather_indices, room
 from gradwire.exchange.protocol import WEIGHT, State, no_weight, tensor
 from gradwire.kernels import Accumulated
@@ -42,7 +42,7 @@ from gradwire.vector import Sent, Sparse, widen
 
 
 @part("deft", "exchange", example="deft(density=0.01)")
-@quiet("k_source", "exact_k", "repack_every", "merge", "pack_by", "overlap")
+@quiet("k_source", "exact_k", "repack_every", "merge", "pack_by", "overlap", "cut")
 @dataclass(frozen=True)
 class DEFT:
     """Every worker searches its own part of the model; layers with larger norms get more of k = density * d.
@@ -64,11 +64,15 @@ class DEFT:
         merge: neighbouring tensors become one layer while together they have at most this many elements (and d / n),
             for models of many small tensors. 0, the paper's: a tensor is one layer, or n if it is larger than d / n.
         pack_by: the cost that is balanced over the bins. "cost", the paper's: n_x log2 k_x, the time of a selection by
-            a heap. "elements": n_x + 20 k_x, that of a selection in linear time, as it is done here.
+            a heap. "elements": n_x + 20 k_x, that of a selection in linear time. "time": what the kernel that selects
+            here takes, measured (plan.py).
         overlap: how the model's k is divided if the model is exchanged in several units, each as soon as its gradients
             are complete, before the norms of other units are known. False: by size, the same density for all. True: by
             the sums of the layers' norms one step ago, broadcast with that step's plans, 4 bytes more; by size in the
             first step. With a single unit, the paper's case, it makes no difference.
+        cut: 0, the paper's: a tensor larger than d / n becomes n layers. Above 0: a tensor is cut where a multiple of
+            d / (cut n) lies in it, which makes few layers and no large one. 2 at a density of 1 % and less; 4 at 10 %,
+            where layers that are rich in large values take longest.
     """
 
     density: float
@@ -78,18 +82,20 @@ class DEFT:
     merge: int = 0
     pack_by: str = "cost"
     overlap: bool = False
+    cut: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "density", check_density(self.density))
         if self.k_source not in ("local", "delegate"):
             raise ValueError(f"k_source must be 'local' or 'delegate', got {self.k_source!r}")
-        if self.pack_by not in ("cost", "elements"):
-            raise ValueError(f"pack_by must be 'cost' or 'elements', got {self.pack_by!r}")
+        if self.pack_by not in PACKINGS:
+            raise ValueError(f"pack_by must be 'cost', 'elements' or 'time', got {self.pack_by!r}")
         for name, value in (("exact_k", self.exact_k), ("overlap", self.overlap)):
             if not isinstance(value, bool):
                 raise ValueError(f"{name} must be true or false, got {value!r}")
         check_whole("repack_every", self.repack_every)
         check_whole("merge", self.merge, least=0)
+        check_whole("cut", self.cut, least=0)
 
     def init(
         self,
@@ -105,7 +111,7 @@ class DEFT:
         """All layers, where this worker divides k."""
         window, age = divmod(turn.step, self.repack_every)
         divides = self.k_source == "local" or (turn.rank == window % turn.size and age == 0)
-        return _layers(turn.layout.sizes, turn.size, self.merge) if divides else ()
+        return _layers(turn.layout.sizes, turn.size, self.merge, self.cut) if divides else ()
 
     async def __call__(self, x: Tensor | Accumulated, state: State, turn: Turn) -> Sent:
         """Three collectives a step for any number of layers; one read of all norms from the device.
@@ -114,7 +120,7 @@ class DEFT:
         """
         if isinstance(turn.rank, slice):
             raise ValueError("deft's plan depends on the rank: it runs in lockstep, not batched")
-        layers = _layers(turn.layout.sizes, turn.size, self.merge)
+        layers = _layers(turn.layout.sizes, turn.size, self.merge, self.cut)
         x = x if isinstance(x, Accumulated) else widen(x)
         plan, ks, space = await self._agree(x, layers, state, turn)
         x = kernels.values(x)

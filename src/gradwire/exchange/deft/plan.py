@@ -14,6 +14,18 @@ from dataclasses import dataclass
 KEPT = 20
 """Elements that kernels.segmented_topk skips in the time it takes to keep one more: 15 of many, 45 of few."""
 
+FEW, MANY = 17, 9
+"""The same by later measurements, where few of a layer are kept and where all are."""
+
+SAMPLED = 120
+"""The same for (n_x k_x)^(1/3), to which its sample is proportional, and what the sample leaves too many of."""
+
+SEARCH = 2000
+"""The same for a search of nothing."""
+
+PACKINGS = ("cost", "elements", "time")
+"""What bins can be even in."""
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -54,8 +66,10 @@ class Packing:
         )
 
 
-def partition(sizes: Sequence[int], n: int, merge: int = 0) -> list[tuple[int, int]]:
+def partition(sizes: Sequence[int], n: int, merge: int = 0, cut: int = 0) -> list[tuple[int, int]]:
     """Cut the flat vector into layers (start, end): one per tensor, n pieces of a tensor larger than n_g / n (Alg. 2).
+
+    With `cut` above 0 a tensor is cut where a multiple of n_g / (cut n) lies in it, and nowhere else.
 
     Pieces differ by at most one element, the longer ones first. Empty tensors make no layer. From the first tensor to
     the last, whole neighbours become one layer while together they have at most `merge` elements, and at most n_g / n:
@@ -65,17 +79,31 @@ def partition(sizes: Sequence[int], n: int, merge: int = 0) -> list[tuple[int, i
         raise ValueError(f"a partition needs at least one worker, got {n}")
     total, start, layers, merge_end = sum(sizes), 0, list[tuple[int, int]](), 0
     for size in sizes:
-        pieces = n if size > total / n else 1
-        shorter, longer = divmod(size, pieces)
-        for piece in range(pieces):
-            end = start + shorter + (piece < longer)
+        ends = _shares(start, size, total, cut * n) if cut else _pieces(start, size, total, n)
+        for end in ends:
             if start < end <= merge_end:
                 layers[-1] = (layers[-1][0], end)
             elif end > start:
                 layers.append((start, end))
-                merge_end = start + min(merge, total // n) if pieces == 1 else 0
+                merge_end = start + min(merge, total // n) if len(ends) == 1 else 0
             start = end
     return layers
+
+
+def _pieces(start: int, size: int, total: int, n: int) -> list[int]:
+    """Where the n pieces of a large tensor end, or a small one."""
+    pieces = n if size > total / n else 1
+    shorter, longer = divmod(size, pieces)
+    return [start + piece * shorter + min(piece, longer) for piece in range(1, pieces + 1)]
+
+
+def _shares(start: int, size: int, total: int, shares: int) -> list[int]:
+    """Where a tensor meets an edge of `shares` equal parts of the vector, and where it ends."""
+    if not size:
+        return [start]
+    first, last = start * shares // total + 1, -(-(start + size) * shares // total)
+    inside = (total * share // shares for share in range(first, last))
+    return [*(edge for edge in inside if start < edge < start + size), start + size]
 
 
 def assign_k(sizes: Sequence[int], norms: Sequence[float], k: int) -> list[int]:
@@ -137,7 +165,8 @@ def _apportion(sizes: Sequence[int], weights: Sequence[int], k: int) -> list[int
 def pack(sizes: Sequence[int], ks: Sequence[int], n: int, by: str = "cost") -> Packing:
     """Pack the layers into n bins, longest processing time first, by cost n_{g,x} * log2(k_x) (Alg. 4).
 
-    With by="elements" the cost is n_{g,x} + 20 * k_x, that of a selection in linear time.
+    With by="elements" the cost is n_{g,x} + 20 * k_x, that of a selection in linear time; with by="time" it is what
+    kernels.segmented_topk takes, n_{g,x} + k_x (17 - 8 k_x / n_{g,x}) + 120 (n_{g,x} k_x)^(1/3) + 2000.
 
     A layer that is sent whole (k_x = n_{g,x}) needs no search: it is common. A layer with k_x = 0 costs nothing here,
     but may have a budget on other workers: layer x goes to bin x % n. Ties: the lowest layer, the lowest bin.
@@ -161,4 +190,11 @@ def pack(sizes: Sequence[int], ks: Sequence[int], n: int, by: str = "cost") -> P
 def _costs(sizes: Sequence[int], ks: Sequence[int], by: str) -> list[float]:
     if by == "elements":
         return [float(size + KEPT * k) for size, k in zip(sizes, ks, strict=True)]
+    if by == "time":
+        both = zip(sizes, ks, strict=True)
+        return [_seconds(size, k) for size, k in both]
     return [size * math.log2(k) if k > 1 else float(size) for size, k in zip(sizes, ks, strict=True)]
+
+
+def _seconds(size: int, k: int) -> float:
+    return size + k * (FEW - (FEW - MANY) * k / size) + SAMPLED * (size * k) ** (1 / 3) + SEARCH

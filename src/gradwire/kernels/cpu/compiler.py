@@ -147,7 +147,9 @@ def squares(typing: Any, values: Any, at: Any) -> Any:
         total, lanes = builder.fmul(wide, wide), 32
         while lanes:
             low, high = (
-                builder.shuffle_vector(total, total, ir.Constant(ir.VectorType(I32, lanes), list(range(at, at + lanes))))
+                builder.shuffle_vector(
+                    total, total, ir.Constant(ir.VectorType(I32, lanes), list(range(at, at + lanes)))
+                )
                 for at in (0, lanes)
             )
             total, lanes = builder.fadd(low, high), lanes // 2

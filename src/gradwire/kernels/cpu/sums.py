@@ -9,7 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from gradwire.kernels.cpu.compiler import INFINITE, SIZE, Bits, Floats, Ints, Wide, compile_for, lowest, reaching, squares
+from gradwire.kernels.cpu.compiler import (
+    INFINITE,
+    SIZE,
+    Bits,
+    Floats,
+    Ints,
+    Wide,
+    compile_for,
+    lowest,
+    reaching,
+    squares,
+)
 
 ONE = np.uint64(1)
 

@@ -12,7 +12,11 @@ from gradwire.lab.studies import costs, selection
 from gradwire.lab.studies.chart import Chart, Line, Panel, Tell
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-PACKINGS = {"cost": "measured, packed by the paper's cost", "elements": "measured, packed by elements"}
+PACKINGS = {
+    ("cost", 0): "measured, cut and packed as in the paper",
+    ("time", 2): "measured, cut=2, packed by time",
+    ("time", 4): "measured, cut=4, packed by time",
+}
 
 
 def searching(seed: int, tell: Tell) -> Chart:
@@ -25,8 +29,8 @@ def searching(seed: int, tell: Tell) -> Chart:
         title = f"{model}: {layout.d / 1e6:.1f} M values, density {density:.1%}"
         panels.append(Panel(title, "workers", "times as fast as Top-k of the whole", log_x=True, log_y=True))
         repeats = 5 if layout.d > 5e7 else 9
-        for packing, label in PACKINGS.items():
-            measured = selection.measure(layout, density, SIZES, repeats, seed, packing)
+        for (packing, cut), label in PACKINGS.items():
+            measured = selection.measure(layout, density, SIZES, repeats, seed, packing, cut)
             lines.append(_line(title, label, measured))
             facts += [_facts(model, measured, scale) for scale in measured.scales]
             tell(f"{model}, {packing}")
@@ -63,6 +67,7 @@ def _facts(model: str, measured: selection.SelectionTimes, scale: selection.Scal
     return {
         "model": model,
         "packed by": measured.pack_by,
+        "cut": measured.cut,
         "workers": scale.n,
         "layers": scale.layers,
         "Top-k, ms": 1e3 * scale.whole.median,

@@ -35,11 +35,14 @@ class Scale:
     """Seconds at n workers.
 
     layers: L after partitioning. whole: Top-k of all d elements. slowest: selection of the slowest rank.
-    norms, budgets, packing: the parts of a plan, without the wire.
+    norms: those of all layers in a pass of its own. measured: what they add to the pass of error feedback, which reads
+    everything anyway. budgets, packing: the other parts of a plan, without the wire.
     fullest: elements of the largest bin times n / d; 1 is an even share, which the packing does not aim at.
     richest: largest budget of a bin times n / k. An element that is kept costs more than one that is not.
     expected: the ratio by the cost n_x + 20 k_x of the layers, without a constant cost of a search.
     indivisible: the costliest layer's part of `expected`, below which no packing gets.
+    even: n times the ranks' average over `whole`: the ratio of bins that take equally long.
+    read: n times a plain sum of the largest layer that is searched, over `whole`: which no search of it is below.
     """
 
     n: int
@@ -47,12 +50,15 @@ class Scale:
     whole: Timing
     slowest: Timing
     norms: Timing
+    measured: Timing
     budgets: Timing
     packing: Timing
     fullest: float
     richest: float
     expected: float
     indivisible: float
+    even: float
+    read: float
 
     @property
     def ratio(self) -> float:
@@ -61,34 +67,36 @@ class Scale:
 
     @property
     def plan(self) -> float:
-        """Seconds of the plan's three parts."""
-        return self.norms.median + self.budgets.median + self.packing.median
+        """Seconds of the plan's three parts under error feedback."""
+        return max(0.0, self.measured.median) + self.budgets.median + self.packing.median
 
 
 @dataclass(frozen=True)
 class SelectionTimes:
-    """One model, packed by "cost" or "elements": d elements of which k are selected, and torch.topk's seconds."""
+    """One model, packed and cut in one way: d elements of which k are selected, and torch.topk's seconds."""
 
     d: int
     k: int
     pack_by: str
+    cut: int
     torch_topk: Timing
     scales: tuple[Scale, ...]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Fixed before the clock starts: the layers for n workers, their budgets and the plan."""
+    """Fixed before the clock starts: the layers for n workers, their budgets and the plan; the largest one searched."""
 
     layers: list[tuple[int, int]]
     sizes: list[int]
     norms: list[float]
     ks: list[int]
     plan: Packing
+    largest: Tensor
 
 
 def measure(
-    layout: Layout, density: float, ns: Sequence[int], repeats: int, seed: int = 0, pack_by: str = "cost"
+    layout: Layout, density: float, ns: Sequence[int], repeats: int, seed: int = 0, pack_by: str = "cost", cut: int = 0
 ) -> SelectionTimes:
     """Time all n in turn, `repeats` times, after one round that warms up.
 
@@ -98,7 +106,7 @@ def measure(
         ns: numbers of workers.
         repeats: rounds that count.
         seed: of the gradient.
-        pack_by: what the bins are even in, as Deft has it.
+        pack_by, cut: what the bins are even in, and how fine layers are, as DEFT has it.
 
     Raises:
         ValueError: no n, or no repeat.
@@ -106,16 +114,17 @@ def measure(
     if not ns or repeats < 1:
         raise ValueError(f"a measurement needs workers and repeats, got n = {list(ns)} and {repeats} repeats")
     x, k = gradient(layout, seed), int(density * layout.d)
-    prepared = {n: _prepare(layout, x, k, n, pack_by) for n in ns}
+    prepared = {n: _prepare(layout, x, k, n, pack_by, cut) for n in ns}
+    buffers = torch.empty_like(x), torch.zeros_like(x), list(layout.cut(x.clone()).values())
     seconds: dict[int, list[dict[str, float]]] = {n: [] for n in ns}
     for turn in range(repeats + 1):
         for n in ns:
-            once = _round(x, k, n, prepared[n], pack_by)
+            once = _round(x, k, n, prepared[n], pack_by, buffers)
             if turn:
                 seconds[n].append(once)
     torch_topk = [_clock(lambda: x.abs().topk(k, sorted=False)) for _ in range(min(repeats, 3))]
     scales = tuple(_scale(n, prepared[n], seconds[n], layout.d, k) for n in ns)
-    return SelectionTimes(layout.d, k, pack_by, _timing(torch_topk), scales)
+    return SelectionTimes(layout.d, k, pack_by, cut, _timing(torch_topk), scales)
 
 
 def gradient(layout: Layout, seed: int = 0) -> Tensor:
@@ -127,20 +136,31 @@ def gradient(layout: Layout, seed: int = 0) -> Tensor:
     return x
 
 
-def _prepare(layout: Layout, x: Tensor, k: int, n: int, pack_by: str) -> Prepared:
-    layers = partition(layout.sizes, n)
+def _prepare(layout: Layout, x: Tensor, k: int, n: int, pack_by: str, cut: int) -> Prepared:
+    layers = partition(layout.sizes, n, 0, cut)
     sizes = [end - start for start, end in layers]
     norms = kernels.norms(x, layers)
     ks = assign_k(sizes, norms, k)
-    return Prepared(layers, sizes, norms, ks, pack(sizes, ks, n, pack_by))
+    plan = pack(sizes, ks, n, pack_by)
+    searched = [layers[i] for bin in plan.bins for i in bin]
+    start, end = max(searched, key=lambda layer: layer[1] - layer[0], default=(0, 0))
+    return Prepared(layers, sizes, norms, ks, plan, x[start:end])
 
 
-def _round(x: Tensor, k: int, n: int, prepared: Prepared, pack_by: str) -> dict[str, float]:
+def _round(
+    x: Tensor, k: int, n: int, prepared: Prepared, pack_by: str, buffers: tuple[Tensor, Tensor, list[Tensor]]
+) -> dict[str, float]:
     """Seconds of every part, once; ranks under their numbers."""
     sizes, ks = prepared.sizes, prepared.ks
+    kernels.accumulate(*buffers)  # so that both of the following find the same in the caches
+    plain, measured = (
+        _clock(lambda layers=layers: kernels.accumulate(*buffers, layers=layers)) for layers in ((), prepared.layers)
+    )
     once = {
         "whole": _clock(lambda: kernels.topk(x, k)),
         "norms": _clock(lambda: kernels.norms(x, prepared.layers)),
+        "measured": measured - plain,
+        "read": _clock(prepared.largest.sum),
         "budgets": _clock(lambda: assign_k(sizes, prepared.norms, k)),
         "packing": _clock(lambda: pack(sizes, ks, n, pack_by)),
     }
@@ -168,7 +188,9 @@ def _scale(n: int, prepared: Prepared, rounds: Sequence[dict[str, float]], d: in
         richest=max(sum(prepared.ks[i] for i in bin) for bin in prepared.plan.bins) * n / k,
         expected=max(sum(costs[i] for i in bin) for bin in prepared.plan.bins) * n / (d + KEPT * k),
         indivisible=max(searched, default=0) * n / (d + KEPT * k),
-        **{part: parts[part] for part in ("whole", "norms", "budgets", "packing")},
+        even=sum(parts[str(rank)].median for rank in range(n)) / parts["whole"].median,
+        read=n * parts["read"].median / parts["whole"].median,
+        **{part: parts[part] for part in ("whole", "norms", "measured", "budgets", "packing")},
     )
 
 
