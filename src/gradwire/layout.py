@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -112,3 +113,31 @@ class Turn:
     def rng(self, *, shared: bool, device: torch.device | str = "cpu") -> torch.Generator:
         """Open a generator on `device`, seeded by `key(shared=shared)`; who else draws these numbers must be said."""
         return torch.Generator(device).manual_seed(self.key(shared=shared))
+
+
+Draws: TypeAlias = Callable[[Turn, range], Sequence[Tensor]]
+"""What a turn draws at each step of a range: a function of the turn, whatever its own step is, and of nothing else."""
+
+
+class StepDependent(Exception):
+    """An algorithm has looked at the step of a turn that stands for every step."""
+
+
+@dataclass(frozen=True, eq=False)
+class AnyStep:
+    """In place of a turn's step: the turn stands for every step, and its round is recorded.
+
+    An algorithm may ask it for draws. To look at it, or to draw otherwise, raises `StepDependent`.
+
+    Args:
+        draw: notes that the round needs these draws, and returns those of one step.
+    """
+
+    draw: Callable[[Turn, Draws], Tensor]
+
+    def _refuse(self, *others: object) -> int:
+        raise StepDependent("this round depends on its step otherwise than by draws")
+
+    __eq__ = __hash__ = __bool__ = __repr__ = __index__ = __int__ = _refuse  # pyright: ignore
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __mod__ = __floordiv__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = _refuse  # pyright: ignore

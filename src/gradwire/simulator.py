@@ -89,23 +89,28 @@ class Simulator:
         self, xs: Tensor, params: Tensor | None = None, lr: float | None = None, budget: float = 1.0
     ) -> list[Sent]:
         """Do what `step` does, unchecked: what every worker knows, or the batch, until the next step."""
-        if not self.state:
-            self.start(xs)
-        known = None if params is None else lambda: params
-        if self.batched:
-            turn = Turn(EVERYBODY, self.workers, self.steps, self.layout, self.seed, params=known, lr=lr, budget=budget)
-            sent = [batched(step(self.exchange, xs, self.state[0], turn), self.workers, self.ledger)]
-        else:
-            turns = [
-                Turn(rank, self.workers, self.steps, self.layout, self.seed, params=known, lr=lr, budget=budget)
-                for rank in range(self.workers)
-            ]
-            talks = [step(self.exchange, x, state, turn) for x, state, turn in zip(xs, self.state, turns, strict=True)]
-            sent = lockstep(talks, self.ledger)
+        sent = self.send_at(self.steps, xs, params, lr, budget)
         self.steps += 1
         if self.check:
             self._check(sent)
         return sent
+
+    def send_at(
+        self, at: int, xs: Tensor, params: Tensor | None = None, lr: float | None = None, budget: float = 1.0
+    ) -> list[Sent]:
+        """Do what `send` does as step number `at`. Neither counts steps nor checks the law."""
+        if not self.state:
+            self.start(xs)
+        known = None if params is None else lambda: params
+        if self.batched:
+            turn = Turn(EVERYBODY, self.workers, at, self.layout, self.seed, params=known, lr=lr, budget=budget)
+            return [batched(step(self.exchange, xs, self.state[0], turn), self.workers, self.ledger)]
+        turns = [
+            Turn(rank, self.workers, at, self.layout, self.seed, params=known, lr=lr, budget=budget)
+            for rank in range(self.workers)
+        ]
+        talks = [step(self.exchange, x, state, turn) for x, state, turn in zip(xs, self.state, turns, strict=True)]
+        return lockstep(talks, self.ledger)
 
     def _check(self, sent: Sequence[Sent]) -> None:
         """Assert the law of the step that has just ended; where a guard has let it through, that all know so."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gradwire import kernels
-from gradwire.layout import Layout, Turn
+from gradwire.layout import AnyStep, Layout, Turn
 
 INDICES, STEPS = 1 << 16, 1 << 9
 """The most indices, and the most steps, that are drawn in one call."""
@@ -36,20 +37,47 @@ def keys(turn: Turn, batch_shape: torch.Size, device: torch.device) -> Tensor:
 
 def mask(turn: Turn, x: Tensor, k: int, gain: float) -> Tensor:
     """The supports of a batched turn's x f[*batch_shape, d] as f[*batch_shape, d]: `gain` where a value is kept."""
-    source = (turn.layout, turn.size, turn.seed, turn.path, x.shape, x.dtype, x.device, k, gain)
-    if turn.step not in _recent.steps or _recent.source != source:
-        batch_shape, d = x.shape[:-1], x.shape[-1]
-        steps = _block(batch_shape, k)
-        start = turn.step - turn.step % steps
-        supports = _ahead(turn.layout, turn.size, turn.seed, turn.path, start, steps, batch_shape, d, k, x.device)
-        masks = torch.zeros((steps, *x.shape), dtype=x.dtype, device=x.device)
-        _recent.masks = masks.scatter_(-1, torch.stack(supports), gain).unbind()
-        _recent.source, _recent.steps = source, range(start, start + steps)
-    return _recent.masks[turn.step - _recent.steps.start]
+    masks = Masks(x.shape, x.dtype, x.device, k, gain)
+    if isinstance(turn.step, AnyStep):
+        return turn.step.draw(turn, masks)
+    return masks.block(turn, turn.step)[turn.step - _recent.steps.start]
+
+
+class Masks(NamedTuple):
+    """`Draws`: the masks of so many steps. A named tuple, for it is made anew in every round."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+    k: int
+    gain: float
+
+    def __call__(self, turn: Turn, steps: range) -> list[Tensor]:
+        """Those of a range of steps."""
+        found: list[Tensor] = []
+        while len(found) < len(steps):
+            step = steps[len(found)]
+            block = self.block(turn, step)
+            found += block[step - _recent.steps.start :][: len(steps) - len(found)]
+        return found
+
+    def block(self, turn: Turn, step: int) -> tuple[Tensor, ...]:
+        """Those of the block in which a step lies, which are then the recent ones."""
+        source = (turn.layout, turn.size, turn.seed, turn.path, self)
+        if step not in _recent.steps or _recent.source != source:
+            batch_shape, d = self.shape[:-1], self.shape[-1]
+            steps = _block(batch_shape, self.k)
+            start = step - step % steps
+            who = (turn.layout, turn.size, turn.seed, turn.path)
+            supports = torch.stack(_ahead(*who, start, steps, batch_shape, d, self.k, self.device))
+            masks = torch.zeros((steps, *self.shape), dtype=self.dtype, device=self.device)
+            _recent.masks = masks.scatter_(-1, supports, self.gain).unbind()
+            _recent.source, _recent.steps = source, range(start, start + steps)
+        return _recent.masks
 
 
 @dataclass
-class _Masks:
+class _Recent:
     """The masks of a block of steps, and what they were made from."""
 
     source: tuple[object, ...] = ()
@@ -57,7 +85,7 @@ class _Masks:
     masks: tuple[Tensor, ...] = ()
 
 
-_recent = _Masks()
+_recent = _Recent()
 """One block is enough: a lookup among several would take longer than a short vector's whole message."""
 
 

@@ -6,7 +6,8 @@ where the workers are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias, cast
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from gradwire.exchange import Exchange, State
 from gradwire.exchange.protocol import flatten
+from gradwire.lab.repeated import SHORT, Once, Repeated, each
 from gradwire.layout import Layout, Turn
 from gradwire.memory import start_
 from gradwire.simulator import Simulator
@@ -46,6 +48,10 @@ class Averager(Protocol):
 
     def send(self, xs: Tensor, step: int, params: Tensor, lr: float | None = None) -> Sent:
         """Average f[workers here, d]: what the first of them knows, until the next call."""
+        ...
+
+    def repeated(self, once: Once) -> Callable[[range], None]:
+        """Return what runs `once(step)`, a round that sends by this averager, for a range of steps."""
         ...
 
     def total(self, numbers: Sequence[float]) -> list[float]:
@@ -98,8 +104,12 @@ class InProcess:
 
     def send(self, xs: Tensor, step: int, params: Tensor, lr: float | None = None) -> Sent:
         """Average the rows. All workers know the same mean."""
-        self.simulator.steps = step
-        return self.simulator.send(xs, params, lr)[0]
+        return self.simulator.send_at(step, xs, params, lr)[0]
+
+    def repeated(self, once: Once) -> Callable[[range], None]:
+        """Run rounds of short vectors by a recording where all workers are one batch, the others as they are."""
+        short = self.simulator.batched and self.simulator.workers * self.simulator.layout.d <= SHORT
+        return Repeated(once, self.simulator) if short else functools.partial(each, once)
 
     def total(self, numbers: Sequence[float]) -> list[float]:
         """The numbers themselves: there is no other process."""
@@ -137,6 +147,10 @@ class OnRank:
         rank, size = self.process.rank, self.process.size
         turn = Turn(rank, size, step, self.layout, self.seed, params=lambda: params, lr=lr)
         return self.process.run(self.exchange(xs[0], self.states[0], turn))
+
+    def repeated(self, once: Once) -> Callable[[range], None]:
+        """Run the rounds as they are: peers answer."""
+        return functools.partial(each, once)
 
     def total(self, numbers: Sequence[float]) -> list[float]:
         """One all-reduce of a few numbers."""

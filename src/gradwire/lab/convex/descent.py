@@ -7,7 +7,6 @@ worker, on average.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -133,23 +132,31 @@ def walk(
     """
     averager = meet(method.exchange, Layout(["x"], [(problem.d,)]), problem.n, seed, dtype, method.shifts)
     if method.local is None:
-        points = _points(problem, method.step, averager, dtype)
+        points = _points(problem, method.step, averager, dtype, rounds, every)
     else:
-        rounds_of_points = local_points(problem, method.local, method.step, averager, seed, dtype)
-        points = (each.y for each in rounds_of_points)
+        every_round = local_points(problem, method.local, method.step, averager, seed, dtype)
+        ends = zip(range(1, rounds + 1), every_round, strict=False)
+        points = ((k, each.y) for k, each in ends if k % every == 0 or k == rounds)
     start = (problem.start - problem.best).square().sum()
     yield Mark(0, 1.0, 0, 0)
-    for k, x in zip(range(1, rounds + 1), points, strict=False):
-        if k % every == 0 or k == rounds:
-            error = ((x - problem.best).square().sum() / start).item()
-            yield Mark(k, error, averager.ledger.bytes, averager.ledger.traffic)
+    for k, x in points:
+        error = ((x - problem.best).square().sum() / start).item()
+        yield Mark(k, error, averager.ledger.bytes, averager.ledger.traffic)
 
 
-def _points(problem: Problem, step: float, averager: Averager, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Yield the point of gradient descent, f64[d], after every round, without end."""
+def _points(
+    problem: Problem, step: float, averager: Averager, dtype: torch.dtype, rounds: int, every: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield the rounds done and the point of gradient descent, f64[d], after every so many of them and at the end."""
     x, gradients = problem.start.clone(), torch.empty(problem.n, problem.d, dtype=problem.start.dtype)
     mine = gradients[averager.workers.start : averager.workers.stop]
-    for k in itertools.count():
+
+    def once(k: int) -> None:
         problem.gradients(x, gradients)
         averager.send(mine.to(dtype), k, x.to(dtype)).mean.add_to_(x, -step)
-        yield x
+
+    run = averager.repeated(once)
+    for start in range(0, rounds, every):
+        steps = range(start, min(start + every, rounds))
+        run(steps)
+        yield steps.stop, x

@@ -1,0 +1,187 @@
+"""A batched round, recorded: the calls of torch that it makes, one after the other, without the layers that made them.
+
+A round of a small problem spends as long between its calls as in them: coroutines, turns, vectors, the ledger. None of
+that changes from round to round. So one round is recorded, as a torch.fx graph, and the graph is run for the others:
+the same calls with the same arguments in the same order, so results are equal bit for bit.
+
+What a recording must not hide is refused, and such rounds are run as they are:
+  - calls whose result or whose shape depends on values, or that leave torch (`numpy`, `item`, a comparison in an `if`);
+  - whatever looks at the step, by which a turn that stands for every step raises `StepDependent` (layout.py), except
+    draws, which the recording asks for again at every step;
+  - whatever else differs between two rounds in a row: two recordings must be one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+from torch.overrides import TorchFunctionMode
+
+from gradwire.layout import AnyStep, Draws, Turn
+
+DRAWN_AHEAD = 1 << 9
+"""Steps whose draws are asked for at once."""
+
+_VIEWS = "view unsqueeze squeeze expand expand_as transpose __getitem__"
+_METHODS = f"""{_VIEWS} add add_ sub sub_ mul mul_ div div_ neg abs square sqrt sigmoid sigmoid_ maximum minimum clamp sum
+    mean amax lerp_ copy_ clone zero_ reshape flatten to double float gather scatter_add_ index_select new_zeros"""
+_FUNCTIONS = "addmv baddbmm add sub mul div maximum minimum zeros zeros_like empty empty_like where cat stack"
+_FACTS = "shape ndim dtype device is_cuda is_cpu itemsize nbytes"
+
+VIEWS = frozenset[Any](getattr(Tensor, name) for name in _VIEWS.split())
+"""Calls whose result is the same memory: of a tensor that stays, it is made once."""
+
+METHODS = frozenset[Any](getattr(Tensor, name) for name in _METHODS.split())
+CALLS = METHODS | frozenset[Any](getattr(torch, name) for name in _FUNCTIONS.split())
+"""Calls whose result has a shape that follows from shapes: what may be recorded."""
+
+FACTS = frozenset[Any](
+    [getattr(Tensor, name).__get__ for name in _FACTS.split()]
+    + [Tensor.numel, Tensor.dim, Tensor.size, Tensor.__len__, Tensor.is_contiguous, Tensor.is_floating_point]
+)
+"""Calls that tell of a tensor what no round changes."""
+
+
+class Unrecordable(Exception):
+    """A round that must be run as it is; the message says why."""
+
+
+def record(once: Callable[[int], None], step: int) -> Recording:
+    """Record the round `once(step)`, which changes tensors in place, always the same ones. It is tried and undone.
+
+    Raises:
+        Unrecordable: it is none that a recording could stand for.
+    """
+    first, second = _Recorder(step), _Recorder(step + 1)
+    for recorder in (first, second):
+        try:
+            with recorder:
+                once(cast(int, AnyStep(recorder.draw)))
+        except Exception as error:  # if the round itself is wrong, it will say so when it is run
+            raise Unrecordable(f"{type(error).__name__}: {error}") from error
+        finally:
+            recorder.undo()
+    if not first.equals(second):
+        raise Unrecordable("two rounds in a row differ")
+    return Recording(first)
+
+
+class Recording:
+    """Rounds by a graph. Tensors that the round has changed in place are changed in place."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        self._run, self._draws = recorder.compiled(), recorder.draws
+        self._inputs: list[Tensor | None] = list(recorder.inputs)
+
+    def __call__(self, steps: range) -> None:
+        """Run the rounds of these steps, in order."""
+        inputs, places = self._inputs.copy(), [place for place, each in enumerate(self._inputs) if each is None]
+        for start in range(0, len(steps), DRAWN_AHEAD):
+            some = steps[start : start + DRAWN_AHEAD]
+            for _, *drawn in zip(some, *(draws(turn, some) for turn, draws in self._draws), strict=True):
+                for place, tensor in zip(places, drawn, strict=True):
+                    inputs[place] = tensor
+                self._run(*inputs)
+
+
+class _Recorder(TorchFunctionMode):
+    """Writes every call of torch into a graph while a round runs.
+
+    Attributes:
+        inputs: tensors that the round has not made, in the order in which they appear; None for what it has drawn.
+        draws: how that is drawn, and on which turn.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.inputs: list[Tensor | None] = []
+        self.draws: list[tuple[Turn, Draws]] = []
+        self._step, self._graph, self._drawing = step, fx.Graph(), False
+        # By identity; the tensors are kept, so that no other takes the place of one that is gone.
+        self._nodes: dict[int, tuple[Tensor, fx.Node]] = {}
+        self._lasting: set[int] = set()
+        self._overwritten: list[tuple[Tensor, Tensor]] = []
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Do the call, and write it down if it may be recorded."""
+        named = dict(kwargs or {})
+        if self._drawing or func in FACTS:
+            return func(*args, **named)
+        name = str(getattr(func, "__name__", func))
+        if func not in CALLS or _picks_by_values(name, args):
+            raise Unrecordable(f"the round calls {name}")
+        targets = [args[0]] if _in_place(name) else [named["out"]] if "out" in named else []
+        self._overwritten += [(target, target.clone()) for target in targets]
+        taken = cast("tuple[Any, Any]", fx.node.map_aggregate((args, named), self._node_of))
+        result = func(*args, **named)
+        if func in VIEWS and id(args[0]) in self._lasting:
+            self._node_of(result)
+        elif targets or id(result) not in self._nodes:  # else it is such as x.to(x.dtype), which is x
+            node = self._graph.create_node("call_method" if func in METHODS else "call_function", *_of(func), *taken)
+            self._nodes.setdefault(id(result), (result, node))
+        return result
+
+    def draw(self, turn: Turn, draws: Draws) -> Tensor:
+        """Note a draw of the round's; return that of the step at which it is recorded."""
+        self._drawing = True
+        drawn = draws(turn, range(self._step, self._step + 1))[0]
+        self._drawing = False
+        self.draws.append((turn, draws))
+        self._input(drawn, None)
+        return drawn
+
+    def undo(self) -> None:
+        """Put back what the round has overwritten."""
+        for target, values in reversed(self._overwritten):
+            target.copy_(values)
+        self._overwritten.clear()
+
+    def equals(self, other: _Recorder) -> bool:
+        """Whether both have recorded the same calls, of the same tensors and draws."""
+        return str(self._graph) == str(other._graph) and self._inputs() == other._inputs()
+
+    def compiled(self) -> Callable[..., object]:
+        """The graph as a function of the inputs."""
+        self._graph.output(None)
+        for node in reversed(self._graph.nodes):
+            name = node.target if isinstance(node.target, str) else ""
+            if node.op.startswith("call") and not node.users and not _in_place(name) and "out" not in node.kwargs:
+                self._graph.erase_node(node)
+        return fx.GraphModule({}, self._graph).forward
+
+    def _inputs(self) -> list[object]:
+        """Where the tensors lie, which must outlive the comparison; and the draws."""
+        lie = [each if each is None else (each.data_ptr(), each.dtype, each.shape, each.stride()) for each in self.inputs]
+        return [lie, [(turn.layout, turn.rank, turn.size, turn.seed, turn.path, each) for turn, each in self.draws]]
+
+    def _node_of(self, argument: Any) -> Any:
+        """An argument as the graph knows it: a tensor by its node."""
+        if not isinstance(argument, Tensor):
+            return argument
+        if id(argument) not in self._nodes:
+            self._lasting.add(id(argument))
+            self._input(argument, argument)
+        return self._nodes[id(argument)][1]
+
+    def _input(self, tensor: Tensor, lasting: Tensor | None) -> None:
+        self._nodes[id(tensor)] = tensor, self._graph.placeholder(f"input_{len(self.inputs)}")
+        self.inputs.append(lasting)
+
+
+def _of(func: Any) -> tuple[Any]:
+    """How a graph names a call: a method by its name."""
+    return (func.__name__ if func in METHODS else func,)
+
+
+def _in_place(name: str) -> bool:
+    return name.endswith("_") and not name.endswith("__")
+
+
+def _picks_by_values(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether a call's result has a shape that depends on values: an index by a tensor, `where` of one argument."""
+    return (name == "__getitem__" and "Tensor" in repr(type(args[1]))) or (name == "where" and len(args) != 3)
