@@ -42,9 +42,9 @@ def loop(problem: problems.Problem, step: float, alpha: float, k: int, rounds: i
     return x
 
 
-def laboratory(problem: problems.Problem, method: methods.ConvexMethod, rounds: int) -> None:
+def laboratory(problem: problems.Problem, method: methods.ConvexMethod, rounds: int, seed: int = 0) -> None:
     """The same by the laboratory, from the start of a run to its last mark."""
-    for _ in descent.walk(problem, method, rounds, every=rounds):
+    for _ in descent.walk(problem, method, rounds, every=rounds, seed=seed):
         pass
 
 
@@ -53,14 +53,14 @@ def rates(problem: problems.Problem, rounds: int, turns: int) -> dict[str, list[
     method = methods.compose("diana", problem, RandK(0.1, "float64"))
     alpha, k = method.plan.alpha, problem.d // 10
     sides = {
-        "loop": lambda: loop(problem, method.step, alpha, k, rounds),
-        "laboratory": lambda: laboratory(problem, method, rounds),
+        "loop": lambda seed: loop(problem, method.step, alpha, k, rounds, seed),
+        "laboratory": lambda seed: laboratory(problem, method, rounds, seed),
     }
     found: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(turns + 1):
         for name, side in sides.items():
             started = time.perf_counter()
-            side()
+            side(turn)  # with another seed every time, or supports would still be known
             if turn:
                 found[name].append(rounds / (time.perf_counter() - started))
     return found

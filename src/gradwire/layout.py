@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeAlias
@@ -105,10 +105,18 @@ class Turn:
 
     def key(self, *, shared: bool) -> int:
         """Draw a number in [0, 2^63): the same for every worker if `shared`, else this worker's own."""
-        who = "all" if shared else self.rank
-        what = repr((self.seed, self.step, who, self.path)).encode()
-        digest = hashlib.blake2b(what, key=self.layout.digest, digest_size=8).digest()
-        return int.from_bytes(digest, "little") >> 1
+        return self.keys([self.step], shared=shared)[0]
+
+    def keys(self, steps: Iterable[int], *, shared: bool) -> list[int]:
+        """Draw what `key` would at each of these steps."""
+        who = repr(("all" if shared else self.rank, self.path))[1:]
+        empty = hashlib.blake2b(key=self.layout.digest, digest_size=8)
+        found: list[int] = []
+        for step in steps:
+            digest = empty.copy()
+            digest.update(f"({self.seed!r}, {step!r}, {who}".encode())
+            found.append(int.from_bytes(digest.digest(), "little") >> 1)
+        return found
 
     def rng(self, *, shared: bool, device: torch.device | str = "cpu") -> torch.Generator:
         """Open a generator on `device`, seeded by `key(shared=shared)`; who else draws these numbers must be said."""

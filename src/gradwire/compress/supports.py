@@ -19,6 +19,9 @@ from gradwire.layout import AnyStep, Layout, Turn
 INDICES, STEPS = 1 << 16, 1 << 9
 """The most indices, and the most steps, that are drawn in one call."""
 
+MASKS = 1 << 6
+"""The most steps for which masks are made in one call: they are read soon, while they are in the cache."""
+
 
 def draw(turn: Turn, batch_shape: torch.Size, d: int, k: int, device: torch.device) -> Tensor:
     """int64[*batch_shape, k]: a support for every row."""
@@ -63,16 +66,16 @@ class Masks(NamedTuple):
 
     def block(self, turn: Turn, step: int) -> tuple[Tensor, ...]:
         """Those of the block in which a step lies, which are then the recent ones."""
-        source = (turn.layout, turn.size, turn.seed, turn.path, self)
-        if step not in _recent.steps or _recent.source != source:
+        who = (turn.layout, turn.size, turn.seed, turn.path)
+        if step not in _recent.steps or _recent.source != (who, self):
             batch_shape, d = self.shape[:-1], self.shape[-1]
-            steps = _block(batch_shape, self.k)
+            drawn = _block(batch_shape, self.k)
+            steps = min(drawn, MASKS)
             start = step - step % steps
-            who = (turn.layout, turn.size, turn.seed, turn.path)
-            supports = torch.stack(_ahead(*who, start, steps, batch_shape, d, self.k, self.device))
+            supports = _ahead(*who, step - step % drawn, drawn, batch_shape, d, self.k, self.device)
             masks = torch.zeros((steps, *self.shape), dtype=self.dtype, device=self.device)
-            _recent.masks = masks.scatter_(-1, supports, self.gain).unbind()
-            _recent.source, _recent.steps = source, range(start, start + steps)
+            masks.scatter_(-1, torch.stack(supports[start % drawn :][:steps]), self.gain)
+            _recent.masks, _recent.steps, _recent.source = masks.unbind(), range(start, start + steps), (who, self)
         return _recent.masks
 
 
@@ -114,6 +117,6 @@ def _ahead(
     device: torch.device,
 ) -> tuple[Tensor, ...]:
     """The supports int64[*batch_shape, k] of so many steps of a batched turn, by their own keys but in one call."""
-    turns = [Turn(slice(None), size, start + step, layout, seed, path) for step in range(steps)]
-    first = torch.tensor([turn.key(shared=False) for turn in turns], device=device)
+    turn = Turn(slice(None), size, start, layout, seed, path)
+    first = torch.tensor(turn.keys(range(start, start + steps), shared=False), device=device)
     return kernels.support(first.view(-1, *[1] * len(batch_shape)) + _rows(batch_shape, device), d, k).unbind()

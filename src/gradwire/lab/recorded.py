@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from gradwire.layout import AnyStep, Draws, Turn
 
-DRAWN_AHEAD = 1 << 9
+DRAWN_AHEAD = 1 << 6
 """Steps whose draws are asked for at once."""
 
 _VIEWS = "view unsqueeze squeeze expand expand_as transpose __getitem__"
@@ -35,6 +35,9 @@ VIEWS = frozenset[Any](getattr(Tensor, name) for name in _VIEWS.split())
 """Calls whose result is the same memory: of a tensor that stays, it is made once."""
 
 METHODS = frozenset[Any](getattr(Tensor, name) for name in _METHODS.split())
+INTO = frozenset("add sub mul div neg abs square sqrt sigmoid maximum minimum clamp addmv baddbmm".split())
+"""Names of calls that make a new tensor, and may write into an old one instead."""
+
 CALLS = METHODS | frozenset[Any](getattr(torch, name) for name in _FUNCTIONS.split())
 """Calls whose result has a shape that follows from shapes: what may be recorded."""
 
@@ -81,10 +84,13 @@ class Recording:
         inputs, places = self._inputs.copy(), [place for place, each in enumerate(self._inputs) if each is None]
         for start in range(0, len(steps), DRAWN_AHEAD):
             some = steps[start : start + DRAWN_AHEAD]
-            for _, *drawn in zip(some, *(draws(turn, some) for turn, draws in self._draws), strict=True):
-                for place, tensor in zip(places, drawn, strict=True):
-                    inputs[place] = tensor
-                self._run(*inputs)
+            drawn = list(zip(some, *(draws(turn, some) for turn, draws in self._draws), strict=True))
+            # Without autograd's bookkeeping a call on a short vector takes a fifth less.
+            with torch.inference_mode():
+                for _, *tensors in drawn:
+                    for place, tensor in zip(places, tensors, strict=True):
+                        inputs[place] = tensor
+                    self._run(*inputs)
 
 
 class _Recorder(TorchFunctionMode):
@@ -102,7 +108,7 @@ class _Recorder(TorchFunctionMode):
         self._step, self._graph, self._drawing = step, fx.Graph(), False
         # By identity; the tensors are kept, so that no other takes the place of one that is gone.
         self._nodes: dict[int, tuple[Tensor, fx.Node]] = {}
-        self._lasting: set[int] = set()
+        self._origins: list[object] = []
         self._overwritten: list[tuple[Tensor, Tensor]] = []
 
     def __torch_function__(
@@ -117,13 +123,20 @@ class _Recorder(TorchFunctionMode):
             raise Unrecordable(f"the round calls {name}")
         targets = [args[0]] if _in_place(name) else [named["out"]] if "out" in named else []
         self._overwritten += [(target, target.clone()) for target in targets]
-        taken = cast("tuple[Any, Any]", fx.node.map_aggregate((args, named), self._node_of))
+        taken, options = cast("tuple[Any, dict[str, Any]]", fx.node.map_aggregate((args, named), self._node_of))
         result = func(*args, **named)
-        if func in VIEWS and id(args[0]) in self._lasting:
-            self._node_of(result)
-        elif targets or id(result) not in self._nodes:  # else it is such as x.to(x.dtype), which is x
-            node = self._graph.create_node("call_method" if func in METHODS else "call_function", *_of(func), *taken)
-            self._nodes.setdefault(id(result), (result, node))
+        if not targets and id(result) in self._nodes:
+            return result  # such as x.to(x.dtype), which is x
+        if func in VIEWS and self._lasts(taken[0]):
+            self._input(result, result, (name, *map(str, taken)))
+            return result
+        if not targets and _makes(name, args):
+            # From round to round into the same memory, of which there may be lasting views.
+            self._input(result, result, "made by the round")
+            func, options = getattr(torch, name), {**options, "out": self._node_of(result)}
+        kind, target = ("call_method", name) if func in METHODS else ("call_function", func)
+        node = self._graph.create_node(kind, target, taken, options)
+        self._nodes.setdefault(id(result), (result, node))
         return result
 
     def draw(self, turn: Turn, draws: Draws) -> Tensor:
@@ -132,7 +145,8 @@ class _Recorder(TorchFunctionMode):
         drawn = draws(turn, range(self._step, self._step + 1))[0]
         self._drawing = False
         self.draws.append((turn, draws))
-        self._input(drawn, None)
+        who = (turn.layout, turn.rank, turn.size, turn.seed, turn.path)
+        self._input(drawn, None, (who, draws))
         return drawn
 
     def undo(self) -> None:
@@ -143,7 +157,7 @@ class _Recorder(TorchFunctionMode):
 
     def equals(self, other: _Recorder) -> bool:
         """Whether both have recorded the same calls, of the same tensors and draws."""
-        return str(self._graph) == str(other._graph) and self._inputs() == other._inputs()
+        return self._origins == other._origins and str(self._graph) == str(other._graph)
 
     def compiled(self) -> Callable[..., object]:
         """The graph as a function of the inputs."""
@@ -154,28 +168,27 @@ class _Recorder(TorchFunctionMode):
                 self._graph.erase_node(node)
         return fx.GraphModule({}, self._graph).forward
 
-    def _inputs(self) -> list[object]:
-        """Where the tensors lie, which must outlive the comparison; and the draws."""
-        lie = [each if each is None else (each.data_ptr(), each.dtype, each.shape, each.stride()) for each in self.inputs]
-        return [lie, [(turn.layout, turn.rank, turn.size, turn.seed, turn.path, each) for turn, each in self.draws]]
-
     def _node_of(self, argument: Any) -> Any:
         """An argument as the graph knows it: a tensor by its node."""
         if not isinstance(argument, Tensor):
             return argument
         if id(argument) not in self._nodes:
-            self._lasting.add(id(argument))
-            self._input(argument, argument)
+            where = (argument.data_ptr(), argument.dtype, argument.shape, argument.stride())
+            self._input(argument, argument, where)
         return self._nodes[id(argument)][1]
 
-    def _input(self, tensor: Tensor, lasting: Tensor | None) -> None:
+    def _lasts(self, node: fx.Node) -> bool:
+        """Whether a tensor is the same in every round."""
+        return node.op == "placeholder" and self.inputs[int(node.name.removeprefix("input_"))] is not None
+
+    def _input(self, tensor: Tensor, lasting: Tensor | None, origin: object) -> None:
         self._nodes[id(tensor)] = tensor, self._graph.placeholder(f"input_{len(self.inputs)}")
         self.inputs.append(lasting)
+        self._origins.append(origin)
 
 
-def _of(func: Any) -> tuple[Any]:
-    """How a graph names a call: a method by its name."""
-    return (func.__name__ if func in METHODS else func,)
+def _makes(name: str, args: tuple[Any, ...]) -> bool:
+    return name in INTO or (name == "sum" and len(args) > 1)  # a sum of everything knows no `out`
 
 
 def _in_place(name: str) -> bool:
@@ -183,5 +196,8 @@ def _in_place(name: str) -> bool:
 
 
 def _picks_by_values(name: str, args: tuple[Any, ...]) -> bool:
-    """Whether a call's result has a shape that depends on values: an index by a tensor, `where` of one argument."""
-    return (name == "__getitem__" and "Tensor" in repr(type(args[1]))) or (name == "where" and len(args) != 3)
+    """Whether a call's result is no view, or has a shape that depends on values: an index by more than places."""
+    if name == "__getitem__":
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        return not all(each is None or each is Ellipsis or isinstance(each, int | slice) for each in index)
+    return name == "where" and len(args) != 3

@@ -18,7 +18,7 @@ Once: TypeAlias = Callable[[int], None]
 SHORT = 1 << 15
 """Elements of all workers' vectors together up to which a round is worth recording."""
 
-AS_THEY_ARE = 64
+AS_THEY_ARE = 32
 """Rounds that are run first: a recording takes as long as about a hundred."""
 
 logger = logging.getLogger("gradwire")
