@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,12 @@ def stream(key: Tensor, count: int, bits: int) -> Tensor:
 
 def words(key: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     """The first outputs whole, by NumPy, which starts sooner than torch."""
-    z = (_counters if count <= FEW else _counters.__wrapped__)(count) + word(key)
+    return outputs(word(key), count)
+
+
+def outputs(keys: Any, count: int) -> Any:
+    """The same of uint64 keys [..., 1]: [..., count]."""
+    z = (_counters if count <= FEW else _counters.__wrapped__)(count) + keys
     for shift, factor in WORD_ROUNDS:
         z ^= z >> shift
         z *= factor
