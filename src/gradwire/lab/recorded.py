@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_aggregate
 from torch.overrides import TorchFunctionMode
 
 from gradwire.layout import AnyStep, Draws, Turn
@@ -26,19 +27,25 @@ DRAWN_AHEAD = 1 << 6
 """Steps whose draws are asked for at once."""
 
 _VIEWS = "view unsqueeze squeeze expand expand_as transpose __getitem__"
-_METHODS = f"""{_VIEWS} add add_ sub sub_ mul mul_ div div_ neg abs square sqrt sigmoid sigmoid_ maximum minimum clamp sum
-    mean amax lerp_ copy_ clone zero_ reshape flatten to double float gather scatter_add_ index_select new_zeros"""
-_FUNCTIONS = "addmv baddbmm add sub mul div maximum minimum zeros zeros_like empty empty_like where cat stack"
+_NEW = "add sub mul div neg abs square sqrt sigmoid maximum minimum clamp"
+_OTHERS = "mean amax gather index_select to double float clone reshape flatten new_zeros"
+_IN_PLACE = "add_ sub_ mul_ div_ sigmoid_ lerp_ scatter_add_ copy_ zero_"
+_FUNCTIONS = "zeros zeros_like empty empty_like where cat stack"
 _FACTS = "shape ndim dtype device is_cuda is_cpu itemsize nbytes"
 
-VIEWS = frozenset[Any](getattr(Tensor, name) for name in _VIEWS.split())
+
+def _called(owner: Any, names: str) -> frozenset[Any]:
+    return frozenset(getattr(owner, name) for name in names.split())
+
+
+VIEWS = _called(Tensor, _VIEWS)
 """Calls whose result is the same memory: of a tensor that stays, it is made once."""
 
-METHODS = frozenset[Any](getattr(Tensor, name) for name in _METHODS.split())
-INTO = frozenset("add sub mul div neg abs square sqrt sigmoid maximum minimum clamp addmv baddbmm".split())
+INTO = {*_NEW.split(), "addmv", "baddbmm"}
 """Names of calls that make a new tensor, and may write into an old one instead."""
 
-CALLS = METHODS | frozenset[Any](getattr(torch, name) for name in _FUNCTIONS.split())
+METHODS = VIEWS | _called(Tensor, f"{_NEW} sum {_OTHERS} {_IN_PLACE}")
+CALLS = METHODS | _called(torch, f"add sub mul div maximum minimum addmv baddbmm {_FUNCTIONS}")
 """Calls whose result has a shape that follows from shapes: what may be recorded."""
 
 FACTS = frozenset[Any](
@@ -123,7 +130,7 @@ class _Recorder(TorchFunctionMode):
             raise Unrecordable(f"the round calls {name}")
         targets = [args[0]] if _in_place(name) else [named["out"]] if "out" in named else []
         self._overwritten += [(target, target.clone()) for target in targets]
-        taken, options = cast("tuple[Any, dict[str, Any]]", fx.node.map_aggregate((args, named), self._node_of))
+        taken, options = cast("tuple[Any, dict[str, Any]]", map_aggregate((args, named), self._node_of))
         result = func(*args, **named)
         if not targets and id(result) in self._nodes:
             return result  # such as x.to(x.dtype), which is x
@@ -198,6 +205,6 @@ def _in_place(name: str) -> bool:
 def _picks_by_values(name: str, args: tuple[Any, ...]) -> bool:
     """Whether a call's result is no view, or has a shape that depends on values: an index by more than places."""
     if name == "__getitem__":
-        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        index = cast("tuple[object, ...]", args[1] if isinstance(args[1], tuple) else (args[1],))
         return not all(each is None or each is Ellipsis or isinstance(each, int | slice) for each in index)
     return name == "where" and len(args) != 3
