@@ -25,10 +25,21 @@ def imports(file: Path) -> set[str]:
 
 
 def test_all_is_complete_and_real() -> None:
-    tree = ast.parse((SOURCE / "__init__.py").read_text())
+    tree = ast.parse((SOURCE / "public.py").read_text())
     aliases = [alias for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names]
     assert sorted(gw.__all__) == sorted(alias.asname or alias.name for alias in aliases)
     assert all(name in vars(gw) for name in gw.__all__)
+    assert {*gw.__all__, "__version__"} <= {*dir(gw)}
+
+
+def test_the_import_is_cheap_and_the_first_name_brings_them_all() -> None:
+    script = (
+        "import sys, gradwire; from gradwire import net; assert 'torch' not in sys.modules; gradwire.Layout;"
+        "from gradwire import registry; assert {'topk', 'deft', 'ef', 'sgd'} <= {*registry.PARTS};"
+        "assert not hasattr(gradwire, 'atach'); print(gradwire.__version__)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert ended.stdout.strip() == gw.__version__
 
 
 def test_parts_have_one_address_each() -> None:
@@ -97,7 +108,7 @@ def test_nothing_is_unpickled() -> None:
 def test_importing_gradwire_brings_neither_plots_nor_the_command_line() -> None:
     others = ("matplotlib", "typer", "rich", "gradwire.lab", "gradwire.integrations")
     others += ("accelerate", "transformers", "lightning")
-    script = f"import sys, gradwire; print([m for m in {others} if m in sys.modules])"
+    script = f"import sys, gradwire; gradwire.attach; print([m for m in {others} if m in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert ended.stdout.strip() == "[]"
 

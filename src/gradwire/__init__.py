@@ -5,62 +5,32 @@ hook = gw.attach(ddp_model, "ef(deft(density=0.01))")       # one line in a trai
 sim = gw.Simulator("diana(randk(density=0.1))", layout, 10)  # the same methods in a laboratory
 
 Operators, exchanges and memories are in `gradwire.compress`, `gradwire.exchange` and `gradwire.memory`.
+
+The import itself is cheap: torch and all public names, which `gradwire.public` lists, come with the first use of one.
 """
 
-from gradwire import compress, exchange, memory, outer
-from gradwire.ask import AllGather, AllReduce, AllToAll, Broadcast
-from gradwire.auto import Auto, attach
-from gradwire.checkpoint import merge
-from gradwire.compress.protocol import Compressor
-from gradwire.dcp import Stateful
-from gradwire.doors import Hook, Local, local
-from gradwire.exchange.protocol import Exchange, State
-from gradwire.folder import load, save
-from gradwire.layout import Layout, Turn
-from gradwire.outer.every import Every
-from gradwire.registry import part as register
-from gradwire.simulator import Round, Simulator
-from gradwire.spec import SpecError, parse
-from gradwire.transport import Disagreement, Ledger, batched, lockstep
-from gradwire.transport.members import Members
-from gradwire.vector import Dense, Offset, Sent, Sparse
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "AllGather",
-    "AllReduce",
-    "AllToAll",
-    "Auto",
-    "Broadcast",
-    "Compressor",
-    "Dense",
-    "Disagreement",
-    "Every",
-    "Exchange",
-    "Hook",
-    "Layout",
-    "Ledger",
-    "Local",
-    "Members",
-    "Offset",
-    "Round",
-    "Sent",
-    "Simulator",
-    "Sparse",
-    "SpecError",
-    "State",
-    "Stateful",
-    "Turn",
-    "attach",
-    "batched",
-    "compress",
-    "exchange",
-    "load",
-    "local",
-    "lockstep",
-    "memory",
-    "merge",
-    "outer",
-    "parse",
-    "register",
-    "save",
-]
+from gradwire import version
+
+__version__ = version.VERSION
+
+if TYPE_CHECKING:
+    from gradwire.public import *  # noqa: F403 - what type checkers and the API reference read
+else:
+
+    def __getattr__(name: str) -> object:
+        """A public name, all of which are imported together so that the registry is never half full; or a submodule."""
+        if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
+            return import_module(f"{__name__}.{name}")
+        if name == "__all__" or not name.startswith("_"):
+            public = import_module(f"{__name__}.public")
+            globals().update({each: getattr(public, each) for each in ("__all__", *public.__all__)})
+            if name in globals():
+                return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *import_module(f"{__name__}.public").__all__})

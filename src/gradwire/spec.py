@@ -16,7 +16,7 @@ from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from gradwire import registry
+from gradwire import compress, exchange, memory, outer, registry  # noqa: F401 - they register the parts that specs name
 from gradwire.compress.protocol import Compressor, Sparsifier
 from gradwire.exchange.gathered import Gathered
 from gradwire.exchange.protocol import Exchange
