@@ -1,25 +1,31 @@
-"""The command line: `gradwire bench`, `demo`, `train`, `list` and `lab`."""
+"""The command line: `gradwire list`, `advise`, `bench`, `train`, `demo` and `lab`."""
 
 from __future__ import annotations
 
+import platform
 import sys
+from importlib import metadata
+from typing import Annotated
 
+import gradwire
 from gradwire import net
 from gradwire.cli.console import complain
-from gradwire.lab import remote
+from gradwire.lab.failed import Failed
 
 try:
     import typer
 except ModuleNotFoundError as missing:
     sys.exit(f"the command line needs {missing.name}: pip install 'gradwire[cli]'")
 
-from gradwire.cli.advise import advise_command
-from gradwire.cli.bench import bench_command
-from gradwire.cli.lab import lab
-from gradwire.cli.parts import list_command
-from gradwire.cli.train import demo_command, train_command
+from gradwire.cli.commands.advise import advise_command
+from gradwire.cli.commands.bench import bench_command
+from gradwire.cli.commands.lab import lab
+from gradwire.cli.commands.parts import list_command
+from gradwire.cli.commands.train import demo_command, train_command
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, context_settings=SETTINGS)
 app.command("advise")(advise_command)
 app.command("bench")(bench_command)
 app.command("demo")(demo_command)
@@ -31,10 +37,28 @@ app.add_typer(lab, name="lab")
 def main() -> None:
     """Run the command line; bad input ends in one sentence and exit code 2."""
     try:
-        app()
+        app(prog_name="gradwire")
     except (ValueError, ArithmeticError, ModuleNotFoundError, FileNotFoundError, net.Refused) as error:
         complain(error)
         sys.exit(2)
-    except remote.Failed as error:
+    except Failed as error:
         complain(error)
         sys.exit(error.code)
+
+
+def _tell_version(asked: bool) -> None:
+    """Print the versions of gradwire, torch and Python, and end; torch is not imported for that."""
+    if asked:
+        typer.echo(
+            f"gradwire {gradwire.__version__} (torch {metadata.version('torch')}, Python {platform.python_version()})"
+        )
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Take the bytes out of distributed training: compare, predict, measure, train."""

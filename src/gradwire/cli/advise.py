@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from gradwire import advice
 from gradwire.advice.rounds import EXCHANGE
-from gradwire.cli.console import bars, complain, link_of, out
+from gradwire.cli.console import bars, complain, link_of, numbered, out
 from gradwire.lab import bench
 from gradwire.lab.bench.advised import Advised, Probed, Question
 from gradwire.lab.bench.advising import answer, ask
@@ -29,24 +27,17 @@ NOTE = "Fewer bytes a step may take more steps: below a density of 1 % many mode
 """The caption: what the seconds of a step leave open."""
 
 
-def advise_command(
-    model: Annotated[
-        str, typer.Option(help=f"{', '.join(bench.BUILT_IN)}, or your own factory module:name, giving (model, loss).")
-    ] = "mlp",
-    candidate: Annotated[
-        list[str] | None, typer.Option(help="A spec to consider. May be repeated. Default: a handful.")
-    ] = None,
-    rate: Annotated[str | None, typer.Option(help="Of every link, such as 100mbit. Left out: loopback.")] = None,
-    ranks: Annotated[int, typer.Option(min=2, max=64, help="Processes, each on a link of its own.")] = 2,
-    bucket_mb: Annotated[float, typer.Option(help="Megabytes that candidates exchange together.")] = Question.bucket_mb,
-    check: Annotated[bool, typer.Option("--check", help="Measure every method too, and compare.")] = False,
-    seconds: Annotated[float, typer.Option(help="Of measuring a method, with --check.")] = Question.seconds,
-    output: Annotated[Path | None, typer.Option(help="Write everything as JSON.")] = None,
+def predict(
+    model: str,
+    candidate: list[str] | None,
+    rate: str | None,
+    ranks: int,
+    bucket_mb: float,
+    check: bool,
+    seconds: float,
+    output: Path | None,
 ) -> None:
-    """Predict a step's time with every method on this machine, and with local steps, and say whether to compress.
-
-    Under torchrun (torchrun --no-python gradwire advise ...) the network is taken as it is.
-    """
+    """Predict, print and write what `gradwire advise` was asked; the arguments are its options."""
     given = tuple(candidate) if candidate else advice.CANDIDATES
     question = Question(model, given, bucket_mb, check, seconds=seconds)
     if output is not None and not output.resolve().parent.is_dir():
@@ -63,11 +54,16 @@ def advise_command(
     _finish(advised, output)
 
 
-def table(advised: Advised) -> Table:
-    """A row for every method, the fastest first."""
+def table(advised: Advised) -> tuple[Table, list[str]]:
+    """A row for every method, the fastest first, and lines for below: long names, and why a method is refused."""
     place = f"{advised.model}, {advised.ranks} ranks, {advised.link}"
-    found = Table(title=f"{place}: {1e3 * advised.compute:.1f} ms of compute", caption=NOTE, box=box.SIMPLE_HEAD)
-    found.add_column("method", overflow="fold", min_width=14)
+    found = Table(
+        title=f"{place}: {1e3 * advised.compute:.1f} ms of compute",
+        caption=NOTE,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    found.add_column("method", no_wrap=True)
     columns = (
         "predicted ms",
         "x dense",
@@ -79,9 +75,13 @@ def table(advised: Advised) -> Table:
         found.add_column(column, justify="right", no_wrap=True)
     rows = [(method.seconds, _row(advised, method)) for method in advised.verdict.methods]
     rows += [(_seconds(one), _local_row(advised, one)) for one in advised.rounds]
-    for _, row in sorted(rows, key=lambda row: row[0]):
-        found.add_row(*row)
-    return found
+    rows.sort(key=lambda row: row[0])
+    names, below = numbered([row[0] for _, row in rows], 15 if advised.measured else 36)
+    for name, (_, row) in zip(names, rows, strict=True):
+        found.add_row(escape(name), *row[1:])
+    refused = [(method.name, method.refusal) for method in advised.verdict.methods if method.refusal]
+    refused += [(_local_name(one), one.refusal) for one in advised.rounds if one.refusal]
+    return found, [*below, *(f"{name}: {refusal}" for name, refusal in refused)]
 
 
 def _seconds(one: advice.LocalRound) -> float:
@@ -90,17 +90,20 @@ def _seconds(one: advice.LocalRound) -> float:
 
 def _local_row(advised: Advised, one: advice.LocalRound) -> list[str]:
     """Local steps: the exchange shared out among the steps of a round."""
-    name = f"local, every {one.every}: {one.exchange}"
     if one.refusal:
-        return [f"{escape(f'local: {one.exchange}')}: {escape(one.refusal)}", "-"]
+        return [_local_name(one), "-"]
     ratio = one.seconds(one.every) / advised.verdict.of("dense").seconds
     return [
-        escape(name),
+        _local_name(one),
         f"{1e3 * one.seconds(one.every):.1f}",
         f"{ratio:.3f}",
         f"{one.traffic / one.every / 1e6:.3f}",
         "-",
     ]
+
+
+def _local_name(one: advice.LocalRound) -> str:
+    return f"local: {one.exchange}" if one.refusal else f"local, every {one.every}: {one.exchange}"
 
 
 def local_lines(one: advice.LocalRound, dense: float) -> list[str]:
@@ -118,10 +121,10 @@ def local_lines(one: advice.LocalRound, dense: float) -> list[str]:
 
 def _row(advised: Advised, method: advice.Method) -> list[str]:
     if method.refusal:
-        return [f"{escape(method.name)}: {escape(method.refusal)}", "-"]
+        return [method.name, "-"]
     dense = advised.verdict.of("dense").seconds
     cells = [
-        escape(method.name),
+        method.name,
         f"{1e3 * method.seconds:.1f}",
         f"{method.seconds / dense:.3f}",
         f"{method.traffic / 1e6:.3f}",
@@ -158,8 +161,11 @@ def _here(question: Question, output: Path | None, first: bool) -> None:
 
 def _finish(advised: Advised, output: Path | None) -> None:
     """Print what was found, and write it."""
-    out.print(table(advised))
-    out.print(advised.verdict.sentence, markup=False)
+    figures, lines = table(advised)
+    out.print(figures)
+    for line in lines:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+    out.print(advised.verdict.sentence, markup=False, soft_wrap=True)
     out.print(bench_words.measured_with(advised.versions), markup=False)
     if (one := advised.local) is not None:
         for line in local_lines(one, advised.verdict.of("dense").seconds):

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.progress import Progress, TaskID
 
 from gradwire import net
@@ -21,33 +19,18 @@ from gradwire.report.whole import write_whole
 LOOPBACK = "loopback"
 
 
-def bench_command(
-    model: Annotated[
-        str, typer.Option(help=f"{', '.join(bench.BUILT_IN)}, or your own factory module:name, giving (model, loss).")
-    ] = "mlp",
-    method: Annotated[
-        list[str] | None,
-        typer.Option(help="A spec, or dense, fp16, powersgd4, auto. May be repeated. Default: one of each kind."),
-    ] = None,
-    rate: Annotated[
-        list[str] | None, typer.Option(help="Of every link, such as 100mbit, or loopback. May be repeated.")
-    ] = None,
-    ranks: Annotated[
-        list[int] | None, typer.Option(min=1, max=64, help="Processes; 2 by default. May be repeated.")
-    ] = None,
-    steps: Annotated[int, typer.Option(help="Timed steps of every method.")] = bench.BenchPlan.steps,
-    seconds: Annotated[float, typer.Option(help="Time limit of every method on every link.")] = bench.BenchPlan.seconds,
-    bucket_mb: Annotated[
-        float, typer.Option(help="Megabytes that gradwire's methods exchange together.")
-    ] = bench.BenchPlan.bucket_mb,
-    here: Annotated[
-        bool, typer.Option("--here", help="The network as it is, under torchrun ... -m gradwire bench --here.")
-    ] = False,
-    output: Annotated[Path, typer.Option(help="The page; its data goes beside it as .json and .csv.")] = Path(
-        "gradwire-bench.html"
-    ),
+def measure(
+    model: str,
+    method: list[str] | None,
+    rate: list[str] | None,
+    ranks: list[int] | None,
+    steps: int,
+    seconds: float,
+    bucket_mb: float,
+    here: bool,
+    output: Path,
 ) -> None:
-    """Measure a step of training: compute, selection, wire, wait and bytes, per method, link and number of ranks."""
+    """Measure, print and write what `gradwire bench` was asked; the arguments are its options."""
     here = here or "WORLD_SIZE" in os.environ
     if here and (rate or ranks):
         raise ValueError("on the network as it is, rates and ranks are what they are: leave out --rate and --ranks")
@@ -73,7 +56,7 @@ class Listening:
         """Move a bar on."""
         key = event.method, event.link, event.ranks
         if key not in self.tasks:
-            name = f"{words.short(event.method, 28)}, {event.link} x {event.ranks}"
+            name = f"{event.method}, {event.link} x {event.ranks}"
             self.tasks[key] = self.progress.add_task(name, total=1.0, facts="")
         facts = f"{words.number(1e3 * event.seconds)} ms"
         self.progress.update(self.tasks[key], completed=event.done, facts=facts)
@@ -125,7 +108,10 @@ def _finish(sheet: bench.Sheet, output: Path) -> None:
     for text, file in zip((page.render(sheet), sheet.to_json(), sheet.to_csv()), _files(output), strict=True):
         write_whole(text, file)
     for cell in sheet.cells().values():
-        out.print(table(sheet, cell))
-    out.print(bench_words.headline(sheet), markup=False)
+        figures, names = table(sheet, cell)
+        out.print(figures)
+        for line in names:
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
+    out.print(bench_words.headline(sheet), markup=False, soft_wrap=True)
     out.print(bench_words.measured_with(sheet.versions), markup=False)
     out.print(f"The page: {output.resolve()}", soft_wrap=True)

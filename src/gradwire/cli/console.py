@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 
 from gradwire import net
 
 try:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Column
 except ModuleNotFoundError as missing:
     sys.exit(f"the command line needs {missing.name}: pip install 'gradwire[cli]'")
 
@@ -19,12 +21,18 @@ out, err = Console(), Console(stderr=True)
 def bars() -> Progress:
     """Bars with a name, a line of `facts` and the time."""
     columns = (
-        TextColumn("{task.description:<18}"),
-        BarColumn(),
+        TextColumn("{task.description:<18}", markup=False, table_column=Column(overflow="fold", min_width=18)),
+        BarColumn(20),
         TextColumn("{task.fields[facts]}"),
         TimeElapsedColumn(),
     )
     return Progress(*columns, console=out)
+
+
+def numbered(names: Sequence[str], room: int) -> tuple[list[str], list[str]]:
+    """Names for a column `room` characters wide, and lines to go below: a longer name has a number in its place."""
+    long = {name: f"({index})" for index, name in enumerate((n for n in dict.fromkeys(names) if len(n) > room), 1)}
+    return [long.get(name, name) for name in names], [f"{number} {name}" for name, number in long.items()]
 
 
 def complain(sentence: object) -> None:

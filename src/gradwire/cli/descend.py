@@ -6,10 +6,9 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 from rich.progress import Progress
 
 from gradwire.cli.console import bars, command, out
@@ -18,28 +17,24 @@ from gradwire.lab import records
 from gradwire.lab.convex import descent, methods, problems
 from gradwire.spec import operator
 
-Option = Annotated[
-    list[str] | None, typer.Option("--option", "-o", help="NAME=VALUE of the problem, such as -o penalty=0.1.")
-]
 
-
-def run_command(
-    problem: Annotated[str, typer.Argument(help=f"One of {', '.join(problems.PROBLEMS)}.")],
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(methods.METHODS)}.")] = "diana",
-    compressor: Annotated[str, typer.Option(help="A spec such as randk, 'topk(density=0.1)' or natural.")] = "randk",
-    density: Annotated[float | None, typer.Option(help="Of the compressor, if its spec does not say.")] = None,
-    biased: Annotated[str | None, typer.Option(help="The biased operator of star and generalised_diana.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="At most.")] = 10_000,
-    workers: Annotated[int | None, typer.Option(help="Left out: the problem's own number.")] = None,
-    seed: Annotated[int, typer.Option(help="Of problem and compression.")] = 0,
-    step: Annotated[float | None, typer.Option(help="Of gradient descent, instead of the theorem's.")] = None,
-    conservative: Annotated[bool, typer.Option(help="Let theory use the largest L_i only.")] = False,
-    until: Annotated[float, typer.Option(help="Stop at this error.")] = 1e-24,
-    lockstep: Annotated[bool, typer.Option(help="One coroutine a worker: slow, and bit for bit a network's.")] = False,
-    option: Option = None,
-    output: Annotated[Path | None, typer.Option(help="A .json file for the run's marks.")] = None,
+def minimise(
+    problem: str,
+    method: str,
+    compressor: str,
+    density: float | None,
+    biased: str | None,
+    rounds: int,
+    workers: int | None,
+    seed: int,
+    step: float | None,
+    conservative: bool,
+    until: float,
+    lockstep: bool,
+    option: list[str] | None,
+    output: Path | None,
 ) -> None:
-    """Minimise a problem by a method, with the step size that its theorem gives."""
+    """Descend, print and write what `gradwire lab run` was asked; the arguments are its options."""
     torch.set_num_threads(1)
     if output is not None and not output.parent.is_dir():
         raise ValueError(f"there is no folder {output.parent} to write {output.name} to")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import typer
 from rich.table import Table
 
 from gradwire.cli.console import bars, command, out
@@ -20,12 +18,8 @@ NAMES = (*figures.FIGURES, "link", *studies.STUDIES)
 """Every figure."""
 
 
-def figure_command(
-    name: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMES)}, all.")],
-    output: Annotated[Path, typer.Option(help="The folder for NAME.png, NAME.csv and NAME.json.")] = Path("figures"),
-    seed: Annotated[int, typer.Option(help="Of problem and compression.")] = 0,
-) -> None:
-    """Run the experiments of a figure, draw it, and write its numbers beside it."""
+def make(name: str, output: Path, seed: int) -> None:
+    """Make what `gradwire lab figure` was asked; the arguments are its options."""
     torch.set_num_threads(1)
     if name not in (*NAMES, "all"):
         raise ValueError(f"unknown figure {name!r}; known are {', '.join([*NAMES, 'all'])}")

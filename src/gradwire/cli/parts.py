@@ -1,11 +1,12 @@
-"""`gradwire list`: every part with its constants and bytes, those of installed packages too."""
+"""`gradwire list`: every part with its parameters, constants and bytes, those of installed packages too."""
 
 from __future__ import annotations
 
+import inspect
+import json
+import textwrap
+from dataclasses import asdict, dataclass
 from typing import get_args
-
-from rich.markup import escape
-from rich.table import Table
 
 from gradwire import registry
 from gradwire.cli.console import complain, out
@@ -17,39 +18,93 @@ NOMINAL = 1_000_000
 """Elements for which constants and bytes are shown."""
 
 
-def list_command() -> None:
-    """Show every compressor, exchange, memory, rule and outer step."""
+@dataclass(frozen=True)
+class Listed:
+    """A part as it is listed.
+
+    parameters: as in a call, such as "density" or "values='float32'". omega, delta, nbytes: of the example, with
+    `elements` elements; None where it has none. problem: why the example cannot be built, "" if it can.
+    """
+
+    name: str
+    kind: str
+    parameters: tuple[str, ...]
+    summary: str
+    origin: str
+    example: str
+    elements: int
+    omega: float | None
+    delta: float | None
+    nbytes: int | None
+    problem: str
+
+
+def show(word: str | None, as_json: bool) -> None:
+    """Print the parts that `gradwire list` was asked for; ValueError if there are none."""
     for sentence in registry.load_installed():
         complain(sentence)
-    for kind in get_args(registry.Kind):
-        table = Table(kind, "", title_justify="left", show_lines=True, expand=True)
-        for name, entry in registry.parts(kind).items():
-            table.add_row(name, "\n".join(_lines(entry)))
-        out.print(table)
-    out.print(f"Constants and bytes are those of the example at d = {NOMINAL:,} elements.")
-
-
-def _lines(entry: registry.Entry) -> list[str]:
-    """What is said of a part: its summary, where it comes from if not from here, an example and the constants."""
-    stranger = not entry.origin.startswith("gradwire.")
-    return [
-        escape(entry.summary),
-        *([f"[dim]from[/] {entry.origin}"] if stranger else []),
-        f"[dim]for example[/] {escape(entry.example)}",
-        *_constants(entry.example),
+    every = [listed(entry) for kind in get_args(registry.Kind) for entry in registry.parts(kind).values()]
+    found = [
+        each for each in every if word is None or word.lower() in f"{each.name} {each.kind} {each.summary}".lower()
     ]
+    if not found:
+        raise ValueError(f"none of the {len(every)} parts has {word!r} in its name, kind or summary")
+    if as_json:
+        print(json.dumps([asdict(each) for each in found], indent=1))
+        return
+    for kind in dict.fromkeys(each.kind for each in found):
+        out.print(f"{kind.upper()}\n", markup=False, highlight=False)
+        for each in found:
+            if each.kind == kind:
+                out.print("\n".join(_lines(each)) + "\n", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"Constants and bytes are those of the example at d = {NOMINAL:,} elements.", soft_wrap=True)
 
 
-def _constants(example: str) -> list[str]:
-    """A line with the class of an example, its omega, delta and bytes; nothing for a part with a memory."""
+def listed(entry: registry.Entry) -> Listed:
+    """What is said of a part."""
+    omega = delta = nbytes = None
+    problem = ""
     try:
-        part = build(example)
+        part = build(entry.example)
     except SpecError as error:
-        return [f"[red]{escape(str(error))}[/]"]
-    if not isinstance(part, Compressor | Exchange):
-        return []
-    omega, delta = part.omega(NOMINAL), part.delta(NOMINAL)
-    facts = [f"unbiased, omega = {omega:.4g}"] if omega is not None else []
-    facts += [f"contractive, delta = {delta:.4g}"] if delta is not None else []
-    facts += [f"{part.nbytes(NOMINAL):,} bytes"] if isinstance(part, Compressor) else []
-    return [f"[dim]{'; '.join(facts)}[/]"] if facts else []
+        part, problem = None, str(error)
+    if isinstance(part, Compressor | Exchange):
+        omega, delta = part.omega(NOMINAL), part.delta(NOMINAL)
+    if isinstance(part, Compressor):
+        nbytes = part.nbytes(NOMINAL)
+    return Listed(
+        entry.name,
+        entry.kind,
+        tuple(_parameter(each) for each in inspect.signature(entry.make).parameters.values()),
+        entry.summary,
+        entry.origin,
+        entry.example,
+        NOMINAL,
+        omega,
+        delta,
+        nbytes,
+        problem,
+    )
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    """A parameter as a spec would give it: its name, and the default if it has one."""
+    if parameter.default is inspect.Parameter.empty:
+        return parameter.name
+    plain = isinstance(parameter.default, bool | int | float | str | None)
+    return f"{parameter.name}={repr(parameter.default) if plain else str(parameter.default).lower()}"
+
+
+def _lines(each: Listed) -> list[str]:
+    """The lines of a part: prose is wrapped, specs never are, for they are there to be copied."""
+    facts = [
+        *([f"unbiased, omega = {each.omega:.4g}"] if each.omega is not None else []),
+        *([f"contractive, delta = {each.delta:.4g}"] if each.delta is not None else []),
+        *([f"{each.nbytes:,} bytes"] if each.nbytes is not None else []),
+    ]
+    stranger = not each.origin.startswith("gradwire.")
+    width = max(40, min(out.width, 100) - 4)
+    prose = [*textwrap.wrap(each.summary, width), *([f"from {each.origin}"] if stranger else [])]
+    call = f"{each.name}({', '.join(each.parameters)})" if each.parameters else each.name
+    more = [f"for example {each.example}", *textwrap.wrap(each.problem, width), *(["; ".join(facts)] if facts else [])]
+    return [call, *(f"    {line}" for line in (*prose, *more))]

@@ -5,55 +5,47 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import torch
-import typer
 from rich.table import Table
 
 from gradwire.cli.console import bars, command, err, link_of, out
 from gradwire.lab.training import Event, History, LocalSteps, Step, Training, train, train_on_ranks
 from gradwire.lab.training.record import MISSING, scalars, write
-from gradwire.lab.training.tasks import TASKS
 from gradwire.lab.training.tasks.protocol import Optimizer, RateSchedule
 
 
-def task_command(
-    task: Annotated[str, typer.Option(help=f"One of {', '.join(TASKS)}.")],
-    exchange: Annotated[str, typer.Option(help="A spec such as 'ef(deft(density=0.01))', or dense.")] = "dense",
-    workers: Annotated[int | None, typer.Option(help="In one process, in lockstep; 16 if left out.")] = None,
-    model: Annotated[str | None, typer.Option(help="Left out: the task's smallest.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Left out, as what follows: the task's own.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Samples a worker and step.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-    momentum: Annotated[float | None, typer.Option(help="Of SGD.")] = None,
-    clip: Annotated[
-        float | None, typer.Option(help="Largest norm of a worker's gradient before compression; 0: no limit.")
-    ] = None,
-    evaluate_every: Annotated[int | None, typer.Option(help="Steps.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="sgd, adam, adamw or muon.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="Of the learning rate: constant or cosine.")] = None,
-    warmup_steps: Annotated[int | None, typer.Option(help="In which the learning rate rises.")] = None,
-    local: Annotated[int | None, typer.Option(help="Local steps between two exchanges of models' differences.")] = None,
-    outer: Annotated[
-        str | None, typer.Option(help=f"With --local: spec of the outer step; {LocalSteps.outer}.")
-    ] = None,
-    delay: Annotated[int | None, typer.Option(help="With --local: steps until the mean arrives; 0.")] = None,
-    catch_up: Annotated[str | None, typer.Option(help="With --delay: add, mix or drop; mix.")] = None,
-    fragments: Annotated[
-        int | None, typer.Option(help="With --local: parts of the model exchanged at different steps; 1.")
-    ] = None,
-    grow: Annotated[int | None, typer.Option(help="With --local: first steps, in which rounds grow from 1; 0.")] = None,
-    unlike: Annotated[bool, typer.Option("--unlike", help="Every worker has data of its own kind.")] = False,
-    seed: Annotated[int, typer.Option(help="Of model, data and compression.")] = 0,
-    data: Annotated[Path | None, typer.Option(help="A place to read from instead of the installed data.")] = None,
-    ranks: Annotated[int | None, typer.Option(help="Processes with a worker each, instead of --workers.")] = None,
-    rate: Annotated[str | None, typer.Option(help="Of the ranks' links, such as 100mbit. Left out: loopback.")] = None,
-    output: Annotated[Path | None, typer.Option(help="A folder for steps.csv, run.json and TensorBoard.")] = None,
-    save: Annotated[Path | None, typer.Option(help="A file to write a checkpoint to, at every evaluation.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="A checkpoint to go on from.")] = None,
+def learn(
+    task: str,
+    exchange: str,
+    workers: int | None,
+    model: str | None,
+    steps: int | None,
+    batch: int | None,
+    lr: float | None,
+    momentum: float | None,
+    clip: float | None,
+    evaluate_every: int | None,
+    optimizer: str | None,
+    schedule: str | None,
+    warmup_steps: int | None,
+    local: int | None,
+    outer: str | None,
+    delay: int | None,
+    catch_up: str | None,
+    fragments: int | None,
+    grow: int | None,
+    unlike: bool,
+    seed: int,
+    data: Path | None,
+    ranks: int | None,
+    rate: str | None,
+    output: Path | None,
+    save: Path | None,
+    resume: Path | None,
 ) -> None:
-    """Train a real task with n workers, and record loss, density, residual, bytes and time of every step."""
+    """Train, print and write what `gradwire lab train` was asked; the arguments are its options."""
     if ranks is not None and workers not in (None, ranks):
         raise ValueError(f"every rank is one worker: give --ranks {ranks} or --workers {workers}, not both")
     if rate is not None and ranks is None:

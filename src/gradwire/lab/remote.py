@@ -32,6 +32,7 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 
 from gradwire import net
 from gradwire.lab import records
+from gradwire.lab.failed import Failed
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -44,14 +45,6 @@ BAD_INPUT = (ValueError, ArithmeticError, ModuleNotFoundError, FileNotFoundError
 
 MEETING = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What the environment must hold so that ranks can find each other."""
-
-
-class Failed(RuntimeError):
-    """Ranks ended before their work was done; `code` is 2 where the input was bad, else 1."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass(frozen=True)

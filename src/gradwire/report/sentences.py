@@ -61,9 +61,25 @@ def deck(comparison: Comparison) -> str:
     )
 
 
+def noise(comparison: Comparison) -> str:
+    """How far one evaluation of the baseline is from its trend, and what that does to the headline's factor; or ""."""
+    noise, winner, dense = comparison.noise, words.winner(comparison), comparison.baseline
+    if noise is None or not winner:
+        return ""
+    most, least = (comparison.crossing(winner, above) for above in (noise, -noise))
+    if not most or not most.seconds:
+        return ""
+    high = words.factor(dense.points[-1].seconds / most.seconds)
+    low = words.factor(dense.points[-1].seconds / least.seconds) if least else "fewer"
+    return (
+        f"One evaluation of {dense.name} is about {max(noise, 0.001):.3f} nats from its trend; with its final loss off "
+        f"by that much, {winner.name} was there {low} to {high} times sooner."
+    )
+
+
 def remarks(comparison: Comparison) -> list[str]:
     """Caveats of these numbers; empty if there are none."""
-    dense, remarks = comparison.baseline, [comparison.note] if comparison.note else []
+    dense, remarks = comparison.baseline, [each for each in (noise(comparison), comparison.note) if each]
     own = comparison.speedup(dense)
     if own and own >= DIPPED:
         remarks.append(

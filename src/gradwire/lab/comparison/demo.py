@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from gradwire.lab.comparison.job import TrainingJob
 
 RUNS = {
@@ -15,16 +17,53 @@ RUNS = {
 RATE = 0.002
 """The learning rate of all runs, at its highest."""
 
-NOTE = (
+
+@dataclass(frozen=True)
+class Size:
+    """What a run of the demonstration trains, and for how many seconds."""
+
+    seconds: float
+    width: int
+    depth: int
+
+
+SHORT = Size(12.0, 64, 3)
+"""For the first look: a model so small that dense DDP makes a hundred steps in its time."""
+
+FULL = Size(50.0, 128, 4)
+"""What the docs show."""
+
+METHODS = (
     f"All runs share one optimizer: AdamW with torch's settings, learning rate {RATE:g} after a warm-up of 20 steps, "
     "then down a cosine over the run's own time, gradients clipped at norm 1. PowerSGD and EF(Top-k) average gradients "
     "at every step; gradwire.local lets each rank take ten steps by itself and then exchanges differences of models."
 )
 
 
-def jobs(seconds: float, seed: int) -> dict[str, TrainingJob]:
-    """One job a run."""
-    return {name: TrainingJob(way, seconds=seconds, seed=seed, learning_rate=RATE) for name, way in RUNS.items()}
+def note(full: bool) -> str:
+    """What to keep in mind of the numbers."""
+    short = (
+        " This is the short run: a tiny model in its first hundreds of steps, where every optimizer still learns fast. "
+        "It shows what a slow link costs, not where training ends; gradwire demo --full trains longer."
+    )
+    return METHODS + short * (not full)
+
+
+def jobs(size: Size, seconds: float | None, seed: int) -> dict[str, TrainingJob]:
+    """One job a run; twelve evaluations or more in each."""
+    budget = size.seconds if seconds is None else seconds
+    return {
+        name: TrainingJob(
+            way,
+            seconds=budget,
+            seed=seed,
+            learning_rate=RATE,
+            width=size.width,
+            depth=size.depth,
+            evaluate_every=min(2.0, budget / 12) if budget > 0 else 2.0,
+        )
+        for name, way in RUNS.items()
+    }
 
 
 def model_name(job: TrainingJob, parameters: int) -> str:

@@ -96,8 +96,24 @@ class Comparison:
         """The dense run that the others are held against."""
         return self.runs[0]
 
-    def crossing(self, run: Run) -> Point | None:
+    @property
+    def noise(self) -> float | None:
+        """How far one evaluation of the baseline is from its trend, nats; None with fewer than six finite evaluations.
+
+        Of the second half of its evaluations, at least five: the root mean square of their third differences over
+        sqrt(20), which is the standard deviation of independent deviations from any parabola.
+        """
+        losses = [point.loss for point in self.baseline.points]
+        late = losses[-max(5, len(losses) // 2) :]
+        if len(losses) < 6 or not all(map(math.isfinite, late)):
+            return None
+        third = [d - 3 * c + 3 * b - a for a, b, c, d in zip(late, late[1:], late[2:], late[3:], strict=False)]
+        return math.sqrt(sum(each * each for each in third) / len(third) / 20)
+
+    def crossing(self, run: Run, above: float = 0.0) -> Point | None:
         """Where `run` first has a held-out loss <= the baseline's FINAL loss; None if it never does.
+
+        above: nats to add to that loss.
 
         The rule of the first crossing: between evaluations the curve is a straight line, and the first touch counts
         even when the curve rises again later. It holds for the baseline as well, so a baseline that dipped below its
@@ -105,7 +121,7 @@ class Comparison:
         evaluation, or the first one after such a gap, that lies below the target is itself the crossing. A target that
         is not finite is never reached.
         """
-        target, before = self.baseline.points[-1].loss, None
+        target, before = self.baseline.points[-1].loss + above, None
         if not math.isfinite(target):
             return None
         for point in run.points:

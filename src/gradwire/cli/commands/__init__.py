@@ -1,0 +1,1 @@
+"""Commands and their options. Nothing here imports torch: a command that can be read imports its work."""

@@ -1,0 +1,31 @@
+"""The options of `gradwire advise`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gradwire.cli.commands.shared import Model
+
+
+def advise_command(
+    model: Model = "mlp",
+    candidate: Annotated[
+        list[str] | None, typer.Option(help="A spec to consider. May be repeated. Default: a handful.")
+    ] = None,
+    rate: Annotated[str | None, typer.Option(help="Of every link, such as 100mbit. Left out: loopback.")] = None,
+    ranks: Annotated[int, typer.Option(min=2, max=64, help="Processes, each on a link of its own.")] = 2,
+    bucket_mb: Annotated[float, typer.Option(help="Megabytes that candidates exchange together.")] = 25.0,
+    check: Annotated[bool, typer.Option("--check", help="Measure every method too, and compare.")] = False,
+    seconds: Annotated[float, typer.Option(help="Of measuring a method, with --check.")] = 20.0,
+    output: Annotated[Path | None, typer.Option(help="Write everything as JSON.")] = None,
+) -> None:
+    """Predict a step's time with every method on this machine, and with local steps, and say whether to compress.
+
+    Under torchrun (torchrun --no-python gradwire advise ...) the network is taken as it is.
+    """
+    from gradwire.cli.advise import predict
+
+    predict(model, candidate, rate, ranks, bucket_mb, check, seconds, output)

@@ -1,0 +1,78 @@
+"""`gradwire demo`: the small GPT over a slow link, dense against fewer bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from gradwire import report
+from gradwire.cli.console import bars, command, link_of, out
+from gradwire.cli.train import follow
+from gradwire.lab import records
+from gradwire.lab.comparison import demo
+from gradwire.lab.comparison.record import Comparison, Run
+from gradwire.report import sentences, words
+
+
+def show(full: bool, seconds: float | None, rate: str | None, ranks: int, seed: int, output: Path) -> None:
+    """Train, print and write what `gradwire demo` was asked; the arguments are its options."""
+    jobs = demo.jobs(demo.FULL if full else demo.SHORT, seconds, seed)
+    rate, link = link_of(rate)
+    if not output.parent.is_dir():
+        raise ValueError(f"there is no folder {output.parent} to write the report to")
+    budget = next(iter(jobs.values())).seconds
+    sizes: list[int] = []
+    runs: list[Run] = []
+    out.print(f"{len(jobs)} runs of {budget:g} s on {ranks} ranks, {link}", soft_wrap=True)
+    with bars() as progress:
+        for name, job in jobs.items():
+            runs.append(follow(progress, name, job, ranks, rate, sizes))
+    comparison = Comparison(
+        title="gradwire: dense against fewer bytes",
+        model=demo.model_name(next(iter(jobs.values())), sizes[0]),
+        corpus="the source of CPython's standard library, as bytes",
+        link=link,
+        ranks=ranks,
+        budget_seconds=budget,
+        command=command(),
+        versions=records.platform_versions(),
+        note=demo.note(full),
+        runs=tuple(runs),
+    )
+    report.write(comparison, output)
+    output.with_suffix(".json").write_text(comparison.to_json())
+    out.print(table(comparison))
+    for sentence in (f"{sentences.headline(comparison)}.", sentences.noise(comparison)):
+        out.print(sentence, markup=False, highlight=False)
+    out.print(f"The report: {output.resolve()}", soft_wrap=True)
+
+
+def table(comparison: Comparison) -> Table:
+    """A row for every run, and when it was where dense ended; no wider than 80 columns."""
+    dense = comparison.baseline
+    found = Table(
+        title=f"When each was at the final loss of {dense.name}, {words.loss(dense.points[-1].loss)}",
+        caption="MB sent by one rank; x: times sooner, times fewer bytes",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    found.add_column("run", no_wrap=True)
+    for column in ("ms a step", "MB a step", "end loss", "there after", "x", "with MB", "x"):
+        found.add_column(column, justify="right", no_wrap=True)
+    for run in comparison.runs:
+        steps, here = max(1, run.points[-1].step - run.points[0].step), comparison.crossing(run)
+        sooner = comparison.speedup(run)
+        fewer = dense.points[-1].sent_bytes / here.sent_bytes if here and here.sent_bytes else None
+        found.add_row(
+            run.name,
+            words.number(1e3 * run.step_seconds),
+            words.number(run.ledger_bytes / steps / 1e6),
+            words.loss(run.points[-1].loss),
+            words.reached(comparison, run),
+            words.factor(sooner) if sooner and run is not dense else "",
+            words.number(here.sent_bytes / 1e6) if here else "-",
+            words.factor(fewer) if fewer and run is not dense else "",
+        )
+    return found
