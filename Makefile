@@ -3,13 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup trainers demo test faults soak check format bench map figures docs clean
+.PHONY: setup trainers demo test faults soak check format bench map figures docs dist clean
 
 setup: $(VENV)/.installed
 
-# The stamp follows what decides an installation, so that an edit of it installs again.
-$(VENV)/.installed: pyproject.toml constraints.txt scripts/setup.sh scripts/debian.sh
+# What the demo needs: the package with its command line, and the programs that lay slow links.
+# The stamps follow what decides an installation, so that an edit of it installs again.
+$(VENV)/.runs: pyproject.toml constraints.txt scripts/setup.sh scripts/debian.sh
 	sh scripts/setup.sh "$(PYTHON)" "$(VENV)"
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.runs scripts/development.sh
+	sh scripts/development.sh "$(VENV)"
 	@touch $@
 
 # What `gradwire.integrations` is tested with: half a gigabyte that the demo does not need.
@@ -20,7 +25,7 @@ $(VENV)/.trainers: $(VENV)/.installed
 		--editable '.[trainers]'
 	@touch $@
 
-demo: setup
+demo: $(VENV)/.runs
 	$(BIN)/gradwire demo
 
 test: trainers
@@ -59,5 +64,8 @@ figures: setup
 docs: setup
 	$(BIN)/python -m mkdocs build --strict --site-dir site
 
+dist: setup
+	$(BIN)/python scripts/dist.py
+
 clean:
-	rm -rf $(VENV) site .pytest_cache .ruff_cache .hypothesis .import_linter_cache gradwire-report.html gradwire-report.json
+	rm -rf $(VENV) dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache gradwire-report.* gradwire-bench.*

@@ -1,4 +1,4 @@
-"""Write the demo's figures into the docs: python benchmarks/demo_page.py gradwire-report.json
+"""Write the demo's figures into the docs: gradwire demo --full, then python benchmarks/demo_page.py gradwire-report.json
 
 Keeps the record as benchmarks/results/demo.json and writes docs/demo.md, docs/demo.png and the table of README.md, between its markers.
 """
@@ -68,10 +68,9 @@ def page(comparison: Comparison) -> str:
             "",
             f"{comparison.model}; {comparison.corpus}; {comparison.ranks} ranks, one thread each, on a machine of two cores; "
             f"{comparison.link}; {comparison.budget_seconds:g} s of training a run; {versions}. Written by "
-            f"`{comparison.command}` and `python benchmarks/demo_page.py gradwire-report.json`. One seed, one run each: the "
-            "loss of a single evaluation moves by about 0.03, so a time to dense's final loss is good to about a fifth.",
+            f"`{comparison.command}` and `python benchmarks/demo_page.py gradwire-report.json`. One seed, one run each.",
             "",
-            f"{sentences.headline(comparison)}. {sentences.deck(comparison)}",
+            f"{sentences.headline(comparison)}. {sentences.deck(comparison)} {sentences.noise(comparison)}",
             "",
             comparison.note,
             "",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich import box
 from rich.table import Table
 
 from gradwire import report
@@ -53,13 +52,16 @@ def table(comparison: Comparison) -> Table:
     """A row for every run, and when it was where dense ended; no wider than 80 columns."""
     dense = comparison.baseline
     found = Table(
-        title=f"When each was at the final loss of {dense.name}, {words.loss(dense.points[-1].loss)}",
-        caption="MB sent by one rank; x: times sooner, times fewer bytes",
-        box=box.SIMPLE_HEAD,
+        title=f"The way to the final loss of {dense.name}, {words.loss(dense.points[-1].loss)}",
+        title_justify="left",
+        caption="loss: each run's own at its end. MB are sent by one rank.",
+        caption_justify="left",
+        box=None,
         padding=(0, 1, 0, 0),
+        header_style="bold underline",
     )
     found.add_column("run", no_wrap=True)
-    for column in ("ms a step", "MB a step", "end loss", "there after", "x", "with MB", "x"):
+    for column in ("ms/step", "MB/step", "loss", "there after", "sooner", "with MB", "fewer"):
         found.add_column(column, justify="right", no_wrap=True)
     for run in comparison.runs:
         steps, here = max(1, run.points[-1].step - run.points[0].step), comparison.crossing(run)
@@ -71,8 +73,8 @@ def table(comparison: Comparison) -> Table:
             words.number(run.ledger_bytes / steps / 1e6),
             words.loss(run.points[-1].loss),
             words.reached(comparison, run),
-            words.factor(sooner) if sooner and run is not dense else "",
+            f"{words.factor(sooner)}x" if sooner and run is not dense else "",
             words.number(here.sent_bytes / 1e6) if here else "-",
-            words.factor(fewer) if fewer and run is not dense else "",
+            f"{words.factor(fewer)}x" if fewer and run is not dense else "",
         )
     return found

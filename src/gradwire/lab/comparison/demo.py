@@ -27,7 +27,7 @@ class Size:
     depth: int
 
 
-SHORT = Size(12.0, 64, 3)
+SHORT = Size(10.0, 64, 3)
 """For the first look: a model so small that dense DDP makes a hundred steps in its time."""
 
 FULL = Size(50.0, 128, 4)
@@ -50,7 +50,7 @@ def note(full: bool) -> str:
 
 
 def jobs(size: Size, seconds: float | None, seed: int) -> dict[str, TrainingJob]:
-    """One job a run; twelve evaluations or more in each."""
+    """One job a run; ten evaluations or more in each."""
     budget = size.seconds if seconds is None else seconds
     return {
         name: TrainingJob(
@@ -60,7 +60,7 @@ def jobs(size: Size, seconds: float | None, seed: int) -> dict[str, TrainingJob]
             learning_rate=RATE,
             width=size.width,
             depth=size.depth,
-            evaluate_every=min(2.0, budget / 12) if budget > 0 else 2.0,
+            evaluate_every=min(2.0, budget / 10) if budget > 0 else 2.0,
         )
         for name, way in RUNS.items()
     }

@@ -100,11 +100,11 @@ class Comparison:
     def noise(self) -> float | None:
         """How far one evaluation of the baseline is from its trend, nats; None with fewer than six finite evaluations.
 
-        Of the second half of its evaluations, at least five: the root mean square of their third differences over
+        Of the last two thirds of its evaluations, at least five: the root mean square of their third differences over
         sqrt(20), which is the standard deviation of independent deviations from any parabola.
         """
         losses = [point.loss for point in self.baseline.points]
-        late = losses[-max(5, len(losses) // 2) :]
+        late = losses[-max(5, 2 * len(losses) // 3) :]
         if len(losses) < 6 or not all(map(math.isfinite, late)):
             return None
         third = [d - 3 * c + 3 * b - a for a, b, c, d in zip(late, late[1:], late[2:], late[3:], strict=False)]
