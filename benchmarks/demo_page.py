@@ -22,15 +22,19 @@ def main(file: str) -> None:
     (ROOT / "docs" / "demo.md").write_text(page(comparison))
     draw(picture(comparison), ROOT / "docs" / "demo.png")
     readme = ROOT / "README.md"
-    table = "\n".join(
+    marked = re.compile(r"(<!-- demo -->\n).*?(\n<!-- /demo -->)", re.DOTALL)
+    readme.write_text(marked.sub(lambda found: found[1] + table(comparison) + found[2], readme.read_text()))
+
+
+def table(comparison: Comparison) -> str:
+    """README's."""
+    return "\n".join(
         ["| | ms a step | MB a step | dense's final loss |", "|---|---:|---:|---:|"]
         + [
             f"| {run.name} | {ms(run)} | {megabytes(run.ledger_bytes, run)} | {reached(comparison, run)} |"
             for run in comparison.runs
         ]
     )
-    marked = re.compile(r"(<!-- demo -->\n).*?(\n<!-- /demo -->)", re.DOTALL)
-    readme.write_text(marked.sub(lambda found: found[1] + table + found[2], readme.read_text()))
 
 
 def picture(comparison: Comparison) -> chart.Chart:

@@ -326,7 +326,10 @@ def test_advice_on_a_factory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert advised.rounds[1].traffic == 4 * 18 + 32
     shown = Console(width=200)
     with shown.capture() as text:
-        shown.print(table(advised))
+        figures, lines = table(advised)
+        shown.print(figures)
+        for line in lines:
+            shown.print(line, markup=False, soft_wrap=True)
     for word in ("measured ms", spec, refused, "pays below", "loopback", "local, every"):
         assert word in text.get()
 

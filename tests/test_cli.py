@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from gradwire.lab.comparison import demo
 from gradwire.lab.comparison.job import TrainingJob
 from gradwire.lab.comparison.on_ranks import execute
 from gradwire.lab.comparison.record import Comparison, Point, Run, Split
+from gradwire.report import sentences
 
 HALF = ("--density", "0.5")
 
@@ -197,6 +199,11 @@ def test_the_demo_ends_in_a_report(tmp_path: Path) -> None:
     assert all(isinstance(run, Run) and len(run.points) >= 2 for run in comparison.runs)
     assert "<svg" in (tmp_path / "out.html").read_text()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out.html", "out.json"]
+    assert ended.stdout.startswith("gradwire demo: loading torch\n")
+    for name in demo.RUNS:
+        assert f"{name}: starting 2 ranks\n" in ended.stdout
+        assert len(re.findall(rf"^{re.escape(name)}: [\d.]+ s  step \d+  loss [\d.]+$", ended.stdout, re.M)) >= 2
+    assert sentences.headline(comparison) in " ".join(ended.stdout.split())
 
 
 @pytest.mark.story
