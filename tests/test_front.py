@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 import yaml
 from rich.console import Console
@@ -235,6 +236,32 @@ def test_the_readme_shows_the_demos_record(monkeypatch: pytest.MonkeyPatch) -> N
     assert f"[{ours:.2f} against {dense:.2f} nats a byte](docs/local-lab.md)" in readme
     assert "1/2000 of the bytes" in readme
     assert int(rows["default, H = 10"][7].replace(",", "")) > 2000
+
+
+def test_the_readmes_other_numbers_are_those_of_the_code() -> None:
+    """What memories keep beside the gradient, the size of the demo's model, and its link."""
+    readme = (ROOT / "README.md").read_text()
+    assert "Error feedback keeps 4 bytes a parameter, shifted methods 8; `local` 8" in readme
+    layout = gw.Layout(["weight"], [(300, 300)])
+    for spec, kept in (("ef(topk(density=0.1))", 4), ("ef(deft(density=0.01))", 4), ("diana(randk(density=0.1))", 8)):
+        assert nbytes(gw.parse(spec).init(layout)) == pytest.approx(kept * layout.d, rel=0.01), spec
+    held = json.loads((ROOT / "benchmarks" / "results" / "local_cost.json").read_text())
+    (local,) = (row["value"] for row in held["rows"] if row["name"].startswith("default: held"))
+    assert local == pytest.approx(8, rel=0.1)
+    comparison = Comparison.from_json((ROOT / "benchmarks" / "results" / "demo.json").read_text())
+    size, rate = comparison.model.split(" parameters")[0], comparison.link.split(" between")[0]
+    assert f"A {size.removeprefix('GPT, ')} parameter GPT" in readme
+    assert f"two ranks, a {rate} link, {comparison.budget_seconds:g} seconds each" in readme
+    assert comparison.ranks == 2
+
+
+def nbytes(state: Any) -> int:
+    """Bytes of all tensors in a nest."""
+    if isinstance(state, dict):
+        return sum(map(nbytes, state.values()))
+    if isinstance(state, list | tuple):
+        return sum(map(nbytes, state))
+    return state.nbytes if isinstance(state, torch.Tensor) else 0
 
 
 def test_what_the_repository_tells_of_itself_agrees() -> None:

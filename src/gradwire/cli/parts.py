@@ -50,7 +50,7 @@ def show(word: str | None, as_json: bool) -> None:
     if not found:
         raise ValueError(f"none of the {len(every)} parts has {word!r} in its name, kind or summary")
     if as_json:
-        print(json.dumps([asdict(each) for each in found], indent=1))
+        print(json.dumps([asdict(each) for each in found], indent=1, ensure_ascii=False))
         return
     for kind in dict.fromkeys(each.kind for each in found):
         out.print(f"{kind.upper()}\n", markup=False, highlight=False)
