@@ -9,8 +9,10 @@ Operators, exchanges and memories are in `gradwire.compress`, `gradwire.exchange
 The import itself is cheap: torch and all public names, which `gradwire.public` lists, come with the first use of one.
 """
 
+import gc
 from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from gradwire import version
@@ -26,11 +28,21 @@ else:
         if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
             return import_module(f"{__name__}.{name}")
         if name == "__all__" or not name.startswith("_"):
-            public = import_module(f"{__name__}.public")
+            public = _public()
             globals().update({each: getattr(public, each) for each in ("__all__", *public.__all__)})
             if name in globals():
                 return globals()[name]
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *import_module(f"{__name__}.public").__all__})
+        return sorted({*globals(), *_public().__all__})
+
+    def _public() -> ModuleType:
+        """The module of all public names; no garbage is collected meanwhile, which would walk all objects of torch."""
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return import_module(f"{__name__}.public")
+        finally:
+            if collecting:
+                gc.enable()

@@ -43,7 +43,7 @@ def show(full: bool, seconds: float | None, rate: str | None, ranks: int, seed: 
     report.write(comparison, output)
     output.with_suffix(".json").write_text(comparison.to_json())
     out.print(table(comparison))
-    for sentence in (f"{sentences.headline(comparison)}.", sentences.noise(comparison)):
+    for sentence in filter(None, (f"{sentences.headline(comparison)}.", sentences.noise(comparison))):
         out.print(sentence, markup=False, highlight=False)
     out.print(f"The report: {output.resolve()}", soft_wrap=True)
 
