@@ -62,7 +62,8 @@ figures: setup
 	$(BIN)/gradwire lab figure all --output docs/figures
 
 docs: setup
-	$(BIN)/python -m mkdocs build --strict --site-dir site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir site
+	@echo "site/index.html is built; its search wants a server: $(BIN)/python -m http.server --directory site"
 
 dist: setup
 	$(BIN)/python scripts/dist.py

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
-import subprocess
-import sys
+import shlex
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
+import typer
+from story import play
 
 import gradwire as gw
-from gradwire import registry, spec, testing
+from gradwire import cli, registry, spec, testing
 from gradwire.lab.convex import methods, theory
 from gradwire.wire import index
 
@@ -25,6 +28,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 
 
 RUN = ("README.md", *(f"docs/{page}.md" for page in ("index", "deft", "methods", "parts", "shifted")))
+GROUPED = ("checkpoints", "design", "elastic")
 
 
 @pytest.mark.parametrize("page", RUN)
@@ -39,6 +43,56 @@ def test_the_testing_pages_python_runs_and_fails_as_it_shows(capsys: pytest.Capt
     script = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
     exec(compile(script, "docs/testing.md", "exec", dont_inherit=True), {})
     assert capsys.readouterr().out == "".join(re.findall(r"```text\n(.*?)```", page, re.DOTALL))
+
+
+@pytest.mark.story
+@pytest.mark.parametrize("page", GROUPED)
+def test_the_docs_python_runs_that_needs_a_group(page: str) -> None:
+    assert play(str(ROOT / "docs" / f"{page}.md"), ranks=1, lives="docs_ranks.py")[0]["scripts"] > 0
+
+
+def test_all_python_in_the_docs_runs_somewhere() -> None:
+    """In the tests above, or, where a block is a file with a title, in those of the tutorial."""
+    run = {*RUN, "docs/testing.md", *(f"docs/{page}.md" for page in GROUPED)}
+    assert {str(page.relative_to(ROOT)) for page in PAGES if "```python\n" in page.read_text()} == run
+    assert [page.stem for page in PAGES if "```python title" in page.read_text()] == ["tutorial"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_changes_in_the_docs_leave_python(page: Path) -> None:
+    """The lines of a diff before it and after it; those that change a file with a title are applied to it."""
+    for indent, body in re.findall(r"^( *)```diff\n(.*?)^ *```", page.read_text(), re.MULTILINE | re.DOTALL):
+        lines = [line.removeprefix(indent) for line in body.splitlines()]
+        assert any(line.startswith("+") for line in lines)
+        for sign in "-+":
+            ast.parse(textwrap.dedent("\n".join(line[1:] for line in lines if not line.startswith(sign))))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_the_docs_exist(page: Path) -> None:
+    """gradwire's are read by its command line, which refuses what it does not know; files, targets and extras are there."""
+    for line in re.findall(r"^ *\$ ((?:.*\\\n)*.*)$", page.read_text(), re.MULTILINE):
+        words = shlex.split(line.replace("\\\n", ""), comments=True)
+        if "gradwire" in words:
+            _read_command(words[words.index("gradwire") + 1 :])
+        elif words[0] == "make":
+            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
+        elif words[:2] == ["pip", "install"]:
+            extras = re.fullmatch(r"\.\[(.*)\]", words[2])
+            assert words[2] == "torch" or not extras or f"\n{extras[1]} = [" in (ROOT / "pyproject.toml").read_text()
+        else:
+            assert words[0] in ("python", "torchrun"), line
+            script = next(word for word in words if word.endswith(".py"))
+            assert (ROOT / script).exists() or f'title="{script}"' in page.read_text(), line
+
+
+def _read_command(words: list[str]) -> None:
+    command, name = typer.main.get_command(cli.app), "gradwire"
+    while True:
+        context = command.make_context(name, list(words))
+        if not hasattr(command, "resolve_command"):
+            return
+        name, command, words = command.resolve_command(context, [*context._protected_args, *context.args])
 
 
 @pytest.mark.parametrize(
@@ -230,17 +284,6 @@ def test_the_studies_show_what_is_read_in_them() -> None:
     assert len(rows) == len(quality)
     for row, fact in zip(rows, quality.values(), strict=True):
         assert f"{fact['mean']:.3f} [{fact['least']:.3f}-{fact['most']:.3f}]" in row
-
-
-def test_the_site_builds(tmp_path: Path) -> None:
-    """Strictly: a dead link or a page outside the navigation is an error."""
-    pytest.importorskip("material")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    page = (tmp_path / "site" / "shifted" / "index.html").read_text()
-    assert "Two workers, two coordinates" in page
-    assert not re.findall(r"<(?:script|img)[^>]* src=.?https?:|<link[^>]* rel=.?stylesheet[^>]* href=.?https?:", page)
 
 
 def _facts(figure: str) -> dict[tuple[str, str], dict[str, float]]:
