@@ -60,17 +60,16 @@ def test_all_python_in_the_docs_runs_somewhere() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_changes_in_the_docs_leave_python(page: Path) -> None:
-    """The lines of a diff before it and after it; those that change a file with a title are applied to it."""
+    """The lines that stay and those that are added. A diff of a file with a title is applied to it elsewhere."""
     for indent, body in re.findall(r"^( *)```diff\n(.*?)^ *```", page.read_text(), re.MULTILINE | re.DOTALL):
         lines = [line.removeprefix(indent) for line in body.splitlines()]
         assert any(line.startswith("+") for line in lines)
-        for sign in "-+":
-            ast.parse(textwrap.dedent("\n".join(line[1:] for line in lines if not line.startswith(sign))))
+        ast.parse(textwrap.dedent("\n".join(line[1:] for line in lines if not line.startswith("-"))))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_in_the_docs_exist(page: Path) -> None:
-    """gradwire's are read by its command line, which refuses what it does not know; files, targets and extras are there."""
+    """gradwire's command line reads its own and refuses what it does not know; files, targets and extras are there."""
     for line in re.findall(r"^ *\$ ((?:.*\\\n)*.*)$", page.read_text(), re.MULTILINE):
         words = shlex.split(line.replace("\\\n", ""), comments=True)
         if "gradwire" in words:

@@ -1,4 +1,4 @@
-"""What a worker may ask of its peers. `await` is the network; whoever runs the coroutine answers.
+"""What a worker may ask of its peers. `await` is the network; the transport that runs the coroutine answers.
 
 All workers must ask for the same thing at the same time: the same kind, shape, dtype, op and root. An ask knows what
 there is to know about it: the bytes it brings and makes, its shape check, and its answer where all workers live in one
@@ -34,7 +34,7 @@ class Collective(Protocol):
         ...
 
     def __await__(self) -> Generator[Ask, Tensor, Tensor]:
-        """Yield the ask itself; whoever runs the coroutine sends the answer."""
+        """Yield the ask itself; the transport that runs the coroutine sends the answer."""
         ...
 
     def check(self, size: int) -> None:

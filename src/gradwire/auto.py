@@ -44,7 +44,7 @@ log = logging.getLogger("gradwire")
 
 AUTO = "auto"
 SHORT = CANDIDATES[:3]
-"""What is considered where nobody says what; few, for the first steps wait for the rehearsals."""
+"""Default candidates. Kept short because the first steps block while they are rehearsed."""
 
 
 @overload

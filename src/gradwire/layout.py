@@ -75,10 +75,10 @@ class Turn:
     generator, and two operators that take different `fork`s draw from independent streams.
 
     A batched turn stands for all workers at once. Its rank is the slice of all rows, so that `rows[turn.rank]` is what
-    belongs to whoever's turn it is: one row, or every row.
+    belongs to the turn: one row, or every row.
 
     `params` gives the model's parameters f[d] at which the gradients were taken, for methods that compress iterates; it
-    is None where nobody knows them. `lr` is the learning rate by which the optimizer will multiply this step's mean,
+    is None where they are unknown. `lr` is the learning rate by which the optimizer will multiply this step's mean,
     for memories that keep it; None where it is unknown. `budget` is this layout's part of a budget for several layouts,
     relative to its part of all elements. `unit` is the number of this exchange among those of its step.
     """

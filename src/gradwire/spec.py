@@ -1,6 +1,6 @@
 """Specs: `ef(deft(density=0.01))` <-> objects.
 
-The grammar is that of Python calls, of which only names, calls, numbers, strings, true, false and none are read;
+The grammar is that of Python calls, restricted to names, calls, numbers, strings, true, false and none;
 nothing is executed. Names are those of the registry, in any case and with or without underscores; a class is registered
 under its own name, so the repr of an object is a spec of it. Where an exchange belongs, a compressor stands for
 gathered(compressor): the annotations of a part tell which of its parameters are exchanges, compressors and rules.

@@ -28,7 +28,7 @@ class Grid:
     """The workers of a hook, and where their parameters' own meshes put shards. Every rank makes it.
 
     Args:
-        process: the workers, none of which is exchanging.
+        process: the workers, between two exchanges.
         parameters: by name; those that are not DTensors may be left out.
         device: where the memories are.
 
@@ -70,7 +70,7 @@ class Grid:
         return DeviceMesh.from_group(groups, self.device.type, torch.tensor(ranks), mesh_dim_names=names)
 
     def _shape(self, name: str, local: Tensor) -> tuple[int, ...]:
-        """The whole shape of which this rank has a part."""
+        """The shape of the whole tensor; this rank has a part of it."""
         return tuple(self._spread[name].shape) if name in self._spread else tuple(local.shape)
 
     def _place(self, name: str, workers: Placement) -> tuple[DeviceMesh, list[Placement]]:

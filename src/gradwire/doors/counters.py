@@ -1,4 +1,4 @@
-"""What every door counts: as one line of text, and as scalars for whoever keeps curves."""
+"""What every door counts: as one line of text, and as scalars for writers of curves."""
 
 from __future__ import annotations
 

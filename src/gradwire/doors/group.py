@@ -22,7 +22,7 @@ def as_group(group: Group | None, door: str) -> Ranks:
 
     Raises:
         RuntimeError: there is no process group at all yet.
-        ValueError: a mesh of several dimensions, a group of which this rank is no member, or one that
+        ValueError: a mesh of several dimensions, a group without this rank, or one that
             torch.distributed does not know.
         TypeError: anything else.
     """

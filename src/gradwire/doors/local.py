@@ -47,7 +47,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class _Pending:
-    """An exchange under way: of which fragment, and the local step at which its mean is needed."""
+    """An exchange under way: its fragment, and the local step at which its mean is needed."""
 
     fragment: int
     arrives: int
@@ -282,7 +282,7 @@ class Local:
         return outcome
 
     def _catch_up(self, units: Sequence[Anchored], how: CatchUp, *, moved: bool) -> None:
-        """Let parameters follow their anchors, and whoever keeps copies of them know it."""
+        """Move parameters to their anchors, and tell owners of copies (sharded modules) that they changed."""
         for unit in units:
             unit.catch_up(how, moved=moved)
         if self._written is not None:

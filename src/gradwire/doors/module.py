@@ -30,7 +30,7 @@ _ATTACHED: WeakKeyDictionary[nn.Module, list[tuple[Arrivals, Scaling]]] = WeakKe
 """Doors live as long as their modules, to which nothing in a door refers."""
 
 UNIT_BYTES = 25 * 2**20
-"""Bytes that are exchanged together where nobody says: DDP's default."""
+"""Default number of bytes that are exchanged together: DDP's default."""
 
 
 def attach_module(

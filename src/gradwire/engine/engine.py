@@ -309,7 +309,7 @@ class Engine:
         return cut_short or complete
 
     def regroup(self, group: Ranks) -> None:
-        """Go on over the ranks of another group, all of which call it between steps. A pass under way is void.
+        """Continue over the ranks of another group. Every rank of it calls this between steps; a pass under way is void.
 
         Step, seed and replicated state become those of the rank that is furthest, and memories what the exchange says
         (`exchange.change`). The ledger counts from nothing again.

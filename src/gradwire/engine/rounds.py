@@ -118,7 +118,7 @@ class Rounds:
         self.session, self.process, self.ledger = session, session.process, session.ledger
 
     def regroup(self, group: Ranks, local_steps: int) -> Membership:
-        """Go on over the ranks of another group, all of which call it.
+        """Continue over the ranks of another group. Every rank of it calls this.
 
         Step, seed, anchors and outer states become those of the rank that is furthest, and memories what the exchange
         says (`exchange.change`). Who was not in its group takes its buffers too, and is to start at the anchor. The

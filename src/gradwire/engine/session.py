@@ -107,11 +107,11 @@ def in_words(units: Sequence[tuple[Layout, torch.dtype]]) -> str:
 
 _OPEN: weakref.WeakSet[Session] = weakref.WeakSet()
 _ENDING: set[Lane] = set()
-"""Lanes of sessions that nobody refers to any more, until they have closed them."""
+"""Lanes of sessions without any reference left, until they have closed them."""
 
 
 def _let_go(process: Process, lane: Lane) -> None:
-    """Close what a session has opened that nobody refers to any more.
+    """Close what a session has opened when no reference to it is left.
 
     The garbage collector may call this in the middle of anything, so the lane's thread does the work.
     """

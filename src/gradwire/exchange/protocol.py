@@ -106,7 +106,7 @@ class Layered(Protocol):
 
 BEFORE = "_before"
 """Where a state keeps what it was before the step. A name that begins with an underscore is scratch: no checkpoint
-holds it, and nobody but its owner reads it."""
+holds it, and only its owner reads it."""
 
 
 def wants_largest(part: object, turn: Turn) -> int:

@@ -1,6 +1,6 @@
 """What all integrations share about `gradwire.local`: DDP leaves gradients alone, and optimizers are saved beside.
 
-A framework wraps the model in DDP. So DDP gets a group of this rank alone: it averages with nobody, its map of used
+A framework wraps the model in DDP. So DDP gets a group of this rank alone: it averages over one rank, its map of used
 parameters and its buffers stay here, and the model is an island of one rank to `gradwire.local`.
 
 A framework saves rank 0's model and optimizer. So a round ends before every save, and all ranks hold the model that is

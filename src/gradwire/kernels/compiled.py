@@ -23,7 +23,7 @@ SHORT = 1 << 9
 """The same of packing a message's indices or values, for which plain torch makes a dozen passes."""
 
 SCRATCH = 1 << 18
-"""Keys for which a thread keeps memory, twice: 4 MiB, of which what was never needed is never touched."""
+"""Keys for which a thread keeps memory, twice: 4 MiB; pages that were never needed are never touched."""
 
 logger = logging.getLogger("gradwire")
 

@@ -70,7 +70,7 @@ def copy_(target: Tensor, source: Tensor) -> bool:
 
 
 def scatter_(target: Tensor, indices: Tensor, values: Tensor, ends: Sequence[int], starts: Sequence[int]) -> None:
-    """Add values f[m] at indices int64[m] of a vector of which piece i lies at starts[i] of target, in place.
+    """Add values f[m] at indices int64[m] of a vector whose piece i lies at starts[i] of target, in place.
 
     Piece i ends where the next begins, at ends[i]; where its start is negative it lies elsewhere, and is passed over.
     """

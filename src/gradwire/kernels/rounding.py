@@ -20,7 +20,7 @@ FIVES = 0
 """The width that stands for five codes of three values a byte (wire/trits.py)."""
 
 MOST = 127
-"""Levels on each side of zero of which a code takes a byte."""
+"""The most levels on each side of zero whose code takes one byte."""
 
 Meaning: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """A scale f32[..., 1] and levels int64[..., m] -> their values f32[..., m], element by element."""

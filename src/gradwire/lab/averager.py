@@ -29,7 +29,7 @@ Memory: TypeAlias = dict[str, Tensor]
 
 
 class Averager(Protocol):
-    """Averages over all n workers, some of which are in this process."""
+    """Averages over all n workers; some of them are in this process."""
 
     @property
     def workers(self) -> range:

@@ -4,7 +4,7 @@ EF14 (Seide et al. 2014; Stich et al. 2018, arXiv:1809.07599; Karimireddy et al.
 learning rate outside the memory: send g + error, then error = g + error - own. What the workers hold is conserved: the
 sum of the accumulators is n times the mean plus the sum of the errors.
 
-Three options; `decay` and `beta` are two ways to forget, of which one may be set:
+Three options; `decay` and `beta` are two ways to forget, and at most one may be set:
   decay         SparseLoCo's (Sarfi et al. 2025, arXiv:2508.15706: 0.95; also DeMo, Peng et al. 2024, arXiv:2411.19870:
                 0.999, and MuLoCo, arXiv:2505.23725: 0.9): send a = g + decay error, then
                 error = a - own. Below 1 nothing is conserved: (1 - decay) error is dropped at every step.

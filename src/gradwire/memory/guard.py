@@ -1,7 +1,7 @@
 """Guard: a value that is not finite never enters a memory.
 
 The workers agree by one number whether any vector holds an inf or a NaN. If so, the plain mean passes through, so that
-whoever checks gradients (a GradScaler, clipping by norm) sees it, and the state inside stays as it was.
+a GradScaler or clipping by norm sees it, and the state inside stays as it was.
 
 A caller that can roll the state back hands over an `Accumulated`, as the engine does. Then that number travels with the
 first message (docs/formats.md), and saves a collective: if any worker's flag is set, the exchange is given up, and the

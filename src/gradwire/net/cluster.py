@@ -70,7 +70,7 @@ class Cluster:
         self.kill()
         if not in_time:
             raise TimeoutError(f"the ranks did not end within {timeout} s and were killed")
-        # A rank of which nobody told has died with the keeper.
+        # A rank without a reported code died with the keeper.
         return [self._codes.get(rank, -signal.SIGKILL) for rank in range(len(self.address))]
 
     def kill(self) -> None:

@@ -49,7 +49,7 @@ class Keeper:
 
     def tell(self, **event: object) -> None:
         """Write one event."""
-        with suppress(BrokenPipeError):  # nobody listens any more; what is to be done stays the same
+        with suppress(BrokenPipeError):  # the listener is gone; what is to be done stays the same
             os.write(self.events, json.dumps(event).encode() + b"\n")
 
     def start(self, rank: int, command: list[str], environment: dict[str, str], output: int) -> None:
@@ -113,7 +113,7 @@ def wake_on_child() -> int:
     wake, on_signal = os.pipe()
     os.set_blocking(on_signal, False)
     signal.set_wakeup_fd(on_signal, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, unheeded)  # without a handler the signal wakes nobody
+    signal.signal(signal.SIGCHLD, unheeded)  # without a handler the signal wakes no select
     return wake
 
 

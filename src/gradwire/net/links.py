@@ -97,7 +97,7 @@ def environments(n: int, rate: int | None) -> list[dict[str, str]]:
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody holds at this moment."""
+    """Return a port of loopback that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

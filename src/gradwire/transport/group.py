@@ -18,7 +18,7 @@ from gradwire.transport.process import Process
 
 
 def own_group(group: dist.ProcessGroup, device: torch.device) -> dist.ProcessGroup:
-    """Open a second group over the same ranks with the same backend and timeout: nobody else's calls come between.
+    """Open a second group over the same ranks with the same backend and timeout, free of other callers' collectives.
 
     Raises:
         ValueError: the group has no backend for the device.

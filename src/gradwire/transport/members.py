@@ -14,8 +14,8 @@ from gradwire.checks import is_whole
 class Members:
     """The ranks of a group that was not made by torch.distributed, such as torchft's. `Members()` is a rank alone.
 
-    Such a group cannot be opened a second time, so gradwire speaks on the group itself: nobody else may use it while
-    gradients or differences are exchanged.
+    Such a group cannot be opened a second time, so gradwire speaks on the group itself: do not use it for anything else
+    while gradients or differences are exchanged.
 
     Args:
         group: has the methods of torch's ProcessGroup; None for a rank alone.

@@ -1,7 +1,7 @@
 """Process: one worker of a torch.distributed group. Every ask is one blocking collective, in the order of asking.
 
 Works on gloo and NCCL, and on whatever else has a process group's methods. Blocking on purpose: a second collective
-launched from a callback of the first hangs gloo when several buckets are under way; whoever wants overlap runs this in
+launched from a callback of the first hangs gloo when several buckets are under way. For overlap, run this in
 a thread of its own, on a group of its own.
 """
 
@@ -34,7 +34,7 @@ class Process:
     """Answer one worker's asks over a process group.
 
     Args:
-        group: the group to speak on, used by nobody else meanwhile.
+        group: the group to speak on, not used for anything else meanwhile.
         ledger: counts what this worker sends and how long it waits.
 
     Attributes:

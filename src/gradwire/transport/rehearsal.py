@@ -1,6 +1,6 @@
 """Rehearsal: run an algorithm without a network, to learn what it would ask for and how long it computes in between.
 
-An algorithm is a coroutine, and whoever runs it answers. A rehearsal answers at once, notes the kind and the bytes of
+An algorithm is a coroutine, and its runner answers. A rehearsal answers at once, notes the kind and the bytes of
 every ask, and the seconds before it. All workers of a small group are rehearsed, one after the other as in `lockstep`,
 and of each stretch the slowest worker's seconds count, for whom the others would wait. Of a large group one worker is,
 and hears answers as if all others were like it.

@@ -1,4 +1,4 @@
-"""Indices of which every chunk of a vector holds a known number, in the shorter of two forms that both ends know.
+"""Indices with a known number in every chunk of a vector, in the shorter of two forms that both ends know.
 
 Wire: | k values of ceil(log2(size)) bits: the index minus the start of its chunk |, padded to a whole byte,
 or, where that is no longer: | the index block of wire/index.py |.
@@ -20,7 +20,7 @@ from gradwire.wire import bits, index
 
 @dataclass(frozen=True)
 class ChunkIndices:
-    """d elements in chunks of `size`, of each of which `kept` are sent; d % size are left, of which `last` are sent."""
+    """d elements in chunks of `size`, `kept` sent of each; the last, shorter chunk has d % size and sends `last`."""
 
     d: int
     size: int

@@ -1,6 +1,6 @@
 """k sorted indices out of d as bit-packed gaps, in a length that both ends know beforehand (Elias-Fano).
 
-The lowest `low` bits of every index go as they are; the gaps between the rest go in unary, as one bitmap of which bit
+The lowest `low` bits of every index go as they are; the gaps between the rest go in unary, as one bitmap in which bit
 (index_i >> low) + i is set. At a density of 1 % that is 8.6 bits an index, at 0.1 % 12.0, whatever the support, where
 the entropy of a random support is 8.1 and 11.4. Sources: P. Elias 1974, R. Fano 1971.
 

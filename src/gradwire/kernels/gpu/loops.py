@@ -8,7 +8,7 @@ Every result is the same in every run: what is added by atomics is integers. Bra
 the program, and shapes are constants: what compiles is what the interpreter runs.
 """
 
-# What is in the loops is Triton's language, of which Python's types know nothing.
+# The loops are written in Triton's language, which Python's types do not describe.
 # pyright: basic
 # pyright: reportGeneralTypeIssues=false
 

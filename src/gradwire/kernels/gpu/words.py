@@ -4,7 +4,7 @@ A byte is made by one lane, which reads what falls into it: nothing is written t
 a bitmap is made by atomics, of an `or`, which has none.
 """
 
-# What is in the loops is Triton's language, of which Python's types know nothing.
+# The loops are written in Triton's language, which Python's types do not describe.
 # pyright: basic
 # pyright: reportGeneralTypeIssues=false
 

@@ -16,8 +16,8 @@ class Question:
     """Which of these specs pays on this model?
 
     local: exchanges of differences between local steps, whose rounds are predicted beside them.
-    check: measure all of them too, `steps` each in `seconds` at most, and with them the ways in `beside`, of which
-    nothing is predicted.
+    check: measure all of them too, `steps` each in `seconds` at most, and with them the ways in `beside`, which have no
+    prediction.
     """
 
     model: str = "mlp"

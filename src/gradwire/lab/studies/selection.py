@@ -73,7 +73,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class SelectionTimes:
-    """One model, packed and cut in one way: d elements of which k are selected, and torch.topk's seconds."""
+    """One model, packed and cut in one way: k of d elements are selected; torch.topk's seconds."""
 
     d: int
     k: int
