@@ -120,7 +120,7 @@ class DenseMoments:
     """Adam's second moments from gradients before they are compressed.
 
     own: every worker divides its own gradient by the root of its own moments before it is sent. Otherwise the moments are
-    those of the dense mean, which nobody knows outside a laboratory, and `root` is for the optimizer to divide by. early:
+    those of the dense mean, unknown outside a laboratory, and `root` is for the optimizer to divide by. early:
     what is divided is the average of a worker's past gradients, and the optimizer takes none.
     """
 

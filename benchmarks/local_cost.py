@@ -48,7 +48,7 @@ def main() -> None:
         print(json.dumps(alone(chosen.case, quick=chosen.quick)))
         return
     rows: list[Row] = []
-    for name in CASES:  # each in a process of its own, whose memory nobody else has used
+    for name in CASES:  # each in a process of its own, with fresh memory
         command = [sys.executable, __file__, "--case", name, *(["--quick"] if chosen.quick else [])]
         rows += json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     show(rows)

@@ -30,7 +30,7 @@ from gradwire.lab.studies.draw import draw
 MODELS = ("mlp", "gpt", "resnet18")
 RATES = ("10mbit", "100mbit", "500mbit", "1gbit", "10gbit", None)
 TORCH = ("powersgd1",)
-"""Measured, and predicted by nobody: advice knows gradwire's methods, dense and fp16."""
+"""Measured, without a prediction: advice knows gradwire's methods, dense and fp16."""
 
 LOSS = 1.05
 """A recommendation that turns out this much slower than dense is a bad one."""

@@ -143,6 +143,11 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_name_who_acts(page: Path) -> None:
+    assert not re.findall(r"(?i)\b(?:whoever|nobody|anybody|everybody|of which)\b.*", page.read_text())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_specs_in_the_docs_are_specs(page: Path) -> None:
     for quoted in re.findall(r"`([a-z0-9]+\([^`]*\))`", page.read_text()):
         if quoted.split("(")[0] in registry.PARTS and "..." not in quoted:

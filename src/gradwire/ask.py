@@ -187,7 +187,7 @@ class AllGather:
         return self.traffic(0, size)
 
     def answers(self, asks: Sequence[Ask]) -> list[Tensor]:
-        """Everybody's bytes for everybody."""
+        """All workers' bytes for every worker."""
         gathered = torch.stack([ask.x for ask in asks])
         return [gathered.clone() for _ in asks]
 
@@ -241,7 +241,7 @@ class Broadcast:
         return self.traffic(self.root, size)
 
     def answers(self, asks: Sequence[Ask]) -> list[Tensor]:
-        """The root's tensor for everybody."""
+        """The root's tensor for every worker."""
         return [asks[self.root].x.clone() for _ in asks]
 
     def batched(self, size: int) -> Tensor:

@@ -207,7 +207,7 @@ class Auto:
 
     @property
     def skipped(self) -> int:
-        """Of those, how many held a value that was not finite."""
+        """Number of those steps that held a value that was not finite."""
         return self.hook.skipped if self.hook else 0
 
     def log_to(self, writer: object, every: int = 100) -> None:

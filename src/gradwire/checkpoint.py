@@ -28,10 +28,10 @@ UNIT = "unit."
 
 _ALONE = "checkpoint keeps one rank's value of these; save and load gradwire.Stateful(hook) instead"
 ALONE: Mapping[str, Any] = {"torch.distributed": {_ALONE: None}, f"torch.distributed.{_ALONE}": None}
-"""Two keys that every checkpoint has, and that say nothing when it is read.
+"""Two keys that every checkpoint has, and that are ignored when it is read.
 
 torch.distributed.checkpoint joins nested keys by dots, and refuses a dictionary in which two become one by naming it.
-Otherwise it would keep every rank's state under the same keys, that is to say one of them.
+Otherwise it would keep every rank's state under the same keys, and so only one of them.
 """
 
 _PARTS = frozenset({"format", "exchange", "seed", "step", "rank", "world_size", "memory"})
@@ -174,8 +174,8 @@ def moment(saved: Mapping[str, Any]) -> str:
 def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Combine the checkpoints of all ranks into one that every rank of any number may load.
 
-    Every tensor becomes its mean over the ranks. That preserves what matters: for EF the update that is still owed (the
-    mean of the errors), for shifted methods the mean shift. Facts, which all ranks know alike, stay as they are. The
+    Every tensor becomes its mean over the ranks. For EF that preserves the update that is still owed (the mean of the
+    errors), for shifted methods the mean shift. Facts, which all ranks know alike, stay as they are. The
     run goes on from there, though not bit for bit.
 
     Raises:

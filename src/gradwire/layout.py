@@ -119,7 +119,7 @@ class Turn:
         return found
 
     def rng(self, *, shared: bool, device: torch.device | str = "cpu") -> torch.Generator:
-        """Open a generator on `device`, seeded by `key(shared=shared)`; who else draws these numbers must be said."""
+        """Open a generator on `device`, seeded by `key(shared=shared)`: shared by all workers, or this worker's own."""
         return torch.Generator(device).manual_seed(self.key(shared=shared))
 
 

@@ -40,9 +40,9 @@ class Stateful:
         dcp.save({"gradwire": gradwire.Stateful(hook)}, checkpoint_id=folder)
         dcp.load({"gradwire": gradwire.Stateful(hook, folder)}, checkpoint_id=folder)
 
-    As many workers as saved get their own states back, bit for bit; another number gets their mean, as `merge` makes
-    it, up to rounding. A sharded model's memories are dealt anew to any number of ranks in an island; what the exchange
-    knows of its units, such as thresholds, then stays as the hook has it.
+    If the number of workers is the same, each gets its own state back, bit for bit; another number gets the mean that
+    `merge` makes, up to rounding. A sharded model's memories are redistributed over any number of ranks in an island;
+    what the exchange knows of its units, such as thresholds, then stays as the hook has it.
 
     Args:
         hook: what `attach` or `local` returned; saved and loaded between steps.

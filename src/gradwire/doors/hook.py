@@ -1,4 +1,4 @@
-"""The face of every door: what `gradwire.attach` returns."""
+"""The public face of every door for gradients: what `gradwire.attach` returns."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Hook:
 
     @property
     def skipped(self) -> int:
-        """How many of those held a value that was not finite and left the memory untouched."""
+        """Number of those that held a value that was not finite, and left the memory untouched."""
         return self.engine.skipped
 
     @property
@@ -96,35 +96,35 @@ class Hook:
         return self.engine.snapshot(copy=copy)
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken: same exchange, parameters, units, rank and ranks give equal bits.
+        """Continue where `state_dict` was taken: same exchange, parameters, units, rank and ranks give equal bits.
 
         Every rank calls it, with its own checkpoint or with a merged one, between steps.
 
         Raises:
-            ValueError: one sentence saying what does not fit, or that another rank has refused, or that the ranks'
-                checkpoints are of different steps, seeds or runs; then nothing has been changed on any rank.
+            ValueError: in one sentence: the checkpoint does not fit, another rank has refused its own, or the ranks'
+                checkpoints are of different steps, seeds or runs. Then nothing has changed on any rank.
         """
         self.engine.load(saved)
 
     def rollback(self) -> bool:
-        """Make memory and `step` what they were before the last backward pass, whose means are not to be used.
+        """Restore memory and `step` from before the last backward pass, whose means must not be used afterwards.
 
-        Before the optimizer's step and the next pass; False if there is nothing to undo. A pass that fails is rolled
-        back by itself.
+        Call it before the optimizer's step and the next pass. A pass that fails is rolled back without it. Returns
+        False if there is nothing to undo.
         """
         if self._forget is not None:
             self._forget()
         return self.engine.rollback()
 
     def regroup(self, group: Group) -> None:
-        """Go on with the ranks of another group, when some are gone or others come.
+        """Continue with the ranks of another group, after some have left or others have joined.
 
-        Every rank of the new group calls it between two steps, after the ranks that are behind have copied parameters
-        and the optimizer's state from one that is furthest, which is the caller's to do; who comes new attaches alone
-        first, with `group=gradwire.Members()`. A pass that was cut short or failed is void: memory is what it was
-        before. Step, seed and replicated state become those of the rank that is furthest. Error feedback keeps what is
-        owed to the mean, (1/n) sum e, but for what workers owed that are gone; shifts all become the mean shift. The
-        ledger counts from nothing again.
+        Every rank of the new group calls it between two steps. Before that the caller copies parameters and the
+        optimizer's state from a rank that is furthest to those that are behind; a rank that joins attaches alone first,
+        with `group=gradwire.Members()`. A pass that was cut short or failed is void: memory is what it was before.
+        Step, seed and replicated state become those of the rank that is furthest. Error feedback keeps what is owed to
+        the mean, (1/n) sum e, except for what lost workers owed; all shifts become the mean shift. The ledger restarts
+        at 0.
 
         Raises:
             ValueError: the model is wrapped in DDP, or the ranks do not agree; then nothing has changed.

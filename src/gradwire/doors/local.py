@@ -150,8 +150,8 @@ class Local:
         """Copy the state: every tensor by the name of its parameter. Each rank saves its own, between steps.
 
         It holds this rank's parameters too, which differ from other ranks' in the middle of a round, and tensors,
-        numbers and strings only, so `torch.load(..., weights_only=True)` reads it. The optimizer's state is the
-        caller's to save, each rank's own. An exchange under way is waited for. RuntimeError after a failed exchange.
+        numbers and strings only, so `torch.load(..., weights_only=True)` reads it. The caller saves each
+        rank's own optimizer state. An exchange under way is waited for. RuntimeError after a failed exchange.
 
         With `copy=False` the tensors are the memory of the rounds and of the model themselves: for what is written to
         a file before the next step.
@@ -168,25 +168,25 @@ class Local:
         return state | {"local": self._terms() | position}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken, in the middle of a round too; the parameters are written as well.
+        """Continue where `state_dict` was taken, in the middle of a round too; the parameters are written as well.
 
         Every rank calls it, with its own checkpoint or with a merged one, between steps. Equal settings, ranks and
         optimizer states give equal bits.
 
         Raises:
-            ValueError: one sentence saying what does not fit, or that another rank has refused, or that the ranks'
-                checkpoints are of different moments or runs; then nothing has been changed on any rank.
+            ValueError: in one sentence: the checkpoint does not fit, another rank has refused its own, or the ranks'
+                checkpoints are of different moments or runs. Then nothing has changed on any rank.
         """
         self.engine.session.lane.result(lambda: self._load(saved))
 
     def regroup(self, group: Group) -> None:
-        """Go on with the ranks of another group, when some are gone (an exchange has failed, say) or others come.
+        """Continue with the ranks of another group, after some have left (a failed exchange) or others have joined.
 
-        Every rank of the new group calls it between two steps; who comes new is made alone first, with
-        `group=gradwire.Members()`. Those who stay continue from the anchor of the rank that was furthest, each with its
-        own parameters, so no local step of theirs is lost. Those who join start with that anchor and that rank's
-        buffers; the optimizer's state is the caller's to copy. Of memories the same is kept as by `Hook.regroup`. A new
-        round begins, and the ledger counts from nothing again.
+        Every rank of the new group calls it between two steps; a rank that joins is made alone first, with
+        `group=gradwire.Members()`. Ranks that stay continue from the anchor of the rank that was furthest, each with
+        its own parameters, so none of their local steps is lost. Ranks that join start with that anchor and that rank's
+        buffers; the caller copies the optimizer's state. Memories keep what `Hook.regroup` keeps. A new round begins,
+        and the ledger restarts at 0.
 
         Raises:
             ValueError: the ranks do not agree; then anchors and memories have not changed.

@@ -146,7 +146,7 @@ class Engine:
     ) -> None:
         """Take gradients by id of tensor, and return at once. `done` is called when they hold their means.
 
-        Gradients are contiguous, in the order in which their tensors lie in memory, and not touched by anybody else
+        Gradients are contiguous, in the order in which their tensors lie in memory, and not written by the caller
         until then. The `first` of a pass makes void what is left of an earlier one; after the `last` none is missing.
 
         Raises:
@@ -309,7 +309,7 @@ class Engine:
         return cut_short or complete
 
     def regroup(self, group: Ranks) -> None:
-        """Continue over the ranks of another group. Every rank of it calls this between steps; a pass under way is void.
+        """Continue over the ranks of another group. Every rank calls it between steps; an unfinished pass is void.
 
         Step, seed and replicated state become those of the rank that is furthest, and memories what the exchange says
         (`exchange.change`). The ledger counts from nothing again.

@@ -32,7 +32,7 @@ async def gather_indices(found: Tensor, counts: Sequence[int], dims: Sequence[in
         ValueError: counts that the parts cannot have, or bytes that are no such indices.
     """
     if counts[rank] != len(found):
-        raise ValueError(f"rank {rank} has found {len(found)} indices, and is said to have found {counts[rank]}")
+        raise ValueError(f"rank {rank} sent {len(found)} indices but announced {counts[rank]}")
     wire = index.encode(found, dims[rank])
     longest = max(index.nbytes(d, k) for d, k in zip(dims, counts, strict=True))
     return _decode(await AllGather(_padded(wire, longest)), counts, dims)

@@ -18,10 +18,10 @@ from gradwire.transport.everyone import Everyone
 
 
 def load(hooks: Hooks, folder: str | os.PathLike[str], *, group: dist.ProcessGroup | None = None) -> bool:
-    """Go on from what `save` has put into a folder, with any number of ranks. Every rank calls it, between steps.
+    """Continue from what `save` wrote into a folder, with any number of ranks. Every rank calls it, between steps.
 
-    With as many workers as then every one gets its own state back, bit for bit; else all get `gradwire.merge` of all
-    states, of the same part of the model where it is sharded between them.
+    If the number of workers is the same, every worker gets its own state back, bit for bit. Otherwise all get
+    `gradwire.merge` of all states, or, of a sharded model, of all states of the same part.
 
     Args:
         hooks: as many as were saved, in the same order.
@@ -29,7 +29,7 @@ def load(hooks: Hooks, folder: str | os.PathLike[str], *, group: dist.ProcessGro
         group: the ranks that call it; all of them if left out.
 
     Returns:
-        Whether there was anything. A folder without a save is a warning, and memories stay as they are.
+        True if a save was loaded. A folder without one is a warning, returns False and leaves memories as they are.
 
     Raises:
         ValueError: on every rank, in one sentence: the save is not complete, a file is missing or is not the one that

@@ -28,8 +28,8 @@ from gradwire.transport.everyone import Everyone
 def save(hooks: Hooks, folder: str | os.PathLike[str], *, group: dist.ProcessGroup | None = None) -> None:
     """Save the states of hooks on all ranks into a folder, which may hold other things. Every rank calls it.
 
-    Every rank writes a file of its own, and rank 0 a manifest when all are on the disk. What an earlier save left in
-    the folder is replaced: from the first byte on it counts no more.
+    Every rank writes a file of its own, and rank 0 a manifest when all are on the disk. An earlier save in the
+    folder is replaced: it is void from the first byte written.
 
     Args:
         hooks: what `attach` or `local` returned, or a list of them, between steps.

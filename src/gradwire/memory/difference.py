@@ -81,7 +81,7 @@ class Difference:
         return Sent(own=Dense(g), mean=Dense(mean_g))
 
     async def change(self, state: State, change: Change) -> None:
-        """All go on from the mean of the estimates, as if it had been everybody's last vector."""
+        """All workers continue from the mean of the estimates, as if it had been the last vector of each."""
         await replace_(state, "mean_said", change)
         for name in ("said", "last"):
             tensor(state, name).copy_(tensor(state, "mean_said"))

@@ -1,4 +1,4 @@
-"""The laws as functions: `check_compressor(op)` and `check_exchange(exchange)`, for parts of anybody's.
+"""The laws as functions: `check_compressor(op)` and `check_exchange(exchange)`, for any part, yours too.
 
 Both return in silence, or raise `BrokenLaw`, an AssertionError whose message names the law, the part, where it broke
 (dimension, workers, seed) and the numbers. They need neither pytest nor hypothesis: call them in any test.

@@ -75,5 +75,5 @@ async def gather_counts(pair: tuple[int, int], d: int, rank: int, device: torch.
     if wrong := [count for counts in pairs for count in counts if not 0 <= count <= d]:
         raise ValueError(f"oktopk: a worker counts {wrong[0]} values of a vector of {d}")
     if pairs[rank] != list(pair):
-        raise ValueError(f"oktopk: rank {rank} counts {pair}, and is said to count {tuple(pairs[rank])}")
+        raise ValueError(f"oktopk: rank {rank} counts {pair} but announced {tuple(pairs[rank])}")
     return [(first, second) for first, second in pairs]
