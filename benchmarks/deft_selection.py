@@ -1,6 +1,6 @@
 """DEFT's selection as workers are added, against Top-k of the whole vector by the same kernel, on the paper's shapes.
 
-    python benchmarks/deft_selection.py [--quick] [MODEL ...]
+    python benchmarks/deft_selection.py [--quick] [--repeats N] [MODEL ...]
 
 One thread and its own seconds, shapes of the real models, a random gradient whose tensors differ in scale. `ratio` is n times
 the slowest worker's seconds over Top-k's: 1 is a linear speed-up. `plan` is what the norms add to the pass of error feedback,
@@ -35,13 +35,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("models", nargs="*", default=["resnet18", "lstm", "neumf", "gpt2"])
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--repeats", type=int, default=15, help="rounds that count; of GPT-2 a third")
     given = parser.parse_args()
     torch.set_num_threads(1)
     ns = (1, 2, 4) if given.quick else (1, 2, 4, 8, 16, 32, 64, 128, 256)
     found: dict[str, dict[str, selection.SelectionTimes]] = {}
     kernels.warm_up()
     for model in given.models:
-        repeats = 3 if given.quick else 15 if model in BARRED else 5
+        repeats = 3 if given.quick else given.repeats if model in BARRED else max(3, given.repeats // 3)
         found[model] = {}
         for pack_by, cut in (("cost", 0), ("time", 2), ("time", 4)):
             measured = selection.measure(shapes.MODELS[model], shapes.DENSITIES[model], ns, repeats, 0, pack_by, cut)

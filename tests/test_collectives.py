@@ -82,15 +82,13 @@ def test_collectives_a_unit(spec: str, n: int) -> None:
 @pytest.mark.parametrize("n", [2, 3])
 def test_who_finds_more_than_there_is_room_for_sends_the_rest(n: int) -> None:
     """DEFT's room is by the delegate's budgets; a worker whose large values lie elsewhere costs one more collective."""
-    layout, exchange = gw.Layout(["a", "b", "c"], [(4000,), (4000,), (4000,)]), gw.exchange.DEFT(0.05)
-    xs = torch.randn(n, layout.d, generator=torch.Generator().manual_seed(0))
-    for rank in range(n):
-        xs[rank, 4000 * (rank % 3) : 4000 * (rank % 3) + 4000] *= 100
+    layout, exchange = gw.Layout(list("abcdef"), [(1000,)] * 6), gw.exchange.DEFT(0.05)
+    noise = torch.randn(n, layout.d, generator=torch.Generator().manual_seed(0))
     asks: list[Ask] = []
     counts: list[int] = []
 
-    async def overheard(rank: int, step: int) -> gw.Sent:
-        talk = exchange(xs[rank], {}, gw.Turn(rank, n, step, layout))
+    async def overheard(rank: int, x: torch.Tensor) -> gw.Sent:
+        talk = exchange(x, {}, gw.Turn(rank, n, 0, layout))
         try:
             ask = talk.send(None)
             while True:
@@ -99,9 +97,11 @@ def test_who_finds_more_than_there_is_room_for_sends_the_rest(n: int) -> None:
         except StopIteration as end:
             return end.value
 
-    for step in range(n):
+    for loud in range(6):
+        xs = noise.clone()
+        xs[1, 1000 * loud : 1000 * loud + 1000] *= 100
         asks.clear()
-        sent = gw.lockstep([overheard(rank, step) for rank in range(n)])
+        sent = gw.lockstep([overheard(rank, xs[rank]) for rank in range(n)])
         assert [type(ask) for ask in asks[:2]] == [gw.Broadcast, gw.AllGather]
         assert isinstance(asks[-1], gw.AllReduce)
         counts.append(len(asks))
@@ -109,4 +109,5 @@ def test_who_finds_more_than_there_is_room_for_sends_the_rest(n: int) -> None:
         assert isinstance(found, gw.Sparse)
         assert len(found.indices.unique()) == len(found.indices)
         torch.testing.assert_close(found.values, xs.mean(0)[found.indices])
-    assert max(counts) == 4
+    # Worker 0 makes the plan. Worker 1 searches a part of the layers, in one of which it may want everything.
+    assert sorted(set(counts)) == [3, 4]

@@ -115,13 +115,16 @@ def measure(
         raise ValueError(f"a measurement needs workers and repeats, got n = {list(ns)} and {repeats} repeats")
     x, k = gradient(layout, seed), int(density * layout.d)
     prepared = {n: _prepare(layout, x, k, n, pack_by, cut) for n in ns}
+    rounds = [{n: _round(x, k, n, prepared[n], pack_by) for n in ns} for _ in range(repeats + 1)]
     buffers = torch.empty_like(x), torch.zeros_like(x), list(layout.cut(x.clone()).values())
-    seconds: dict[int, list[dict[str, float]]] = {n: [] for n in ns}
-    for turn in range(repeats + 1):
+    for once in rounds:  # apart from the others, whose vector would leave the caches
         for n in ns:
-            once = _round(x, k, n, prepared[n], pack_by, buffers)
-            if turn:
-                seconds[n].append(once)
+            plain, measured = (
+                _clock(lambda layers=layers: kernels.accumulate(*buffers, layers=layers))
+                for layers in ((), prepared[n].layers)
+            )
+            once[n]["measured"] = measured - plain
+    seconds = {n: [once[n] for once in rounds[1:]] for n in ns}
     torch_topk = [_clock(lambda: x.abs().topk(k, sorted=False)) for _ in range(min(repeats, 3))]
     scales = tuple(_scale(n, prepared[n], seconds[n], layout.d, k) for n in ns)
     return SelectionTimes(layout.d, k, pack_by, cut, _timing(torch_topk), scales)
@@ -147,19 +150,12 @@ def _prepare(layout: Layout, x: Tensor, k: int, n: int, pack_by: str, cut: int) 
     return Prepared(layers, sizes, norms, ks, plan, x[start:end])
 
 
-def _round(
-    x: Tensor, k: int, n: int, prepared: Prepared, pack_by: str, buffers: tuple[Tensor, Tensor, list[Tensor]]
-) -> dict[str, float]:
+def _round(x: Tensor, k: int, n: int, prepared: Prepared, pack_by: str) -> dict[str, float]:
     """Seconds of every part, once; ranks under their numbers."""
     sizes, ks = prepared.sizes, prepared.ks
-    kernels.accumulate(*buffers)  # so that both of the following find the same in the caches
-    plain, measured = (
-        _clock(lambda layers=layers: kernels.accumulate(*buffers, layers=layers)) for layers in ((), prepared.layers)
-    )
     once = {
         "whole": _clock(lambda: kernels.topk(x, k)),
         "norms": _clock(lambda: kernels.norms(x, prepared.layers)),
-        "measured": measured - plain,
         "read": _clock(prepared.largest.sum),
         "budgets": _clock(lambda: assign_k(sizes, prepared.norms, k)),
         "packing": _clock(lambda: pack(sizes, ks, n, pack_by)),
