@@ -3,7 +3,7 @@
 from gradwire.kernels.above import indices_above
 from gradwire.kernels.accumulated import Accumulated, accumulate, values
 from gradwire.kernels.compiled import loops, warm_up, warm_up_for
-from gradwire.kernels.copies import copy_, scatter_, scatter_add_
+from gradwire.kernels.copies import copy_, scatter_, scatter_add_, zeros
 from gradwire.kernels.norms import norms, row_norms
 from gradwire.kernels.reference import finite
 from gradwire.kernels.support import support
@@ -28,4 +28,5 @@ __all__ = [
     "values",
     "warm_up",
     "warm_up_for",
+    "zeros",
 ]

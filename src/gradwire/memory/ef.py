@@ -97,7 +97,7 @@ class EF:
     ) -> State:
         """No error yet: zeros [*batch_shape, d]. Refuses what contracts elsewhere but not in so small a dimension."""
         self._check(layout.d)
-        error = torch.zeros((*batch_shape, layout.d), dtype=dtype, device=device)
+        error = kernels.zeros((*batch_shape, layout.d), dtype, device)
         return {"error": error, "inner": self.exchange.init(layout, dtype, device, batch_shape)}
 
     async def __call__(self, x: Tensor | Accumulated, state: State, turn: Turn) -> Sent:
@@ -134,7 +134,7 @@ class EF:
             return None
         error, inner = tensor(state, "error"), nest(state, "inner")
         if BEFORE not in state:
-            state[BEFORE] = {"error": torch.empty_like(error), "inner": clone(inner)}
+            state[BEFORE] = {"error": kernels.zeros(tuple(error.shape), error.dtype, error.device), "inner": clone(inner)}
         before = nest(state, BEFORE)
         copy_(nest(before, "inner"), inner)
         largest, layers = wants_largest(self.exchange, turn), wants_norms(self.exchange, turn)

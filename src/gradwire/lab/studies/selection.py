@@ -116,7 +116,8 @@ def measure(
     x, k = gradient(layout, seed), int(density * layout.d)
     prepared = {n: _prepare(layout, x, k, n, pack_by, cut) for n in ns}
     rounds = [{n: _round(x, k, n, prepared[n], pack_by) for n in ns} for _ in range(repeats + 1)]
-    buffers = torch.empty_like(x), torch.zeros_like(x), list(layout.cut(x.clone()).values())
+    residual, before = (kernels.zeros((layout.d,), torch.float32, "cpu") for _ in range(2))
+    buffers = residual, before, list(layout.cut(x.clone()).values())
     for once in rounds:  # apart from the others, whose vector would leave the caches
         for n in ns:
             plain, measured = (
@@ -131,9 +132,9 @@ def measure(
 
 
 def gradient(layout: Layout, seed: int = 0) -> Tensor:
-    """Normal f32[d] whose tensors differ in scale: lognormal, sigma = 1."""
+    """Normal f32[d] whose tensors differ in scale: lognormal, sigma = 1. It lies as a residual of error feedback does."""
     rng = torch.Generator().manual_seed(seed)
-    x = torch.randn(layout.d, generator=rng)
+    x = kernels.zeros((layout.d,), torch.float32, "cpu").normal_(generator=rng)
     for part in layout.cut(x).values():
         part.mul_(float(torch.randn((), generator=rng).exp()))
     return x
