@@ -1,4 +1,7 @@
-"""Write the table of the deft-tasks figures into docs/deft.md, between its markers: python benchmarks/deft_page.py"""
+"""Write two tables into docs/deft.md, between its markers: python benchmarks/deft_page.py
+
+That of the deft-tasks figures, and that of `deft_selection.py`.
+"""
 
 import json
 import re
@@ -6,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parents[1] / "docs"
+SELECTION = Path(__file__).parent / "results" / "deft_selection.json"
+MODELS = {"resnet18": "ResNet-18, 1 %", "lstm": "LSTM, 0.1 %", "neumf": "NeuMF, 10 %"}
+WAYS = {"cost, cut=0": "as in the paper", "time, cut=2": "`cut=2`, by time", "time, cut=4": "`cut=4`, by time"}
+WORKERS = (2, 4, 8, 16)
 COLUMNS = (
     "task, density",
     "method",
@@ -20,8 +27,30 @@ COLUMNS = (
 
 def main() -> None:
     page = DOCS / "deft.md"
-    marked = re.compile(r"(<!-- tasks -->\n).*?(<!-- /tasks -->)", re.DOTALL)
-    page.write_text(marked.sub(lambda found: found[1] + table() + found[2], page.read_text()))
+    text = page.read_text()
+    for name, made in (("tasks", table()), ("selection", selection())):
+        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        text = marked.sub(lambda found, made=made: found[1] + made + found[2], text)
+    page.write_text(text)
+
+
+def selection() -> str:
+    """n times the slowest worker's seconds over Top-k's; bold within the bar of 1.15."""
+    measured = json.loads(SELECTION.read_text())
+    rows = [
+        ["shapes, density", "cut and packed", *[f"n = {n}, evenly" for n in WORKERS]],
+        ["---"] * 2 + ["---:"] * 4,
+    ]
+    for model, title in MODELS.items():
+        for way, words in WAYS.items():
+            scales = {scale["n"]: scale for scale in measured[model][way]["scales"]}
+            rows.append([title, words, *[_share(scales[n]) for n in WORKERS]])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _share(scale: dict[str, Any]) -> str:
+    share = scale["n"] * scale["slowest"]["median"] / scale["whole"]["median"]
+    return f"{f'**{share:.2f}**' if share <= 1.15 else f'{share:.2f}'}, {scale['even']:.2f}"
 
 
 def table() -> str:

@@ -787,3 +787,23 @@ def test_a_whole_model_knows_no_overlap() -> None:
     assert apart.ledger.entries["Broadcast"].bytes == plain.ledger.entries["Broadcast"].bytes + 4
     norms = sum(torch.linalg.vector_norm(part.double()).item() for part in xs[0].tensor_split([300, 534, 767]))
     assert apart.state[2]["weight"].item() == pytest.approx(norms, rel=1e-6)
+
+
+@pytest.mark.parametrize("spec", ["ef(deft(density=0.05))", "ef(deft(density=0.05, k_source='delegate'))"])
+def test_under_error_feedback_no_pass_is_made_for_norms(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come with the accumulated vector, and what is sent is what it is without."""
+    where, n = layout([(90, 100), (90,), (3000,)]), 3
+    exchange, xs = gw.parse(spec), accumulators(3, where, equal=False)
+    assert isinstance(exchange, gw.memory.EF)
+    plain = gw.Simulator(spec, where, n).step(xs).mean
+    if not kernels.warm_up():
+        pytest.skip("without Numba the norms are a pass of their own")
+    monkeypatch.setattr(kernels, "norms", None)
+    workers = []
+    for rank in range(n):
+        state, turn = exchange.init(where), gw.Turn(rank, n, 0, where)
+        pieces = [part.reshape(-1) for part in where.cut(xs[rank].clone()).values()]
+        made = exchange.accumulate(pieces, state, turn)
+        workers.append(exchange(made, state, turn))
+    for sent in gw.lockstep(workers):
+        assert torch.equal(sent.mean.dense(), plain)

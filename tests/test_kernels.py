@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import logging
 import math
 import subprocess
@@ -317,6 +318,32 @@ def test_accumulating_tells_whether_the_sum_is_finite(worst: float, wanted: int)
             assert x[place].isfinite() == math.isfinite(worst)
     huge = torch.full((d,), 3e38)
     assert not kernels.accumulate(torch.empty(d), huge.clone(), [huge]).finite  # each is, the sum is not
+
+
+@pytest.mark.parametrize("sizes", [[9001], [3000, 1, 0, 70, 5930], [70_001, 2, 40_000]])
+def test_layers_are_measured_in_the_pass_that_accumulates(loops: str, sizes: list[int]) -> None:
+    """Bit for bit the norms of a pass of its own, where a layer lies in one piece; of several up to rounding."""
+    d = sum(sizes)
+    inside = [0, 64, 100, 2000, 3000, d - 1, d]
+    apart, across = list(itertools.pairwise(inside)), [(0, d)]
+    for layers in (apart, across):
+        x, pieces = torch.empty(d), [vector(size, "normal", seed=seed) for seed, size in enumerate(sizes)]
+        made = kernels.accumulate(x, vector(d, "scales", seed=99), pieces, layers=layers)
+        assert bool(made.norms) == (loops == "numba")
+        if made.norms:
+            assert made.norms == pytest.approx(reference.norms(x, layers), rel=1e-12)
+            if sizes == [d]:
+                assert made.norms == kernels.norms(x, layers)
+        assert made.zeroed().norms == ()
+        assert not x.any()
+
+
+def test_layers_that_are_not_the_vector_are_refused(loops: str) -> None:
+    if loops != "numba":
+        return
+    for layers in ([(0, 8999)], [(1, 9000)], [(0, 10), (11, 9000)]):
+        with pytest.raises(ValueError, match="must lie one after the other and make up all 9000 elements"):
+            kernels.accumulate(torch.empty(9000), torch.zeros(9000), [torch.ones(9000)], layers=layers)
 
 
 def test_accumulating_by_other_lengths_is_refused() -> None:

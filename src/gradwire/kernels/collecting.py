@@ -52,11 +52,9 @@ def accumulate(
 
 
 def _ends(layers: Sequence[tuple[int, int]], d: int) -> Numbers:
-    edges = np.array(layers, np.int64).reshape(-1, 2)
-    ends = edges[:, 1].copy()
-    if len(ends) and not (edges[0, 0] == 0 and ends[-1] == d and np.array_equal(edges[1:, 0], ends[:-1])):
+    if [start for start, _ in layers] != [0, *(end for _, end in layers[:-1])] or layers[-1][1] != d:
         raise ValueError(f"layers must lie one after the other and make up all {d} elements")
-    return ends
+    return np.array([end for _, end in layers], np.int64)
 
 
 def among(keys: Numbers, k: int) -> Tensor:

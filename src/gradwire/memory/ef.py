@@ -134,7 +134,10 @@ class EF:
             return None
         error, inner = tensor(state, "error"), nest(state, "inner")
         if BEFORE not in state:
-            state[BEFORE] = {"error": kernels.zeros(tuple(error.shape), error.dtype, error.device), "inner": clone(inner)}
+            state[BEFORE] = {
+                "error": kernels.zeros(tuple(error.shape), error.dtype, error.device),
+                "inner": clone(inner),
+            }
         before = nest(state, BEFORE)
         copy_(nest(before, "inner"), inner)
         largest, layers = wants_largest(self.exchange, turn), wants_norms(self.exchange, turn)

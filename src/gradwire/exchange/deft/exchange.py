@@ -151,7 +151,7 @@ class DEFT:
     ) -> tuple[Packing, list[int], int]:
         """Return the common plan, the budgets by which this worker searches, and the room for indices in bytes."""
         sizes, n, own = [end - start for start, end in layers], turn.size, self.k_source == "local"
-        norms = relative_norms(x, layers) if own else []
+        norms: Sequence[float] = relative_norms(x, layers) if own else ()
         budgets = self._budgets(sizes, norms, turn) if own else []
 
         def make() -> list[int]:

@@ -132,7 +132,7 @@ def measure(
 
 
 def gradient(layout: Layout, seed: int = 0) -> Tensor:
-    """Normal f32[d] whose tensors differ in scale: lognormal, sigma = 1. It lies as a residual of error feedback does."""
+    """Normal f32[d] whose tensors differ in scale: lognormal, sigma = 1. It lies as a residual does."""
     rng = torch.Generator().manual_seed(seed)
     x = kernels.zeros((layout.d,), torch.float32, "cpu").normal_(generator=rng)
     for part in layout.cut(x).values():
