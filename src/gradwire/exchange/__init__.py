@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gradwire import registry
 from gradwire.exchange.protocol import Accumulates as Accumulates
 from gradwire.exchange.protocol import Exchange as Exchange
+from gradwire.exchange.protocol import Layered as Layered
 from gradwire.exchange.protocol import Selective as Selective
 from gradwire.exchange.protocol import State as State
 from gradwire.exchange.protocol import divide_budget as divide_budget

@@ -8,7 +8,7 @@ paper, which spreads them over the first epochs. Here they take equal parts of t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gradwire.checks import check_whole, is_number
 from gradwire.exchange.change import Change, change_
-from gradwire.exchange.protocol import Exchange, State, check_exchange, wants_largest
+from gradwire.exchange.protocol import Exchange, State, check_exchange, wants_largest, wants_norms
 from gradwire.layout import Layout, Turn
 from gradwire.registry import part
 from gradwire.vector import Sent
@@ -91,6 +91,10 @@ class Warmup:
     def wants_largest(self, turn: Turn) -> int:
         """That of the current stage."""
         return wants_largest(self.at(turn.step), turn)
+
+    def wants_norms(self, turn: Turn) -> Sequence[tuple[int, int]]:
+        """That of the current stage."""
+        return wants_norms(self.at(turn.step), turn)
 
     async def change(self, state: State, change: Change) -> None:
         """The inner exchange's."""
