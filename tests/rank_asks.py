@@ -38,3 +38,29 @@ def answers_of_every_dtype() -> dict[str, dict[str, object]]:
 def told(answers: dict[str, Tensor]) -> dict[str, object]:
     """As JSON has it."""
     return {kind: [str(answer.dtype), answer.tolist()] for kind, answer in answers.items()}
+
+
+APART = {"alike": (4, 0, 4, 0), "steps": (4, 0, 5, 0), "units": (4, 0, 4, 1), "far": (4, 0, 4 + 64, 3)}
+"""Step and unit of rank 0, and of rank 1."""
+
+SPECS = ("ef(topk(density=0.25))", "ef(cltk(density=0.25))", "diana(natural)")
+"""The tag goes behind a gathered message, in a number of its own before a broadcast, and in one before everything."""
+
+
+def guards_apart() -> dict[str, dict[str, str]]:
+    """What a rank is told where its peer is at another step or unit, by spec and case; "" where nothing is wrong."""
+    return {spec: {case: guard_apart(spec, case) for case in APART} for spec in SPECS}
+
+
+def guard_apart(spec: str, case: str) -> str:
+    """Exchange one vector under the guard, at this rank's step and unit."""
+    rank, process, layout = dist.get_rank(), Process(dist.group.WORLD), gw.Layout(["x"], [(64,)])
+    guard, (step, unit) = gw.parse(f"guard({spec})"), APART[case][2 * rank : 2 * rank + 2]
+    turn, state = gw.Turn(rank, 2, step, layout, seed=3, unit=unit), guard.init(layout)
+    x = torch.linspace(-1, 1, 64) + rank
+    made = guard.accumulate([x.clone()], state, turn)
+    try:
+        process.run(guard(x if made is None else made, state, turn))
+    except ValueError as error:
+        return str(error)
+    return ""

@@ -22,7 +22,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import zoo
-from rank_asks import answers_of_every_dtype  # noqa: F401 - a life, found by its name
+from rank_asks import answers_of_every_dtype, guards_apart  # noqa: F401 - lives, found by their names
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 

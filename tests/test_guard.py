@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from story import play
 
 import gradwire as gw
 from gradwire import kernels
-from gradwire.ask import Ask, describe, marked, unmarked
-from gradwire.exchange.protocol import stateless
+from gradwire.ask import APART, Ask, describe, marked, unmarked
+from gradwire.exchange.protocol import clone, flatten, stateless
 from gradwire.memory import EF, Guard
 
 GOLDEN = Path(__file__).parent / "golden" / "guard.json"
@@ -162,3 +163,53 @@ def test_tags_are_exact_in_a_sum_of_many_workers() -> None:
             for flags in (0, 1, size):
                 total = torch.full((size,), float(mark)).cumsum(0)[-1:] + flags
                 assert unmarked(total, mark, size) == (flags > 0)
+
+
+@pytest.mark.story
+def test_ranks_at_different_steps_or_units_are_both_told() -> None:
+    heard = play("guards_apart", ranks=2)
+    for line in heard:
+        for spec, cases in line["result"].items():
+            assert cases.pop("alike") == "", spec
+            for case, message in cases.items():
+                assert message == APART, (line["rank"], spec, case)
+    assert [len(line["result"]) for line in heard] == [3, 3]
+
+
+HUGE = ["mean", "ef(topk(density=0.1))", "ef(deft(density=0.1))", "ef(powersgd(rank=1))", "ef(globaltopk(density=0.1))"]
+HUGE += ["ef(micro(density=0.1))", "diana(randk(density=0.1))", "diana(natural)", "marina(randk(density=0.1), p=0.5)"]
+ALONE = ("deft", "micro")  # they do not run batched
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("spec", HUGE)
+def test_a_step_that_overflows_is_skipped(spec: str, batched: bool) -> None:
+    if batched and any(name in spec for name in ALONE):
+        batched = False
+    layout, huge = gw.Layout(["a", "b"], [(40,), (60,)]), torch.linspace(-1, 1, 400).sign().view(4, 100) * 3e38
+    simulator = gw.Simulator(f"guard({spec})", layout, 4, batched=batched, check=True)
+    skipped = 0
+    for _ in range(5):
+        before = [clone(state) for state in simulator.state]
+        found = simulator.step(huge)
+        values = [part for state in simulator.state for *_, part in flatten(state) if part.is_floating_point()]
+        assert all(bool(part.isfinite().all()) for part in values)
+        if not bool(found.mean.isfinite().all()):
+            skipped += 1
+            assert torch.equal(found.own, huge)
+            assert torch.equal(found.mean, huge.mean(0))
+            for state, old in zip(simulator.state, before, strict=bool(before)):
+                for (*_, name, values), (*_, kept, theirs) in zip(flatten(state), flatten(old), strict=True):
+                    assert name == kept
+                    assert torch.equal(values, theirs)
+    assert (skipped > 0) == (spec != "mean")
+    # What comes later is exchanged as if nothing had been.
+    small = torch.ones(4, 100)
+    assert bool(simulator.step(small).mean.isfinite().all())
+
+
+def test_without_a_guard_deft_says_what_has_overflowed() -> None:
+    simulator = gw.Simulator("ef(deft(density=0.1))", gw.Layout(["a", "b"], [(40,), (60,)]), 2)
+    simulator.step(torch.full((2, 100), 3e38))
+    with pytest.raises(ValueError, match="gradient and residual together have overflowed"):
+        simulator.step(torch.full((2, 100), 3e38))

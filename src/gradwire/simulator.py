@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradwire.exchange import Exchange, State
 from gradwire.exchange.law import BrokenLaw, law_broken, tolerance
+from gradwire.exchange.protocol import clone, flatten
 from gradwire.exchange.step import step
 from gradwire.layout import Layout, Turn
 from gradwire.memory.guard import Guard
@@ -17,7 +18,7 @@ from gradwire.memory.shift import start_
 from gradwire.reprs import describe
 from gradwire.spec import as_exchange
 from gradwire.transport import EVERYBODY, Ledger, batched, lockstep
-from gradwire.vector import Sent, widen
+from gradwire.vector import Dense, Sent, widen
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,10 @@ class Simulator:
         self.ledger = Ledger(workers)
 
     def step(self, xs: Tensor, params: Tensor | None = None, lr: float | None = None, budget: float = 1.0) -> Round:
-        """Average f[n, d], one row a worker; rows must be finite.
+        """Average f[n, d], one row a worker; rows must be finite, or the exchange a guard.
+
+        Under a guard a step is skipped if a row, or what comes of it, is not finite: the memory stays as it was, and
+        the mean is the plain one.
 
         `params` f[d] is the model, `lr` this step's learning rate, `budget` its part of a budget (`Turn.budget`), for
         methods that ask.
@@ -89,8 +93,13 @@ class Simulator:
         self, xs: Tensor, params: Tensor | None = None, lr: float | None = None, budget: float = 1.0
     ) -> list[Sent]:
         """Do what `step` does, unchecked: what every worker knows, or the batch, until the next step."""
+        if not self.state:
+            self.start(xs)
+        before = [clone(state) for state in self.state] if isinstance(self.exchange, Guard) else None
         sent = self.send_at(self.steps, xs, params, lr, budget)
         self.steps += 1
+        if before is not None and all(one.finite for one in sent) and not self._finite(sent):
+            sent = self._skip(xs, before)
         if self.check:
             self._check(sent)
         return sent
@@ -111,6 +120,20 @@ class Simulator:
         ]
         talks = [step(self.exchange, x, state, turn) for x, state, turn in zip(xs, self.state, turns, strict=True)]
         return lockstep(talks, self.ledger)
+
+    def _finite(self, sent: Sequence[Sent]) -> bool:
+        """Whether what was sent and what is kept is finite, which sums of huge values are not."""
+        vectors = [vector.dense() for one in sent for vector in (one.own, one.mean)]
+        kept = [values for state in self.state for _, _, _, values in flatten(state) if values.is_floating_point()]
+        return all(bool(values.isfinite().all()) for values in vectors + kept)
+
+    def _skip(self, xs: Tensor, before: Sequence[State]) -> list[Sent]:
+        """Take back a step that has overflowed, as a door does: the memory as it was, and the plain mean."""
+        for state, old in zip(self.state, before, strict=True):
+            state.clear()
+            state.update(old)
+        mean = Dense(xs.mean(0))
+        return [Sent(Dense(x), mean, finite=False) for x in ([xs] if self.batched else xs)]
 
     def _check(self, sent: Sequence[Sent]) -> None:
         """Assert the law of the step that has just ended; where a guard has let it through, that all know so."""

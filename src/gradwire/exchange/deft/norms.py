@@ -23,10 +23,22 @@ def relative_norms(x: Tensor | Accumulated, layers: Sequence[Span]) -> Sequence[
 
     The squares of float64 values may overflow or underflow. Then all values are first scaled by the power of two that
     brings the largest one near 1, which rounds nothing. The squares of float32 values are safe in float64.
+
+    Raises:
+        ValueError: a value is not finite, as where a gradient and a residual are finite and their sum is not.
     """
     if isinstance(x, Accumulated) and x.norms and x.layers == layers:
         return x.norms
-    x = kernels.values(x)
+    norms = _norms(kernels.values(x), layers)
+    if not all(map(math.isfinite, norms)):
+        raise ValueError(
+            "deft divides k by the norms of layers, and a layer holds a value that is not finite: gradient and "
+            "residual together have overflowed"
+        )
+    return norms
+
+
+def _norms(x: Tensor, layers: Sequence[Span]) -> Sequence[float]:
     if x.dtype != torch.float64 or not layers:
         return kernels.norms(x, layers)
     exponent = math.frexp(float(x.abs().max()))[1]
