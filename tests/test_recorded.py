@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
@@ -269,3 +271,12 @@ def test_a_ledger_counts_a_round_many_times() -> None:
 def test_supports_by_numpy_are_the_definitions(d: int, k: int) -> None:
     keys = torch.arange(-20, 40).view(3, 20) * 7919
     assert torch.equal(kernels.support(keys, d, k), kernels.support.reference(keys, d, k))
+
+
+def test_the_page_has_the_measured_ratios() -> None:
+    root = Path(__file__).parents[1]
+    results = json.loads((root / "benchmarks" / "results" / "lab_speed.json").read_text())
+    page = " ".join((root / "docs" / "design.md").read_text().split())
+    small, large = (results[name]["ratio"] for name in ("n = 10, d = 80", "n = 1000, d = 10,000"))
+    assert f"n = 10 and d = 80 makes {small:.2f} times as many rounds a second" in page
+    assert f"which is not recorded, {large:.2f} times as many" in page
