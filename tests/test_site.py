@@ -99,7 +99,8 @@ def test_entries_have_signatures_that_link_to_what_they_name(site: Path) -> None
     assert re.search(r'href="exchange/#gradwire\.Exchange"', entry)
     assert re.search(r'href="#gradwire\.Every"', entry)
     deft = (site / "api" / "exchange" / "index.html").read_text()
-    assert "repack_every" in deft[deft.index('id="gradwire.exchange.DEFT"') :]
+    signature = deft[deft.index('id="gradwire.exchange.DEFT"') :].split("</pre>")[0]
+    assert "DEFT(\n    density: float,\n" in re.sub("<[^>]*>", "", signature)
 
 
 def test_prose_links_to_the_reference(site: Path) -> None:

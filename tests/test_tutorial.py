@@ -49,10 +49,8 @@ def test_the_tutorial_shows_what_its_commands_printed(tutorial: ModuleType) -> N
         assert f"<!-- {name} -->\n{text}<!-- /{name} -->" in page
     for command in re.findall(r"^\$ (.*)$", page, re.MULTILINE):
         assert command in results["printed"]
-    plain, slow, local = (
-        tutorial.numbers(results["printed"][command])
-        for command in ("python plain.py 500", "python link.py dense.py 40 10mbit", "python link.py local.py 1000 10mbit")
-    )
+    commands = ("python plain.py 500", "python link.py dense.py 40 10mbit", "python link.py local.py 1000 10mbit")
+    plain, slow, local = (tutorial.numbers(results["printed"][command]) for command in commands)
     assert slow["bytes"] > 205_312 * 4 > 1000 * local["bytes"]
     assert "less than a\nhundredth" in page
     assert plain["ms"] < slow["ms"] / 100
