@@ -203,6 +203,14 @@ def test_the_demo_says_what_the_noise_of_dense_does_to_its_headline() -> None:
     assert runs({"dense DDP": [5.0, 4.0]}).noise is None
 
 
+def test_the_demo_says_that_the_machine_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = len(os.sched_getaffinity(0))
+    monkeypatch.setattr(os, "getloadavg", lambda: (cores + 7.25, 0.0, 0.0))
+    assert f"(load {cores + 7.25:.1f} on {cores} cores)" in demo_work.busy()
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 9.0, 9.0))
+    assert demo_work.busy() == ""
+
+
 def test_train_prints_its_facts_under_the_exchanges_own_name() -> None:
     text = printed(*train_work.facts(runs({"dense DDP": [5.4, 4.5, 4.0]}).runs[0]))
     assert "What fewer bytes bought" not in text

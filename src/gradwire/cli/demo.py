@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from rich.table import Table
 
 from gradwire import report
-from gradwire.cli.console import bars, command, link_of, out
+from gradwire.cli.console import bars, command, err, link_of, out
 from gradwire.cli.train import follow
 from gradwire.lab import records
 from gradwire.lab.comparison import demo
@@ -25,6 +26,8 @@ def show(full: bool, seconds: float | None, rate: str | None, ranks: int, seed: 
     sizes: list[int] = []
     runs: list[Run] = []
     out.print(f"{len(jobs)} runs of {budget:g} s on {ranks} ranks, {link}", soft_wrap=True)
+    if sentence := busy():
+        err.print(f"gradwire: {sentence}", style="yellow", markup=False, soft_wrap=True)
     with bars() as progress:
         for name, job in jobs.items():
             runs.append(follow(progress, name, job, ranks, rate, sizes))
@@ -37,7 +40,7 @@ def show(full: bool, seconds: float | None, rate: str | None, ranks: int, seed: 
         budget_seconds=budget,
         command=command(),
         versions=records.platform_versions(),
-        note=demo.note(full),
+        note=f"{demo.note(full)} {sentence}".strip(),
         runs=tuple(runs),
     )
     report.write(comparison, output)
@@ -46,6 +49,17 @@ def show(full: bool, seconds: float | None, rate: str | None, ranks: int, seed: 
     for sentence in filter(None, (f"{sentences.headline(comparison)}.", sentences.noise(comparison))):
         out.print(sentence, markup=False, highlight=False)
     out.print(f"The report: {output.resolve()}", soft_wrap=True)
+
+
+def busy() -> str:
+    """A sentence if other programs keep this machine busy, which no link explains; else ""."""
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    if load <= cores:
+        return ""
+    return (
+        f"Other programs kept this machine busy as the runs began (load {load:.1f} on {cores} cores): "
+        "times are longer than it can do, and unevenly so."
+    )
 
 
 def table(comparison: Comparison) -> Table:

@@ -1,6 +1,7 @@
 """What every page has: its frame, its terms and lists; and its way to disk."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -43,7 +44,8 @@ def terms(named: Mapping[str, str], versions: Mapping[str, str]) -> str:
 
 def titled(items: Sequence[str], kind: str, title: str) -> str:
     """A titled list; nothing at all when there are no items."""
-    lines = "".join(f"<li>{escape(item)}</li>\n" for item in items)
+    unbroken = r'<span style="white-space:nowrap">\g<0></span>'  # or a line ends between the dashes of an option
+    lines = "".join(f"<li>{re.sub('--[a-z]+', unbroken, escape(item))}</li>\n" for item in items)
     return f'<section class="{kind}">\n<h2>{title}</h2>\n<ul>\n{lines}</ul>\n</section>\n' if items else ""
 
 
