@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from gradwire import report
+from gradwire import kernels, report
 from gradwire.cli.console import bars, command, err, link_of, out
 from gradwire.cli.train import follow
 from gradwire.lab import records
@@ -23,6 +23,8 @@ def show(full: bool, seconds: float | None, rate: str | None, ranks: int, seed: 
     if not output.parent.is_dir():
         raise ValueError(f"there is no folder {output.parent} to write the report to")
     budget = next(iter(jobs.values())).seconds
+    out.print("loading the loops over gradients, which are compiled the first time: up to half a minute")
+    kernels.warm_up()  # here, by one process; each rank would do the same again, on the same cores
     sizes: list[int] = []
     runs: list[Run] = []
     out.print(f"{len(jobs)} runs of {budget:g} s on {ranks} ranks, {link}", soft_wrap=True)
@@ -40,7 +42,7 @@ def show(full: bool, seconds: float | None, rate: str | None, ranks: int, seed: 
         budget_seconds=budget,
         command=command(),
         versions=records.platform_versions(),
-        note=f"{demo.note(full)} {sentence}".strip(),
+        note=f"{demo.note(full)}\n{sentence}".strip(),
         runs=tuple(runs),
     )
     report.write(comparison, output)

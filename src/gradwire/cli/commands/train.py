@@ -14,7 +14,7 @@ from gradwire.cli.console import out
 def demo_command(
     full: Annotated[bool, typer.Option("--full", help="A larger model and 50 s a run: five minutes in all.")] = False,
     seconds: Annotated[
-        float | None, typer.Option(help="Training time of every run. Left out: 10, with --full 50.")
+        float | None, typer.Option(help="Training time of every run. Left out: 8, with --full 50.")
     ] = None,
     rate: Rate = "100mbit",
     ranks: Ranks = 2,

@@ -27,7 +27,7 @@ class Size:
     depth: int
 
 
-SHORT = Size(10.0, 64, 3)
+SHORT = Size(8.0, 64, 3)
 """For the first look: a model so small that dense DDP makes a hundred steps in its time."""
 
 FULL = Size(50.0, 128, 4)
@@ -43,8 +43,8 @@ METHODS = (
 def note(full: bool) -> str:
     """What to keep in mind of the numbers."""
     short = (
-        " This is the short run: a tiny model in its first hundreds of steps, where every optimizer still learns fast. "
-        "It shows what a slow link costs, not where training ends; gradwire demo --full trains longer."
+        "\nThis is the short run: a tiny model in its first hundreds of steps, where every optimizer still learns "
+        "fast. It shows what a slow link costs, not where training ends; gradwire demo --full trains longer."
     )
     return METHODS + short * (not full)
 

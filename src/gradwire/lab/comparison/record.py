@@ -84,7 +84,7 @@ class Comparison:
     budget_seconds: float
     command: str
     versions: dict[str, str]
-    note: str  # may be empty
+    note: str  # remarks, a line each; may be empty
     runs: tuple[Run, ...]
 
     def __post_init__(self) -> None:
