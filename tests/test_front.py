@@ -261,6 +261,10 @@ def test_the_readmes_other_numbers_are_those_of_the_code() -> None:
     assert f"A {size.removeprefix('GPT, ')} parameter GPT" in readme
     assert f"two ranks, a {rate} link, {comparison.budget_seconds:g} seconds each" in readme
     assert comparison.ranks == 2
+    rows = json.loads((ROOT / "benchmarks" / "results" / "first_step.json").read_text())
+    install, first, later = (f"{row['value']:.0f}" for row in rows)
+    said = f"installing takes {install} s and the first compressed step {first} s, most of which compiles loops once; "
+    assert f"{said}{later} s from then on" in " ".join(readme.split())
 
 
 def nbytes(state: Any) -> int:

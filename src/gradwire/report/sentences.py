@@ -114,9 +114,9 @@ def reading(comparison: Comparison) -> list[str]:
         f"Speed-up is {dense}'s total time divided by the time of the ring.",
         "1 MB is 1,000,000 bytes, sent by one rank. The ledger counts the payload; link is tx_bytes, the kernel's "
         "counter of the interface, with headers, acknowledgements and repeats.",
-        "(Link less headers) / ledger should be within 5 % of 1, but for a run that sends so little that gloo's own "
-        f"messages show; headers are {HEADER_BYTES} bytes for each packet as "
-        "the kernel counts it, up to 64 KB that are cut into frames only later.",
+        f"(Link less headers) / ledger should be within 5 % of 1; headers are {HEADER_BYTES} bytes for each packet as "
+        "the kernel counts it, up to 64 KB that are cut into frames only later. A run that sends a few hundred bytes a "
+        "step is above it, because gloo's own messages show.",
         "The parts of a step are medians, each by itself: their sum can differ a little from the median of the whole. "
         "Of a run that takes local steps, a step is the average over a round, whose exchange all its steps share.",
     ]
