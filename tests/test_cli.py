@@ -204,6 +204,9 @@ def test_the_demo_ends_in_a_report(tmp_path: Path) -> None:
         assert f"{name}: starting 2 ranks\n" in ended.stdout
         assert len(re.findall(rf"^{re.escape(name)}: [\d.]+ s  step \d+  loss [\d.]+$", ended.stdout, re.M)) >= 2
     assert sentences.headline(comparison) in " ".join(ended.stdout.split())
+    table = ended.stdout[ended.stdout.index("The way to the final loss") :].split("MB are sent by one rank.")[0]
+    assert max(map(len, map(str.rstrip, table.splitlines()))) <= 80
+    assert all(re.search(rf"^{re.escape(name)} +[\d.]", table, re.M) for name in demo.RUNS)
 
 
 @pytest.mark.story
