@@ -263,7 +263,7 @@ def test_the_readmes_other_numbers_are_those_of_the_code() -> None:
     assert comparison.ranks == 2
     rows = json.loads((ROOT / "benchmarks" / "results" / "first_step.json").read_text())
     install, first, later = (f"{row['value']:.0f}" for row in rows)
-    said = f"installing takes {install} s and the first compressed step {first} s, most of which compiles loops once; "
+    said = f"installing takes {install} s and the first compressed step {first} s, mostly to compile loops once; "
     assert f"{said}{later} s from then on" in " ".join(readme.split())
 
 
