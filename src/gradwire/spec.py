@@ -16,13 +16,16 @@ from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from gradwire import compress, exchange, memory, outer, registry  # noqa: F401 - they register the parts that specs name
+from gradwire import compress, exchange, memory, outer, registry
 from gradwire.compress.protocol import Compressor, Sparsifier
 from gradwire.exchange.gathered import Gathered
 from gradwire.exchange.protocol import Exchange
 from gradwire.exchange.refusal import why_no_exchange
 from gradwire.memory.shift import Rule
 from gradwire.outer.protocol import Outer
+
+HOMES = (compress, exchange, memory, outer)
+"""The packages whose import registers the parts that specs name."""
 
 
 class SpecError(ValueError):
