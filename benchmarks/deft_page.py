@@ -10,7 +10,7 @@ from typing import Any
 
 DOCS = Path(__file__).parents[1] / "docs"
 SELECTION = Path(__file__).parent / "results" / "deft_selection.json"
-MODELS = {"resnet18": "ResNet-18, 1 %", "lstm": "LSTM, 0.1 %", "neumf": "NeuMF, 10 %"}
+MODELS = {"resnet18": "ResNet-18, 1 %", "lstm": "LSTM, 0.1 %", "neumf": "NeuMF, 10 %", "gpt2": "GPT-2, 0.1 %"}
 WAYS = {"cost, cut=0": "as in the paper", "time, cut=2": "`cut=2`, by time", "time, cut=4": "`cut=4`, by time"}
 WORKERS = (2, 4, 8, 16)
 COLUMNS = (
