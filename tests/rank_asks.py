@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 import gradwire as gw
+from gradwire.ask import Axis, among
 from gradwire.transport.process import Process
 
 DTYPES = ("int8", "uint8", "int32", "int64", "float16", "bfloat16", "float32", "float64")
@@ -33,6 +34,37 @@ def answers_of_every_dtype() -> dict[str, dict[str, object]]:
     """Over a process group: every answer's dtype and values."""
     rank, process = dist.get_rank(), Process(dist.group.WORLD)
     return {dtype: told(process.run(ask_all(brought(dtype, rank)))) for dtype in DTYPES}
+
+
+async def ask_along(rank: int, *axes: Axis) -> list[Tensor]:
+    """The answers to every kind of ask in the groups along these axes, of two workers each."""
+    x = torch.tensor([1.0, 2.0 + rank, 10.0 * rank])
+    asks = (
+        gw.AllReduce(x),
+        gw.AllReduce(x, op="max"),
+        gw.AllGather(x),
+        gw.Broadcast(x, 1),
+        gw.AllToAll(torch.stack([x, x + 1])),
+    )
+    return [await among(ask, axis) for axis in axes for ask in asks]
+
+
+def groups_answer() -> dict[str, object]:
+    """Of four ranks, over a process group: whether groups answer as in lockstep, and how often each kind was asked."""
+    axes, rank, process = (Axis(2), Axis(2, 2)), dist.get_rank(), Process(dist.new_group())
+    found = [process.run(ask_along(rank, *axes)) for _ in range(2)][-1]
+    wanted = gw.lockstep([ask_along(worker, *axes) for worker in range(4)])[rank]
+    alike = all(torch.equal(mine, other) for mine, other in zip(found, wanted, strict=True))
+    calls = [process.ledger.entries[kind].calls for kind in ("AllReduce", "AllGather", "Broadcast", "AllToAll")]
+    process.run(_whole(rank))
+    process.close()
+    return {"alike": alike, "calls": calls}
+
+
+async def _whole(rank: int) -> None:
+    """A group of all, and one of one."""
+    assert (await among(gw.AllReduce(torch.tensor([1.0])), Axis(4))).tolist() == [4.0]
+    assert (await among(gw.AllReduce(torch.tensor([float(rank)])), Axis(1, 4))).tolist() == [rank]
 
 
 def told(answers: dict[str, Tensor]) -> dict[str, object]:

@@ -119,7 +119,22 @@ SPECS = [
     "warmup(randk(density=0.05), steps=3)",
     "gdci(natural, gamma=0.5)",
     "vrgdci(natural, gamma=0.5)",
+    "islands(mean, ef(topk(density=0.05)), size=1)",
 ]
+
+ISLANDS = {
+    "islands(mean, topk(density=0.1), size=2)": (4, 2, 6),
+    "islands(mean, ef(deft(density=0.05)), size=2)": (4, 2, 6),
+    "islands(natural, ef(topk(density=0.05)), size=3)": (6, 3),
+    "islands(mean, oktopk(density=0.1), size=2)": (4, 2, 6),
+    "islands(mean, diana(natural), size=2)": (4, 2, 6),
+    "islands(mean, ef(cltk(density=0.1)), size=2)": (4, 2, 6),
+    "islands(mean, islands(mean, ef(topk(density=0.1)), size=2), size=2)": (8, 4),
+    "islands(islands(mean, topk(density=0.1), size=2), ef(mean), size=4)": (8, 4),
+    "ef(islands(mean, mean, size=2))": (4, 2, 6),
+    "guard(islands(mean, ef(uniontopk(density=0.05)), size=2))": (4, 2),
+}
+"""Islands of more than one worker, each with the numbers of workers that fill them; their laws are in test_islands."""
 
 TRAINED = [
     spec

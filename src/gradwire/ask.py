@@ -3,6 +3,9 @@
 All workers must ask for the same thing at the same time: the same kind, shape, dtype, op and root. An ask knows what
 there is to know about it: the bytes it brings and makes, its shape check, and its answer where all workers live in one
 process. So a transport never asks what kind it has, except the one that calls a network's collectives.
+
+Workers may ask among some of them: `Among(AllReduce(x), Axis(8))` adds up the x of every eight neighbours. All workers
+ask so at the same time, each in its own group.
 """
 
 from __future__ import annotations
@@ -33,8 +36,22 @@ class Collective(Protocol):
         """Whether a network's collective overwrites x and somebody still reads it, so that a process copies x first."""
         ...
 
+    @property
+    def kind(self) -> str:
+        """The name of the collective, by which costs are known and bytes are counted."""
+        ...
+
+    @property
+    def axis(self) -> Axis | None:
+        """Among which workers; None for all."""
+        ...
+
     def __await__(self) -> Generator[Ask, Tensor, Tensor]:
         """Yield the ask itself; the transport that runs the coroutine sends the answer."""
+        ...
+
+    def bringing(self, x: Tensor) -> Ask:
+        """Return the same ask of another x."""
         ...
 
     def check(self, size: int) -> None:
@@ -51,6 +68,10 @@ class Collective(Protocol):
 
     def busiest(self, size: int) -> float:
         """Bytes on the link of the rank that has most of them."""
+        ...
+
+    def arriving(self, size: int) -> float:
+        """Bytes that arrive on a rank's link."""
         ...
 
     def answers(self, asks: Sequence[Ask]) -> list[Tensor]:
@@ -96,6 +117,8 @@ class AllReduce:
     x: Tensor
     op: Op = "sum"
     spare: bool = False
+    kind: ClassVar[str] = "AllReduce"
+    axis: ClassVar[None] = None
 
     @property
     def in_place(self) -> bool:
@@ -108,6 +131,10 @@ class AllReduce:
 
     def __await__(self) -> Generator[Ask, Tensor, Tensor]:
         return _put(self)
+
+    def bringing(self, x: Tensor) -> Ask:
+        """The same ask of another x."""
+        return replace(self, x=x)
 
     def check(self, size: int) -> None:
         """Any shape will do."""
@@ -122,6 +149,10 @@ class AllReduce:
 
     def busiest(self, size: int) -> float:
         """The same for all ranks."""
+        return self.traffic(0, size)
+
+    def arriving(self, size: int) -> float:
+        """As many as leave."""
         return self.traffic(0, size)
 
     def answers(self, asks: Sequence[Ask]) -> list[Tensor]:
@@ -167,9 +198,15 @@ class AllGather:
 
     x: Tensor
     in_place: ClassVar[bool] = False
+    kind: ClassVar[str] = "AllGather"
+    axis: ClassVar[None] = None
 
     def __await__(self) -> Generator[Ask, Tensor, Tensor]:
         return _put(self)
+
+    def bringing(self, x: Tensor) -> Ask:
+        """The same ask of another x."""
+        return replace(self, x=x)
 
     def check(self, size: int) -> None:
         """Any length will do."""
@@ -184,6 +221,10 @@ class AllGather:
 
     def busiest(self, size: int) -> float:
         """The same for all ranks."""
+        return self.traffic(0, size)
+
+    def arriving(self, size: int) -> float:
+        """As many as leave."""
         return self.traffic(0, size)
 
     def answers(self, asks: Sequence[Ask]) -> list[Tensor]:
@@ -215,9 +256,15 @@ class Broadcast:
     x: Tensor
     root: int
     in_place: ClassVar[bool] = True
+    kind: ClassVar[str] = "Broadcast"
+    axis: ClassVar[None] = None
 
     def __await__(self) -> Generator[Ask, Tensor, Tensor]:
         return _put(self)
+
+    def bringing(self, x: Tensor) -> Ask:
+        """The same ask of another x."""
+        return replace(self, x=x)
 
     def check(self, size: int) -> None:
         """Refuse a root that is no rank."""
@@ -239,6 +286,10 @@ class Broadcast:
     def busiest(self, size: int) -> float:
         """The root's."""
         return self.traffic(self.root, size)
+
+    def arriving(self, size: int) -> float:
+        """x, once."""
+        return self.x.nbytes if size > 1 else 0
 
     def answers(self, asks: Sequence[Ask]) -> list[Tensor]:
         """The root's tensor for every worker."""
@@ -276,9 +327,15 @@ class AllToAll:
 
     x: Tensor
     in_place: ClassVar[bool] = False
+    kind: ClassVar[str] = "AllToAll"
+    axis: ClassVar[None] = None
 
     def __await__(self) -> Generator[Ask, Tensor, Tensor]:
         return _put(self)
+
+    def bringing(self, x: Tensor) -> Ask:
+        """The same ask of another x."""
+        return replace(self, x=x)
 
     def check(self, size: int) -> None:
         """Refuse another number of rows than workers."""
@@ -295,6 +352,10 @@ class AllToAll:
 
     def busiest(self, size: int) -> float:
         """The same for all ranks."""
+        return self.traffic(0, size)
+
+    def arriving(self, size: int) -> float:
+        """As many as leave."""
         return self.traffic(0, size)
 
     def answers(self, asks: Sequence[Ask]) -> list[Tensor]:
@@ -319,10 +380,154 @@ class AllToAll:
         return _without_last(answer), _flag_of(answer[:, -1], tag)
 
 
-Ask: TypeAlias = AllReduce | AllGather | Broadcast | AllToAll
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a grid in which the workers stand: a group is the `size` workers along it, `stride` ranks apart.
 
-ASKS: tuple[type[Ask], ...] = (AllReduce, AllGather, Broadcast, AllToAll)
-"""Every kind of ask."""
+    Of 12 workers, `Axis(4)` makes the groups 0-3, 4-7 and 8-11, and `Axis(3, 4)` makes (0, 4, 8), (1, 5, 9) and so on.
+
+    Raises:
+        ValueError: a size or a stride below 1.
+    """
+
+    size: int
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.stride < 1:
+            raise ValueError(f"an axis has a size and a stride of at least 1, got {self.size} and {self.stride}")
+
+    def check(self, workers: int) -> None:
+        """Refuse a number of workers that does not fill the grid (ValueError)."""
+        if workers % (self.size * self.stride):
+            raise ValueError(
+                f"groups of {self.size} workers, {self.stride} ranks apart, need a multiple of "
+                f"{self.size * self.stride} workers, got {workers}"
+            )
+
+    def place(self, rank: int) -> int:
+        """A worker's rank in its group."""
+        return rank // self.stride % self.size
+
+    def number(self, rank: int) -> int:
+        """The number of a worker's group."""
+        return rank // (self.stride * self.size) * self.stride + rank % self.stride
+
+    def members(self, rank: int) -> list[int]:
+        """The ranks of a worker's group, in order."""
+        first = rank - self.place(rank) * self.stride
+        return [first + place * self.stride for place in range(self.size)]
+
+    def groups(self, workers: int) -> list[list[int]]:
+        """The ranks of every group, by its number."""
+        firsts = (rank for rank in range(workers) if self.place(rank) == 0)
+        return [self.members(rank) for rank in sorted(firsts, key=self.number)]
+
+    def inside(self, other: Axis) -> Axis:
+        """This axis, which counts the workers of a group of `other`, as one that counts all workers."""
+        return Axis(self.size, self.stride * other.stride)
+
+
+Plain: TypeAlias = AllReduce | AllGather | Broadcast | AllToAll
+"""An ask among all workers."""
+
+
+@dataclass(frozen=True)
+class Among:
+    """An ask of which each group of workers along an axis is answered for itself.
+
+    On a batch the answer has a leading axis of groups, by their number.
+    """
+
+    ask: Plain
+    axis: Axis
+
+    @property
+    def x(self) -> Tensor:
+        """What the worker brings."""
+        return self.ask.x
+
+    @property
+    def in_place(self) -> bool:
+        """The ask's."""
+        return self.ask.in_place
+
+    @property
+    def kind(self) -> str:
+        """The ask's."""
+        return self.ask.kind
+
+    def __await__(self) -> Generator[Ask, Tensor, Tensor]:
+        return _put(self)
+
+    def bringing(self, x: Tensor) -> Ask:
+        """The same ask of another x."""
+        return replace(self, ask=replace(self.ask, x=x))
+
+    def check(self, size: int) -> None:
+        """Refuse workers that do not fill the grid, and an x that does not fit a group."""
+        self.axis.check(size)
+        self.ask.check(self.axis.size)
+
+    def brought(self, rank: int | slice) -> int:
+        """The ask's, in every group."""
+        if isinstance(rank, slice):
+            return sum(ask.brought(rank) for ask in self._batches())
+        return self.ask.brought(self.axis.place(rank))
+
+    def traffic(self, rank: int | slice, size: int) -> float:
+        """The ask's, in every group."""
+        if isinstance(rank, slice):
+            return sum(ask.traffic(rank, self.axis.size) for ask in self._batches())
+        return self.ask.traffic(self.axis.place(rank), self.axis.size)
+
+    def busiest(self, size: int) -> float:
+        """The ask's, in a group."""
+        return self.ask.busiest(self.axis.size)
+
+    def arriving(self, size: int) -> float:
+        """The ask's, in a group."""
+        return self.ask.arriving(self.axis.size)
+
+    def answers(self, asks: Sequence[Ask]) -> list[Tensor]:
+        """The ask's answers, group by group."""
+        found: dict[int, Tensor] = {}
+        for ranks in self.axis.groups(len(asks)):
+            parts = [ask.ask for rank in ranks if isinstance(ask := asks[rank], Among)]
+            found |= zip(ranks, parts[0].answers(parts), strict=True)
+        return [found[rank] for rank in range(len(asks))]
+
+    def batched(self, size: int) -> Tensor:
+        """[groups, ...]: the ask's answer to every group."""
+        return torch.stack([ask.batched(self.axis.size) for ask in self._batches()])
+
+    def alone(self, size: int) -> Tensor:
+        """The ask's, in a group."""
+        return self.ask.alone(self.axis.size)
+
+    def carrying(self, flag: bool, tag: int = 0, size: int = 1) -> Ask | None:
+        """None: a flag must reach all workers, and this message reaches a group."""
+        return None
+
+    def carried(self, answer: Tensor, tag: int = 0, size: int = 1) -> tuple[Tensor, bool]:
+        """Never called: it carries no flag."""
+        return answer, False
+
+    def _batches(self) -> list[Plain]:
+        """The batch, group by group."""
+        return [replace(self.ask, x=self.x[ranks]) for ranks in self.axis.groups(len(self.x))]
+
+
+Ask: TypeAlias = Plain | Among
+
+ASKS = (AllReduce, AllGather, Broadcast, AllToAll)
+"""Every kind of collective."""
+
+
+def among(ask: Ask, axis: Axis) -> Among:
+    """Put an ask of a group's workers as one of all workers, whose groups lie along `axis`."""
+    return Among(ask.ask, ask.axis.inside(axis)) if isinstance(ask, Among) else Among(ask, axis)
+
 
 Talk: TypeAlias = Coroutine[Ask, Tensor, T]
 """A running algorithm: it asks, is sent answers, and ends with a T."""
@@ -330,6 +535,8 @@ Talk: TypeAlias = Coroutine[Ask, Tensor, T]
 
 def describe(ask: Ask) -> str:
     """Describe an ask in a few words, for error messages: `AllReduce(float32[10])`."""
+    if isinstance(ask, Among):
+        return f"{describe(ask.ask)} among {ask.axis.size} workers, {ask.axis.stride} apart"
     options = f", root={ask.root}" if isinstance(ask, Broadcast) else ""
     if isinstance(ask, AllReduce) and ask.op != "sum":
         options = f", op={ask.op!r}"

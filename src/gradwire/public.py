@@ -1,7 +1,7 @@
 """Every public name, exported by `gradwire` itself at the first use of one of them."""
 
 from gradwire import compress, exchange, memory, outer
-from gradwire.ask import AllGather, AllReduce, AllToAll, Broadcast
+from gradwire.ask import AllGather, AllReduce, AllToAll, Among, Axis, Broadcast
 from gradwire.auto import Auto, attach
 from gradwire.checkpoint import merge
 from gradwire.compress.protocol import Compressor
@@ -22,7 +22,9 @@ __all__ = [
     "AllGather",
     "AllReduce",
     "AllToAll",
+    "Among",
     "Auto",
+    "Axis",
     "Broadcast",
     "Compressor",
     "Dense",

@@ -53,13 +53,14 @@ class Dense:
 class Sparse:
     """k of d values, zero elsewhere: indices int64[..., k], values f[..., k]. An index that comes twice adds twice.
 
-    `per_sender` tells that every entry of a mean is one worker's part, so that an index comes as often as it was sent.
+    `per_sender` tells that every entry of a mean is the part of one worker, or of so many that sent alike, so that an
+    index comes as often as it was sent; 0 where entries are not so.
     """
 
     indices: Tensor
     values: Tensor
     d: int
-    per_sender: bool = False
+    per_sender: int = 0
 
     def add_to_(self, target: Tensor, alpha: float = 1.0) -> None:
         """Add alpha times this vector to target f[..., d], in place: k writes."""
@@ -99,7 +100,7 @@ class Sparse:
             return self
         counts = torch.zeros(self.d, dtype=torch.int32, device=self.indices.device)
         counts.index_add_(0, self.indices, counts.new_ones(1).expand_as(self.indices))
-        return replace(self, values=self.values * size / counts[self.indices])
+        return replace(self, values=self.values * (size / self.per_sender) / counts[self.indices])
 
     def row(self, worker: int | slice) -> Sparse:
         """Return one worker's vector out of n, or those of several."""
@@ -107,7 +108,7 @@ class Sparse:
 
     def average(self) -> Sparse:
         """Return the average over the leading axis: up to n k entries, supports need not agree."""
-        return Sparse(self.indices.flatten(), self.values.flatten() / self.values.shape[0], self.d, per_sender=True)
+        return Sparse(self.indices.flatten(), self.values.flatten() / self.values.shape[0], self.d, per_sender=1)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from typing import Protocol, runtime_checkable
 
 
@@ -19,13 +19,25 @@ class ForWorkers(Protocol):
 def parts_of(part: object) -> Iterable[object]:
     """A part and all parts inside it."""
     yield part
-    if is_dataclass(part) and not isinstance(part, type):
-        for field in fields(part):
-            yield from parts_of(getattr(part, field.name))
+    for inner in _inside(part):
+        yield from parts_of(inner)
 
 
 def check_workers(exchange: object, size: int) -> None:
-    """Refuse an exchange with a part that does not fit so many workers (ValueError)."""
-    for part in parts_of(exchange):
-        if isinstance(part, ForWorkers):
-            part.check_workers(size)
+    """Refuse an exchange with a part that does not fit so many workers (ValueError).
+
+    What is inside a part that is made for a number of workers is that part's to check: it may see fewer of them.
+    """
+    if isinstance(exchange, ForWorkers):
+        exchange.check_workers(size)
+    else:
+        for part in _inside(exchange):
+            check_workers(part, size)
+
+
+def _inside(part: object) -> Iterable[object]:
+    return (getattr(part, field.name) for field in _fields(part))
+
+
+def _fields(part: object) -> tuple[Field[object], ...]:
+    return fields(part) if is_dataclass(part) and not isinstance(part, type) else ()

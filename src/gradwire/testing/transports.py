@@ -7,7 +7,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from gradwire.ask import AllGather, AllToAll, Ask, Talk, describe
+from gradwire.ask import AllGather, AllToAll, Among, Ask, Talk, describe
 from gradwire.exchange import Exchange
 from gradwire.exchange.law import law_broken
 from gradwire.exchange.step import step
@@ -168,15 +168,24 @@ async def _overheard(talk: Talk[Sent], trial: Trial, n: int, rows: bool = False)
 
 
 def _check_answer(trial: Trial, ask: Ask, answer: Tensor, n: int, rows: bool) -> None:
-    shape = tuple(ask.x.shape)
-    if isinstance(ask, AllGather):
-        wanted = shape if rows else (n, *shape)
+    if not isinstance(ask, Among):
+        wanted = _form_of(ask, n, rows)
+    elif rows:  # of a batch every group has an answer
+        wanted = n // ask.axis.size, *_form_of(ask.ask.bringing(ask.x[: ask.axis.size]), ask.axis.size, rows)
     else:
-        wanted = shape[1:] if rows and not isinstance(ask, AllToAll) else shape
+        wanted = _form_of(ask.ask, ask.axis.size, rows)
     trial.require(
         answer.dtype == ask.x.dtype and tuple(answer.shape) == wanted,
         f"the answer to {describe(ask)} is {form(answer)}",
     )
+
+
+def _form_of(ask: Ask, n: int, rows: bool) -> tuple[int, ...]:
+    """The shape of the answer to an ask among n workers, or to that of their batch."""
+    shape = tuple(ask.x.shape)
+    if isinstance(ask, AllGather):
+        return shape if rows else (n, *shape)
+    return shape[1:] if rows and not isinstance(ask, AllToAll) else shape
 
 
 def _workers(

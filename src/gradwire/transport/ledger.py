@@ -46,7 +46,7 @@ class Ledger:
 
     def record(self, ask: Ask, rank: int | slice, size: int, seconds: float = 0.0) -> None:
         """Count one worker's part of an answered ask, or that of all in a batch; `seconds` it waited for the answer."""
-        entry = self.entries[type(ask).__name__]
+        entry = self.entries[ask.kind]
         entry.calls += 1 if isinstance(rank, int) else size
         entry.bytes += ask.brought(rank)
         entry.traffic += ask.traffic(rank, size)

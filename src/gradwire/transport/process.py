@@ -7,9 +7,9 @@ a thread of its own, on a group of its own.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -18,9 +18,10 @@ from torch import Tensor
 from torch._C._distributed_c10d import AllgatherOptions  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.distributed_c10d import _world  # pyright: ignore[reportPrivateUsage] - there is no public way
 
-from gradwire.ask import AllGather, AllReduce, AllToAll, Ask, Broadcast, Op, Talk
+from gradwire.ask import AllGather, AllReduce, AllToAll, Among, Ask, Axis, Broadcast, Op, Plain, Talk
 from gradwire.transport.ledger import Ledger
 from gradwire.transport.members import Members, Ranks
+from gradwire.transport.opening import backend_of, group_of_some, timeout_of
 
 T = TypeVar("T")
 
@@ -44,6 +45,7 @@ class Process:
 
     def __init__(self, group: Ranks, ledger: Ledger | None = None) -> None:
         self.ledger, self.closed = ledger or Ledger(), False
+        self._parts: dict[Axis, Process] = {}
         self._foreign = isinstance(group, Members)
         self.group: dist.ProcessGroup | None = group.group if isinstance(group, Members) else group
         if isinstance(group, Members):
@@ -74,6 +76,8 @@ class Process:
 
         A group that torch does not know is its owner's to end.
         """
+        for part in self._parts.values():
+            part.close()
         if self.group is not None and not self._foreign and self.group in _world.pg_map:
             dist.destroy_process_group(self.group)
         self.group, self.closed = None, True
@@ -86,6 +90,8 @@ class Process:
         # Empty tensors are empty on every rank, and travel nowhere; nor does anything of a rank that is alone.
         if self.group is None or not ask.x.numel():
             return ask.alone(self.size)
+        if isinstance(ask, Among):
+            return self._part(self.group, ask.axis, ask.x.device).overwrite(ask.ask)
         try:
             return self._collective(self.group, ask)
         except RuntimeError as error:
@@ -95,7 +101,7 @@ class Process:
         """Who may be to blame for a failed collective: backends do not say."""
         return f"rank {1 - self.rank}" if self.size == 2 else f"one of the {self.size - 1} other ranks"
 
-    def _collective(self, group: dist.ProcessGroup, ask: Ask) -> Tensor:
+    def _collective(self, group: dist.ProcessGroup, ask: Plain) -> Tensor:
         """Run one collective over a group."""
         x = ask.x
         match ask:
@@ -114,6 +120,25 @@ class Process:
                 group.alltoall_base(received, x.contiguous(), [], [], dist.AllToAllOptions()).wait()
                 return received
 
+    def _part(self, group: dist.ProcessGroup, axis: Axis, device: torch.device) -> Process:
+        """This worker's group along an axis, opened when it is asked for the first time, by all workers at once."""
+        if axis not in self._parts:
+            if axis.size == self.size:
+                return self
+            if self._foreign:
+                raise ValueError("a group that was not made by torch.distributed cannot be divided into islands")
+            self._parts[axis] = Process(self._opened(group, axis, device) if axis.size > 1 else Members(), self.ledger)
+        return self._parts[axis]
+
+    def _opened(self, group: dist.ProcessGroup, axis: Axis, device: torch.device) -> dist.ProcessGroup:
+        """Open it under a name of its own: a number that all workers have in common, and the group's."""
+        number = torch.tensor([secrets.randbits(62)], device=device)
+        number = int(self.overwrite(Broadcast(number, 0)).item())
+        name = f"gradwire-{number}-{axis.size}-{axis.stride}-{axis.number(self.rank)}"
+        ranks = dist.get_process_group_ranks(group)
+        members = [ranks[rank] for rank in axis.members(self.rank)]
+        return group_of_some(members, backend_of(group), timeout_of(group, device), name)
+
     def _gather(self, group: dist.ProcessGroup, gathered: Tensor, x: Tensor) -> None:
         """Gather into one tensor, or into its rows: a group that torch does not know may have no other way."""
         if self._foreign:
@@ -124,7 +149,7 @@ class Process:
     def _answer(self, ask: Ask) -> Tensor:
         """Run one collective and leave what the worker brought as it is."""
         if ask.in_place:
-            ask = replace(ask, x=ask.x.clone(memory_format=torch.contiguous_format))
+            ask = ask.bringing(ask.x.clone(memory_format=torch.contiguous_format))
         return self.overwrite(ask)
 
 

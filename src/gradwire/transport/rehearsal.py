@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from gradwire.ask import Ask, Talk
+from gradwire.ask import Ask, Axis, Talk
 from gradwire.transport.lockstep import agree, answer
 
 T = TypeVar("T")
@@ -24,11 +24,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Asked:
-    """One ask: its kind, the bytes it puts on the busiest rank's link, and the seconds of computing before it."""
+    """One ask: its kind, the bytes it puts on the busiest rank's link, and the seconds of computing before it.
+
+    axis: among which ranks; None for all.
+    """
 
     kind: str
     traffic: float
     seconds: float
+    axis: Axis | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def _run(workers: Sequence[Talk[T]], size: int, clock: Callable[[], float]) -> t
             return results, Course(tuple(noted), slowest)
         agreed = agree(asks)
         ask = agreed[0]
-        noted.append(Asked(type(ask).__name__, ask.busiest(size), slowest + _copying(ask, clock)))
+        noted.append(Asked(ask.kind, ask.busiest(size), slowest + _copying(ask, clock), ask.axis))
         answers = answer(agreed) if len(agreed) == size else [_alone(ask, size)]
 
 
