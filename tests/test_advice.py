@@ -33,7 +33,7 @@ from gradwire.advice import (
 )
 from gradwire.advice import step_seconds as step
 from gradwire.advice.rounds import EXCHANGE
-from gradwire.advice.work import _lay
+from gradwire.advice.work import lay
 from gradwire.cli.advise import local_lines, rate_of, table
 from gradwire.lab import records
 from gradwire.lab.bench.advised import Advised, Question
@@ -146,7 +146,7 @@ def test_a_rehearsal_asks_for_what_a_run_asks_for(spec: str, n: int) -> None:
             assert sum(ask.traffic for ask in asked) == pytest.approx(entry.traffic / n)
 
 
-ALONE = ("cltk", "deft", "exdyna", "globaltopk", "micro", "oktopk")
+ALONE = ("cltk", "deft", "exdyna", "globaltopk", "islands", "micro", "oktopk")
 """What hears from others where they have searched: there one worker cannot stand for all."""
 
 
@@ -168,7 +168,7 @@ def test_one_worker_stands_for_many(spec: str) -> None:
 def test_gradients_are_rehearsed_where_ddp_would_have_them() -> None:
     """One flat vector a bucket: a mean of few values is spread once for each, not once for every parameter."""
     params = [torch.zeros(3, 4), torch.zeros(5), torch.zeros(2, 2)]
-    rooms = _lay([params[:2], params[2:]])
+    rooms = lay([params[:2], params[2:]])
     assert [rooms[id(param)].shape for param in params] == [param.shape for param in params]
     assert len({room.untyped_storage().data_ptr() for room in rooms.values()}) == 2
     assert rooms[id(params[1])].storage_offset() == 12

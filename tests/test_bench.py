@@ -385,7 +385,9 @@ def gradwire(folder: Path, *command: str, seconds: float = 100) -> subprocess.Co
         (["--output", "/proc/bench.html"], "nothing can be written to /proc"),
         (["--here", "--rate", "100mbit"], "leave out --rate and --ranks"),
         (["--here"], "start them by torchrun"),
-        (["--ranks", "0"], "--ranks"),
+        (["--ranks", "0"], "--ranks takes whole numbers from 1 to 64, such as 2,4,8; got '0'"),
+        (["--ranks", "2,four"], "got 'four'"),
+        (["--ranks", "2,4", "--ranks", "2"], "names every number of ranks once, got 2, 4, 2"),
     ],
 )
 def test_bad_input_is_one_sentence_and_code_2(arguments: list[str], message: str, refusal: Callable[..., str]) -> None:

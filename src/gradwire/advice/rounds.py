@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gradwire.advice.crew import STEPS, TOGETHER
 from gradwire.advice.crowd import clock
 from gradwire.advice.link import Link
-from gradwire.advice.work import LATE, RATE, STEPS, TOGETHER
+from gradwire.advice.work import LATE, RATE
 from gradwire.ask import AllGather
 from gradwire.doors.attach_local import EXCHANGE, OUTER
 from gradwire.engine.anchored import Anchored

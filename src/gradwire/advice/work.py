@@ -14,26 +14,25 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from gradwire.advice.crew import STEPS, Crew, rehearsed
 from gradwire.advice.crowd import clock
 from gradwire.advice.link import HALF, Link
 from gradwire.advice.pace import Pace, buckets, trained
 from gradwire.advice.timeline import Job, Part
 from gradwire.ask import AllReduce
 from gradwire.doors.ddp import trainable
-from gradwire.engine import Unit, make_units
+from gradwire.engine import make_units
 from gradwire.exchange import Exchange
 from gradwire.layout import Turn
 from gradwire.memory.guard import Guard
 from gradwire.transport.rehearsal import Asked, Course, rehearse
-
-TOGETHER = 4
-"""The largest group of which every worker is rehearsed; of a larger one, one worker."""
+from gradwire.vector import Sent
 
 LATE = 2_882_880
 """The step at which rehearsals begin: late, when what warms up has done so, and a multiple of most numbers."""
 
-STEPS, RATE = 5, 0.1
-"""Steps of a rehearsal, of which the first only warms up; the learning rate, for memories that want to be told one."""
+RATE = 0.1
+"""The learning rate, for memories that want to be told one."""
 
 
 @dataclass(frozen=True)
@@ -95,22 +94,21 @@ def errands(
     number = {id(param): i for i, param in enumerate(params)}
     filled = buckets([param.nbytes for param in params], pace.order, cap)
     bucket_of = {parameter: bucket for bucket in filled for parameter in bucket}
-    workers = size if size <= TOGETHER else 1
-    guarded = Guard(exchange)
-    every = [make_units(trainable(ddp), guarded, cap) for _ in range(workers)]
+    workers, guarded = rehearsed(exchange, size), Guard(exchange)
     made: list[Errand] = []
-    for alike in zip(*every, strict=True):
-        own = [number[id(param)] for param in alike[0].tensors]
+    for unit in make_units(trainable(ddp), guarded, cap):
+        crew = Crew(unit, guarded, workers)
+        own = [number[id(param)] for param in unit.tensors]
         # A unit is full when all buckets are ready that hold a part of it.
         held = list({id(bucket_of[i]): bucket_of[i] for i in own}.values())
-        rooms = [_lay([[params[i] for i in bucket if i in own] for bucket in held]) for _ in alike]
+        rooms = [lay([[params[i] for i in bucket if i in own] for bucket in held]) for _ in range(crew.rooms)]
         brought = {id(params[i]): gradients[i] for i in own}
-        courses = [_unit_step(guarded, alike, brought, rooms, LATE + step, seed, size) for step in range(STEPS)]
-        made.append(Errand(tuple(i for bucket in held for i in bucket), tuple(courses[1:])))
+        courses = [unit_step(guarded, crew, brought, rooms, LATE + step, seed, size)[1] for step in range(crew.steps)]
+        made.append(Errand(tuple(i for bucket in held for i in bucket), tuple(courses[1:] or courses)))
     return made
 
 
-def _lay(buckets: Sequence[Sequence[Tensor]]) -> dict[int, Tensor]:
+def lay(buckets: Sequence[Sequence[Tensor]]) -> dict[int, Tensor]:
     """Room for gradients by id of parameter, as DDP has it: one flat vector a bucket."""
     rooms: dict[int, Tensor] = {}
     for params in buckets:
@@ -120,26 +118,31 @@ def _lay(buckets: Sequence[Sequence[Tensor]]) -> dict[int, Tensor]:
     return rooms
 
 
-def _unit_step(
+def unit_step(
     guarded: Guard,
-    units: Sequence[Unit],
+    crew: Crew,
     gradients: dict[int, Tensor],
     rooms: Sequence[dict[int, Tensor]],
     step: int,
     seed: int,
     size: int,
-) -> Course:
+) -> tuple[list[Sent], Course]:
     """One step of a unit, all workers with the same gradients: out of the bucket, the exchange, and back into it."""
-    now = clock(units[0].device)
-    for room in rooms:
-        for param, gradient in gradients.items():
-            room[param].copy_(gradient)
-    for unit, room in zip(units, rooms, strict=True):
+    units = crew.units()
+    for number, unit in enumerate(units):
         unit.begin()
-        for param, gradient in room.items():
+        for param, gradient in rooms[number % len(rooms)].items():
             unit.fill(param, gradient)
     turns = [Turn(rank, size, step, unit.layout, seed, (), unit.params, RATE) for rank, unit in enumerate(units)]
-    return rehearse([unit.average(guarded, turn) for unit, turn in zip(units, turns, strict=True)], size, now)[1]
+
+    def ready(number: int, stretch: int) -> None:
+        crew.ready(number)
+        if stretch == 0:
+            for param, gradient in gradients.items():
+                rooms[number % len(rooms)][param].copy_(gradient)
+
+    talks = [unit.average(guarded, turn) for unit, turn in zip(units, turns, strict=True)]
+    return rehearse(talks, size, clock(units[0].device), ready)
 
 
 def _ring(nbytes: float, size: int) -> float:

@@ -1,4 +1,4 @@
-"""The command line: `gradwire list`, `advise`, `bench`, `train`, `demo` and `lab`."""
+"""The command line: `gradwire list`, `advise`, `bench`, `scale`, `train`, `demo` and `lab`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from gradwire.cli.commands.advise import advise_command
 from gradwire.cli.commands.bench import bench_command
 from gradwire.cli.commands.lab import lab
 from gradwire.cli.commands.parts import list_command
+from gradwire.cli.commands.scale import scale_command
 from gradwire.cli.commands.train import demo_command, train_command
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -28,6 +29,7 @@ SETTINGS = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, context_settings=SETTINGS)
 app.command("advise")(advise_command)
 app.command("bench")(bench_command)
+app.command("scale")(scale_command)
 app.command("demo")(demo_command)
 app.command("train")(train_command)
 app.command("list")(list_command)

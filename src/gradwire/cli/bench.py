@@ -10,7 +10,7 @@ from rich.progress import Progress, TaskID
 
 from gradwire import net
 from gradwire.cli.bench_table import table
-from gradwire.cli.console import bars, command, complain, link_of, out
+from gradwire.cli.console import bars, command, complain, link_of, numbers, out
 from gradwire.lab import bench
 from gradwire.report import bench as page
 from gradwire.report import bench_words, words
@@ -23,7 +23,7 @@ def measure(
     model: str,
     method: list[str] | None,
     rate: list[str] | None,
-    ranks: list[int] | None,
+    ranks: list[str] | None,
     steps: int,
     seconds: float,
     bucket_mb: float,
@@ -36,7 +36,7 @@ def measure(
         raise ValueError("on the network as it is, rates and ranks are what they are: leave out --rate and --ranks")
     rates, note = _rates(rate or [LOOPBACK])
     methods = tuple(method) if method else bench.METHODS
-    plan = bench.BenchPlan(model, methods, rates, tuple(ranks or [2]), steps, seconds, bucket_mb)
+    plan = bench.BenchPlan(model, methods, rates, numbers("--ranks", ranks or ["2"], 1, 64), steps, seconds, bucket_mb)
     _check_output(output)
     if here:
         bench.live_here(lambda first: _measure_here(plan, output, first), complain)

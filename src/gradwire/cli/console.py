@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from gradwire import net
 
@@ -43,6 +44,22 @@ def complain(sentence: object) -> None:
 def command() -> str:
     """The command line that this process was started with."""
     return shlex.join(["gradwire", *sys.argv[1:]])
+
+
+def numbers(option: str, given: Iterable[str], least: int, most: int) -> tuple[int, ...]:
+    """Read whole numbers, each `given` text one or several with commas between, in their order.
+
+    Raises:
+        ValueError: something else, or a number out of bounds, naming it.
+    """
+    found: list[int] = []
+    for word in ",".join(given).split(","):
+        if not re.fullmatch(r"\s*[0-9]{1,9}\s*", word) or not least <= int(word) <= most:
+            raise ValueError(
+                f"{option} takes whole numbers from {least} to {most}, such as 2,4,8; got {word.strip()!r}"
+            )
+        found.append(int(word))
+    return tuple(found)
 
 
 def link_of(rate: str | None) -> tuple[str | None, str]:

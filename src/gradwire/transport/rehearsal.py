@@ -26,13 +26,17 @@ T = TypeVar("T")
 class Asked:
     """One ask: its kind, the bytes it puts on the busiest rank's link, and the seconds of computing before it.
 
-    axis: among which ranks; None for all.
+    axis: among which ranks; None for all. arriving: bytes that arrive on a rank's link. brought, answer: bytes of what
+    a rank brings, and of what it is answered.
     """
 
     kind: str
     traffic: float
     seconds: float
     axis: Axis | None = None
+    arriving: float = 0.0
+    brought: int = 0
+    answer: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,15 @@ class Course:
 
 
 def rehearse(
-    workers: Sequence[Talk[T]], size: int, clock: Callable[[], float] = time.perf_counter
+    workers: Sequence[Talk[T]],
+    size: int,
+    clock: Callable[[], float] = time.perf_counter,
+    ready: Callable[[int, int], None] = lambda number, stretch: None,
 ) -> tuple[list[T], Course]:
     """Run the coroutines of all `size` workers, or of one that stands for all, to their end: results and the course.
 
-    `clock` tells seconds.
+    `clock` tells seconds. `ready` is called before each stretch of computing, with the worker's number and how many
+    answers it has had; it is not timed.
 
     Raises:
         Disagreement: two workers ask for different things.
@@ -68,20 +76,23 @@ def rehearse(
     if len(workers) not in (1, size):
         raise ValueError(f"a rehearsal takes one worker or all {size}, got {len(workers)}")
     try:
-        return _run(workers, size, clock)
+        return _run(workers, size, clock, ready)
     finally:
         for worker in workers:
             worker.close()
 
 
-def _run(workers: Sequence[Talk[T]], size: int, clock: Callable[[], float]) -> tuple[list[T], Course]:
-    answers: Sequence[Tensor | None] = [None] * len(workers)
+def _run(
+    workers: Sequence[Talk[T]], size: int, clock: Callable[[], float], ready: Callable[[int, int], None]
+) -> tuple[list[T], Course]:
+    answers: Sequence[Tensor] | Sequence[None] = [None] * len(workers)
     noted: list[Asked] = []
     while True:
         asks: list[Ask | None] = []
         results: list[T] = []
         slowest = 0.0
-        for worker, received in zip(workers, answers, strict=True):
+        for number, (worker, received) in enumerate(zip(workers, answers, strict=True)):
+            ready(number, len(noted))
             started = clock()
             try:
                 asks.append(worker.send(received))  # type: ignore[arg-type]  # a fresh coroutine takes None
@@ -92,9 +103,10 @@ def _run(workers: Sequence[Talk[T]], size: int, clock: Callable[[], float]) -> t
         if len(results) == len(workers):
             return results, Course(tuple(noted), slowest)
         agreed = agree(asks)
-        ask = agreed[0]
-        noted.append(Asked(ask.kind, ask.busiest(size), slowest + _copying(ask, clock), ask.axis))
+        ask, before = agreed[0], slowest + _copying(agreed[0], clock)
         answers = answer(agreed) if len(agreed) == size else [_alone(ask, size)]
+        brought, answered = max(one.x.nbytes for one in agreed), max(one.nbytes for one in answers)
+        noted.append(Asked(ask.kind, ask.busiest(size), before, ask.axis, ask.arriving(size), brought, answered))
 
 
 def _copying(ask: Ask, clock: Callable[[], float]) -> float:

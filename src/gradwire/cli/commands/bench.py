@@ -20,7 +20,7 @@ def bench_command(
         list[str] | None, typer.Option(help="Of every link, such as 100mbit, or loopback. May be repeated.")
     ] = None,
     ranks: Annotated[
-        list[int] | None, typer.Option(min=1, max=64, help="Processes; 2 by default. May be repeated.")
+        list[str] | None, typer.Option(help="Processes, such as 4 or 2,4,8; 2 by default. May be repeated.")
     ] = None,
     steps: Annotated[int, typer.Option(help="Timed steps of every method.")] = 20,
     seconds: Annotated[float, typer.Option(help="Time limit of every method on every link.")] = 60.0,

@@ -1,0 +1,127 @@
+"""`gradwire scale`: what a step would cost with n workers, for any n. Rehearsed here, the network is a model."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from gradwire.cli.console import bars, numbers, out
+from gradwire.lab import scale
+from gradwire.report import bench_words, words
+from gradwire.report.whole import write_whole
+
+COLUMNS = ("step", "wire", "select", "decode", "MB up", "down", "held")
+CAPTION = "ms of a step, MB of an exchange; held: beside model and gradients"
+NOTE = (
+    "Rehearsed on this machine, one thread a worker; collectives as gloo's, on links without congestion; nothing is "
+    "hidden under backward."
+)
+"""What the figures assume."""
+
+LOCAL_NOTE = "Local steps share an exchange out among the steps of a round; what they do to the loss is not in here."
+
+
+def predict(
+    model: str,
+    method: list[str] | None,
+    workers: list[str] | None,
+    rate: list[str] | None,
+    latency_us: float,
+    island: int,
+    inside: str,
+    compute_ms: float | None,
+    bucket_mb: float,
+    output: Path | None,
+) -> None:
+    """Rehearse, print and write what `gradwire scale` was asked; the arguments are its options."""
+    plan = scale.ScalePlan(
+        model,
+        tuple(method) if method else scale.METHODS,
+        numbers("--workers", workers, 2, 4096) if workers else scale.ScalePlan.sizes,
+        tuple(rate) if rate else scale.ScalePlan.rates,
+        latency_us / 1e6,
+        island,
+        inside,
+        compute=None if compute_ms is None else compute_ms / 1e3,
+        bucket_mb=bucket_mb,
+    )
+    if output is not None and not output.resolve().parent.is_dir():
+        raise ValueError(f"there is no folder {output.parent} to write the figures to")
+    with bars() as progress:
+        task = progress.add_task("rehearsing", total=len(plan.methods) * len(plan.sizes), facts="")
+
+        def hear(method: str, size: int) -> None:
+            progress.update(task, advance=1, facts=f"{words.short(method, 28)} x {size}")
+
+        sheet = scale.run(plan, hear)
+        progress.update(task, facts="done")
+    _finish(sheet, output)
+
+
+def table(sheet: scale.Sheet, rate: str, size: int) -> Table:
+    """A row for every method at one number of workers on one link, the fastest first."""
+    title = f"{sheet.plan.model}, {size} workers, {place(sheet.plan, rate)}, {1e3 * sheet.compute:.1f} ms of compute"
+    found = Table(title=title, caption=CAPTION, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    found.add_column("method", overflow="fold", min_width=14)
+    for column in COLUMNS:
+        found.add_column(column, justify="right", no_wrap=True)
+    for one in scale.predictions(sheet, rate, size):
+        work = one.work
+        if work.refusal:
+            found.add_row(f"{escape(work.method)}: {escape(work.refusal)}", "-")
+            continue
+        milliseconds = (one.step, one.wire, work.selection, work.decode)
+        found.add_row(
+            escape(work.method),
+            *(words.number(1e3 * seconds) for seconds in milliseconds),
+            *(words.number(nbytes / 1e6) for nbytes in (work.up, work.down, work.memory)),
+        )
+    return found
+
+
+def map_of(sheet: scale.Sheet) -> Table:
+    """The fastest method by number of workers and rate, and in brackets the fastest that exchanges at every step."""
+    found = Table(title="the fastest method, and its step in ms", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    found.add_column("workers", justify="right")
+    for rate in sheet.plan.rates:
+        found.add_column(rate, overflow="fold")
+    for size in sheet.plan.sizes:
+        found.add_row(str(size), *(escape(_winner(sheet, rate, size)) for rate in sheet.plan.rates))
+    return found
+
+
+def place(plan: scale.ScalePlan, rate: str) -> str:
+    """The network in words."""
+    return rate if plan.island == 1 else f"islands of {plan.island}, {rate} between"
+
+
+def _winner(sheet: scale.Sheet, rate: str, size: int) -> str:
+    one = scale.best(sheet, rate, size)
+    if math.isinf(one.step):
+        return "-"
+    text = f"{one.work.method} {words.number(1e3 * one.step)}"
+    other = next((p for p in scale.predictions(sheet, rate, size) if p.work.every == 1), None)
+    if one.work.every == 1 or other is None or math.isinf(other.step):
+        return text
+    return f"{text} [{other.work.method} {words.number(1e3 * other.step)}]"
+
+
+def _finish(sheet: scale.Sheet, output: Path | None) -> None:
+    """Print what was found, and write it."""
+    for size in sheet.plan.sizes:
+        for rate in sheet.plan.rates:
+            out.print(table(sheet, rate, size))
+    out.print(map_of(sheet))
+    for line in scale.crossovers(sheet):
+        out.print(line, markup=False, soft_wrap=True)
+    out.print(NOTE, markup=False)
+    if any(work.every > 1 for work in sheet.works):
+        out.print(LOCAL_NOTE, markup=False)
+    out.print(bench_words.measured_with(sheet.versions), markup=False)
+    if output is not None:
+        write_whole(sheet.to_json(), output)
+        out.print(f"The figures: {output.resolve()}", soft_wrap=True)

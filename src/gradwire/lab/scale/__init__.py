@@ -1,0 +1,22 @@
+"""What a step costs with n workers, for any n: rehearsed work and a network's model.
+
+works = scale.run(scale.ScalePlan("mlp", ("dense", "ef(deft(density=0.01))"), sizes=(2, 64, 1024)))
+"""
+
+from gradwire.lab.scale.plan import METHODS, ScalePlan
+from gradwire.lab.scale.predict import Prediction, Sheet, best, crossovers, predictions
+from gradwire.lab.scale.run import run
+from gradwire.lab.scale.work import Work, work_of
+
+__all__ = [
+    "METHODS",
+    "Prediction",
+    "ScalePlan",
+    "Sheet",
+    "Work",
+    "best",
+    "crossovers",
+    "predictions",
+    "run",
+    "work_of",
+]

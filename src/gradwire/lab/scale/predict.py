@@ -1,0 +1,82 @@
+"""From works to steps: every method at every number of workers on every link, who is first, and where that changes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from gradwire.lab import records
+from gradwire.lab.scale.plan import ScalePlan
+from gradwire.lab.scale.work import Work
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds of a step, and of the wire's part in an exchange; nothing is hidden under the computing of the step."""
+
+    work: Work
+    rate: str
+    wire: float
+    step: float
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """All works of a plan, and the seconds of a step without a network."""
+
+    plan: ScalePlan
+    compute: float
+    parameters: int
+    works: tuple[Work, ...]
+    versions: dict[str, str] = field(default_factory=records.platform_versions)
+
+    def to_json(self) -> str:
+        """Strict JSON; `from_json` gives an equal record back."""
+        return records.to_json(self, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Sheet:
+        """The record that `to_json` wrote. ValueError, in one sentence, for any other text."""
+        return records.from_json(cls, text, "the sheet")
+
+
+def predictions(sheet: Sheet, rate: str, size: int) -> list[Prediction]:
+    """Every method, the fastest first; those that do not run with so many workers last."""
+    network = sheet.plan.network(rate)
+    found: list[Prediction] = []
+    for work in sheet.works:
+        if work.size == size:
+            wire = work.wire(network)
+            step = sheet.compute + (work.selection + wire + work.decode) / work.every
+            found.append(Prediction(work, rate, wire, math.inf if work.refusal else step))
+    return sorted(found, key=lambda one: one.step)
+
+
+def best(sheet: Sheet, rate: str, size: int, *, every_step: bool = False) -> Prediction:
+    """The fastest method; with `every_step` of those that exchange at every step.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for one in predictions(sheet, rate, size):
+        if not every_step or one.work.every == 1:
+            return one
+    raise ValueError(f"no method of this sheet exchanges at every step among {size} workers")
+
+
+def crossovers(sheet: Sheet) -> list[str]:
+    """A sentence for every two neighbouring numbers of workers between which another method becomes the fastest.
+
+    Among methods that exchange at every step.
+    """
+    found: list[str] = []
+    if all(work.every > 1 for work in sheet.works):
+        return found
+    for rate in sheet.plan.rates:
+        winners = [best(sheet, rate, size, every_step=True) for size in sheet.plan.sizes]
+        for one, two in pairwise(winners):
+            if one.work.method != two.work.method and math.isfinite(one.step) and math.isfinite(two.step):
+                where = f"at {rate}, between {one.work.size} and {two.work.size} workers"
+                found.append(f"{where}: {two.work.method} overtakes {one.work.method}")
+    return found

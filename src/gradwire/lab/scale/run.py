@@ -1,0 +1,74 @@
+"""Rehearse a plan on this machine, in this process."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gradwire.advice.crowd import clock
+from gradwire.lab.bench.workloads import Workload, make
+from gradwire.lab.scale.plan import ScalePlan
+from gradwire.lab.scale.predict import Sheet
+from gradwire.lab.scale.work import Work, work_of
+
+Listener = Callable[[str, int], None]
+"""Takes the method and the number of workers whose rehearsal begins."""
+
+TIMED = 3
+"""Steps of which the median is taken, after one that warms up."""
+
+
+def ignore(method: str, size: int) -> None:
+    """Hear nothing."""
+
+
+def run(plan: ScalePlan, listen: Listener = ignore) -> Sheet:
+    """Rehearse every method with every number of workers, on one thread.
+
+    Raises:
+        ValueError: a bad factory or loss, in one sentence.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _run(plan, listen)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(plan: ScalePlan, listen: Listener) -> Sheet:
+    workload = make(plan.model, 0)
+    workload.check()
+    compute = _compute(workload)
+    named: list[tuple[str, Tensor]] = [
+        (name, param) for name, param in workload.model.named_parameters() if param.requires_grad
+    ]
+    gradients = [torch.zeros_like(param) if param.grad is None else param.grad.clone() for _, param in named]
+    works: list[Work] = []
+    for method in plan.methods:
+        for size in plan.sizes:
+            listen(method, size)
+            works.append(_work(plan, method, named, gradients, size))
+    parameters = sum(param.numel() for _, param in named)
+    return Sheet(plan, compute if plan.compute is None else plan.compute, parameters, tuple(works))
+
+
+def _work(plan: ScalePlan, method: str, named: list[tuple[str, Tensor]], gradients: list[Tensor], size: int) -> Work:
+    if refusal := plan.fits(method, size):
+        return Work(method, size, 1, (), 0.0, refusal)
+    return work_of(method, named, gradients, size, plan.bucket_mb * 2**20)
+
+
+def _compute(workload: Workload) -> float:
+    """Seconds of a forward and a backward pass; their last gradients are left in the model."""
+    seconds: list[float] = []
+    now = clock(torch.device("cpu"))
+    for _ in range(1 + TIMED):
+        workload.model.zero_grad(set_to_none=True)
+        started = now()
+        workload.loss(workload.model).backward()
+        seconds.append(now() - started)
+    return statistics.median(seconds[1:])

@@ -1,0 +1,212 @@
+"""What a method makes a worker do in a step, by rehearsal: computing, asks, memory. No network, any number of them."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gradwire.advice.crew import Crew, rehearsed
+from gradwire.advice.network import Network
+from gradwire.advice.rounds import differences
+from gradwire.advice.work import LATE, lay, unit_step
+from gradwire.ask import AllReduce, Axis
+from gradwire.engine import Unit, make_units
+from gradwire.engine.units import cut
+from gradwire.exchange import Exchange, State
+from gradwire.exchange.islands.exchange import Islands
+from gradwire.exchange.islands.slices import SHORT
+from gradwire.exchange.protocol import flatten
+from gradwire.lab.ways import DENSE, local_steps
+from gradwire.layout import Layout
+from gradwire.memory.guard import Guard
+from gradwire.spec import as_outer, parse
+from gradwire.transport.rehearsal import Asked, Course
+from gradwire.vector import Sent, Sparse
+
+Named = Sequence[tuple[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """An exchange of a worker among `size`: what it computes and asks, unit by unit.
+
+    every: steps between two exchanges. memory: bytes that a worker holds beside model and gradients: what is
+    remembered, and the largest unit's answers and mean. refusal: why nothing is known.
+    """
+
+    method: str
+    size: int
+    every: int
+    courses: tuple[Course, ...]
+    memory: float
+    refusal: str = ""
+
+    @property
+    def selection(self) -> float:
+        """Seconds of computing before each unit's last ask."""
+        return sum(ask.seconds for course in self.courses for ask in course.asks)
+
+    @property
+    def decode(self) -> float:
+        """Seconds of computing after it."""
+        return sum(course.rest for course in self.courses)
+
+    @property
+    def up(self) -> float:
+        """Bytes on the busiest rank's link."""
+        return sum(course.traffic for course in self.courses)
+
+    @property
+    def down(self) -> float:
+        """Bytes that arrive on a rank's link."""
+        return sum(ask.arriving for course in self.courses for ask in course.asks)
+
+    def wire(self, network: Network) -> float:
+        """Seconds of all collectives."""
+        return sum(network.course(course, self.size) for course in self.courses)
+
+
+def work_of(method: str, named: Named, gradients: Sequence[Tensor], size: int, unit_bytes: float) -> Work:
+    """Rehearse a method on these parameters, in the order of a model, and their gradients. What it refuses is told."""
+    way = local_steps(method)
+    every = 1 if way is None else way.every
+    gc.collect()
+    gc.disable()  # a collection in one of a thousand workers would count as the slowest's work
+    try:
+        if method == DENSE:
+            courses, memory = _dense(named, size, unit_bytes), 0.0
+        elif way is not None:
+            courses, memory = _local(way.exchange, way.outer, named, gradients, size, unit_bytes)
+        else:
+            courses, memory = _spec(parse(method), named, gradients, size, unit_bytes)
+    except (ValueError, RuntimeError, IndexError, TypeError) as refusal:
+        return Work(method, size, every, (), 0.0, str(refusal).splitlines()[0])
+    finally:
+        gc.enable()
+    return Work(method, size, every, tuple(courses), memory)
+
+
+def _dense(named: Named, size: int, unit_bytes: float) -> list[Course]:
+    """An AllReduce a unit; what DDP computes beside it is left out."""
+    sizes = [sum(tensor.nbytes for _, tensor in part) for part in cut(named[::-1], unit_bytes)]
+    one = AllReduce(torch.empty(1, dtype=torch.uint8)).busiest(size)
+    return [Course((Asked("AllReduce", one * b, 0.0, None, one * b, b, b),), 0.0) for b in sizes]
+
+
+def _local(
+    exchange: str, outer: str, named: Named, gradients: Sequence[Tensor], size: int, unit_bytes: float
+) -> tuple[list[Course], float]:
+    """Anchor, memory and difference are held; the agreement about a round's end is a few bytes more."""
+    made = parse(exchange)
+    moves = {name: 0.1 * gradient for (name, _), gradient in zip(named, gradients, strict=True)}
+    courses = differences(made, as_outer(outer, "local"), named[::-1], moves, size, unit_bytes)
+    d = sum(tensor.numel() for _, tensor in named)
+    layout = Layout(["x"], [(d,)])
+    return courses, held(made.init(layout)) + 8.0 * d + max(_answers(course) for course in courses)
+
+
+def _spec(
+    exchange: Exchange, named: Named, gradients: Sequence[Tensor], size: int, unit_bytes: float
+) -> tuple[list[Course], float]:
+    """Units, as the engine makes them."""
+    brought = {id(tensor): gradient for (_, tensor), gradient in zip(named, gradients, strict=True)}
+    apart = isinstance(exchange, Islands)
+    if apart:
+        exchange.check_workers(size)
+    inner = exchange.between if apart else exchange
+    units = make_units(named[::-1], Guard(inner), unit_bytes, fused=not apart)
+    memory, transient, courses = 0.0, 0.0, list[Course]()
+    for unit in units:
+        memory += held(unit.state)
+        if apart:
+            course, mean = _islands(exchange, unit, brought, size)
+        else:
+            course, mean = _course(inner, unit, brought, size)
+        courses.append(course)
+        transient = max(transient, _answers(course) + mean)
+    return courses, memory + transient
+
+
+def _course(exchange: Exchange, unit: Unit, gradients: dict[int, Tensor], size: int) -> tuple[Course, float]:
+    """The median course of a unit, and the bytes of its mean."""
+    guarded = Guard(exchange)
+    crew = Crew(unit, guarded, rehearsed(exchange, size))
+    own = {tensor: gradients[tensor] for tensor in unit.names}
+    rooms = [lay([list(unit.tensors)]) for _ in range(crew.rooms)]
+    courses: list[Course] = []
+    mean = 0.0
+    for step in range(crew.steps):
+        sent, course = unit_step(guarded, crew, own, rooms, LATE + step, 0, size)
+        courses.append(course)
+        mean = _mean(sent[0])
+    return _median(courses[1:] or courses), mean
+
+
+def _islands(islands: Islands, unit: Unit, gradients: dict[int, Tensor], size: int) -> tuple[Course, float]:
+    """Put together from `inner`, rehearsed with an island's members, and `between`, with as many workers as islands.
+
+    All members of an island do the same, so a thousand of them need not be rehearsed. A test holds this against a
+    rehearsal of all.
+    """
+    inside, between = Axis(islands.size), Axis(size // islands.size, islands.size)
+    (named,) = cut(list(zip(unit.layout.names, unit.tensors, strict=True)), float("inf"))
+    (lone,) = make_units(named, Guard(islands.inner), float("inf"), fused=False)
+    met, _ = _course(islands.inner, lone, gradients, islands.size)
+    course, mean = _course(islands.between, unit, gradients, between.size)
+    guard, *asks = course.asks
+    asked = [_number(size, guard.seconds)]
+    asked += [replace(ask, axis=inside) for ask in met.asks[1:]]  # the first is the guard's
+    for ask in asks:
+        asked += _sliced(ask, inside, between)
+    return Course(tuple(asked), course.rest), mean
+
+
+def _number(size: int, seconds: float) -> Asked:
+    """The guard's number, which all workers add up."""
+    ask = AllReduce(torch.zeros(1))
+    return Asked(ask.kind, ask.busiest(size), seconds, None, ask.arriving(size), 4, 4)
+
+
+def _sliced(ask: Asked, inside: Axis, between: Axis) -> list[Asked]:
+    """An ask between islands, as their members bring it (exchange/islands/slices.py)."""
+    s = inside.size
+    if s == 1 or ask.brought < SHORT:
+        return [replace(ask, axis=between)]
+    part = replace(
+        ask, traffic=ask.traffic / s, arriving=ask.arriving / s, brought=ask.brought // s, answer=ask.answer // s,
+        axis=between,
+    )  # fmt: skip
+    joined = (s - 1) * ask.answer / s
+    return [part, Asked("AllGather", joined, 0.0, inside, joined, ask.answer // s, ask.answer)]
+
+
+def held(state: State) -> float:
+    """Bytes of a state."""
+    return sum(part.nbytes for *_, part in flatten(state))
+
+
+def _answers(course: Course) -> float:
+    """Bytes of the largest answer."""
+    return max((ask.answer for ask in course.asks), default=0)
+
+
+def _mean(sent: Sent) -> float:
+    mean = sent.mean
+    return mean.indices.nbytes + mean.values.nbytes if isinstance(mean, Sparse) else 0.0
+
+
+def _median(courses: Sequence[Course]) -> Course:
+    """Each stretch's median; asks are alike but for the bytes of what is drawn at random."""
+    last = courses[-1]
+    if any(len(course.asks) != len(last.asks) for course in courses):
+        return sorted(courses, key=lambda course: course.seconds)[len(courses) // 2]
+    stretches = zip(*([ask.seconds for ask in course.asks] for course in courses), strict=True)
+    asks = tuple(
+        replace(ask, seconds=statistics.median(seconds)) for ask, seconds in zip(last.asks, stretches, strict=True)
+    )
+    return Course(asks, statistics.median(course.rest for course in courses))
