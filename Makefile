@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup trainers demo test faults soak check format bench map figures docs dist clean
+.PHONY: setup trainers demo test faults soak check format bench map scale figures docs dist clean
 
 setup: $(VENV)/.installed
 
@@ -57,6 +57,9 @@ bench: setup
 
 map: setup
 	$(BIN)/python benchmarks/map.py
+
+scale: setup
+	cd benchmarks && ../$(BIN)/python scale.py && ../$(BIN)/python scale_page.py
 
 figures: setup
 	$(BIN)/gradwire lab figure all --output docs/figures

@@ -33,8 +33,8 @@ class ScalePlan:
     """Methods on a model, for every number of workers.
 
     model: built in, or a factory `module:name`. methods: dense, local steps, or specs. sizes: numbers of workers.
-    rates: of the slow link, such as "100mbit". latency: seconds a message on it. island: workers of an island, 1 for a flat
-    network; inside, near: rate and latency of the links inside. compute: seconds of a step without a network; None to
+    rates: of the slow link, such as "100mbit". latency: seconds a message on it. island: workers of an island, 1 for a
+    flat network; inside, near: rate and latency inside. compute: seconds of a step without a network; None to
     measure them here. bucket_mb: what is exchanged together.
     """
 

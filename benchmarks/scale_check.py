@@ -1,0 +1,118 @@
+"""The model of gradwire scale against real ranks: exchanges of 2, 4 and 8 processes in network namespaces, without compute.
+
+    python benchmarks/scale_check.py [--size 8] [--rounds 5] [--rate 8mbit]
+
+Every rank exchanges gradients of a small model, of its own random numbers; a step lasts until the slowest rank has the mean. Predicted is
+what `gradwire scale` adds up: rehearsed computing, and hops * latency + traffic / rate of every collective. Two things are not what they
+would be on as many machines, and are calibrated: the ranks share the cores, so computing takes ranks / cores times as long; and a rank
+that waits for a message must get a core first, which is measured for each number of ranks, by collectives of a few bytes, kind by kind.
+The bandwidth is calibrated once, with two ranks and one gather. The link is slow, so that the wire is most of a step. One number of ranks
+is a minute or two; with --size only this one is measured anew. Writes results/scale_check.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rows import RESULTS, Row, row, show, write
+from scale_ranks import UNIT, Case, Found, gradients, measure, model
+
+from gradwire.advice.network import HOPS
+from gradwire.lab import remote, scale
+
+SIZES, RATE = (2, 4, 8), "8mbit"
+METHODS = (
+    "dense",
+    "ef(topk(density=0.01))",
+    "ef(topk(density=0.05, values='natural'))",
+    "ef(topk(density=0.0156, values='bits2'))",
+    "ef(sharedrandk(density=0.02, unbiased=false))",
+    "ef(deft(density=0.02))",
+    "ef(oktopk(density=0.02))",
+    "ef(uniontopk(density=0.01))",
+    "powersgd(rank=4)",
+    "islands(mean, ef(topk(density=0.02)), size=2)",
+)
+
+
+def predict(method: str, size: int, found: Found, rate: float) -> float:
+    """Rehearsed computing on shared cores, and the collectives."""
+    net = model()
+    named = list(net.named_parameters())
+    work = scale.work_of(method, named, gradients(net, 0), size, UNIT)
+    if work.refusal:
+        raise SystemExit(f"{method}: {work.refusal}")
+    crowd = max(1.0, size / (os.cpu_count() or 1))
+    wire = 0.0
+    for course in work.courses:
+        for ask in course.asks:
+            among = size if ask.axis is None else ask.axis.size
+            hops = HOPS[ask.kind]
+            latency = found.latency[ask.kind] * hops(among) / hops(size)
+            wire += (latency + ask.traffic / rate) if among > 1 else 0.0
+    return crowd * (work.selection + work.decode) + wire
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--size", type=int, action="append", choices=SIZES)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rate", default=RATE)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    file = RESULTS / "scale_check.json"
+    before: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    cells: list[dict[str, Any]] = [] if before.get("rate") != chosen.rate else before["cells"]
+    for size in chosen.size or SIZES:
+        began = time.perf_counter()
+        case = Case(METHODS, chosen.rounds)
+        found = remote.run(measure, case, size, name=f"{size} ranks", rate=chosen.rate, timeout=600)
+        cells = [cell for cell in cells if cell["ranks"] != size]
+        # The bandwidth is that of two ranks, if they have been measured, for all.
+        rate = next((cell["bytes_a_second"] for cell in cells if cell["ranks"] == 2), found.rate)
+        cells.append({
+            "ranks": size, "load": found.load, "bytes_a_second": found.rate, "latency": found.latency,
+            "measured": found.steps, "low": found.low, "high": found.high,
+            "predicted": {method: predict(method, size, found, rate) for method in METHODS},
+        })  # fmt: skip
+        cells.sort(key=lambda cell: cell["ranks"])
+        print(f"{size} ranks in {time.perf_counter() - began:.0f} s, load {found.load:.1f}", flush=True)
+        for method in METHODS:
+            one, two = cells_of(cells, size)["predicted"][method], found.steps[method]
+            spread = f"[{1e3 * found.low[method]:.0f}-{1e3 * found.high[method]:.0f}]"
+            print(f"  {method:<48}{1e3 * one:8.1f} ms predicted{1e3 * two:8.1f} measured {spread} {one / two - 1:+.1%}")
+        write("scale_check.json", {"rate": chosen.rate, "rows": judge(cells), "cells": cells})
+    show(judge(cells))
+
+
+def cells_of(cells: list[dict[str, Any]], size: int) -> dict[str, Any]:
+    return next(cell for cell in cells if cell["ranks"] == size)
+
+
+def judge(cells: list[dict[str, Any]]) -> list[Row]:
+    """The bars: errors over all methods and numbers of ranks, and the order of every two methods."""
+    errors: list[float] = []
+    right: list[bool] = []
+    for cell in cells:
+        predicted, measured = cell["predicted"], cell["measured"]
+        errors += [abs(predicted[method] / measured[method] - 1) for method in predicted]
+        pairs = itertools.combinations(predicted, 2)
+        right += [(predicted[a] < predicted[b]) == (measured[a] < measured[b]) for a, b in pairs]
+    return [
+        row("scale, median error of predicted exchanges", statistics.median(errors), most=0.12),
+        row("scale, the largest error", max(errors)),
+        row("scale, pairs of methods in the right order", sum(right) / len(right), least=0.9),
+    ]
+
+
+if __name__ == "__main__":
+    main()

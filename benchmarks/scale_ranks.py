@@ -1,0 +1,139 @@
+"""What ranks do for scale_check.py: time exchanges, and collectives of a few bytes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import gradwire as gw
+from gradwire.advice.network import HOPS
+from gradwire.engine import Unit, make_units
+from gradwire.lab import remote
+from gradwire.memory import Guard
+from gradwire.transport.group import own_group
+from gradwire.transport.process import Process
+
+TINY_CALLS, PROBE = 15, 1 << 20
+UNIT = 2.0**30
+
+
+@dataclass(frozen=True)
+class Case:
+    """What ranks measure: so many rounds of every method."""
+
+    methods: tuple[str, ...]
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """Seconds of a step by method, of a few bytes by kind of collective, and bytes a second of a gather; the load."""
+
+    steps: dict[str, float]
+    low: dict[str, float]
+    high: dict[str, float]
+    latency: dict[str, float]
+    rate: float
+    load: float
+
+
+def model() -> nn.Module:
+    """1.7 M parameters in twelve tensors."""
+    torch.manual_seed(0)
+    widths = (256, 512, 768, 768, 512, 256, 128)
+    return nn.Sequential(*(nn.Linear(one, two) for one, two in itertools.pairwise(widths)))
+
+
+def gradients(net: nn.Module, rank: int) -> list[Tensor]:
+    """Of uneven magnitudes over the tensors and inside them."""
+    rng = torch.Generator().manual_seed(rank)
+    found: list[Tensor] = []
+    for number, param in enumerate(net.parameters()):
+        scaled = torch.randn(param.shape, generator=rng).pow(3) / (1 + number)
+        found.append(scaled)
+    return found
+
+
+def measure(case: Case, tell: remote.Tell) -> Found:
+    """On every rank: the calibration, then the methods in rounds, so that a slow moment hits all of them."""
+    process = Process(own_group(dist.group.WORLD, torch.device("cpu")))
+    latency = {kind: probe(process, kind) for kind in HOPS}
+    gather = gw.AllGather(torch.zeros(PROBE, dtype=torch.uint8))
+    slowest(process, lambda: process.ask(gather))
+    seconds = statistics.median(slowest(process, lambda: process.ask(gather)) for _ in range(3))
+    rate = gather.busiest(process.size) / max(seconds - latency["AllGather"], 1e-9)
+    net = model()
+    own = gradients(net, process.rank)
+    timed: dict[str, list[float]] = {method: [] for method in case.methods}
+    lives = {method: Life(method, net, own, process) for method in case.methods}
+    for number in range(1 + case.rounds):
+        for method, life in lives.items():
+            if number > 2 and method.startswith(("dense", "islands")):  # seconds each
+                continue
+            seconds = slowest(process, life.step)
+            if number:
+                timed[method].append(seconds)
+    process.close()
+    return Found(
+        {method: statistics.median(seconds) for method, seconds in timed.items()},
+        {method: min(seconds) for method, seconds in timed.items()},
+        {method: max(seconds) for method, seconds in timed.items()},
+        latency,
+        rate,
+        os.getloadavg()[0],
+    )
+
+
+class Life:
+    """One method on a rank."""
+
+    def __init__(self, method: str, net: nn.Module, own: list[Tensor], process: Process) -> None:
+        self.process, self.number = process, 0
+        named = list(net.named_parameters())[::-1]
+        self.exchange = None if method == "dense" else Guard(gw.parse(method))
+        self.units: list[Unit] = make_units(named, self.exchange or Guard(gw.parse("mean")), UNIT)
+        self.own = {id(param): gradient for param, gradient in zip(net.parameters(), own, strict=True)}
+        self.flat = torch.cat([gradient.flatten() for gradient in own])
+
+    def step(self) -> None:
+        """One exchange of all units."""
+        if self.exchange is None:
+            self.process.overwrite(gw.AllReduce(self.flat))
+            return
+        self.number += 1
+        for unit in self.units:
+            unit.begin()
+            for tensor, gradient in self.own.items():
+                unit.fill(tensor, gradient.clone())
+            turn = gw.Turn(self.process.rank, self.process.size, self.number, unit.layout, 0, (), unit.params, 0.1)
+            self.process.run(unit.average(self.exchange, turn))
+
+
+def probe(process: Process, kind: str) -> float:
+    """Seconds of a collective of a few bytes, the median of several."""
+    size = process.size
+    few = torch.zeros(1)
+    asks = {
+        "AllReduce": gw.AllReduce(few),
+        "AllGather": gw.AllGather(torch.zeros(4, dtype=torch.uint8)),
+        "Broadcast": gw.Broadcast(few, 0),
+        "AllToAll": gw.AllToAll(torch.zeros((size, 4), dtype=torch.uint8)),
+    }
+    return statistics.median(slowest(process, lambda: process.ask(asks[kind])) for _ in range(TINY_CALLS))
+
+
+def slowest(process: Process, act: Callable[[], object]) -> float:
+    """Seconds from a common start until the slowest rank is done."""
+    dist.barrier()
+    started = time.perf_counter()
+    act()
+    spent = torch.tensor([time.perf_counter() - started])
+    return float(process.ask(gw.AllReduce(spent, op="max")))
