@@ -14,7 +14,6 @@ from pathlib import Path
 
 from rows import RESULTS
 
-from gradwire import net
 from gradwire.lab import scale
 from gradwire.lab.studies import chart
 from gradwire.lab.studies.draw import draw

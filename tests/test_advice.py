@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
+import statistics
 from pathlib import Path
 
 import pytest
@@ -32,9 +34,11 @@ from gradwire.advice import (
     predict,
 )
 from gradwire.advice import step_seconds as step
+from gradwire.advice.losses import Known, known
+from gradwire.advice.losses import table as losses
 from gradwire.advice.rounds import EXCHANGE
 from gradwire.advice.work import lay
-from gradwire.cli.advise import local_lines, rate_of, table
+from gradwire.cli.advise import local_lines, loss_lines, rate_of, table
 from gradwire.lab import records
 from gradwire.lab.bench.advised import Advised, Question
 from gradwire.lab.bench.advising import ask
@@ -288,6 +292,39 @@ def test_the_answer_is_strict_json() -> None:
     assert advised.local == rounds[1]  # the shorter round
     assert advised.error(verdict.of("dense")) == -0.5
     assert advised.error(verdict.of("natural")) is None
+
+
+def test_the_time_to_a_loss_is_known_where_losses_are() -> None:
+    """Steps from the committed curves, seconds from the predictions; what has no curve is not ranked."""
+    sparse, unknown = "ef(topk(density=0.01))", "ef(topk(density=0.02))"
+    verdict = judge([Method("dense", 1.0), Method(sparse, 0.25), Method(unknown, 0.2)])
+    rounds = LocalRound(EXCHANGE, 0.125, 0.05, 0.2, 2.0), LocalRound("mean", 0.125, 0.0, 1.0, 8.0)
+    advised = Advised("mlp", "loopback", 2, 0.125, {}, {}, verdict, {}, rounds)
+    ways = {way.way: way for way in advised.to_loss("adamw")}
+    assert ways.keys() == {"dense", sparse, "local(every=4)", "local(every=10)"}
+    assert ways["dense"].to_loss == 1.0
+    assert math.isinf(ways[sparse].to_loss)  # under AdamW it never came to dense's loss
+    ten = ways["local(every=10)"]
+    assert ten.ratio == statistics.median(row.ratio for row in ten.rows)
+    assert ten.to_loss == pytest.approx(ten.ratio * 0.15)
+    assert next(iter(ways)) == min(ways.values(), key=lambda way: way.to_loss).way
+    lines = loss_lines(advised, "adamw")
+    assert any("does not come to dense's loss" in line and sparse in line for line in lines)
+    assert not any(unknown in line for line in lines)
+    with pytest.raises(ValueError, match="losses are known under adamw and sgd, got 'adam'"):
+        advised.to_loss("adam")
+    assert [row.steps for row in known("ef(topk(density=0.010, values='natural'))", "sgd")] == [249.6]
+
+
+def test_the_table_of_losses_is_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """losses.json is what benchmarks/loss_table.py makes of the committed results."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    made = importlib.import_module("loss_table")
+    rows = [*made.race(), *made.race_sgd(), *made.adam_sparse(), *made.local_lab()]
+    assert rows == json.loads(made.TABLE.read_text())
+    assert [Known(**row) for row in rows] == list(losses())
+    assert made.reached([(0, 4.0), (10, 2.0), (20, 1.0)], 1.5) == 15
+    assert made.reached([(0, 4.0), (10, 2.0)], 1.5) is None
 
 
 def test_a_question_is_refused_early() -> None:

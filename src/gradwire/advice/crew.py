@@ -26,8 +26,9 @@ TOGETHER = 4
 """The largest group of which every worker has a memory of its own."""
 
 STEPS, FEW, MANY = 5, 2, 64
-"""Steps of a rehearsal, of which the first only warms up; of a crew that shares its memory, and of up to so many
-workers. Of a larger one a single step is rehearsed: its first worker warms up for the others."""
+"""Steps of a rehearsal, of which the first only warms up; fewer of a crew that shares its memory, and of one worker who
+stands for more than so many, each of whose messages it decodes. Of a larger crew a single step is rehearsed: its first
+worker warms up for the others."""
 
 TINY = Layout(["x"], [(64,)])
 
@@ -59,11 +60,12 @@ class Crew:
     Args:
         unit: the first worker's, before its first step.
         exchange: whose state the unit has.
-        workers: how many are rehearsed.
+        size: how many there are. `rehearsed` says how many of them are rehearsed.
     """
 
-    def __init__(self, unit: Unit, exchange: Exchange, workers: int) -> None:
-        self.shares, self._d = workers > TOGETHER, unit.layout.d
+    def __init__(self, unit: Unit, exchange: Exchange, size: int) -> None:
+        workers = rehearsed(exchange, size)
+        self.shares, self._d, self._size = workers > TOGETHER, unit.layout.d, size
         self._in_place = self.shares and not _prime(unit, exchange)
         self._first = _alike(unit.state, self._d) if self.shares else unit.state
         self._vectors = [(vector, vector.clone()) for vector in _vectors(unit.state, self._d)] if self.shares else []
@@ -74,9 +76,7 @@ class Crew:
     @property
     def steps(self) -> int:
         """How many steps are rehearsed, of which the first only warms up if there are several."""
-        if not self.shares:
-            return STEPS
-        return FEW if len(self._units) <= MANY else 1
+        return 1 if len(self._units) > MANY else FEW if self.shares or self._size > MANY else STEPS
 
     @property
     def rooms(self) -> int:

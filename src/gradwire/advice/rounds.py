@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gradwire.advice.crew import STEPS, TOGETHER
+from gradwire.advice.crew import FEW, MANY, STEPS, TOGETHER
 from gradwire.advice.crowd import clock
 from gradwire.advice.link import Link
 from gradwire.advice.work import LATE, RATE
@@ -137,7 +137,7 @@ def differences(
         units = [_anchored(part, exchange, outer) for _ in range(workers)]
         scratch = [torch.empty_like(unit.anchor) for unit in units]
         courses: list[Course] = []
-        for step in range(STEPS):
+        for step in range(STEPS if size <= MANY else FEW):
             for unit in units:
                 for (name, _), tensor in zip(part, unit.tensors, strict=True):
                     tensor.sub_(moves[name])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from gradwire.advice.crew import STEPS, Crew, rehearsed
+from gradwire.advice.crew import STEPS, Crew
 from gradwire.advice.crowd import clock
 from gradwire.advice.link import HALF, Link
 from gradwire.advice.pace import Pace, buckets, trained
@@ -94,10 +94,10 @@ def errands(
     number = {id(param): i for i, param in enumerate(params)}
     filled = buckets([param.nbytes for param in params], pace.order, cap)
     bucket_of = {parameter: bucket for bucket in filled for parameter in bucket}
-    workers, guarded = rehearsed(exchange, size), Guard(exchange)
+    guarded = Guard(exchange)
     made: list[Errand] = []
     for unit in make_units(trainable(ddp), guarded, cap):
-        crew = Crew(unit, guarded, workers)
+        crew = Crew(unit, guarded, size)
         own = [number[id(param)] for param in unit.tensors]
         # A unit is full when all buckets are ready that hold a part of it.
         held = list({id(bucket_of[i]): bucket_of[i] for i in own}.values())

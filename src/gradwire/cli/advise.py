@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gradwire import advice
+from gradwire.advice.losses import check_optimizer, in_words
 from gradwire.advice.rounds import EXCHANGE
 from gradwire.cli.console import bars, complain, link_of, numbered, out
 from gradwire.lab import bench
@@ -22,6 +23,11 @@ from gradwire.report.whole import write_whole
 
 LOCAL_NOTE = "Predicted is time, not the loss that local steps reach: docs/local.md has what they cost there."
 """What the seconds of local steps leave open."""
+
+LOSS_NOTE = (
+    "Assumed: steps to a loss compare with dense's on your model as they did there. Other methods are not ranked."
+)
+"""What the times to a loss rest on."""
 
 NOTE = "Fewer bytes a step may take more steps: below a density of 1 % many models learn more slowly."
 """The caption: what the seconds of a step leave open."""
@@ -35,23 +41,26 @@ def predict(
     bucket_mb: float,
     check: bool,
     seconds: float,
+    optimizer: str | None,
     output: Path | None,
 ) -> None:
     """Predict, print and write what `gradwire advise` was asked; the arguments are its options."""
     given = tuple(candidate) if candidate else advice.CANDIDATES
+    if optimizer is not None:
+        check_optimizer(optimizer)
     question = Question(model, given, bucket_mb, check, seconds=seconds)
     if output is not None and not output.resolve().parent.is_dir():
         raise ValueError(f"there is no folder {output.parent} to write the answer to")
     if "WORLD_SIZE" in os.environ:
         if rate is not None:
             raise ValueError(f"the network as it is has no other rate: leave out --rate {rate}")
-        bench.live_here(lambda first: _here(question, output, first), complain)
+        bench.live_here(lambda first: _here(question, optimizer, output, first), complain)
     found, _ = link_of(rate)
     with bars() as progress:
         task = progress.add_task("asking", total=None, facts="a few steps without a network")
         advised = ask(question, ranks, found, lambda event: progress.update(task, facts=_facts(event)))
         progress.update(task, facts="done")
-    _finish(advised, output)
+    _finish(advised, optimizer, output)
 
 
 def table(advised: Advised) -> tuple[Table, list[str]]:
@@ -119,6 +128,27 @@ def local_lines(one: advice.LocalRound, dense: float) -> list[str]:
     ]
 
 
+def loss_lines(advised: Advised, optimizer: str) -> list[str]:
+    """The ways by their time to a loss under an optimizer, and where the steps to it are from."""
+    ways = advised.to_loss(optimizer)
+    dense = next(way for way in ways if way.way == "dense")
+    found = [f"by time to a loss under {optimizer}, where the steps to it have been measured:"]
+    for way in ways:
+        if way is dense:
+            found.append(f"    dense: {1e3 * way.seconds:.4g} ms a step")
+        elif math.isinf(way.ratio):
+            limit = max(row.limit / row.dense for row in way.rows)
+            found.append(
+                f"    {way.way}: does not come to dense's loss in {limit:.3g} times its steps ({in_words(way.rows)})"
+            )
+        else:
+            found.append(
+                f"    {way.way}: {way.to_loss / dense.to_loss:.3g} of dense's time, {way.ratio:.3g} times its steps, each "
+                f"of {1e3 * way.seconds:.4g} ms ({in_words(way.rows)})"
+            )
+    return [*found, LOSS_NOTE]
+
+
 def _row(advised: Advised, method: advice.Method) -> list[str]:
     if method.refusal:
         return [method.name, "-"]
@@ -153,13 +183,13 @@ def _facts(event: Probed | bench.Progress) -> str:
     return f"measuring {event.method}"
 
 
-def _here(question: Question, output: Path | None, first: bool) -> None:
+def _here(question: Question, optimizer: str | None, output: Path | None, first: bool) -> None:
     advised = answer(question, ignore)
     if first:
-        _finish(advised, output)
+        _finish(advised, optimizer, output)
 
 
-def _finish(advised: Advised, output: Path | None) -> None:
+def _finish(advised: Advised, optimizer: str | None, output: Path | None) -> None:
     """Print what was found, and write it."""
     figures, lines = table(advised)
     out.print(figures)
@@ -167,6 +197,8 @@ def _finish(advised: Advised, output: Path | None) -> None:
         out.print(line, markup=False, highlight=False, soft_wrap=True)
     out.print(advised.verdict.sentence, markup=False, soft_wrap=True)
     out.print(bench_words.measured_with(advised.versions), markup=False)
+    for line in loss_lines(advised, optimizer) if optimizer is not None else ():
+        out.print(line, markup=False, soft_wrap=True)
     if (one := advised.local) is not None:
         for line in local_lines(one, advised.verdict.of("dense").seconds):
             out.print(line, markup=False, soft_wrap=True)

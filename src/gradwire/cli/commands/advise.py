@@ -20,6 +20,9 @@ def advise_command(
     bucket_mb: Annotated[float, typer.Option(help="Megabytes that candidates exchange together.")] = 25.0,
     check: Annotated[bool, typer.Option("--check", help="Measure every method too, and compare.")] = False,
     seconds: Annotated[float, typer.Option(help="Of measuring a method, with --check.")] = 20.0,
+    optimizer: Annotated[
+        str | None, typer.Option(help="adamw or sgd: rank by the time to a loss, where losses have been measured.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write everything as JSON.")] = None,
 ) -> None:
     """Predict a step's time with every method on this machine, and with local steps, and say whether to compress.
@@ -28,4 +31,4 @@ def advise_command(
     """
     from gradwire.cli.advise import predict
 
-    predict(model, candidate, rate, ranks, bucket_mb, check, seconds, output)
+    predict(model, candidate, rate, ranks, bucket_mb, check, seconds, optimizer, output)

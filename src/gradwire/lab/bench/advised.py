@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 
 from gradwire.advice import CANDIDATES, LOCAL_CANDIDATES, LocalRound, Method, Verdict
+from gradwire.advice.losses import Known, known, ratio
+from gradwire.advice.rounds import EXCHANGE, LENGTHS
+from gradwire.advice.verdict import DENSE
 from gradwire.lab import records
 from gradwire.lab.bench.plan import BenchPlan
 from gradwire.lab.bench.workloads import check_model
@@ -50,6 +53,24 @@ class Probed:
 
 
 @dataclass(frozen=True)
+class ToLoss:
+    """A way whose steps to a loss have been measured.
+
+    seconds: of a step. ratio: steps for each of dense, inf if it never came to the loss. rows: the runs that the ratio of steps is from, none for dense.
+    """
+
+    way: str
+    seconds: float
+    ratio: float
+    rows: tuple[Known, ...] = ()
+
+    @property
+    def to_loss(self) -> float:
+        """Seconds for each step of dense."""
+        return self.seconds * self.ratio
+
+
+@dataclass(frozen=True)
 class Advised:
     """A verdict, and what it rests on.
 
@@ -79,6 +100,27 @@ class Advised:
         """The shortest round, of those the fastest: models that meet more often end closer to dense; None if none."""
         known = (one for one in self.rounds if not one.refusal)
         return min(known, key=lambda one: (one.every, one.seconds(one.every)), default=None)
+
+    def to_loss(self, optimizer: str) -> list[ToLoss]:
+        """Dense, and every way whose steps to a loss are known under an optimizer, the soonest first.
+
+        Local steps are taken with as many steps a round as there are curves of.
+
+        Raises:
+            ValueError: an optimizer of which nothing is known.
+        """
+        found: list[ToLoss] = []
+        for method in self.verdict.methods:
+            rows = known(method.name, optimizer)
+            steps = 1.0 if method.name == DENSE else ratio(rows)
+            if steps is not None and not method.refusal:
+                found.append(ToLoss(method.name, method.seconds, steps, rows))
+        for one in self.rounds:
+            for every in LENGTHS if one.exchange == EXCHANGE and not one.refusal else ():
+                rows = known(f"local(every={every})", optimizer)
+                if (steps := ratio(rows)) is not None:
+                    found.append(ToLoss(f"local(every={every})", one.seconds(every), steps, rows))
+        return sorted(found, key=lambda way: way.to_loss)
 
     def to_json(self) -> str:
         """Strict JSON, with the sentence."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gradwire.advice.crew import Crew, rehearsed
+from gradwire.advice.crew import Crew
 from gradwire.advice.network import Network
 from gradwire.advice.rounds import differences
 from gradwire.advice.work import LATE, lay, unit_step
@@ -135,7 +135,7 @@ def _spec(
 def _course(exchange: Exchange, unit: Unit, gradients: dict[int, Tensor], size: int) -> tuple[Course, float]:
     """The median course of a unit, and the bytes of its mean."""
     guarded = Guard(exchange)
-    crew = Crew(unit, guarded, rehearsed(exchange, size))
+    crew = Crew(unit, guarded, size)
     own = {tensor: gradients[tensor] for tensor in unit.names}
     rooms = [lay([list(unit.tensors)]) for _ in range(crew.rooms)]
     courses: list[Course] = []

@@ -1,0 +1,176 @@
+"""gradwire scale: networks as formulas, works by rehearsal, plans that are refused, sheets."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import gradwire as gw
+from gradwire.advice.crew import by_rank, rehearsed
+from gradwire.advice.network import Network, Wire
+from gradwire.ask import Axis
+from gradwire.cli import app
+from gradwire.lab import scale
+from gradwire.lab.scale.plan import ScalePlan
+from gradwire.memory import Guard
+from gradwire.transport.rehearsal import Asked, rehearse
+
+SLOW, FAST = Wire(1e-3, 1e6), Wire(1e-5, 1e9)
+FLAT, ISLANDS = Network(SLOW), Network(SLOW, FAST, 4)
+
+
+@pytest.mark.parametrize(("kind", "hops"), [("AllReduce", 2 * 7), ("AllGather", 7), ("Broadcast", 3), ("AllToAll", 1)])
+def test_a_flat_network_is_hops_and_bytes(kind: str, hops: int) -> None:
+    assert FLAT.seconds(Asked(kind, 5e5, 0.0), 8) == pytest.approx(hops * 1e-3 + 0.5)
+    assert FLAT.seconds(Asked(kind, 0.0, 0.0), 1) == 0.0
+
+
+def test_islands_share_a_slow_link() -> None:
+    """8 ranks in islands of 4: a ring crosses once an island; four groups that all cross share the link."""
+    ring = Asked("AllReduce", 5e5, 0.0)
+    assert ISLANDS.seconds(ring, 8) == pytest.approx(14 * 1e-3 + 0.5)
+    inside = Asked("AllReduce", 5e5, 0.0, Axis(4))
+    assert ISLANDS.seconds(inside, 8) == pytest.approx(6 * 1e-5 + 5e-4)
+    between = Asked("AllReduce", 5e5, 0.0, Axis(2, 4))
+    assert ISLANDS.seconds(between, 8) == pytest.approx(2 * 1e-3 + 4 * 0.5)
+    # Of a broadcast of 1e5 bytes to 8, two rounds are inside; in the third four members send at once.
+    tree = Asked("Broadcast", 3e5, 0.0)
+    assert ISLANDS.seconds(tree, 8) == pytest.approx(2 * 1e-5 + 2e5 / 1e9 + 1e-3 + 4 * 0.1)
+    # Of an all-to-all four sevenths go to the other island.
+    direct = Asked("AllToAll", 7e5, 0.0)
+    assert ISLANDS.seconds(direct, 8) == pytest.approx(1e-3 + 4 * 0.4)
+
+
+def small() -> tuple[list[tuple[str, torch.Tensor]], list[torch.Tensor]]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(30, 40), nn.Linear(40, 50), nn.Linear(50, 3))
+    gradients = [torch.randn_like(param) for param in net.parameters()]
+    return [(name, param) for name, param in net.named_parameters()], gradients
+
+
+def whole(spec: str, size: int, step: int) -> tuple[list[str], float, list[float]]:
+    """Kinds and traffic of a rehearsal of all workers, each with a memory of its own."""
+    named, gradients = small()
+    layout = gw.Layout([name for name, _ in named[::-1]], [tuple(param.shape) for _, param in named[::-1]])
+    x = torch.cat([gradient.flatten() for gradient in gradients[::-1]])
+    exchange = Guard(gw.parse(spec))
+    turns = [gw.Turn(rank, size, step, layout, lr=0.1) for rank in range(size)]
+    _, course = rehearse([exchange(x.clone(), exchange.init(layout), turn) for turn in turns], size)
+    return [ask.kind for ask in course.asks], course.traffic, [ask.traffic for ask in course.asks]
+
+
+@pytest.mark.parametrize("size", [4, 8, 16])
+@pytest.mark.parametrize("between", ["ef(topk(density=0.3))", "ef(deft(density=0.2))", "mean"])
+def test_islands_are_put_together_as_they_are(between: str, size: int) -> None:
+    """The same asks in the same order, the same bytes but for what fills the last slice."""
+    spec = f"islands(mean, {between}, size=2)"
+    named, gradients = small()
+    work = scale.work_of(spec, named, gradients, size, 2.0**30)
+    assert not work.refusal
+    kinds, total, each = whole(spec, size, 2_882_880)
+    (course,) = work.courses
+    assert [ask.kind for ask in course.asks] == kinds
+    assert [ask.traffic for ask in course.asks] == pytest.approx(each, rel=0.02, abs=32)
+    assert course.traffic == pytest.approx(total, rel=0.02)
+
+
+@pytest.mark.parametrize("spec", ["ef(deft(density=0.1))", "ef(oktopk(density=0.1))", "deft(density=0.1)"])
+def test_a_large_group_shares_its_memory_and_asks_as_one_that_does_not(spec: str) -> None:
+    """Eight workers of which each has its own part: by kinds, calls and bytes."""
+    named, gradients = small()
+    exchange = gw.parse(spec)
+    assert by_rank(exchange, 8)
+    assert rehearsed(exchange, 8) == 8
+    work = scale.work_of(spec, named, gradients, 8, 2.0**30)
+    (course,) = work.courses
+    asked = [(ask.kind, ask.traffic) for ask in course.asks if ask.kind != "AllReduce" or ask.traffic > 100]
+    kinds, _, each = whole(spec, 8, 2_882_880)
+    wanted = [(kind, t) for kind, t in zip(kinds, each, strict=True) if kind != "AllReduce" or t > 100]
+    if "oktopk" not in spec:  # whose thresholds have a step behind them
+        assert [kind for kind, _ in asked] == [kind for kind, _ in wanted]
+        assert [t for _, t in asked] == pytest.approx([t for _, t in wanted], rel=0.1, abs=16)
+    assert work.memory > 0
+
+
+def test_one_worker_stands_for_all_where_ranks_are_alike() -> None:
+    assert rehearsed(gw.parse("ef(topk(density=0.1))"), 64) == 1
+    assert rehearsed(gw.parse("ef(topk(density=0.1))"), 4) == 4
+    with pytest.raises(ValueError, match="among 4 workers, and this run has 8"):
+        rehearsed(gw.parse("permk(workers=4)"), 8)
+
+
+def test_bytes_grow_as_they_should() -> None:
+    """A gathered Top-k brings n - 1 messages; DEFT's values about twice what is kept, whatever n is."""
+    named, gradients = small()
+    topk = [scale.work_of("ef(topk(density=0.1))", named, gradients, n, 2.0**30) for n in (8, 64)]
+    assert topk[1].up / topk[0].up == pytest.approx(63 / 7, rel=0.01)
+    assert topk[1].memory > topk[0].memory
+    dense = scale.work_of("dense", named, gradients, 64, 2.0**30)
+    assert dense.up == pytest.approx(2 * 63 / 64 * sum(4 * param.numel() for _, param in named))
+    local = scale.work_of("local(every=30)", named, gradients, 64, 2.0**30)
+    assert (local.every, local.refusal) == (30, "")
+    assert local.up > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"model": "mpl"}, "did you mean 'mlp'"),
+        ({"methods": ("ef(tokp(0.1))",)}, "did you mean 'topk'"),
+        ({"methods": ("fp16",)}, "fp16 cannot be rehearsed"),
+        ({"methods": ("none",)}, "none cannot be rehearsed"),
+        ({"methods": ("mean", "mean")}, "names every method once"),
+        ({"sizes": (1,)}, "between 2 and 4096, got 1"),
+        ({"rates": ("fast",)}, "got 'fast'"),
+        ({"island": 8, "sizes": (12,)}, "islands of 8 are not filled by 12 workers"),
+        ({"latency": math.nan}, "latency must be a number of seconds"),
+        ({"bucket_mb": 0.0}, "bucket_mb must be positive"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(arguments: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ScalePlan(**arguments)
+
+
+OWN = """
+import torch
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 4)), lambda model: model(torch.ones(2, 20)).square().mean()
+"""
+
+
+def test_the_command_says_who_is_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scaled.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    methods = ("dense", "ef(deft(density=0.1))", "islands(mean, ef(topk(density=0.1)), size=4)", "local(every=10)")
+    options = [word for method in methods for word in ("--method", method)]
+    arguments = ["scale", "--model", "scaled:make", *options, "--workers", "2,8", "--rate", "1mbit"]
+    ended = CliRunner().invoke(app, [*arguments, "--compute-ms", "2", "--output", "out.json"])
+    assert ended.exit_code == 0, ended.output
+    assert "scaled:make, 8 workers, 1mbit, 2.0 ms of compute" in ended.output
+    assert "the fastest method, and its step in ms" in ended.output
+    assert max(map(len, ended.output.splitlines()[:-1])) <= 80
+    sheet = scale.Sheet.from_json((tmp_path / "out.json").read_text())
+    assert [work.size for work in sheet.works] == [2, 8] * 4
+    refused = next(work for work in sheet.works if work.method == methods[2] and work.size == 2)
+    assert "multiple of 4" in refused.refusal
+    assert math.isinf(next(p for p in scale.predictions(sheet, "1mbit", 2) if p.work is refused).step)
+    for size in (2, 8):
+        steps = [p.step for p in scale.predictions(sheet, "1mbit", size)]
+        assert steps == sorted(steps)
+        assert scale.best(sheet, "1mbit", size).step == steps[0] >= 0.002
+
+
+@pytest.mark.parametrize("workers", ["1", "two", "2,,4", "99999"])
+def test_the_command_refuses_other_numbers(workers: str) -> None:
+    ended = CliRunner().invoke(app, ["scale", "--workers", workers])
+    assert isinstance(ended.exception, ValueError)
+    assert "--workers takes whole numbers from 2 to 4096" in str(ended.exception)
