@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import gradwire as gw
 from gradwire.advice.crew import by_rank, rehearsed
 from gradwire.advice.network import Network, Wire
+from gradwire.advice.stamps import Events, stamps
 from gradwire.ask import Axis
 from gradwire.cli import app
 from gradwire.lab import scale
@@ -174,3 +175,30 @@ def test_the_command_refuses_other_numbers(workers: str) -> None:
     ended = CliRunner().invoke(app, ["scale", "--workers", workers])
     assert isinstance(ended.exception, ValueError)
     assert "--workers takes whole numbers from 2 to 4096" in str(ended.exception)
+
+
+class Reached:
+    """An event of a GPU that does not exist: it keeps milliseconds, and must be waited for before it tells them."""
+
+    at = 0.0
+
+    def record(self) -> None:
+        Reached.at += 250.0
+        self.stamp, self.waited = Reached.at, False
+
+    def synchronize(self) -> None:
+        self.waited = True
+
+    def elapsed_time(self, after: Reached) -> float:
+        assert after.waited
+        return after.stamp - self.stamp
+
+
+def test_moments_are_taken_by_the_clock_of_the_device() -> None:
+    events = Events(Reached)
+    before, _, after = (events.now() for _ in range(3))
+    assert events.seconds(before, after) == 0.5
+    assert isinstance(stamps(torch.device("cuda")), Events)
+    wall = stamps(torch.device("cpu"))
+    started = wall.now()
+    assert 0 <= wall.seconds(started, wall.now()) < 60

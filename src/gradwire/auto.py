@@ -151,9 +151,9 @@ class Auto:
         if not params:
             raise ValueError("the model has no parameter that requires a gradient")
         self._device = params[0].device
-        if self._device.type != "cpu":
+        if self._device.type not in ("cpu", "cuda"):
             raise ValueError(
-                f"auto measures gradients on the CPU, these are on {self._device}; name an exchange instead"
+                f"auto measures gradients on the CPU or on CUDA, these are on {self._device}; name an exchange instead"
             )
         if ddp._comm_hooks:  # pyright: ignore[reportPrivateUsage] - there is no public way to ask
             raise ValueError("this model has a communication hook already")
@@ -169,7 +169,7 @@ class Auto:
         self._process = Process(own_group(cast(dist.ProcessGroup, ddp.process_group), self._device))
         self._end = weakref.finalize(self, self._process.close)
         agree(self._process, self._device, SPOKEN | {"exchange": f"auto among {named}", "seed": repr(seed)})
-        self._watch = Watch(ddp, self._decide, lambda seconds: mean(self._process, seconds))
+        self._watch = Watch(ddp, self._decide, lambda seconds: mean(self._process, seconds, self._device))
         if self._process.size == 1 or not self.candidates:
             self._settle(DENSE)
 

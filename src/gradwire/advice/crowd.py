@@ -14,8 +14,18 @@ WIDTH = 512
 
 
 def clock(device: torch.device) -> Callable[[], float]:
-    """By what work is timed: the seconds of its own thread if that is all that works, whoever else wants the core."""
+    """By what work is timed: the seconds of its own thread if that is all that works, whoever else wants the core.
+
+    On a GPU what has been queued is waited for.
+    """
+    if device.type == "cuda":
+        return lambda: _when_done(device)
     return time.thread_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+
+
+def _when_done(device: torch.device) -> float:
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """What is known of the steps to a loss: measured curves, by way and optimizer.
 
 `losses.json` is made of benchmark results by benchmarks/loss_table.py. Each row says: in this run dense came to this
-loss in so many steps, and the way in so many, or not at all within a limit. Nothing is known of other models: who uses a
-ratio of steps for one says where it was measured.
+loss in so many steps, and the way in so many, or not at all within a limit. Nothing is known of other models: who uses
+a ratio of steps for one says where it was measured.
 """
 
 from __future__ import annotations

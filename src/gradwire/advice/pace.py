@@ -8,15 +8,16 @@ parameters, which are gone afterwards.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
+
+from gradwire.advice.stamps import stamps
 
 FIRST_BUCKET = 2**20
 """Bytes of DDP's first bucket, which it keeps small so that something is on its way soon."""
@@ -96,8 +97,9 @@ class Watch:
         silent: bool = False,
     ) -> None:
         self.ddp, self.tell, self.agree, self.counted, self.silent = ddp, tell, agree, counted, silent
-        self._ended = 0.0
-        self._now: dict[int, float] = {}
+        self._stamps = stamps(trained(ddp)[0].device)
+        self._ended: Any = None  # a moment of the stamps, as those below
+        self._now: dict[int, Any] = {}
         self._periods: list[float] = []
         self._ready: list[dict[int, float]] = []
         notes = [self._noter(number) for number in range(len(trained(ddp)))]
@@ -117,24 +119,24 @@ class Watch:
             if self.ddp.require_backward_grad_sync:
                 if not self._now:
                     _after_ddp(self._end)
-                self._now[number] = time.perf_counter()
+                self._now[number] = self._stamps.now()
 
         return note
 
     def _end(self) -> None:
         """The end of a synchronised backward pass."""
-        ended, started, noted = time.perf_counter(), self._ended, dict(self._now)
+        ended, started, noted = self._stamps.now(), self._ended, dict(self._now)
         self._now.clear()
         self._ended = ended
-        if not started or not self._handles:
+        if started is None or not self._handles:
             return
-        self._periods.append(ended - started)
-        self._ready.append({number: at - started for number, at in noted.items()})
+        self._periods.append(self._stamps.seconds(started, ended))
+        self._ready.append({number: self._stamps.seconds(started, at) for number, at in noted.items()})
         if len(self._periods) > self.counted or self.agree(sum(self._periods)) > ENOUGH:
             self.close()
             self.tell(self._pace())
         else:
-            self._ended = time.perf_counter()  # to agree has taken its time, too
+            self._ended = self._stamps.now()  # to agree has taken its time, too
 
     def _pace(self) -> Pace:
         """Medians over the measured steps; the first is one of them only if it is alone."""

@@ -69,9 +69,9 @@ def agreed_rounds(process: Process, device: torch.device, rounds: Sequence[Local
     ]
 
 
-def mean(process: Process, seconds: float) -> float:
+def mean(process: Process, seconds: float, device: torch.device | str = "cpu") -> float:
     """The average over the ranks, who all call it."""
-    total = torch.tensor(seconds, dtype=torch.float64)
+    total = torch.tensor(seconds, dtype=torch.float64, device=device)
     dist.all_reduce(total, group=process.group)
     return total.item() / process.size
 

@@ -143,8 +143,8 @@ def loss_lines(advised: Advised, optimizer: str) -> list[str]:
             )
         else:
             found.append(
-                f"    {way.way}: {way.to_loss / dense.to_loss:.3g} of dense's time, {way.ratio:.3g} times its steps, each "
-                f"of {1e3 * way.seconds:.4g} ms ({in_words(way.rows)})"
+                f"    {way.way}: {way.to_loss / dense.to_loss:.3g} of dense's time, {way.ratio:.3g} times its steps, "
+                f"each of {1e3 * way.seconds:.4g} ms ({in_words(way.rows)})"
             )
     return [*found, LOSS_NOTE]
 

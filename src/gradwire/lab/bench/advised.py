@@ -56,7 +56,8 @@ class Probed:
 class ToLoss:
     """A way whose steps to a loss have been measured.
 
-    seconds: of a step. ratio: steps for each of dense, inf if it never came to the loss. rows: the runs that the ratio of steps is from, none for dense.
+    seconds: of a step. ratio: steps for each of dense, inf if it never came to the loss. rows: the runs that the ratio
+    is from, none for dense.
     """
 
     way: str
