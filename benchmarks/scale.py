@@ -47,7 +47,7 @@ def tell(began: float, method: str, size: int) -> None:
     print(f"{time.perf_counter() - began:6.0f} s  {method} x {size}", flush=True)
 
 
-def keep(fresh: scale.Sheet) -> None:
+def keep(fresh: scale.Forecast) -> None:
     """Put a method's works into the results, in the order of METHODS; the computing of a step is the first run's."""
     file = RESULTS / "scale.json"
     before = sheet_of() if file.exists() else None

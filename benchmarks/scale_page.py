@@ -46,11 +46,11 @@ def main() -> None:
     draw(picture, DOCS / "figures" / "scale.png")
 
 
-def sheet_of() -> scale.Sheet:
-    return scale.Sheet.from_json((RESULTS / "scale.json").read_text())
+def sheet_of() -> scale.Forecast:
+    return scale.Forecast.from_json((RESULTS / "scale.json").read_text())
 
 
-def show(sheet: scale.Sheet) -> None:
+def show(sheet: scale.Forecast) -> None:
     """Print who is first."""
     for size in sheet.plan.sizes:
         for rate in sheet.plan.rates:
@@ -58,7 +58,7 @@ def show(sheet: scale.Sheet) -> None:
             print(f"{size:5d} {rate:>8} {one.work.method} {1e3 * one.step:.1f} ms")
 
 
-def fastest(sheet: scale.Sheet) -> str:
+def fastest(sheet: scale.Forecast) -> str:
     """A line for every number of workers: the fastest method at every step, and what local steps would take."""
     rates = sheet.plan.rates
     lines = [f"| workers | {' | '.join(rates)} |", f"|---:|{'---|' * len(rates)}"]
@@ -67,7 +67,7 @@ def fastest(sheet: scale.Sheet) -> str:
     return "\n".join(lines) + "\n"
 
 
-def cell(sheet: scale.Sheet, rate: str, size: int) -> str:
+def cell(sheet: scale.Forecast, rate: str, size: int) -> str:
     one = scale.best(sheet, rate, size, every_step=True)
     text = f"`{one.work.method}` {milliseconds(one.step)}"
     local = [p for p in scale.predictions(sheet, rate, size) if p.work.every > 1]
@@ -78,12 +78,12 @@ def milliseconds(seconds: float) -> str:
     return "-" if math.isinf(seconds) else f"{1e3 * seconds:,.0f} ms"
 
 
-def crossings(sheet: scale.Sheet) -> str:
+def crossings(sheet: scale.Forecast) -> str:
     found = scale.crossovers(sheet)
     return "".join(f"- {sentence}.\n" for sentence in found) or "- none.\n"
 
 
-def everything(sheet: scale.Sheet) -> str:
+def everything(sheet: scale.Forecast) -> str:
     """What the rehearsals found, and the wire at one rate."""
     rate = "1gbit"
     lines = [
@@ -127,7 +127,7 @@ def checked() -> str:
     return "\n".join(lines) + f"\n\nLinks of {found['rate']}; the machine's load average was {loads}.\n"
 
 
-def about(sheet: scale.Sheet) -> str:
+def about(sheet: scale.Forecast) -> str:
     plan = sheet.plan
     return (
         f"The model is `{plan.model}` of {sheet.parameters / 1e6:.1f} M parameters, a step computes for {1e3 * sheet.compute:.0f} ms, "
@@ -135,7 +135,7 @@ def about(sheet: scale.Sheet) -> str:
     )
 
 
-def figure(sheet: scale.Sheet, island: scale.Sheet) -> chart.Chart:
+def figure(sheet: scale.Forecast, island: scale.Forecast) -> chart.Chart:
     """A panel a rate on a flat network, and one of islands: a step by the number of workers."""
     panels: list[chart.Panel] = []
     lines: list[chart.Line] = []

@@ -159,7 +159,7 @@ def test_the_command_says_who_is_first(tmp_path: Path, monkeypatch: pytest.Monke
     assert "scaled:make, 8 workers, 1mbit, 2.0 ms of compute" in ended.output
     assert "the fastest method, and its step in ms" in ended.output
     assert max(map(len, ended.output.splitlines()[:-1])) <= 80
-    sheet = scale.Sheet.from_json((tmp_path / "out.json").read_text())
+    sheet = scale.Forecast.from_json((tmp_path / "out.json").read_text())
     assert [work.size for work in sheet.works] == [2, 8] * 4
     refused = next(work for work in sheet.works if work.method == methods[2] and work.size == 2)
     assert "multiple of 4" in refused.refusal

@@ -62,7 +62,7 @@ def predict(
     _finish(sheet, output)
 
 
-def table(sheet: scale.Sheet, rate: str, size: int) -> Table:
+def table(sheet: scale.Forecast, rate: str, size: int) -> Table:
     """A row for every method at one number of workers on one link, the fastest first."""
     title = f"{sheet.plan.model}, {size} workers, {place(sheet.plan, rate)}, {1e3 * sheet.compute:.1f} ms of compute"
     found = Table(title=title, caption=CAPTION, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -83,7 +83,7 @@ def table(sheet: scale.Sheet, rate: str, size: int) -> Table:
     return found
 
 
-def map_of(sheet: scale.Sheet) -> Table:
+def map_of(sheet: scale.Forecast) -> Table:
     """The fastest method by number of workers and rate, and in brackets the fastest that exchanges at every step."""
     found = Table(title="the fastest method, and its step in ms", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     found.add_column("workers", justify="right")
@@ -99,7 +99,7 @@ def place(plan: scale.ScalePlan, rate: str) -> str:
     return rate if plan.island == 1 else f"islands of {plan.island}, {rate} between"
 
 
-def _winner(sheet: scale.Sheet, rate: str, size: int) -> str:
+def _winner(sheet: scale.Forecast, rate: str, size: int) -> str:
     one = scale.best(sheet, rate, size)
     if math.isinf(one.step):
         return "-"
@@ -110,7 +110,7 @@ def _winner(sheet: scale.Sheet, rate: str, size: int) -> str:
     return f"{text} [{other.work.method} {words.number(1e3 * other.step)}]"
 
 
-def _finish(sheet: scale.Sheet, output: Path | None) -> None:
+def _finish(sheet: scale.Forecast, output: Path | None) -> None:
     """Print what was found, and write it."""
     for size in sheet.plan.sizes:
         for rate in sheet.plan.rates:

@@ -4,15 +4,15 @@ works = scale.run(scale.ScalePlan("mlp", ("dense", "ef(deft(density=0.01))"), si
 """
 
 from gradwire.lab.scale.plan import METHODS, ScalePlan
-from gradwire.lab.scale.predict import Prediction, Sheet, best, crossovers, predictions
+from gradwire.lab.scale.predict import Forecast, Prediction, best, crossovers, predictions
 from gradwire.lab.scale.run import run
 from gradwire.lab.scale.work import Work, work_of
 
 __all__ = [
     "METHODS",
+    "Forecast",
     "Prediction",
     "ScalePlan",
-    "Sheet",
     "Work",
     "best",
     "crossovers",

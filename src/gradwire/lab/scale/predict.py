@@ -22,7 +22,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class Forecast:
     """All works of a plan, and the seconds of a step without a network."""
 
     plan: ScalePlan
@@ -36,12 +36,12 @@ class Sheet:
         return records.to_json(self, indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Sheet:
+    def from_json(cls, text: str) -> Forecast:
         """The record that `to_json` wrote. ValueError, in one sentence, for any other text."""
         return records.from_json(cls, text, "the sheet")
 
 
-def predictions(sheet: Sheet, rate: str, size: int) -> list[Prediction]:
+def predictions(sheet: Forecast, rate: str, size: int) -> list[Prediction]:
     """Every method, the fastest first; those that do not run with so many workers last."""
     network = sheet.plan.network(rate)
     found: list[Prediction] = []
@@ -53,7 +53,7 @@ def predictions(sheet: Sheet, rate: str, size: int) -> list[Prediction]:
     return sorted(found, key=lambda one: one.step)
 
 
-def best(sheet: Sheet, rate: str, size: int, *, every_step: bool = False) -> Prediction:
+def best(sheet: Forecast, rate: str, size: int, *, every_step: bool = False) -> Prediction:
     """The fastest method; with `every_step` of those that exchange at every step.
 
     Raises:
@@ -65,7 +65,7 @@ def best(sheet: Sheet, rate: str, size: int, *, every_step: bool = False) -> Pre
     raise ValueError(f"no method of this sheet exchanges at every step among {size} workers")
 
 
-def crossovers(sheet: Sheet) -> list[str]:
+def crossovers(sheet: Forecast) -> list[str]:
     """A sentence for every two neighbouring numbers of workers between which another method becomes the fastest.
 
     Among methods that exchange at every step.

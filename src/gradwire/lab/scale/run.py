@@ -11,7 +11,7 @@ from torch import Tensor
 from gradwire.advice.crowd import clock
 from gradwire.lab.bench.workloads import Workload, make
 from gradwire.lab.scale.plan import ScalePlan
-from gradwire.lab.scale.predict import Sheet
+from gradwire.lab.scale.predict import Forecast
 from gradwire.lab.scale.work import Work, work_of
 
 Listener = Callable[[str, int], None]
@@ -25,7 +25,7 @@ def ignore(method: str, size: int) -> None:
     """Hear nothing."""
 
 
-def run(plan: ScalePlan, listen: Listener = ignore) -> Sheet:
+def run(plan: ScalePlan, listen: Listener = ignore) -> Forecast:
     """Rehearse every method with every number of workers, on one thread.
 
     Raises:
@@ -39,7 +39,7 @@ def run(plan: ScalePlan, listen: Listener = ignore) -> Sheet:
         torch.set_num_threads(threads)
 
 
-def _run(plan: ScalePlan, listen: Listener) -> Sheet:
+def _run(plan: ScalePlan, listen: Listener) -> Forecast:
     workload = make(plan.model, 0)
     workload.check()
     compute = _compute(workload)
@@ -53,7 +53,7 @@ def _run(plan: ScalePlan, listen: Listener) -> Sheet:
             listen(method, size)
             works.append(_work(plan, method, named, gradients, size))
     parameters = sum(param.numel() for _, param in named)
-    return Sheet(plan, compute if plan.compute is None else plan.compute, parameters, tuple(works))
+    return Forecast(plan, compute if plan.compute is None else plan.compute, parameters, tuple(works))
 
 
 def _work(plan: ScalePlan, method: str, named: list[tuple[str, Tensor]], gradients: list[Tensor], size: int) -> Work:
