@@ -27,7 +27,7 @@ SHIFTED = (ROOT / "docs" / "shifted.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-RUN = ("README.md", *(f"docs/{page}.md" for page in ("index", "deft", "methods", "parts", "shifted")))
+RUN = ("README.md", *(f"docs/{page}.md" for page in ("index", "deft", "methods", "parts", "scale", "shifted")))
 GROUPED = ("checkpoints", "design", "elastic")
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import gradwire as gw
+from gradwire import kernels
 from gradwire.advice.crew import by_rank, rehearsed
 from gradwire.advice.network import Network, Wire
 from gradwire.advice.stamps import Events, stamps
@@ -61,7 +62,13 @@ def whole(spec: str, size: int, step: int) -> tuple[list[str], float, list[float
     x = torch.cat([gradient.flatten() for gradient in gradients[::-1]])
     exchange = Guard(gw.parse(spec))
     turns = [gw.Turn(rank, size, step, layout, lr=0.1) for rank in range(size)]
-    _, course = rehearse([exchange(x.clone(), exchange.init(layout), turn) for turn in turns], size)
+    states = [exchange.init(layout) for _ in turns]
+    talks = []
+    for state, turn in zip(states, turns, strict=True):
+        made = exchange.accumulate([x.clone()], state, turn)  # as the engine does
+        given = kernels.accumulate(torch.empty_like(x), None, [x.clone()]) if made is None else made
+        talks.append(exchange(given, state, turn))
+    _, course = rehearse(talks, size)
     return [ask.kind for ask in course.asks], course.traffic, [ask.traffic for ask in course.asks]
 
 

@@ -505,7 +505,7 @@ class Among:
         """The ask's, in a group."""
         return self.ask.alone(self.axis.size)
 
-    def carrying(self, flag: bool, tag: int = 0, size: int = 1) -> Ask | None:
+    def carrying(self, flag: bool, tag: int = 0, size: int = 1, rank: int = 0) -> Ask | None:
         """None: a flag must reach all workers, and this message reaches a group."""
         return None
 

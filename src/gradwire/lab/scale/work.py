@@ -14,15 +14,15 @@ from gradwire.advice.crew import Crew
 from gradwire.advice.network import Network
 from gradwire.advice.rounds import differences
 from gradwire.advice.work import LATE, lay, unit_step
-from gradwire.ask import AllReduce, Axis
+from gradwire.ask import AllReduce, Axis, among
 from gradwire.engine import Unit, make_units
 from gradwire.engine.units import cut
 from gradwire.exchange import Exchange, State
 from gradwire.exchange.islands.exchange import Islands
-from gradwire.exchange.islands.slices import SHORT
+from gradwire.exchange.islands.slices import SHORT, relayed
 from gradwire.exchange.protocol import flatten
 from gradwire.lab.ways import DENSE, local_steps
-from gradwire.layout import Layout
+from gradwire.layout import Layout, Turn
 from gradwire.memory.guard import Guard
 from gradwire.spec import as_outer, parse
 from gradwire.transport.rehearsal import Asked, Course
@@ -156,14 +156,46 @@ def _islands(islands: Islands, unit: Unit, gradients: dict[int, Tensor], size: i
     inside, between = Axis(islands.size), Axis(size // islands.size, islands.size)
     (named,) = cut(list(zip(unit.layout.names, unit.tensors, strict=True)), float("inf"))
     (lone,) = make_units(named, Guard(islands.inner), float("inf"), fused=False)
-    met, _ = _course(islands.inner, lone, gradients, islands.size)
-    course, mean = _course(islands.between, unit, gradients, between.size)
-    guard, *asks = course.asks
-    asked = [_number(size, guard.seconds)]
-    asked += [replace(ask, axis=inside) for ask in met.asks[1:]]  # the first is the guard's
-    for ask in asks:
+    met, _ = _course(_Group(islands.inner), lone, gradients, islands.size)
+    course, mean = _course(_Group(islands.between), unit, gradients, between.size)
+    asked = [_number(size, sum(ask.seconds for ask in course.asks[:1] if _is_guards(ask)))]
+    asked += [replace(ask, axis=inside) for ask in met.asks if not _is_guards(ask)]
+    for ask in (ask for ask in course.asks if not _is_guards(ask)):
         asked += _sliced(ask, inside, between)
     return Course(tuple(asked), course.rest), mean
+
+
+@dataclass(frozen=True)
+class _Group:
+    """An exchange among some of the workers: no flag of all of them travels with its messages."""
+
+    exchange: Exchange
+
+    def init(
+        self,
+        layout: Layout,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        batch_shape: tuple[int, ...] = (),
+    ) -> State:
+        return self.exchange.init(layout, dtype, device, batch_shape)
+
+    async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
+        talk = self.exchange(x, state, turn)
+        if isinstance(turn.rank, slice):
+            return await talk
+        return await relayed(talk, lambda ask: among(ask, Axis(turn.size)))
+
+    def omega(self, d: int) -> float | None:
+        return self.exchange.omega(d)
+
+    def delta(self, d: int) -> float | None:
+        return self.exchange.delta(d)
+
+
+def _is_guards(ask: Asked) -> bool:
+    """Whether an ask is the guard's number, which is asked of all workers."""
+    return ask.axis is None
 
 
 def _number(size: int, seconds: float) -> Asked:
