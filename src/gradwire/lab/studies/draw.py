@@ -32,7 +32,7 @@ def draw(chart: Chart, path: Path) -> None:
     for axes in grid[len(chart.panels) :]:
         axes.set_visible(False)
     marks = dict(mark for axes in grid for mark in zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    ncols = 3 if sum(map(len, marks)) > 80 else 6
+    ncols = 6 if sum(map(len, marks)) <= 80 else 3 if max(map(len, marks)) <= 45 else 2
     picture.legend(marks.values(), marks, loc="outside lower center", ncols=ncols, fontsize=9, frameon=False)
     picture.suptitle(chart.title, fontsize=12)
     picture.savefig(path, dpi=110)
