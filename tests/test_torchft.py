@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -74,5 +75,5 @@ def test_a_replica_is_killed_inside_an_exchange_and_comes_back(tmp_path: Path) -
     models = [re.search(r"60 steps, 2 replicas at the end, model (\w{12})", end) for end in ends]
     assert models[0][1] == models[1][1]
     told = json.loads(ends[0].splitlines()[-1])
-    assert told["sizes"][-2:] == [1, 2]
+    assert [size for size, _ in groupby(told["sizes"])][-2:] == [1, 2]  # a group may be made twice for one change
     assert set(told["put_back"]) == {True}

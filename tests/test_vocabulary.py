@@ -10,7 +10,7 @@ from rank_asks import DTYPES, ask_all, brought, told
 from story import play
 
 import gradwire as gw
-from gradwire.layout import Turn
+from gradwire.layout import Turn, octets
 from gradwire.transport.rehearsal import rehearse
 from gradwire.vector import Vector, widen
 
@@ -221,3 +221,14 @@ def test_a_turn_is_a_value() -> None:
     turn = Turn(0, 2, 5, LAYOUT)
     assert turn.key(shared=False) == replace(turn).key(shared=False)
     assert turn.rng(shared=True).initial_seed() == turn.key(shared=True)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.arange(6.0).view(2, 3).T, torch.ones(1).as_strided((1, 1), (0, 0)), torch.tensor(2.0), torch.zeros(0)],
+    ids=["transposed", "one value of no stride", "scalar", "empty"],
+)
+def test_octets_are_a_tensors_bytes_in_its_own_order(tensor: torch.Tensor) -> None:
+    found = octets(tensor)
+    assert found.dtype == torch.uint8
+    assert found.tolist() == list(tensor.numpy().tobytes())

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gradwire.exchange import State
 from gradwire.exchange.protocol import flatten, visible
-from gradwire.layout import Layout
+from gradwire.layout import Layout, octets
 
 FORMAT = 1
 UNIT = "unit."
@@ -133,8 +133,7 @@ def _checksum(memory: Mapping[str, Mapping[str, Tensor]]) -> int:
     found = 0
     for name, parts in sorted(memory.items()):
         for path, values in sorted(parts.items()):
-            octets = values.detach().cpu().contiguous().view(-1).view(torch.uint8)
-            found = zlib.crc32(octets.numpy(), zlib.crc32(f"{name}/{path}".encode(), found))  # pyright: ignore
+            found = zlib.crc32(octets(values).numpy(), zlib.crc32(f"{name}/{path}".encode(), found))  # pyright: ignore
     return found
 
 

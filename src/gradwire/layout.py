@@ -149,3 +149,11 @@ class AnyStep:
     __eq__ = __hash__ = __bool__ = __repr__ = __index__ = __int__ = _refuse  # pyright: ignore
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __mod__ = __floordiv__ = _refuse
     __lt__ = __le__ = __gt__ = __ge__ = _refuse  # pyright: ignore
+
+
+def octets(tensor: Tensor) -> Tensor:
+    """All bytes of a tensor in its own order, u8[nbytes] on the host; its memory itself where that lies so."""
+    flat = tensor.detach().cpu().reshape(-1)
+    if flat.stride() != (1,):  # a single value may have any stride
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8)

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradwire.ask import AllGather, Broadcast
+from gradwire.layout import octets
 from gradwire.transport.opening import backend_of, group_of_some, timeout_of
 from gradwire.transport.process import Process
 
@@ -65,7 +66,7 @@ def digest(tensors: Iterable[Tensor]) -> str:
     """Sixteen bytes, as text, that tell these values from any others."""
     found = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
-        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())  # pyright: ignore
+        found.update(octets(tensor).numpy())  # pyright: ignore
     return found.hexdigest()
 
 
