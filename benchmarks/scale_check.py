@@ -4,10 +4,10 @@
 
 Every rank exchanges gradients of a small model, of its own random numbers; a step lasts until the slowest rank has the mean. Predicted is
 what `gradwire scale` adds up: rehearsed computing, and hops * latency + traffic / rate of every collective. Two things are not what they
-would be on as many machines, and are calibrated: the ranks share the cores, so computing takes ranks / cores times as long; and a rank
-that waits for a message must get a core first, which is measured for each number of ranks, by collectives of a few bytes, kind by kind.
-The bandwidth is calibrated once, with two ranks and one gather. The link is slow, so that the wire is most of a step. One number of ranks
-is a minute or two; with --size only this one is measured anew. Writes results/scale_check.json.
+would be on as many machines, and are calibrated: the ranks share the cores, so computing takes ranks / cores times as long; and latency
+and bandwidth are measured for each number of ranks, kind by kind, by collectives of a few bytes and of a quarter of a megabyte. The link is
+slow, so that the wire is most of a step. One number of ranks is a minute or two; with --size only this one is measured anew. Writes
+results/scale_check.json.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ METHODS = (
 )
 
 
-def predict(method: str, size: int, found: Found, rate: float) -> float:
+def predict(method: str, size: int, found: Found) -> float:
     """Rehearsed computing on shared cores, and the collectives."""
     net = model()
     named = list(net.named_parameters())
@@ -57,7 +57,7 @@ def predict(method: str, size: int, found: Found, rate: float) -> float:
             among = size if ask.axis is None else ask.axis.size
             hops = HOPS[ask.kind]
             latency = found.latency[ask.kind] * hops(among) / hops(size)
-            wire += (latency + ask.traffic / rate) if among > 1 else 0.0
+            wire += (latency + ask.traffic / found.rate[ask.kind]) if among > 1 else 0.0
     return crowd * (work.selection + work.decode) + wire
 
 
@@ -77,12 +77,10 @@ def main() -> None:
         case = Case(METHODS, chosen.rounds)
         found = remote.run(measure, case, size, name=f"{size} ranks", rate=chosen.rate, timeout=600)
         cells = [cell for cell in cells if cell["ranks"] != size]
-        # The bandwidth is that of two ranks, if they have been measured, for all.
-        rate = next((cell["bytes_a_second"] for cell in cells if cell["ranks"] == 2), found.rate)
         cells.append({
             "ranks": size, "load": found.load, "bytes_a_second": found.rate, "latency": found.latency,
             "measured": found.steps, "low": found.low, "high": found.high,
-            "predicted": {method: predict(method, size, found, rate) for method in METHODS},
+            "predicted": {method: predict(method, size, found) for method in METHODS},
         })  # fmt: skip
         cells.sort(key=lambda cell: cell["ranks"])
         print(f"{size} ranks in {time.perf_counter() - began:.0f} s, load {found.load:.1f}", flush=True)

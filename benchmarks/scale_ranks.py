@@ -1,4 +1,4 @@
-"""What ranks do for scale_check.py: time exchanges, and collectives of a few bytes."""
+"""What ranks do for scale_check.py: time exchanges, and collectives of a few bytes and of many."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from gradwire.memory import Guard
 from gradwire.transport.group import own_group
 from gradwire.transport.process import Process
 
-TINY_CALLS, PROBE = 15, 1 << 20
+TINY_CALLS, LONG_CALLS = 15, 3
+PROBE = 1 << 18
+"""Bytes that a rank brings to a long collective."""
 UNIT = 2.0**30
 
 
@@ -35,13 +37,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Found:
-    """Seconds of a step by method, of a few bytes by kind of collective, and bytes a second of a gather; the load."""
+    """Seconds of a step by method; by kind of collective, seconds of a few bytes and bytes a second of many; the load."""
 
     steps: dict[str, float]
     low: dict[str, float]
     high: dict[str, float]
     latency: dict[str, float]
-    rate: float
+    rate: dict[str, float]
     load: float
 
 
@@ -66,10 +68,7 @@ def measure(case: Case, tell: remote.Tell) -> Found:
     """On every rank: the calibration, then the methods in rounds, so that a slow moment hits all of them."""
     process = Process(own_group(dist.group.WORLD, torch.device("cpu")))
     latency = {kind: probe(process, kind) for kind in HOPS}
-    gather = gw.AllGather(torch.zeros(PROBE, dtype=torch.uint8))
-    slowest(process, lambda: process.ask(gather))
-    seconds = statistics.median(slowest(process, lambda: process.ask(gather)) for _ in range(3))
-    rate = gather.busiest(process.size) / max(seconds - latency["AllGather"], 1e-9)
+    rate = {kind: bandwidth(process, kind, latency[kind]) for kind in HOPS}
     net = model()
     own = gradients(net, process.rank)
     timed: dict[str, list[float]] = {method: [] for method in case.methods}
@@ -119,15 +118,26 @@ class Life:
 
 def probe(process: Process, kind: str) -> float:
     """Seconds of a collective of a few bytes, the median of several."""
-    size = process.size
-    few = torch.zeros(1)
+    ask = asking(kind, 4, process.size)
+    return statistics.median(slowest(process, lambda: process.ask(ask)) for _ in range(TINY_CALLS))
+
+
+def bandwidth(process: Process, kind: str, latency: float) -> float:
+    """Bytes a second that a collective of many puts on the busiest link, the median of a few."""
+    ask = asking(kind, PROBE, process.size)
+    seconds = statistics.median(slowest(process, lambda: process.ask(ask)) for _ in range(LONG_CALLS))
+    return ask.busiest(process.size) / max(seconds - latency, 1e-9)
+
+
+def asking(kind: str, nbytes: int, size: int) -> gw.AllReduce | gw.AllGather | gw.Broadcast | gw.AllToAll:
+    """A collective to which a rank brings so many bytes, or, to all others, so many for each."""
     asks = {
-        "AllReduce": gw.AllReduce(few),
-        "AllGather": gw.AllGather(torch.zeros(4, dtype=torch.uint8)),
-        "Broadcast": gw.Broadcast(few, 0),
-        "AllToAll": gw.AllToAll(torch.zeros((size, 4), dtype=torch.uint8)),
+        "AllReduce": gw.AllReduce(torch.zeros(nbytes // 4)),
+        "AllGather": gw.AllGather(torch.zeros(nbytes, dtype=torch.uint8)),
+        "Broadcast": gw.Broadcast(torch.zeros(nbytes // 4), 0),
+        "AllToAll": gw.AllToAll(torch.zeros((size, nbytes), dtype=torch.uint8)),
     }
-    return statistics.median(slowest(process, lambda: process.ask(asks[kind])) for _ in range(TINY_CALLS))
+    return asks[kind]
 
 
 def slowest(process: Process, act: Callable[[], object]) -> float:
