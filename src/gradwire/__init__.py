@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        """A public name, all of which are imported together so that the registry is never half full; or a submodule."""
+        """A submodule, or a public name: they are imported together, so that the registry is never half full."""
         if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
             return import_module(f"{__name__}.{name}")
         if name == "__all__" or not name.startswith("_"):

@@ -108,7 +108,7 @@ class AllReduce:
     Args:
         x: what the worker brings.
         op: "sum" or "max".
-        spare: x is read by nobody else, so a process may let the answer overwrite it.
+        spare: nothing else reads x, so a process may let the answer overwrite it.
 
     Raises:
         ValueError: op is neither "sum" nor "max".
@@ -434,7 +434,7 @@ Plain: TypeAlias = AllReduce | AllGather | Broadcast | AllToAll
 
 @dataclass(frozen=True)
 class Among:
-    """An ask of which each group of workers along an axis is answered for itself.
+    """An ask that every group of workers along an axis is answered for itself.
 
     On a batch the answer has a leading axis of groups, by their number.
     """

@@ -23,10 +23,10 @@ from gradwire.layout import Layout, Turn
 from gradwire.transport.batched import batched
 
 TOGETHER = 4
-"""The largest group of which every worker has a memory of its own."""
+"""The largest group whose workers each have a memory of their own."""
 
 STEPS, FEW, MANY = 5, 2, 64
-"""Steps of a rehearsal, of which the first only warms up; fewer of a crew that shares its memory, and of one worker who
+"""Steps of a rehearsal; the first only warms up; fewer of a crew that shares its memory, and of one worker who
 stands for more than so many, each of whose messages it decodes. Of a larger crew a single step is rehearsed: its first
 worker warms up for the others."""
 
@@ -75,7 +75,7 @@ class Crew:
 
     @property
     def steps(self) -> int:
-        """How many steps are rehearsed, of which the first only warms up if there are several."""
+        """How many steps are rehearsed; of several the first only warms up."""
         return 1 if len(self._units) > MANY else FEW if self.shares or self._size > MANY else STEPS
 
     @property
@@ -115,7 +115,7 @@ def _another(unit: Unit, state: State, *, shares: bool) -> Unit:
 def _prime(unit: Unit, exchange: Exchange) -> bool:
     """Make the second buffers, in which a state before the step is kept, once for all; whether x is accumulated there.
 
-    Then every worker writes the same into the second buffer, whoever was there before.
+    Then every worker writes the same into the second buffer, in whatever order they come.
     """
     turn = Turn(0, 1, 0, unit.layout, params=unit.params, lr=1.0)
     if unit.fused and isinstance(exchange, Accumulates):

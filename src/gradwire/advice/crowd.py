@@ -14,7 +14,7 @@ WIDTH = 512
 
 
 def clock(device: torch.device) -> Callable[[], float]:
-    """By what work is timed: the seconds of its own thread if that is all that works, whoever else wants the core.
+    """By what work is timed: the seconds of its own thread if that is all that works, whatever else wants the core.
 
     On a GPU what has been queued is waited for.
     """

@@ -52,7 +52,7 @@ def known(way: str, optimizer: str) -> tuple[Known, ...]:
     """The rows of a way under an optimizer: a spec, however it is written, or a name such as "local(every=10)".
 
     Raises:
-        ValueError: an optimizer of which nothing is known.
+        ValueError: no losses are known for this optimizer.
     """
     check_optimizer(optimizer)
     return tuple(row for row in table() if row.optimizer == optimizer and _same(row.way, way))

@@ -38,7 +38,7 @@ class Wire:
     rate: float
 
     def seconds(self, hops: float, traffic: float) -> float:
-        """A collective of which nothing else is known."""
+        """A collective that is known by nothing else."""
         return hops * self.latency + traffic / self.rate
 
 

@@ -48,7 +48,7 @@ class Pace:
         return sorted(range(len(self.ready)), key=self.ready.__getitem__)
 
     def when(self, parameters: Iterable[int]) -> float:
-        """Seconds until all of these are ready; those that nobody used come with the last."""
+        """Seconds until all of these are ready; those that were not used come with the last."""
         return max(min(self.ready[parameter], self.compute) for parameter in parameters)
 
 

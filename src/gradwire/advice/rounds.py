@@ -1,6 +1,6 @@
 """Local steps: what one exchange of differences takes, by rehearsal, and how many steps a round needs on a link.
 
-A round is H steps in which nothing is sent, and one exchange, of which nothing is hidden:
+A round is H steps in which nothing is sent, and one exchange, none of it hidden:
 
     | step | step | ... | step | rehearsed computing and wire |
 
@@ -46,8 +46,8 @@ WORDS = 4
 class LocalRound:
     """One exchange of differences: `computing` and `wire` seconds, `traffic` bytes on the busiest link.
 
-    step: seconds of a step in which nothing is sent. every: the fewest steps of a round, among `LENGTHS`, of which the
-    wire takes less than `SHARE`; the most considered if there is none. refusal: why nothing is known.
+    step: seconds of a step that sends nothing. every: the fewest steps of a round, among `LENGTHS`, that let the wire
+    take less than `SHARE` of it; the most considered if there is none. refusal: why nothing is known.
     """
 
     exchange: str

@@ -18,7 +18,7 @@ CANDIDATES = (
     "ef(deft(density=0.01))",
     "ef(topk(density=0.05, values='natural'))",
 )
-"""What is considered where nobody says what. None sends below 1 %, where convergence begins to suffer in our runs."""
+"""What is considered where nothing is named. None sends below 1 %, where convergence begins to suffer in our runs."""
 
 DENSE = "dense"
 

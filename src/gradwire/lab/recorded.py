@@ -138,7 +138,7 @@ class _Recorder(TorchFunctionMode):
             self._input(result, result, (name, *map(str, taken)))
             return result
         if not targets and _makes(name, args):
-            # From round to round into the same memory, of which there may be lasting views.
+            # From round to round into the same memory: lasting views of it may exist.
             self._input(result, result, "made by the round")
             func, options = getattr(torch, name), {**options, "out": self._node_of(result)}
         kind, target = ("call_method", name) if func in METHODS else ("call_function", func)

@@ -51,7 +51,7 @@ class Guard:
     async def __call__(self, x: Tensor | Accumulated, state: State, turn: Turn) -> Sent:
         """One AllReduce of a single number, then the exchange, or one AllReduce of f[d].
 
-        Of an `Accumulated` of which `finite` is known the number travels with the exchange's first ask. After a step
+        Where an `Accumulated` knows `finite`, the number travels with the exchange's first ask. After a step
         whose `Sent` is not finite the caller must then make the state what it was, by `rollback` if x has a residual.
         """
         if not isinstance(x, Accumulated):

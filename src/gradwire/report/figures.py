@@ -33,7 +33,7 @@ def _losses(name: str, title: str, comparison: Comparison, across: view.Across) 
 
 
 def _figure(name: str, title: str, label: str, draw: Callable[[bool], Figure]) -> str:
-    """A figure with its title: the wide drawing and the narrow one, of which the style sheet shows one."""
+    """A figure with its title: the style sheet shows its wide or its narrow drawing."""
     described = f'role="img" aria-label="{escape(f"{title}. {label}")}"'
     drawings = (
         svg.inline(draw(wide), f"{name}-{kind}", f'class="{kind}" {described}')

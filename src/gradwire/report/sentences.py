@@ -30,7 +30,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def _fewer(comparison: Comparison, winner: Run) -> str:
-    """ " and with 1,380 times fewer bytes"; nothing where it has sent as many, or nobody has counted."""
+    """ " and with 1,380 times fewer bytes"; nothing where it has sent as many, or where they were not counted."""
     here, total = comparison.crossing(winner), comparison.baseline.points[-1].sent_bytes
     if not here or not 0 < here.sent_bytes * words.SOONER <= total:
         return ""

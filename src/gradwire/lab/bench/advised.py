@@ -108,7 +108,7 @@ class Advised:
         Local steps are taken with as many steps a round as there are curves of.
 
         Raises:
-            ValueError: an optimizer of which nothing is known.
+            ValueError: no losses are known for this optimizer.
         """
         found: list[ToLoss] = []
         for method in self.verdict.methods:

@@ -18,7 +18,7 @@ Listener = Callable[[str, int], None]
 """Takes the method and the number of workers whose rehearsal begins."""
 
 TIMED = 3
-"""Steps of which the median is taken, after one that warms up."""
+"""Timed steps, after one that warms up; their median counts."""
 
 
 def ignore(method: str, size: int) -> None:
