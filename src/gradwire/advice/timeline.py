@@ -5,8 +5,8 @@
     network              | job | job      |    job        |
 
 The network's lane takes jobs in their order, each when its gradients are ready and the one before has ended. A job is a
-row of parts. Each computes for `cpu` seconds of a core and then waits for `wait` seconds, which need no core. While both
-lanes compute, each proceeds at `share` of its speed: 1 where there is a core for either, 1/2 where they have one
+row of parts. Each computes for `cpu` seconds of a core and then waits for `wait` seconds, which need no core. While
+both lanes compute, each proceeds at `share` of its speed: 1 where there is a core for either, 1/2 where they have one
 together.
 """
 
