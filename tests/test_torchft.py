@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.story
+# With `make faults`: when replicas see each other is torchft's to decide, and now and then that takes it minutes.
+pytestmark = [pytest.mark.story, pytest.mark.campaign]
 
 HERE = Path(__file__).parent
 SERVE = """
