@@ -41,7 +41,7 @@ def predict(
     plan = scale.ScalePlan(
         model,
         tuple(method) if method else scale.METHODS,
-        numbers("--workers", workers, 2, 4096) if workers else scale.ScalePlan.sizes,
+        numbers("--workers", workers, 2, scale.MOST) if workers else scale.ScalePlan.sizes,
         tuple(rate) if rate else scale.ScalePlan.rates,
         latency_us / 1e6,
         island,

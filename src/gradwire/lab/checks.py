@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from gradwire.checks import is_number, is_whole
 
@@ -30,3 +30,15 @@ def check_number(name: str, value: float, least: float, *, above: bool = False) 
         raise ValueError(
             f"{name} must be a finite number {'above' if above else 'of at least'} {least:g}, got {value!r}"
         )
+
+
+def check_once(kind: str, every: Sequence[object]) -> None:
+    """Refuse a plan that names none of a kind, or one of them twice (ValueError)."""
+    if not every or len(set(every)) < len(every):
+        raise ValueError(f"a plan names every {kind} once, got {', '.join(map(str, every)) or 'none'}")
+
+
+def check_bucket_mb(megabytes: float) -> None:
+    """Refuse a size of buckets that a benchmark cannot have (ValueError)."""
+    if not 0 < megabytes < math.inf:
+        raise ValueError(f"bucket_mb must be positive and finite, got {megabytes}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradwire import net
 from gradwire.lab.bench.workloads import check_model
+from gradwire.lab.checks import check_bucket_mb, check_once
 from gradwire.lab.ways import NONE, check_way
 
 METHODS = (
@@ -65,13 +65,11 @@ class BenchPlan:
             if rate is not None:
                 net.parse_rate(rate)
         for kind, every in (("method", self.methods), ("rate", self.rates), ("number of ranks", self.ranks)):
-            if not every or len(set(every)) < len(every):
-                raise ValueError(f"a plan names every {kind} once, got {', '.join(map(str, every)) or 'none'}")
+            check_once(kind, every)
         if min(self.ranks) < 1 or self.steps < 2 or not self.seconds > 0:
             got = f"{min(self.ranks)} ranks, {self.steps} steps and {self.seconds:g} seconds"
             raise ValueError(f"a plan needs a rank, two steps and some seconds at least, got {got}")
-        if not 0 < self.bucket_mb < math.inf:
-            raise ValueError(f"bucket_mb must be positive and finite, got {self.bucket_mb}")
+        check_bucket_mb(self.bucket_mb)
 
     def cells(self) -> Iterator[Cell]:
         """Every link with every number of ranks."""

@@ -3,13 +3,14 @@
 works = scale.run(scale.ScalePlan("mlp", ("dense", "ef(deft(density=0.01))"), sizes=(2, 64, 1024)))
 """
 
-from gradwire.lab.scale.plan import METHODS, ScalePlan
+from gradwire.lab.scale.plan import METHODS, MOST, ScalePlan
 from gradwire.lab.scale.predict import Forecast, Prediction, best, crossovers, predictions
 from gradwire.lab.scale.run import run
 from gradwire.lab.scale.work import Work, work_of
 
 __all__ = [
     "METHODS",
+    "MOST",
     "Forecast",
     "Prediction",
     "ScalePlan",

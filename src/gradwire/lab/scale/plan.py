@@ -10,6 +10,7 @@ from gradwire.advice.network import Network, Wire
 from gradwire.checks import is_whole
 from gradwire.exchange.parts import check_workers
 from gradwire.lab.bench.workloads import check_model
+from gradwire.lab.checks import check_bucket_mb, check_once
 from gradwire.lab.ways import DENSE, NONE, check_way, is_torch, local_steps
 from gradwire.spec import parse
 
@@ -52,8 +53,7 @@ class ScalePlan:
     def __post_init__(self) -> None:
         check_model(self.model)
         for kind, every in (("method", self.methods), ("number of workers", self.sizes), ("rate", self.rates)):
-            if not every or len(set(every)) < len(every):
-                raise ValueError(f"a plan names every {kind} once, got {', '.join(map(str, every)) or 'none'}")
+            check_once(kind, every)
         for method in self.methods:
             check_way(method)
             if method == NONE or method == "auto" or (is_torch(method) and method != DENSE):
@@ -70,8 +70,7 @@ class ScalePlan:
         for name, value in (("latency", self.latency), ("near", self.near), ("compute", self.compute or 0.0)):
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be a number of seconds, at least 0, got {value}")
-        if not 0 < self.bucket_mb < math.inf:
-            raise ValueError(f"bucket_mb must be positive and finite, got {self.bucket_mb}")
+        check_bucket_mb(self.bucket_mb)
 
     def network(self, rate: str) -> Network:
         """The network whose slow links have a rate."""
