@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import assert_equal_on_all_ranks, batch, loss, main, model, roundtrip
+from ranks import assert_equal_on_all_ranks, batch, loss, main, model, one_by_one, roundtrip
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -315,6 +315,7 @@ def in_the_middle(net: nn.Sequential, hook: gw.Hook, act: Callable[[], None]) ->
 def snapshots(who: str, how: str) -> None:
     """A state taken during backward is the step before's, and nothing is disturbed: not a bit differs afterwards."""
     rank = dist.get_rank()
+    one_by_one()
     for spec in ("ef(topk(density=0.05))", "diana(natural)", "ef(micro(density=0.05))"):
         nets = [model(), model()]
         doors = [
@@ -365,6 +366,7 @@ def taker(how: str, hook: gw.Hook, taken: list[dict]) -> Callable[[], None]:
 def loading_is_whole_or_nothing() -> None:
     """A checkpoint that cannot be read on one rank changes nothing on any; one that can is read on all."""
     rank = dist.get_rank()
+    one_by_one()
     ddp = DistributedDataParallel(model(), bucket_cap_mb=CAP)
     hook = gw.attach(ddp, "ef(topk(density=0.1))")
     saved = []

@@ -349,5 +349,5 @@ def test_the_law_holds_for_differences(spec: str) -> None:
 def test_empty_and_scalar_tensors(make: Callable[[], dict[str, Tensor]]) -> None:
     unit = Anchored(list(make().items()), parse("mean"), as_outer("nesterov", "a test"), CPU)
     turn = Turn(0, 1, 0, unit.layout)
-    gw.lockstep([unit.average(parse("mean"), as_outer("nesterov", "a test"), turn, torch.empty(1))])
+    gw.lockstep([unit.average(parse("mean"), as_outer("nesterov", "a test"), turn, torch.empty(unit.layout.d))])
     assert unit.finite()

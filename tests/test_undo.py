@@ -60,11 +60,20 @@ def test_of_a_sparse_message_little_is_kept(spec: str) -> None:
     assert 0 < kept <= 2 * (50 + 100)  # indices and values, of this worker's message and of both workers'
 
 
-def test_units_share_one_buffer() -> None:
-    net = nn.Sequential(nn.Linear(30, 30), nn.Linear(30, 90))
+def test_units_use_memory_in_turns() -> None:
+    layers = [nn.Linear(300, 300) for _ in range(4)]  # each is too large to be exchanged together with another
+    small = [nn.Linear(20, 20) for _ in range(3)]  # these are exchanged side by side
+    named = list(nn.Sequential(*layers, *small).named_parameters())
     exchange = gw.parse("diana(randk(density=0.5))")
-    for fused in (True, False):
-        units = make_units(list(net.named_parameters()), exchange, 4000, fused=fused)
-        assert len(units) > 1
-        assert (len({unit.buffer.data_ptr() for unit in units}) == 1) == fused
-        assert [len(unit.buffer) for unit in units] == [unit.layout.d for unit in units]
+    units = make_units(named, exchange, 4 * 300 * 301)
+    buffers = [unit.buffer for unit in units]
+    assert [len(buffer) for buffer in buffers] == [unit.layout.d for unit in units] == [90_300] * 4 + [3 * 420]
+    starts = [buffer.data_ptr() for buffer in buffers]
+    assert starts[0] == starts[2] == starts[4] != starts[1] == starts[3]
+
+    units = make_units(named[8:], exchange, 4 * 420)
+    ends = [(unit.buffer.data_ptr(), unit.buffer.data_ptr() + unit.buffer.nbytes) for unit in units]
+    assert [end for _, end in ends[:-1]] == [start for start, _ in ends[1:]], "side by side, in one piece"
+
+    apart = make_units(named, exchange, 4 * 300 * 301, fused=False)
+    assert len({unit.buffer.data_ptr() for unit in apart}) == len(apart)

@@ -107,9 +107,9 @@ class Crew:
 
 
 def _another(unit: Unit, state: State, *, shares: bool) -> Unit:
-    """Another worker's unit of the same tensors; a buffer is only shared where memories are."""
-    shared = unit.shared if shares or unit.shared is None else {key: b.clone() for key, b in unit.shared.items()}
-    return replace(unit, state=state, shared=shared, missing=set(), gradients={}, _views={})
+    """Another worker's unit of the same tensors, with memory of its own unless they share it."""
+    workspace = unit.workspace if shares or unit.workspace is None else unit.workspace.another()
+    return replace(unit, state=state, workspace=workspace, missing=set(), gradients={}, _views={})
 
 
 def _prime(unit: Unit, exchange: Exchange) -> bool:

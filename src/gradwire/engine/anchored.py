@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gradwire import checkpoint, kernels
+from gradwire.engine.batches import VectorSpec
 from gradwire.exchange import Exchange, State
 from gradwire.exchange.protocol import Accumulates, flatten, forget_
 from gradwire.exchange.step import step
@@ -55,6 +56,11 @@ class Anchored:
         self.held: Tensor | None = None
         self.start()
 
+    @property
+    def vector(self) -> VectorSpec:
+        """What the anchor is like, and the difference to it."""
+        return VectorSpec(self.layout, self.anchor.dtype, self.anchor.device)
+
     def start(self) -> None:
         """Put the anchor where the tensors are."""
         self._read(self.anchor)
@@ -70,12 +76,12 @@ class Anchored:
         parts = self.tensors if self.held is None else (self.held,)
         return all(bool(kernels.finite(part.detach().reshape(-1))) for part in parts if part.numel())
 
-    async def average(self, exchange: Exchange, outer: Outer, turn: Turn, scratch: Tensor) -> None:
+    async def average(self, exchange: Exchange, outer: Outer, turn: Turn, x: Tensor) -> None:
         """Exchange the difference to the anchor, and move the anchor. What fails leaves anchor and memory as they were.
 
-        `scratch` is f[d] for x, the unit's to overwrite.
+        x is f[d], to be overwritten by the difference.
         """
-        x = self._difference(scratch)
+        self._subtract(x)
         made = exchange.accumulate([x], self.memory, turn) if isinstance(exchange, Accumulates) else None
         if made is None:
             keep_(self.memory, logged(exchange))
@@ -157,9 +163,8 @@ class Anchored:
         for tensor, part in self._pairs(flat):
             part.copy_(tensor)
 
-    def _difference(self, scratch: Tensor) -> Tensor:
-        """anchor - tensors, f[d]. Half-precision tensors began at the anchor's rounding, so that is what is left."""
-        x = scratch[: self.layout.d]
+    def _subtract(self, x: Tensor) -> None:
+        """x = anchor - tensors. Half-precision tensors began at the anchor's rounding, so that is what is left."""
         if self.held is not None:
             x.copy_(self.held)
         anchor = self.anchor if self.dtype == self.anchor.dtype else self.anchor.to(self.dtype).to(self.anchor.dtype)
@@ -170,4 +175,3 @@ class Anchored:
             if self.held is None:
                 part.copy_(tensor)
             torch.sub(start, part, out=part)
-        return x

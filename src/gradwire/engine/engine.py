@@ -3,8 +3,8 @@
     a door calls `contribute` -> the engine's thread fills units -> a full unit runs the exchange -> the gradients are
     overwritten by their mean -> the door is called back
 
-Order is a promise: one thread runs units to their end one after the other, in their own order, which is every rank's,
-on a process group of the engine's own. The caller goes on meanwhile.
+Order is a promise: one thread runs batches of units to their end one after the other, in their own order, which is
+every rank's, on a process group of the engine's own. The caller goes on meanwhile.
 
 A *pass* is one backward pass of all tensors. Memories change when a pass is complete: until then the state before it
 exists, `snapshot` returns that, and a pass that is cut short or fails is rolled back. A complete one can be, by
@@ -13,6 +13,7 @@ exists, `snapshot` returns that, and a pass that is cut short or fails is rolled
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,10 +25,12 @@ import torch
 from torch import Tensor
 
 from gradwire import checkpoint, kernels
+from gradwire.ask import Talk, together
+from gradwire.engine.batches import batched, run_in_order
 from gradwire.engine.membership import meet
 from gradwire.engine.session import Session, in_words
 from gradwire.engine.shards import copies, part_of
-from gradwire.engine.units import make_units
+from gradwire.engine.units import Unit, make_units
 from gradwire.exchange import Exchange, State, divide_budget
 from gradwire.exchange.change import change_
 from gradwire.exchange.parts import check_workers
@@ -36,6 +39,7 @@ from gradwire.layout import Layout, Turn
 from gradwire.memory.guard import Guard
 from gradwire.transport.group import compare, digest
 from gradwire.transport.members import Ranks
+from gradwire.vector import Sent
 
 log = logging.getLogger("gradwire")
 
@@ -110,6 +114,8 @@ class Engine:
         self.step, self.skipped, self.seconds = 0, 0, 0.0
         self._guarded = Guard(exchange)
         self.units = make_units(named, self._guarded, unit_bytes, widened=scaler is not None, fused=fused)
+        numbered = iter(enumerate(self.units))
+        self._batches = [dict(itertools.islice(numbered, len(batch))) for batch in batched(self.units)]
         self._unit_of = {tensor: unit for unit in self.units for tensor in unit.names}
         self._waiting: list[_Arrival] = []
         self._open, self._done, self._undoable = False, set[int](), False
@@ -239,24 +245,42 @@ class Engine:
             self._unit_of[tensor].fill(tensor, gradient)
 
     def _exchange(self) -> bool:
-        """Run all units that are full and not done, in their own order, which is every rank's; tell if any was."""
-        before = len(self._done)
-        for number, unit in enumerate(self.units):
-            if unit.missing and self.in_order:
-                break
-            if unit.missing or number in self._done:
-                continue
-            lr = None if self.lr is None else self.lr()
-            rank, size, budget = self.process.rank, self.process.size, self._budgets[unit.layout]
-            turn = Turn(rank, size, self.step, unit.layout, self.seed, (), unit.params, lr, budget, number)
-            times = float(size) if self.reduce == "sum" else 1.0
-            self._finite &= self.process.run(unit.average(self._guarded, turn, self._scale, times)).finite
-            self._done.add(number)
-            self.ledger.dense += sum(gradient.nbytes for gradient in unit.gradients.values())
-        exchanged = len(self._done) > before
-        if exchanged and len(self._done) == len(self.units):
+        """Run all batches that are full and not done, in their own order, which is every rank's; tell if any was."""
+        ready = self._ready()
+        for batch, sent in zip(ready, run_in_order(self.process, [self._talk(batch) for batch in ready]), strict=True):
+            self._finite &= all(each.finite for each in sent)
+            self._done |= batch.keys()
+            self.ledger.dense += sum(gradient.nbytes for unit in batch.values() for gradient in unit.gradients.values())
+        if ready and len(self._done) == len(self.units):
             self._end()
-        return exchanged
+        return bool(ready)
+
+    def _ready(self) -> list[dict[int, Unit]]:
+        """Batches, as units by number, that are full and not done; if `in_order`, only before the first unfinished."""
+        ready: list[dict[int, Unit]] = []
+        for batch in self._batches:
+            if batch.keys() <= self._done:
+                continue
+            if not any(unit.missing for unit in batch.values()):
+                ready.append(batch)
+            elif self.in_order:
+                break
+        return ready
+
+    def _talk(self, batch: Mapping[int, Unit]) -> Talk[list[Sent]]:
+        """The exchanges of a batch's units, side by side."""
+        lr = None if self.lr is None else self.lr()
+        times = float(self.process.size) if self.reduce == "sum" else 1.0
+        return together(
+            [
+                unit.average(self._guarded, self._turn(number, unit, lr), self._scale, times)
+                for number, unit in batch.items()
+            ]
+        )
+
+    def _turn(self, number: int, unit: Unit, lr: float | None) -> Turn:
+        rank, size, budget = self.process.rank, self.process.size, self._budgets[unit.layout]
+        return Turn(rank, size, self.step, unit.layout, self.seed, (), unit.params, lr, budget, number)
 
     def _end(self) -> None:
         """All units are done: a step that was not finite anywhere leaves no trace in any memory."""

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from gradwire import checkpoint, kernels
-from gradwire.ask import AllGather, Broadcast
+from gradwire.ask import AllGather, Broadcast, together
 from gradwire.engine.anchored import Anchored
+from gradwire.engine.batches import Workspace, batched, run_in_order
 from gradwire.engine.buffers import Buffers
 from gradwire.engine.membership import Membership, meet
 from gradwire.engine.session import Session, in_words
@@ -92,12 +93,12 @@ class Rounds:
             raise ValueError(f"the parameters make {len(units)} units, too few for {fragments} fragments")
         self.units = [units[fragment::fragments] for fragment in range(fragments)]
         self.buffers = Buffers(buffers, self.device)
-        longest = max(units, key=lambda unit: unit.layout.d)
-        self._scratch = torch.empty_like(longest.anchor)
+        self._batches = [batched(part) for part in self.units]
+        self._workspace = Workspace(*self._batches)
         self._failure: Exception | None = None
         self._averaged: list[Anchored] = []
         self._finished: list[Anchored] = []
-        kernels.warm_up_for(longest.layout.d, self.device)
+        kernels.warm_up_for(max(unit.layout.d for unit in units), self.device)
         terms = {
             "exchange": repr(exchange),
             "outer step": repr(outer),
@@ -199,13 +200,20 @@ class Rounds:
     def _average(self, units: Sequence[Anchored]) -> None:
         """Exchange units in their order, and buffers with the first fragment."""
         budgets = divide_budget({unit.layout: visible(unit.memory) for unit in units})
-        for unit in units:
-            rank, size = self.process.rank, self.process.size
-            turn = Turn(rank, size, self.step, unit.layout, self.seed, budget=budgets[unit.layout])
-            self.process.run(unit.average(self.exchange, self.outer, turn, self._scratch))
-            self._averaged.append(unit)
+        talks = [
+            together([self._talk(unit, budgets[unit.layout]) for unit in batch]) for batch in self._batches[self.due()]
+        ]
+        for _ in run_in_order(self.process, talks):
+            pass
         if self.due() == 0:
             self.process.run(self.buffers.average(self.process.size))
+
+    async def _talk(self, unit: Anchored, budget: float) -> None:
+        """Exchange a unit, and note that its anchor has moved."""
+        rank, size = self.process.rank, self.process.size
+        turn = Turn(rank, size, self.step, unit.layout, self.seed, budget=budget)
+        await unit.average(self.exchange, self.outer, turn, self._workspace.of(unit.layout))
+        self._averaged.append(unit)
 
     # ---- checkpoints
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from gradwire import kernels
+from gradwire.engine.batches import VectorSpec, Workspace, batched
 from gradwire.engine.shards import copies, shard
 from gradwire.exchange import Exchange, State
 from gradwire.exchange.protocol import Accumulates, visible
@@ -21,9 +22,6 @@ from gradwire.exchange.undo import before, keep_, logged, restore_
 from gradwire.kernels import Accumulated
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Sent, Sparse, Vector
-
-Buffers: TypeAlias = dict[tuple[torch.dtype, torch.device], Tensor]
-"""Buffers that units share, by what lies in them, each as long as the longest unit."""
 
 APART = 4
 """Separate storages up to which the values for each are looked up among all values of a sparse mean."""
@@ -34,8 +32,8 @@ class Unit:
     """Tensors that are exchanged together, as one flat vector; of a tensor that lies on a mesh, this rank's part.
 
     layout: their names and shapes. tensors: in the layout's order. dtype: that of the vector. state: the exchange's.
-    fused: whether an exchange that accumulates may do so; of others the state is copied before each step. shared: the
-    buffer that units use one after the other; None if this one's mean is read later. missing: ids of tensors whose
+    fused: whether an exchange that accumulates may do so; of others the state is copied before each step. workspace:
+    memory that units use one after the other; None if this one's mean is read later. missing: ids of tensors whose
     gradients have not come yet in this step. gradients: those that have, where the door holds them.
     """
 
@@ -44,7 +42,7 @@ class Unit:
     dtype: torch.dtype
     state: State
     fused: bool
-    shared: Buffers | None
+    workspace: Workspace | None = None
     missing: set[int] = field(default_factory=set[int])
     gradients: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     _buffer: Tensor | None = None
@@ -62,10 +60,15 @@ class Unit:
         return self.tensors[0].device
 
     @property
+    def vector(self) -> VectorSpec:
+        """What its flat vector is like."""
+        return VectorSpec(self.layout, self.dtype, self.device)
+
+    @property
     def buffer(self) -> Tensor:
         """f[d]: where gradients come together, unless the exchange accumulates, and their mean afterwards."""
-        if self.shared is not None:
-            return self.shared[self.dtype, self.device][: self.layout.d]
+        if self.workspace is not None:
+            return self.workspace.of(self.layout)
         if self._buffer is None:
             self._buffer = torch.zeros(self.layout.d, dtype=self.dtype, device=self.device)
         return self._buffer
@@ -204,29 +207,27 @@ def make_units(
         exchange: makes the states.
         unit_bytes: what a unit holds at most.
         widened: exchange float32 at least.
-        fused: let an exchange accumulate gradients itself. Means then lie in a buffer that units share.
+        fused: let an exchange accumulate gradients itself. Means then lie in memory that units use in turns.
 
     Raises:
         ValueError: nothing to exchange, or a tensor that does not hold real numbers.
     """
-    parts = cut(named, unit_bytes)
-    shared: Buffers | None = {} if fused else None
-    units = [_unit(part, exchange, shared, widened=widened) for part in parts]
-    if shared is not None:
-        for unit in sorted(units, key=lambda unit: unit.layout.d):  # the longest has the last word
-            shared[unit.dtype, unit.device] = torch.empty(unit.layout.d, dtype=unit.dtype, device=unit.device)
+    units = [_unit(part, exchange, widened=widened, fused=fused) for part in cut(named, unit_bytes)]
+    if fused:
+        workspace = Workspace(batched(units))
+        for unit in units:
+            unit.workspace = workspace
     return units
 
 
-def _unit(part: list[tuple[str, Tensor]], exchange: Exchange, shared: Buffers | None, *, widened: bool) -> Unit:
+def _unit(part: list[tuple[str, Tensor]], exchange: Exchange, *, widened: bool, fused: bool) -> Unit:
     layout = Layout([name for name, _ in part], [tuple(shard(tensor).shape) for _, tensor in part])
     narrow, device = part[0][1].dtype, part[0][1].device
     wide = torch.promote_types(narrow, torch.float32)
     dtype = wide if widened else narrow
     state = exchange.init(layout, wide, device)
     # Residuals are float32 at least, so half precision is widened where the exchange reads it, and rounded once.
-    fused = shared is not None and dtype == wide
-    return Unit(layout, tuple(tensor for _, tensor in part), dtype, state, fused, shared)
+    return Unit(layout, tuple(tensor for _, tensor in part), dtype, state, fused and dtype == wide)
 
 
 def cut(named: Sequence[tuple[str, Tensor]], unit_bytes: float) -> list[list[tuple[str, Tensor]]]:

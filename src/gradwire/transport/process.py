@@ -1,16 +1,17 @@
-"""Process: one worker of a torch.distributed group. Every ask is one blocking collective, in the order of asking.
+"""Process: one worker of a torch.distributed group. Every ask is one collective, in the order of asking.
 
-Works on gloo and NCCL, and on whatever else has a process group's methods. Blocking on purpose: a second collective
-launched from a callback of the first hangs gloo when several buckets are under way. For overlap, run this in
-a thread of its own, on a group of its own.
+Works on gloo and NCCL, and on whatever else has a process group's methods. One collective at a time on purpose: a
+second one launched from a callback of the first hangs gloo when several buckets are under way. For overlap, run this in
+a thread of its own, on a group of its own; and while a worker waits, another one may compute (`Ahead`).
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,6 +25,9 @@ from gradwire.transport.members import Members, Ranks
 from gradwire.transport.opening import backend_of, group_of_some, timeout_of
 
 T = TypeVar("T")
+
+Answer: TypeAlias = Callable[[], Tensor]
+"""Waits for the answer to a message that is on its way, and returns it."""
 
 _OPS: dict[Op, Any] = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}
 
@@ -53,15 +57,24 @@ class Process:
         else:
             self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
 
-    def run(self, worker: Talk[T]) -> T:
-        """Run a coroutine to its end. Whatever a collective raises (a lost peer, a timeout) is raised from here."""
+    def run(self, worker: Talk[T], meanwhile: Callable[[], None] | None = None) -> T:
+        """Run a coroutine to its end. Whatever a collective raises (a lost peer, a timeout) is raised from here.
+
+        `meanwhile` is called once, when the first message is on its way. It must neither raise nor speak.
+        """
         answer: Tensor | None = None
         try:
             while True:
                 ask = worker.send(answer)  # type: ignore[arg-type]  # a fresh coroutine takes None
                 started = time.perf_counter()
-                answer = self._answer(ask)
-                self.ledger.record(ask, self.rank, self.size, time.perf_counter() - started)
+                answered = self._answer(ask)
+                waited = time.perf_counter() - started
+                if meanwhile is not None:
+                    meanwhile()
+                    meanwhile = None
+                started = time.perf_counter()
+                answer = answered()
+                self.ledger.record(ask, self.rank, self.size, waited + time.perf_counter() - started)
         except StopIteration as end:
             return end.value
         finally:
@@ -84,16 +97,32 @@ class Process:
 
     def overwrite(self, ask: Ask) -> Tensor:
         """Run one collective; where `ask.in_place`, on the ask's own tensor, which then holds the answer."""
+        return self._begun(ask)()
+
+    def _begun(self, ask: Ask) -> Answer:
+        """Begin one collective, as `overwrite` runs it."""
         if self.closed:
             raise RuntimeError("this transport is closed")
         ask.check(self.size)
         # Empty tensors are empty on every rank, and travel nowhere; nor does anything of a rank that is alone.
         if self.group is None or not ask.x.numel():
-            return ask.alone(self.size)
+            alone = ask.alone(self.size)
+            return lambda: alone
         if isinstance(ask, Among):
-            return self._part(self.group, ask.axis, ask.x.device).overwrite(ask.ask)
+            return self._part(self.group, ask.axis, ask.x.device)._begun(ask.ask)
+        with self._blaming_others():
+            work, answer = self._collective(self.group, ask)
+        return lambda: self._end(work, answer)
+
+    def _end(self, work: dist.Work, answer: Tensor) -> Tensor:
+        with self._blaming_others():
+            work.wait()
+        return answer
+
+    @contextmanager
+    def _blaming_others(self) -> Generator[None]:
         try:
-            return self._collective(self.group, ask)
+            yield
         except RuntimeError as error:
             raise RuntimeError(f"{self._others()} is gone or does not answer: {error}") from error
 
@@ -101,24 +130,21 @@ class Process:
         """Who may be to blame for a failed collective: backends do not say."""
         return f"rank {1 - self.rank}" if self.size == 2 else f"one of the {self.size - 1} other ranks"
 
-    def _collective(self, group: dist.ProcessGroup, ask: Plain) -> Tensor:
-        """Run one collective over a group."""
+    def _collective(self, group: dist.ProcessGroup, ask: Plain) -> tuple[dist.Work, Tensor]:
+        """Begin one collective over a group, and say where its answer will be."""
         x = ask.x
         match ask:
             case AllReduce(op=op):
-                group.allreduce([x], _reduce_options(op)).wait()
-                return x
+                return group.allreduce([x], _reduce_options(op)), x
             case AllGather():
                 gathered = x.new_empty((self.size, *x.shape))
-                self._gather(group, gathered, x.contiguous())
-                return gathered
+                return self._gather(group, gathered, x.contiguous()), gathered
             case Broadcast(root=root):
-                group.broadcast([x], _broadcast_options(root)).wait()
-                return x
+                return group.broadcast([x], _broadcast_options(root)), x
             case AllToAll():
                 received = torch.empty_like(x, memory_format=torch.contiguous_format)
-                group.alltoall_base(received, x.contiguous(), [], [], dist.AllToAllOptions()).wait()
-                return received
+                options = dist.AllToAllOptions()
+                return group.alltoall_base(received, x.contiguous(), [], [], options), received
 
     def _part(self, group: dist.ProcessGroup, axis: Axis, device: torch.device) -> Process:
         """This worker's group along an axis, opened when it is asked for the first time, by all workers at once."""
@@ -139,18 +165,17 @@ class Process:
         members = [ranks[rank] for rank in axis.members(self.rank)]
         return group_of_some(members, backend_of(group), timeout_of(group, device), name)
 
-    def _gather(self, group: dist.ProcessGroup, gathered: Tensor, x: Tensor) -> None:
+    def _gather(self, group: dist.ProcessGroup, gathered: Tensor, x: Tensor) -> dist.Work:
         """Gather into one tensor, or into its rows: a group that torch does not know may have no other way."""
         if self._foreign:
-            group.allgather([list(gathered.unbind())], [x], AllgatherOptions()).wait()
-        else:
-            _all_gather(gathered.view(-1), x, group=group)
+            return group.allgather([list(gathered.unbind())], [x], AllgatherOptions())
+        return _all_gather(gathered.view(-1), x, group=group, async_op=True)
 
-    def _answer(self, ask: Ask) -> Tensor:
-        """Run one collective and leave what the worker brought as it is."""
+    def _answer(self, ask: Ask) -> Answer:
+        """Begin one collective and leave what the worker brought as it is."""
         if ask.in_place:
             ask = ask.bringing(ask.x.clone(memory_format=torch.contiguous_format))
-        return self.overwrite(ask)
+        return self._begun(ask)
 
 
 async def _answered(ask: Ask) -> Tensor:

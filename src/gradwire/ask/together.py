@@ -1,0 +1,44 @@
+"""Talks side by side: what several talks ask for at the same time becomes one message where it can be one."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Hashable, Sequence
+from typing import TypeAlias, TypeVar, cast
+
+from torch import Tensor
+
+from gradwire.ask.among import Ask
+
+T = TypeVar("T")
+
+Talk: TypeAlias = Coroutine[Ask, Tensor, T]
+"""A running algorithm: it asks, is sent answers, and ends with a T."""
+
+
+async def together(talks: Sequence[Talk[T]]) -> list[T]:
+    """Run talks side by side, and return their results. Not for a batch, whose vectors have an axis of workers.
+
+    Each talk receives what it would have received alone; of sums that holds up to rounding, for the order in which a
+    network adds may depend on where in a message a value lies. If one raises, all are closed.
+    """
+    results: dict[int, T] = {}
+    answers: dict[int, Tensor | None] = dict.fromkeys(range(len(talks)))
+    try:
+        while len(results) < len(talks):
+            families: dict[Hashable, dict[int, Ask]] = {}
+            for number, answer in answers.items():
+                try:
+                    ask = talks[number].send(cast(Tensor, answer))  # a fresh coroutine takes None
+                except StopIteration as end:
+                    results[number] = end.value
+                else:
+                    families.setdefault(ask.family, {})[number] = ask
+            answers = {}
+            for asks in families.values():
+                first, *others = asks.values()
+                heard = [await first] if not others else first.parted(await first.joined(others), others)
+                answers |= zip(asks, heard, strict=True)
+    finally:
+        for talk in talks:
+            talk.close()
+    return [results[number] for number in range(len(talks))]
