@@ -332,10 +332,11 @@ def section(peers: list[Peer]) -> str:
     ]
     return f"""## Beside other packages
 
-`python benchmarks/peers.py`, in an environment of its own, runs what keeps workers together in other packages and here: the demo's
-GPT, two ranks, the same batches, AdamW with torch's settings, a constant learning rate after a warm-up (the best of those
-that were tried: {rates}), one seed; the same number of steps, and {EVERY} of them a round for all that take local steps. Bytes are the kernel's, less
-headers; the loss is that of the model which all ranks share at the end. {", ".join(packages)}.
+`python benchmarks/peers.py` compares gradwire with other packages, in an environment of its own. All train the demo's GPT on
+two ranks with the same batches for the same number of steps, with AdamW at torch's defaults, one seed. The learning rate
+is constant after a warm-up, and each row has the best rate of those tried ({rates}). A round of local steps has {EVERY} steps.
+Bytes are the kernel's, less headers. The loss is that of the model that all ranks share at the end.
+Versions: {", ".join(packages)}.
 
 | | link | steps | learning rate | seconds | MB sent by a rank | held-out loss |
 |---|---|---:|---:|---:|---:|---:|

@@ -293,10 +293,10 @@ def judge() -> list[Row]:
         best, dense, hooks = BARS[link], clocks["dense"], min(at_least(way, link) for way in torchs)
         soonest = min(locals_, key=lambda way: locals_[way])
         rows += [row(f"{link}: seconds to dense's loss, {way}", each) for way, each in clocks.items() if each < 1e9]
-        rows.append(row(f"{link}: {soonest}, times as soon as dense", dense / locals_[soonest], least=best[0]))
+        rows.append(row(f"{link}: {soonest}, times faster than dense", dense / locals_[soonest], least=best[0]))
         rows.append(
             row(
-                f"{link}: {soonest}, times as soon as the best of torch's hooks, at least",
+                f"{link}: {soonest}, times faster than the best of torch's hooks, at least",
                 hooks / locals_[soonest],
                 least=best[1],
             )
@@ -324,14 +324,17 @@ def section(rows: list[Row]) -> str:
     lines = [f"| {each['name']} | {each['value']:.3g} | {each['bar'] or ''} | {said(each['holds'])} |" for each in rows]
     return f"""## Loss over wall-clock time
 
-`python benchmarks/race.py`: a GPT of {PARAMETERS / 1e6:.1f} M parameters on text, two ranks, {tokens} bytes a rank and step, AdamW with
-torch's settings, gradients clipped at 1, one seed; who is first at the held-out loss that dense DDP has after {DENSE_STEPS} steps,
-{target():.3f} nats a byte? The learning rate is constant after a warm-up, so that no way has a schedule that ends where it stops. It
-is swept ({", ".join(f"{rate:g}" for rate in RATES)}) for {", ".join(f"`{way}`" for way in swept(sweep_all=False))}; the relatives of these take
-their rate. Losses do not depend on the link: all train once, and a clock is steps times the measured step on that link, for local
-steps the average over a round. The wire's part of a step is all that is neither computing nor selection; for local steps it is
-what a rank waits for in the exchange, slower ranks included, and with a delay all that a step takes beyond computing. fp16's losses are taken to be dense's, and PowerSGD's first two
-steps are dense, as torch has it.
+`python benchmarks/race.py` measures the time until the held-out loss is that of dense DDP after {DENSE_STEPS} steps,
+{target():.3f} nats per byte. The model is a GPT of {PARAMETERS / 1e6:.1f} M parameters on text, trained by two ranks with {tokens} bytes per rank and
+step, AdamW with torch's defaults, gradients clipped at norm 1, one seed. The learning rate is constant after a warm-up, so
+no method depends on where a schedule ends. It is swept over {", ".join(f"{rate:g}" for rate in RATES)} for
+{", ".join(f"`{way}`" for way in swept(sweep_all=False))};
+every other method takes the best rate of its relative among these.
+
+Losses do not depend on the link, so each method trains once, on loopback. Its time is the number of steps times the step
+measured on the link; for local steps, the average over a round. "wire" is the part of a step that is neither computing
+nor selection; for local steps it is the time a rank waits in the exchange, slower ranks included, and with a delay all time
+beyond computing. fp16 is assumed to have dense's losses. PowerSGD's first two steps are dense, which is torch's default.
 
 {table()}
 | what | value | bar | holds |
@@ -348,7 +351,7 @@ def table() -> str:
     """A line a way: the rate, steps to dense's loss, and for each link a step, the wire's part, bytes and the clock."""
     head = "".join(f" {link}: ms a step | wire | MB a step | seconds |" for link in LINKS)
     lines = [
-        f"| way | learning rate | steps to dense's loss |{head}\n|---|---:|---:|{'---:|---:|---:|---:|' * len(LINKS)}\n"
+        f"| method | learning rate | steps to dense's loss |{head}\n|---|---:|---:|{'---:|---:|---:|---:|' * len(LINKS)}\n"
     ]
     for way in LINKED:
         known = find("train", way) or (
