@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import loss, main, model, timeout
+from ranks import loss, main, model, one_by_one, timeout
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -252,6 +252,7 @@ def killed_in_an_exchange() -> dict[str, float]:
     rank = dist.get_rank()
     longest = 0.0
     net = model()
+    one_by_one()
     hooks, nets = [], []
     for spec in SPECS:
         net = model()
@@ -262,7 +263,7 @@ def killed_in_an_exchange() -> dict[str, float]:
     for hook, net in zip(hooks, nets, strict=True):
         last = hook is hooks[-1]
         if rank == 2 and last:
-            hook.process.overwrite = ends_at(hook.process.overwrite, 3)
+            hook.process.begin = ends_at(hook.process.begin, 3)
         if not last:
             train(net, 3, rank)
     before, started = hooks[-1].state_dict(), time.monotonic()
@@ -287,15 +288,15 @@ def killed_in_an_exchange() -> dict[str, float]:
     return {"seconds": longest}
 
 
-def ends_at(overwrite: Callable, call: int) -> Callable:
+def ends_at(begin: Callable, call: int) -> Callable:
     """As it was, but for the end of the process at one of its calls."""
     calls = []
 
-    def end(ask: object) -> Tensor:
+    def end(ask: object) -> Callable[[], Tensor]:
         calls.append(ask)
         if len(calls) == call:
             os.kill(os.getpid(), signal.SIGKILL)
-        return overwrite(ask)
+        return begin(ask)
 
     return end
 

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -501,15 +502,15 @@ def dies() -> dict[str, object]:
     local = gw.local(net, optimizer, every=4, exchange="ef(topk(density=0.1))")
     steps(net, optimizer, 0, 7, rank)
     if rank == 2:
-        gather = local.process.overwrite
+        gather = local.process.begin
 
-        def end(ask: object) -> Tensor:
+        def end(ask: object) -> Callable[[], Tensor]:
             if local.ledger.entries["AllGather"].calls < 3:
                 return gather(ask)
             os.kill(os.getpid(), signal.SIGKILL)
             return gather(ask)
 
-        local.process.overwrite = end
+        local.process.begin = end
     loss(net, 7, rank).backward()
     before = local.state_dict()
     started = time.monotonic()
@@ -553,7 +554,7 @@ def saves_and_is_killed(until: str) -> dict[str, object]:
     for step in range(began, 20):
         loss(net, step, rank).backward()
         if rank == 1 and str(step) == until:
-            local.process.overwrite = lambda ask: os.kill(os.getpid(), signal.SIGKILL)
+            local.process.begin = lambda ask: os.kill(os.getpid(), signal.SIGKILL)
         optimizer.step()
         optimizer.zero_grad()
         if local.local_steps % 5 == 0:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import main, roundtrip
+from ranks import main, one_by_one, roundtrip
 from sharded_net import STEPS, AtTheStep, Block, Case, Net, held, sharded, train
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -90,6 +90,7 @@ def far(one: list[Tensor], other: list[Tensor]) -> float:
 
 def every_case() -> dict[str, float]:
     """`mean` equals native HSDP; error feedback and shifts equal the same exchange made when backward is over."""
+    one_by_one()
     mesh = mesh_of_islands()
     peers = Process(own_group(mesh["replicate"].get_group(), torch.device("cpu")))
     return {name: one_case(name, case, mesh, peers) for name, case in CASES.items()}

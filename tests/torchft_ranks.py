@@ -41,7 +41,7 @@ def watched(replica: int, folder: Path, *, killed: bool) -> dict[str, object]:
         if replica == 0 and told["sizes"][-2:] == [2, 1]:
             (folder / "alone").touch()
         if killed and group.size == 2:
-            hook.process.overwrite = ends_at(hook.process.overwrite, 5)
+            hook.process.begin = ends_at(hook.process.begin, 5)
 
     def starts(manager: torchft.Manager) -> None:
         if replica == 1:

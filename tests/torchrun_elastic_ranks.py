@@ -57,15 +57,15 @@ def in_backward() -> None:
 
 def in_an_exchange() -> None:
     """At the 25th collective of the engine's thread, which is that of the 25th step."""
-    overwrite, count = Process.overwrite, []
+    begin, count = Process.begin, []
 
     def hooked(process: Process, ask: Ask) -> Tensor:
         count.append(threading.current_thread().name == "gradwire")
         if sum(count) == 25:
             die()
-        return overwrite(process, ask)
+        return begin(process, ask)
 
-    Process.overwrite = hooked
+    Process.begin = hooked
 
 
 def while_saving() -> None:

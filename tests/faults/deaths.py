@@ -125,13 +125,13 @@ def arm(trial: Trial, phase: str, act: Callable[[], None]) -> None:
 
         torch.save = cut_short
     elif phase in ("exchange", "halfway"):
-        answer, calls = trial.hook.process.overwrite, 0
+        answer, calls = trial.hook.process.begin, 0
 
-        def overwrite(ask: Ask) -> Tensor:
+        def begin(ask: Ask) -> Callable[[], Tensor]:
             nonlocal calls
             calls += 1
             if calls == (1 if phase == "exchange" else 3):
                 act()
             return answer(ask)
 
-        trial.hook.process.overwrite = overwrite
+        trial.hook.process.begin = begin

@@ -55,7 +55,7 @@ def soak(method: str, steps: str, units: str, minutes: str) -> dict[str, object]
     # A layer of 16 x 16 and its bias fill a unit; the first and the last layer share one with a neighbour.
     make = partial(model, width=WIDTH, depth=int(units))
     options: dict[str, object] = {"bucket_mb": 4 * WIDTH * (WIDTH + 1) / 2**20}
-    trial = Trial(Setting(door, spec, make, Stumbling(), options=options))
+    trial = Trial(Setting(door, spec, make, Stumbling(), options=options, joined=True))
     trial.optimizer.param_groups[0]["lr"] = 1e-3
     faults = [act for act in FAULTS if door != "DDP" or act is not stumbles]
     chance, many, counts, warm = random.Random(1), int(steps), 0, {}

@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 import torch.distributed as dist
-from ranks import loss, model, roundtrip
+from ranks import loss, model, one_by_one, roundtrip
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -34,7 +34,10 @@ DOORS = ("DDP", "bare", "FSDP2", "local")
 
 @dataclass(frozen=True)
 class Setting:
-    """A door, a method's spec, what makes the model, its loss (net, step, rank), and whether parameters go unused."""
+    """A door, a method's spec, what makes the model, its loss (net, step, rank), and whether parameters go unused.
+
+    joined: whether small units share messages; else they are exchanged one after the other, as large ones are.
+    """
 
     door: str
     spec: str
@@ -42,6 +45,7 @@ class Setting:
     loss: Callable[[nn.Module, int, int], Tensor] = loss
     unused: bool = False
     options: dict[str, object] = field(default_factory=dict)
+    joined: bool = False
 
 
 class Trial:
@@ -81,6 +85,8 @@ class Trial:
         return self.net, mesh["replicate"]
 
     def _attached(self) -> gw.Hook:
+        if not self.setting.joined:
+            one_by_one()
         spec, options = self.setting.spec, {"seed": 5, "bucket_mb": CAP, **self.setting.options}
         if self.setting.door == "local":
             return gw.local(self.net, self.optimizer, every=2, exchange=spec, outer="sgd", **options)

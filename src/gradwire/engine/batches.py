@@ -55,7 +55,7 @@ def batched(units: Sequence[U]) -> list[list[U]]:
     left = 0
     for unit in units:
         nbytes = unit.vector.layout.d * unit.vector.dtype.itemsize
-        if nbytes > left:
+        if not batches or nbytes > left:
             batches.append([])
             left = SMALL
         batches[-1].append(unit)

@@ -97,10 +97,10 @@ class Process:
 
     def overwrite(self, ask: Ask) -> Tensor:
         """Run one collective; where `ask.in_place`, on the ask's own tensor, which then holds the answer."""
-        return self._begun(ask)()
+        return self.begin(ask)()
 
-    def _begun(self, ask: Ask) -> Answer:
-        """Begin one collective, as `overwrite` runs it."""
+    def begin(self, ask: Ask) -> Answer:
+        """Begin one collective, which `overwrite` runs to its end; no other may begin before it has its answer."""
         if self.closed:
             raise RuntimeError("this transport is closed")
         ask.check(self.size)
@@ -109,7 +109,7 @@ class Process:
             alone = ask.alone(self.size)
             return lambda: alone
         if isinstance(ask, Among):
-            return self._part(self.group, ask.axis, ask.x.device)._begun(ask.ask)
+            return self._part(self.group, ask.axis, ask.x.device).begin(ask.ask)
         with self._blaming_others():
             work, answer = self._collective(self.group, ask)
         return lambda: self._end(work, answer)
@@ -175,7 +175,7 @@ class Process:
         """Begin one collective and leave what the worker brought as it is."""
         if ask.in_place:
             ask = ask.bringing(ask.x.clone(memory_format=torch.contiguous_format))
-        return self._begun(ask)
+        return self.begin(ask)
 
 
 async def _answered(ask: Ask) -> Tensor:
