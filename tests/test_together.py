@@ -12,10 +12,13 @@ from torch import Tensor
 
 import gradwire as gw
 from gradwire.ask import AllGather, AllReduce, AllToAll, Among, Ask, Axis, Broadcast, together
-from gradwire.engine.batches import SMALL, VectorSpec, Workspace, batched
+from gradwire.engine import Engine
+from gradwire.engine.batches import SMALL, VectorSpec, Workspace, batched, run_in_order
 from gradwire.memory import Guard
 from gradwire.transport import Ledger
 from gradwire.transport.ahead import Ahead
+from gradwire.transport.members import Members
+from gradwire.transport.process import Process
 
 N, STEPS = 4, 3
 LAYOUTS = [gw.Layout(["a", "b"], [(30, 4), (20,)]), gw.Layout(["c"], [(70,)]), gw.Layout(["d"], [(5, 41)])]
@@ -146,6 +149,46 @@ def test_one_that_begins_ahead_asks_in_its_turn() -> None:
     short = Ahead(steps.talk("c", 0))
     short.begin()
     assert gw.lockstep([short]) == ["c"]
+
+
+def test_the_next_begins_while_one_waits() -> None:
+    steps = Steps([])
+    talks = [steps.talk("a", 2), steps.talk("b", 2), steps.talk("c", 1)]
+    assert list(run_in_order(Process(Members()), talks)) == ["a", "b", "c"]
+    assert steps.seen == ["a0", "b0", "a1", "a ends", "c0", "b1", "b ends", "c ends"]
+
+
+def test_of_a_unit_that_began_ahead_nothing_stays_when_the_one_before_it_fails() -> None:
+    named = [(name, torch.nn.Parameter(torch.zeros(SMALL // 4 + 1))) for name in "ab"]
+    engine = Engine(named, gw.parse("ef(topk(density=0.1))"), Members(), unit_bytes=SMALL)
+    rng, told = torch.Generator().manual_seed(0), []
+
+    def contribute() -> None:
+        gradients = [(id(param), torch.randn(param.shape, generator=rng)) for _, param in named]
+        engine.contribute(gradients, told.append, first=True, last=True)
+
+    contribute()
+    before = engine.snapshot()
+    assert told == [None]
+    begun: list[bool] = []
+
+    def begin(ask: Ask) -> Callable[[], Tensor]:
+        def lost() -> Tensor:
+            begun.append(engine.units[1]._collected is not None)
+            raise RuntimeError("rank 1 is gone")
+
+        return lost
+
+    engine.process.begin = begin
+    contribute()
+    after = engine.snapshot()
+    assert begun == [True]
+    assert [str(each) for each in told[1:]] == ["rank 1 is gone"]
+    assert after["step"] == before["step"] == 1
+    for name, parts in before["memory"].items():
+        assert parts["error"].any()
+        assert torch.equal(after["memory"][name]["error"], parts["error"])
+    engine.close()
 
 
 @dataclass(frozen=True)
