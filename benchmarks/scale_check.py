@@ -43,11 +43,15 @@ METHODS = (
 )
 
 
+OTHERS = 100
+"""The rehearsed workers' seeds begin here: their gradients are like the ranks', but not the same."""
+
+
 def predict(method: str, size: int, found: Found) -> float:
     """Rehearsed computing on shared cores, and the collectives."""
     net = model()
     named = list(net.named_parameters())
-    work = scale.work_of(method, named, gradients(net, 0), size, UNIT)
+    work = scale.work_of(method, named, [gradients(net, OTHERS + rank) for rank in range(size)], size, UNIT)
     if work.refusal:
         raise SystemExit(f"{method}: {work.refusal}")
     crowd = max(1.0, size / (os.cpu_count() or 1))

@@ -78,7 +78,7 @@ def test_islands_are_put_together_as_they_are(between: str, size: int) -> None:
     """The same asks in the same order, the same bytes but for what fills the last slice."""
     spec = f"islands(mean, {between}, size=2)"
     named, gradients = small()
-    work = scale.work_of(spec, named, gradients, size, 2.0**30)
+    work = scale.work_of(spec, named, [gradients], size, 2.0**30)
     assert not work.refusal
     kinds, total, each = whole(spec, size, 2_882_880)
     (course,) = work.courses
@@ -94,7 +94,7 @@ def test_a_large_group_shares_its_memory_and_asks_as_one_that_does_not(spec: str
     exchange = gw.parse(spec)
     assert by_rank(exchange, 8)
     assert rehearsed(exchange, 8) == 8
-    work = scale.work_of(spec, named, gradients, 8, 2.0**30)
+    work = scale.work_of(spec, named, [gradients], 8, 2.0**30)
     (course,) = work.courses
     asked = [(ask.kind, ask.traffic) for ask in course.asks if ask.kind != "AllReduce" or ask.traffic > 100]
     kinds, _, each = whole(spec, 8, 2_882_880)
@@ -115,12 +115,12 @@ def test_one_worker_stands_for_all_where_ranks_are_alike() -> None:
 def test_bytes_grow_as_they_should() -> None:
     """A gathered Top-k brings n - 1 messages; DEFT's values about twice what is kept, whatever n is."""
     named, gradients = small()
-    topk = [scale.work_of("ef(topk(density=0.1))", named, gradients, n, 2.0**30) for n in (8, 64)]
+    topk = [scale.work_of("ef(topk(density=0.1))", named, [gradients], n, 2.0**30) for n in (8, 64)]
     assert topk[1].up / topk[0].up == pytest.approx(63 / 7, rel=0.01)
     assert topk[1].memory > topk[0].memory
-    dense = scale.work_of("dense", named, gradients, 64, 2.0**30)
+    dense = scale.work_of("dense", named, [gradients], 64, 2.0**30)
     assert dense.up == pytest.approx(2 * 63 / 64 * sum(4 * param.numel() for _, param in named))
-    local = scale.work_of("local(every=30)", named, gradients, 64, 2.0**30)
+    local = scale.work_of("local(every=30)", named, [gradients], 64, 2.0**30)
     assert (local.every, local.refusal) == (30, "")
     assert local.up > 0
 

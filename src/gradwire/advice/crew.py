@@ -1,9 +1,13 @@
 """A crew: the workers of a unit that are rehearsed, on one machine.
 
 Of a small group every worker is rehearsed, with a memory of its own. Of a large one a single worker is, which stands
-for all, unless the exchange's work depends on the rank, as DEFT's and Ok-Topk's does. Then every worker is rehearsed,
-and they share what is one value per coordinate: all bring the same gradients, so all remember the same, and a thousand
-workers need no more memory than one. It is put back before every step, because each of them writes into it.
+for all, unless the exchange's work depends on the rank, as DEFT's and Ok-Topk's does.
+
+- One that stands for all receives the others' messages, if they bring other gradients. A spare worker makes them, one
+  after the other, from a memory that is put back each time.
+- If the work depends on the rank, every worker is rehearsed, and neighbours form a few families. A family brings one
+  gradient and shares what is one value per coordinate, because all of it remember the same. So a thousand workers need
+  no more memory than a few. It is put back before every step, because each of them writes into it.
 """
 
 from __future__ import annotations
@@ -22,13 +26,17 @@ from gradwire.exchange.undo import keep_, logged
 from gradwire.layout import Layout, Turn
 from gradwire.transport.batched import batched
 
-TOGETHER = 4
-"""The largest group whose workers each have a memory of their own."""
+TOGETHER, APART = 4, 8
+"""The largest groups whose workers each have a memory of their own: where all bring the same gradients, and where they
+do not."""
+
+FAMILIES = 8
+"""Families of a large group whose work depends on the rank, if its workers bring different gradients."""
 
 STEPS, FEW, MANY = 5, 2, 64
-"""Steps of a rehearsal; the first only warms up; fewer of a crew that shares its memory, and of one worker who
-stands for more than so many, each of whose messages it decodes. Of a larger crew a single step is rehearsed: its first
-worker warms up for the others."""
+"""Steps of a rehearsal; the first only warms up. Fewer of a crew that shares its memory, and of one worker who stands
+for more than MANY, each of whose messages it decodes, or receives others' messages. Of a larger crew a single step is
+rehearsed: its first worker warms up for the others."""
 
 TINY = Layout(["x"], [(64,)])
 
@@ -49,9 +57,16 @@ def by_rank(exchange: Exchange, size: int) -> bool:
     return False
 
 
-def rehearsed(exchange: Exchange, size: int) -> int:
-    """How many of `size` workers are rehearsed: all, or one for all (ValueError: it does not run with so many)."""
-    return size if size <= TOGETHER or by_rank(exchange, size) else 1
+def rehearsed(exchange: Exchange, size: int, *, alike: bool = True) -> int:
+    """How many of `size` workers are rehearsed: all, or one for all (ValueError: it does not run with so many).
+
+    `alike` tells whether all bring the same gradients.
+    """
+    return size if size <= _together(alike) or by_rank(exchange, size) else 1
+
+
+def _together(alike: bool) -> int:
+    return TOGETHER if alike else APART
 
 
 class Crew:
@@ -61,22 +76,35 @@ class Crew:
         unit: the first worker's, before its first step.
         exchange: whose state the unit has.
         size: how many there are. `rehearsed` says how many of them are rehearsed.
+        alike: whether all bring the same gradients.
+
+    Attributes:
+        shares: whether workers share memory.
+        spare: makes the messages of those for whom one worker stands, where they bring other gradients.
     """
 
-    def __init__(self, unit: Unit, exchange: Exchange, size: int) -> None:
-        workers = rehearsed(exchange, size)
-        self.shares, self._d, self._size = workers > TOGETHER, unit.layout.d, size
+    def __init__(self, unit: Unit, exchange: Exchange, size: int, *, alike: bool = True) -> None:
+        workers = rehearsed(exchange, size, alike=alike)
+        self.shares, self._d, self._size = workers > _together(alike), unit.layout.d, size
         self._in_place = self.shares and not _prime(unit, exchange)
         self._first = _alike(unit.state, self._d) if self.shares else unit.state
-        self._vectors = [(vector, vector.clone()) for vector in _vectors(unit.state, self._d)] if self.shares else []
-        self._now = [before.clone() for _, before in self._vectors] if self._in_place else []
+        shared = [*_vectors(unit.state, self._d), unit.buffer] if self.shares else []
+        self._vectors = [(vector, vector.clone()) for vector in shared]
+        self._families = FAMILIES if self.shares and not alike else 1
+        kept = self._families if self._in_place or self._families > 1 else 0
+        self._now = [[before.clone() for _, before in self._vectors] for _ in range(kept)]
+        self._present = 0
         others = (_another(unit, self._state(), shares=self.shares) for _ in range(1, workers))
         self._units = [unit, *others]
+        stands = workers < size and not alike
+        self.spare = _another(unit, self._state(), shares=False) if stands else None
 
     @property
     def steps(self) -> int:
         """How many steps are rehearsed; of several the first only warms up."""
-        return 1 if len(self._units) > MANY else FEW if self.shares or self._size > MANY else STEPS
+        if len(self._units) > MANY:
+            return 1
+        return FEW if self.shares or self.spare is not None or self._size > MANY else STEPS
 
     @property
     def rooms(self) -> int:
@@ -86,20 +114,39 @@ class Crew:
     def units(self) -> Sequence[Unit]:
         """The workers' units, ready for a step."""
         if self.shares:
-            for vector, before in self._vectors:
+            for at, (vector, before) in enumerate(self._vectors):
                 vector.copy_(before)
+                for now in self._now:
+                    now[at].copy_(before)
+            self._present = 0
             for unit in self._units:
                 unit.state = _with_replicated(self._state(), unit.state, self._d)
         return self._units
 
+    def brings(self, number: int) -> int:
+        """The rank whose gradient a worker brings: its own, or its family's."""
+        return number if self._families == 1 else self._family(number)
+
     def ready(self, number: int) -> None:
         """Before each stretch of a worker's computing: what another worker has written in place is taken back."""
-        if self._in_place:
-            for at, (vector, _) in enumerate(self._vectors):
-                if number == 0:
-                    self._now[at].copy_(vector)
-                else:
-                    vector.copy_(self._now[at])
+        if not self._now:
+            return
+        family = self._family(number)
+        first = number == 0 or family != self._family(number - 1)
+        if first:  # what the last family's last worker has left is what all of that family have
+            self._copy(self._present, back=False)
+        if self._present != family or (self._in_place and not first):
+            self._copy(family, back=True)
+        self._present = family
+
+    def _family(self, number: int) -> int:
+        return number * self._families // len(self._units)
+
+    def _copy(self, family: int, *, back: bool) -> None:
+        """Keep the shared vectors for a family, or put them back."""
+        for (vector, _), kept in zip(self._vectors, self._now[family], strict=True):
+            to, source = (vector, kept) if back else (kept, vector)
+            to.copy_(source)
 
     def _state(self) -> State:
         """A worker's state before its first step."""

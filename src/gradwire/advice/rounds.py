@@ -11,15 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from gradwire.advice.crew import FEW, MANY, STEPS, TOGETHER
+from gradwire.advice.crew import APART, FEW, MANY, STEPS, TOGETHER
 from gradwire.advice.crowd import clock
+from gradwire.advice.gradients import Gradients, of_ranks
 from gradwire.advice.link import Link
 from gradwire.advice.work import LATE, RATE
-from gradwire.ask import AllGather
+from gradwire.ask import AllGather, Talk
 from gradwire.doors.attach_local import EXCHANGE, OUTER
 from gradwire.engine.anchored import Anchored
 from gradwire.engine.units import cut
@@ -28,6 +31,8 @@ from gradwire.layout import Turn
 from gradwire.outer import Outer
 from gradwire.spec import as_outer, parse
 from gradwire.transport.rehearsal import Course, rehearse
+
+Named: TypeAlias = Sequence[tuple[str, Tensor]]
 
 LOCAL_CANDIDATES = (EXCHANGE, "mean")
 """Exchanges of differences that are considered: the default of `gradwire.local`, and the dense mean."""
@@ -90,14 +95,14 @@ def local_rounds(
         exchanges: specs.
     """
     named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
-    moves = {name: RATE * gradient for (name, _), gradient in zip(named, gradients, strict=True)}
+    moves = of_ranks([param for _, param in named], [gradients])
     return [_round(spec, named[::-1], moves, step, link, unit_bytes) for spec in exchanges]
 
 
 def _round(
     spec: str,
-    named: Sequence[tuple[str, Tensor]],
-    moves: dict[str, Tensor],
+    named: Named,
+    moves: Gradients,
     step: float,
     link: Link,
     unit_bytes: float,
@@ -121,37 +126,50 @@ def _round(
 def differences(
     exchange: Exchange,
     outer: Outer,
-    named: Sequence[tuple[str, Tensor]],
-    moves: dict[str, Tensor],
+    named: Named,
+    moves: Gradients,
     size: int,
     unit_bytes: float,
 ) -> list[Course]:
-    """The median course, by seconds of computing, of every unit's exchange; all workers move alike.
+    """The median course, by seconds of computing, of every unit's exchange; each worker moves along its gradient.
 
     Raises:
         ValueError: it cannot be rehearsed, or does not fit the model.
     """
     found: list[Course] = []
-    workers = size if size <= TOGETHER else 1
+    workers = size if size <= (TOGETHER if moves.alike else APART) else 1
+    asks_others = workers < size and not moves.alike
     for part in cut(named, unit_bytes):
-        units = [_anchored(part, exchange, outer) for _ in range(workers)]
+        units = [_anchored(part, exchange, outer) for _ in range(workers + asks_others)]
         scratch = [torch.empty_like(unit.anchor) for unit in units]
+        spare = (units.pop(), scratch.pop()) if asks_others else None
         courses: list[Course] = []
-        for step in range(STEPS if size <= MANY else FEW):
-            for unit in units:
-                for (name, _), tensor in zip(part, unit.tensors, strict=True):
-                    tensor.sub_(moves[name])
-            turns = [Turn(rank, size, LATE + step, units[0].layout, 0) for rank in range(workers)]
-            talks = [
-                _exchange(unit, exchange, outer, *each)
-                for unit, each in zip(units, zip(turns, scratch, strict=True), strict=True)
-            ]
-            courses.append(rehearse(talks, size, clock(part[0][1].device))[1])
+
+        def begin(unit: Anchored, x: Tensor, rank: int, step: int, part: Named = part) -> Talk[None]:
+            _move(part, unit, moves, rank)
+            return _exchange(unit, exchange, outer, Turn(rank, size, LATE + step, unit.layout, 0), x)
+
+        def other(rank: int, step: int, spare: tuple[Anchored, Tensor]) -> Talk[None]:
+            spare[0].catch_up("drop", moved=True)
+            return begin(*spare, rank, step)
+
+        for step in range(FEW if asks_others or size > MANY else STEPS):
+            talks = [begin(unit, x, rank, step) for rank, (unit, x) in enumerate(zip(units, scratch, strict=True))]
+            others = None if spare is None else partial(other, step=step, spare=spare)
+            courses.append(rehearse(talks, size, clock(part[0][1].device), others=others)[1])
         found.append(_median(courses[1:], lambda course: course.seconds))
     return found
 
 
-def _anchored(part: Sequence[tuple[str, Tensor]], exchange: Exchange, outer: Outer) -> Anchored:
+def _move(part: Named, unit: Anchored, moves: Gradients, rank: int) -> None:
+    """Move a unit's tensors as a worker's local steps do."""
+    steps = {id(tensor): torch.empty_like(tensor) for _, tensor in part}
+    moves.write_(steps, rank)
+    for (_, tensor), own in zip(part, unit.tensors, strict=True):
+        own.sub_(steps[id(tensor)], alpha=RATE)
+
+
+def _anchored(part: Named, exchange: Exchange, outer: Outer) -> Anchored:
     """A worker's unit, on copies of the tensors."""
     copies = [(name, tensor.detach().clone()) for name, tensor in part]
     return Anchored(copies, exchange, outer, part[0][1].device)

@@ -16,12 +16,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradwire.advice.crew import STEPS, Crew
 from gradwire.advice.crowd import clock
+from gradwire.advice.gradients import Gradients, of_ranks
 from gradwire.advice.link import HALF, Link
 from gradwire.advice.pace import Pace, buckets, trained
 from gradwire.advice.timeline import Job, Part
-from gradwire.ask import AllReduce
+from gradwire.ask import AllReduce, Talk
 from gradwire.doors.ddp import trainable
-from gradwire.engine import make_units
+from gradwire.engine import Unit, make_units
 from gradwire.exchange import Exchange
 from gradwire.layout import Turn
 from gradwire.memory.guard import Guard
@@ -102,7 +103,7 @@ def errands(
         # A unit is full when all buckets are ready that hold a part of it.
         held = list({id(bucket_of[i]): bucket_of[i] for i in own}.values())
         rooms = [lay([[params[i] for i in bucket if i in own] for bucket in held]) for _ in range(crew.rooms)]
-        brought = {id(params[i]): gradients[i] for i in own}
+        brought = of_ranks([params[i] for i in own], [[gradients[i] for i in own]])
         courses = [unit_step(guarded, crew, brought, rooms, LATE + step, seed, size)[1] for step in range(crew.steps)]
         made.append(Errand(tuple(i for bucket in held for i in bucket), tuple(courses[1:] or courses)))
     return made
@@ -121,28 +122,36 @@ def lay(buckets: Sequence[Sequence[Tensor]]) -> dict[int, Tensor]:
 def unit_step(
     guarded: Guard,
     crew: Crew,
-    gradients: dict[int, Tensor],
+    gradients: Gradients,
     rooms: Sequence[dict[int, Tensor]],
     step: int,
     seed: int,
     size: int,
 ) -> tuple[list[Sent], Course]:
-    """One step of a unit, all workers with the same gradients: out of the bucket, the exchange, and back into it."""
-    units = crew.units()
-    for number, unit in enumerate(units):
+    """One step of a unit: gradients out of the buckets, the exchange, and means back into them."""
+    units, spare = crew.units(), crew.spare
+
+    def begin(unit: Unit, rank: int, room: dict[int, Tensor]) -> Talk[Sent]:
         unit.begin()
-        for param, gradient in rooms[number % len(rooms)].items():
+        for param, gradient in room.items():
             unit.fill(param, gradient)
-    turns = [Turn(rank, size, step, unit.layout, seed, (), unit.params, RATE) for rank, unit in enumerate(units)]
+        return unit.average(guarded, Turn(rank, size, step, unit.layout, seed, (), unit.params, RATE))
 
     def ready(number: int, stretch: int) -> None:
         crew.ready(number)
         if stretch == 0:
-            for param, gradient in gradients.items():
-                rooms[number % len(rooms)][param].copy_(gradient)
+            gradients.write_(rooms[number % len(rooms)], crew.brings(number))
 
-    talks = [unit.average(guarded, turn) for unit, turn in zip(units, turns, strict=True)]
-    return rehearse(talks, size, clock(units[0].device), ready)
+    def other(unit: Unit, rank: int) -> Talk[Sent]:
+        unit.rollback(guarded)
+        room = {param: torch.empty_like(gradient) for param, gradient in rooms[0].items()}
+        gradients.write_(room, rank)
+        return begin(unit, rank, room)
+
+    talks = [begin(unit, rank, rooms[rank % len(rooms)]) for rank, unit in enumerate(units)]
+    return rehearse(
+        talks, size, clock(units[0].device), ready, None if spare is None else lambda rank: other(spare, rank)
+    )
 
 
 def _ring(nbytes: float, size: int) -> float:

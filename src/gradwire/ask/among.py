@@ -140,9 +140,14 @@ class Among:
         """[groups, ...]: the ask's answer to every group."""
         return torch.stack([ask.batched(self.axis.size) for ask in self._batches()])
 
-    def alone(self, size: int) -> Tensor:
+    def senders(self, size: int) -> Sequence[int]:
+        """The ask's, in the first worker's group."""
+        members = self.axis.members(0)
+        return [members[place] for place in self.ask.senders(self.axis.size)]
+
+    def alone(self, size: int, sent: Sequence[Ask] = ()) -> Tensor:
         """The ask's, in a group."""
-        return self.ask.alone(self.axis.size)
+        return self.ask.alone(self.axis.size, sent)
 
     def joined(self, others: Sequence[Ask]) -> Ask:
         """The ask's."""

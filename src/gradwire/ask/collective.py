@@ -80,8 +80,12 @@ class Collective(Protocol):
         """Answer the ask of a batch, in which x has a leading axis of `size` workers."""
         ...
 
-    def alone(self, size: int) -> Tensor:
-        """Answer one worker as if all `size` workers brought what it brings."""
+    def senders(self, size: int) -> Sequence[int]:
+        """Ranks whose x the first worker's answer holds as it was sent; none where what is brought is combined."""
+        ...
+
+    def alone(self, size: int, sent: Sequence[Ask] = ()) -> Tensor:
+        """Answer the first worker by the `senders`' asks; without them as if all workers brought what it brings."""
         ...
 
     def joined(self, others: Sequence[Ask]) -> Ask:

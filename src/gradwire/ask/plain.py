@@ -97,7 +97,11 @@ class AllReduce:
         """Combine the rows, in x's dtype."""
         return self.x.sum(0, dtype=self.x.dtype) if self.op == "sum" else self.x.amax(0)
 
-    def alone(self, size: int) -> Tensor:
+    def senders(self, size: int) -> Sequence[int]:
+        """None."""
+        return ()
+
+    def alone(self, size: int, sent: Sequence[Ask] = ()) -> Tensor:
         """`size` times x, or x."""
         return self.x * size if self.op == "sum" else self.x.clone()
 
@@ -178,9 +182,13 @@ class AllGather:
         """The rows as they are."""
         return self.x
 
-    def alone(self, size: int) -> Tensor:
-        """`size` copies of x."""
-        return self.x.expand(size, *self.x.shape).clone()
+    def senders(self, size: int) -> Sequence[int]:
+        """All."""
+        return range(size)
+
+    def alone(self, size: int, sent: Sequence[Ask] = ()) -> Tensor:
+        """The senders' bytes, or `size` copies of x."""
+        return torch.stack([ask.x for ask in sent]) if sent else self.x.expand(size, *self.x.shape).clone()
 
     def joined(self, others: Sequence[Ask]) -> Ask:
         """One behind the other."""
@@ -260,9 +268,13 @@ class Broadcast:
         """The root's row."""
         return self.x[self.root].clone()
 
-    def alone(self, size: int) -> Tensor:
-        """A copy of x."""
-        return self.x.clone()
+    def senders(self, size: int) -> Sequence[int]:
+        """The root."""
+        return (self.root,)
+
+    def alone(self, size: int, sent: Sequence[Ask] = ()) -> Tensor:
+        """A copy of the root's x, or of x."""
+        return (sent[0].x if sent else self.x).clone()
 
     def joined(self, others: Sequence[Ask]) -> Ask:
         """Flat, one behind the other."""
@@ -342,9 +354,13 @@ class AllToAll:
         """[n, n, m] with senders and receivers exchanged."""
         return self.x.transpose(0, 1).clone()
 
-    def alone(self, size: int) -> Tensor:
-        """A copy of x."""
-        return self.x.clone()
+    def senders(self, size: int) -> Sequence[int]:
+        """All."""
+        return range(size)
+
+    def alone(self, size: int, sent: Sequence[Ask] = ()) -> Tensor:
+        """What the senders have for the first worker, or a copy of x."""
+        return torch.stack([ask.x[0] for ask in sent]) if sent else self.x.clone()
 
     def joined(self, others: Sequence[Ask]) -> Ask:
         """Every receiver's rows, one behind the other."""

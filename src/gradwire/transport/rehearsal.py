@@ -2,8 +2,9 @@
 
 An algorithm is a coroutine, and its runner answers. A rehearsal answers at once, notes the kind and the bytes of
 every ask, and the seconds before it. All workers of a small group are rehearsed, one after the other as in `lockstep`,
-and of each stretch the slowest worker's seconds count, for whom the others would wait. Of a large group one worker is,
-and hears answers as if all others were like it.
+and of each stretch the slowest worker's seconds count, for whom the others would wait. Of a large group one worker is.
+It receives answers as if all others were like it, or, if the others are given, what they would send: each of them is
+run up to its message, untimed.
 """
 
 from __future__ import annotations
@@ -62,11 +63,13 @@ def rehearse(
     size: int,
     clock: Callable[[], float] = time.perf_counter,
     ready: Callable[[int, int], None] = lambda number, stretch: None,
+    others: Callable[[int], Talk[object]] | None = None,
 ) -> tuple[list[T], Course]:
     """Run the coroutines of all `size` workers, or of one that stands for all, to their end: results and the course.
 
     `clock` tells seconds. `ready` is called before each stretch of computing, with the worker's number and how many
-    answers it has had; it is not timed.
+    answers it has had; it is not timed. `others` begins the coroutine of another worker than the one that stands for
+    all, by its rank; it is closed before the next begins.
 
     Raises:
         Disagreement: two workers ask for different things.
@@ -76,15 +79,20 @@ def rehearse(
     if len(workers) not in (1, size):
         raise ValueError(f"a rehearsal takes one worker or all {size}, got {len(workers)}")
     try:
-        return _run(workers, size, clock, ready)
+        return _run(workers, size, clock, ready, others)
     finally:
         for worker in workers:
             worker.close()
 
 
 def _run(
-    workers: Sequence[Talk[T]], size: int, clock: Callable[[], float], ready: Callable[[int, int], None]
+    workers: Sequence[Talk[T]],
+    size: int,
+    clock: Callable[[], float],
+    ready: Callable[[int, int], None],
+    others: Callable[[int], Talk[object]] | None,
 ) -> tuple[list[T], Course]:
+    before: list[Tensor] = []
     answers: Sequence[Tensor] | Sequence[None] = [None] * len(workers)
     noted: list[Asked] = []
     while True:
@@ -103,10 +111,12 @@ def _run(
         if len(results) == len(workers):
             return results, Course(tuple(noted), slowest)
         agreed = agree(asks)
-        ask, before = agreed[0], slowest + _copying(agreed[0], clock)
-        answers = answer(agreed) if len(agreed) == size else [_alone(ask, size)]
+        ask, seconds = agreed[0], slowest + _copying(agreed[0], clock)
+        answers = answer(agreed) if len(agreed) == size else [_alone(ask, size, before, others)]
+        if others is not None:
+            before.append(answers[0].clone())
         brought, answered = max(one.x.nbytes for one in agreed), max(one.nbytes for one in answers)
-        noted.append(Asked(ask.kind, ask.busiest(size), before, ask.axis, ask.arriving(size), brought, answered))
+        noted.append(Asked(ask.kind, ask.busiest(size), seconds, ask.axis, ask.arriving(size), brought, answered))
 
 
 def _copying(ask: Ask, clock: Callable[[], float]) -> float:
@@ -118,7 +128,22 @@ def _copying(ask: Ask, clock: Callable[[], float]) -> float:
     return clock() - started
 
 
-def _alone(ask: Ask, size: int) -> Tensor:
-    """What one worker of `size` receives if all others bring what it brings."""
+def _alone(ask: Ask, size: int, before: Sequence[Tensor], others: Callable[[int], Talk[object]] | None) -> Tensor:
+    """What the first worker of `size` receives, who has received `before`; without others, if all are like it."""
     ask.check(size)
-    return ask.alone(size)
+    if others is None:
+        return ask.alone(size)
+    return ask.alone(size, agree([_asked(others(rank), before) if rank else ask for rank in ask.senders(size)]))
+
+
+def _asked(worker: Talk[object], before: Sequence[Tensor]) -> Ask | None:
+    """What a worker asks after so many answers; None if it has ended."""
+    try:
+        ask = worker.send(None)  # type: ignore[arg-type]  # a fresh coroutine takes None
+        for received in before:
+            ask = worker.send(received.clone())
+        return ask.bringing(ask.x.clone())
+    except StopIteration:
+        return None
+    finally:
+        worker.close()

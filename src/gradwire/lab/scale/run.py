@@ -17,6 +17,9 @@ from gradwire.lab.scale.work import Work, work_of
 Listener = Callable[[str, int], None]
 """Takes the method and the number of workers whose rehearsal begins."""
 
+RANKS = 8
+"""Ranks whose gradients are measured, each on its own batch."""
+
 TIMED = 3
 """Timed steps, after one that warms up; their median counts."""
 
@@ -46,7 +49,8 @@ def _run(plan: ScalePlan, listen: Listener) -> Forecast:
     named: list[tuple[str, Tensor]] = [
         (name, param) for name, param in workload.model.named_parameters() if param.requires_grad
     ]
-    gradients = [torch.zeros_like(param) if param.grad is None else param.grad.clone() for _, param in named]
+    others = (make(plan.model, rank) for rank in range(1, min(RANKS, max(plan.sizes))))
+    gradients = [_gradients(workload), *map(_gradients, others)]
     works: list[Work] = []
     for method in plan.methods:
         for size in plan.sizes:
@@ -56,14 +60,16 @@ def _run(plan: ScalePlan, listen: Listener) -> Forecast:
     return Forecast(plan, compute if plan.compute is None else plan.compute, parameters, tuple(works))
 
 
-def _work(plan: ScalePlan, method: str, named: list[tuple[str, Tensor]], gradients: list[Tensor], size: int) -> Work:
+def _work(
+    plan: ScalePlan, method: str, named: list[tuple[str, Tensor]], gradients: list[list[Tensor]], size: int
+) -> Work:
     if refusal := plan.fits(method, size):
         return Work(method, size, 1, (), 0.0, refusal)
     return work_of(method, named, gradients, size, plan.bucket_mb * 2**20)
 
 
 def _compute(workload: Workload) -> float:
-    """Seconds of a forward and a backward pass; their last gradients are left in the model."""
+    """Seconds of a forward and a backward pass."""
     seconds: list[float] = []
     now = clock(torch.device("cpu"))
     for _ in range(1 + TIMED):
@@ -72,3 +78,11 @@ def _compute(workload: Workload) -> float:
         workload.loss(workload.model).backward()
         seconds.append(now() - started)
     return statistics.median(seconds[1:])
+
+
+def _gradients(workload: Workload) -> list[Tensor]:
+    """Of one batch; zeros where there is none."""
+    workload.model.zero_grad(set_to_none=True)
+    workload.loss(workload.model).backward()
+    params = (param for param in workload.model.parameters() if param.requires_grad)
+    return [torch.zeros_like(param) if param.grad is None else param.grad.clone() for param in params]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gradwire.advice.crew import Crew
+from gradwire.advice.gradients import Gradients, of_ranks
 from gradwire.advice.network import Network
 from gradwire.advice.rounds import differences
 from gradwire.advice.work import LATE, lay, unit_step
@@ -71,8 +72,13 @@ class Work:
         return sum(network.course(course, self.size) for course in self.courses)
 
 
-def work_of(method: str, named: Named, gradients: Sequence[Tensor], size: int, unit_bytes: float) -> Work:
-    """Rehearse a method on these parameters, in the order of a model, and their gradients. What it refuses is told."""
+def work_of(method: str, named: Named, gradients: Sequence[Sequence[Tensor]], size: int, unit_bytes: float) -> Work:
+    """Rehearse a method on these parameters, in the order of a model. What it refuses is told.
+
+    `gradients` are those of the first ranks, each for all parameters; the other ranks' are drawn to be like them
+    (advice/gradients.py).
+    """
+    brought = of_ranks([tensor for _, tensor in named], gradients)
     way = local_steps(method)
     every = 1 if way is None else way.every
     gc.collect()
@@ -81,9 +87,9 @@ def work_of(method: str, named: Named, gradients: Sequence[Tensor], size: int, u
         if method == DENSE:
             courses, memory = _dense(named, size, unit_bytes), 0.0
         elif way is not None:
-            courses, memory = _local(way.exchange, way.outer, named, gradients, size, unit_bytes)
+            courses, memory = _local(way.exchange, way.outer, named, brought, size, unit_bytes)
         else:
-            courses, memory = _spec(parse(method), named, gradients, size, unit_bytes)
+            courses, memory = _spec(parse(method), named, brought, size, unit_bytes)
     except (ValueError, RuntimeError, IndexError, TypeError) as refusal:
         return Work(method, size, every, (), 0.0, str(refusal).splitlines()[0])
     finally:
@@ -99,22 +105,20 @@ def _dense(named: Named, size: int, unit_bytes: float) -> list[Course]:
 
 
 def _local(
-    exchange: str, outer: str, named: Named, gradients: Sequence[Tensor], size: int, unit_bytes: float
+    exchange: str, outer: str, named: Named, gradients: Gradients, size: int, unit_bytes: float
 ) -> tuple[list[Course], float]:
     """Anchor, memory and difference are held; the agreement about a round's end is a few bytes more."""
     made = parse(exchange)
-    moves = {name: 0.1 * gradient for (name, _), gradient in zip(named, gradients, strict=True)}
-    courses = differences(made, as_outer(outer, "local"), named[::-1], moves, size, unit_bytes)
+    courses = differences(made, as_outer(outer, "local"), named[::-1], gradients, size, unit_bytes)
     d = sum(tensor.numel() for _, tensor in named)
     layout = Layout(["x"], [(d,)])
     return courses, held(made.init(layout)) + 8.0 * d + max(_answers(course) for course in courses)
 
 
 def _spec(
-    exchange: Exchange, named: Named, gradients: Sequence[Tensor], size: int, unit_bytes: float
+    exchange: Exchange, named: Named, gradients: Gradients, size: int, unit_bytes: float
 ) -> tuple[list[Course], float]:
     """Units, as the engine makes them."""
-    brought = {id(tensor): gradient for (_, tensor), gradient in zip(named, gradients, strict=True)}
     apart = isinstance(exchange, Islands)
     if apart:
         exchange.check_workers(size)
@@ -124,30 +128,29 @@ def _spec(
     for unit in units:
         memory += held(unit.state)
         if apart:
-            course, mean = _islands(exchange, unit, brought, size)
+            course, mean = _islands(exchange, unit, gradients, size)
         else:
-            course, mean = _course(inner, unit, brought, size)
+            course, mean = _course(inner, unit, gradients, size)
         courses.append(course)
         transient = max(transient, _answers(course) + mean)
     return courses, memory + transient
 
 
-def _course(exchange: Exchange, unit: Unit, gradients: dict[int, Tensor], size: int) -> tuple[Course, float]:
+def _course(exchange: Exchange, unit: Unit, gradients: Gradients, size: int) -> tuple[Course, float]:
     """The median course of a unit, and the bytes of its mean."""
     guarded = Guard(exchange)
-    crew = Crew(unit, guarded, size)
-    own = {tensor: gradients[tensor] for tensor in unit.names}
+    crew = Crew(unit, guarded, size, alike=gradients.alike)
     rooms = [lay([list(unit.tensors)]) for _ in range(crew.rooms)]
     courses: list[Course] = []
     mean = 0.0
     for step in range(crew.steps):
-        sent, course = unit_step(guarded, crew, own, rooms, LATE + step, 0, size)
+        sent, course = unit_step(guarded, crew, gradients, rooms, LATE + step, 0, size)
         courses.append(course)
         mean = _mean(sent[0])
     return _median(courses[1:] or courses), mean
 
 
-def _islands(islands: Islands, unit: Unit, gradients: dict[int, Tensor], size: int) -> tuple[Course, float]:
+def _islands(islands: Islands, unit: Unit, gradients: Gradients, size: int) -> tuple[Course, float]:
     """Put together from `inner`, rehearsed with an island's members, and `between`, with as many workers as islands.
 
     All members of an island do the same, so a thousand of them need not be rehearsed. A test holds this against a
@@ -157,7 +160,7 @@ def _islands(islands: Islands, unit: Unit, gradients: dict[int, Tensor], size: i
     (named,) = cut(list(zip(unit.layout.names, unit.tensors, strict=True)), float("inf"))
     (lone,) = make_units(named, Guard(islands.inner), float("inf"), fused=False)
     met, _ = _course(_Group(islands.inner), lone, gradients, islands.size)
-    course, mean = _course(_Group(islands.between), unit, gradients, between.size)
+    course, mean = _course(_Group(islands.between), unit, gradients.islands(islands.size), between.size)
     asked = [_number(size, sum(ask.seconds for ask in course.asks[:1] if _is_guards(ask)))]
     asked += [replace(ask, axis=inside) for ask in met.asks if not _is_guards(ask)]
     for ask in (ask for ask in course.asks if not _is_guards(ask)):
