@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,14 @@ from typer.testing import CliRunner
 
 import gradwire as gw
 from gradwire import kernels
-from gradwire.advice.crew import by_rank, rehearsed
+from gradwire.advice.crew import Crew, by_rank, rehearsed
+from gradwire.advice.gradients import Gradients, of_ranks
 from gradwire.advice.network import Network, Wire
 from gradwire.advice.stamps import Events, stamps
-from gradwire.ask import Axis
+from gradwire.advice.work import unit_step
+from gradwire.ask import AllGather, AllReduce, AllToAll, Ask, Axis, Broadcast, among
 from gradwire.cli import app
+from gradwire.engine import make_units
 from gradwire.lab import scale
 from gradwire.lab.scale.plan import ScalePlan
 from gradwire.memory import Guard
@@ -55,16 +59,19 @@ def small() -> tuple[list[tuple[str, torch.Tensor]], list[torch.Tensor]]:
     return [(name, param) for name, param in net.named_parameters()], gradients
 
 
-def whole(spec: str, size: int, step: int) -> tuple[list[str], float, list[float]]:
-    """Kinds and traffic of a rehearsal of all workers, each with a memory of its own."""
+def whole(
+    spec: str, size: int, step: int, xs: Sequence[torch.Tensor] | None = None
+) -> tuple[list[str], float, list[float]]:
+    """Kinds and traffic of a rehearsal of all workers, each with a memory of its own; xs are what they bring."""
     named, gradients = small()
     layout = gw.Layout([name for name, _ in named[::-1]], [tuple(param.shape) for _, param in named[::-1]])
-    x = torch.cat([gradient.flatten() for gradient in gradients[::-1]])
+    if xs is None:
+        xs = [torch.cat([gradient.flatten() for gradient in gradients[::-1]])] * size
     exchange = Guard(gw.parse(spec))
     turns = [gw.Turn(rank, size, step, layout, lr=0.1) for rank in range(size)]
     states = [exchange.init(layout) for _ in turns]
     talks = []
-    for state, turn in zip(states, turns, strict=True):
+    for x, state, turn in zip(xs, states, turns, strict=True):
         made = exchange.accumulate([x.clone()], state, turn)  # as the engine does
         given = kernels.accumulate(torch.empty_like(x), None, [x.clone()]) if made is None else made
         talks.append(exchange(given, state, turn))
@@ -125,6 +132,122 @@ def test_bytes_grow_as_they_should() -> None:
     assert local.up > 0
 
 
+def measured(ranks: int) -> list[list[torch.Tensor]]:
+    """Gradients of several ranks that agree in a third of their variance."""
+    named, _ = small()
+    common = [torch.randn(param.shape, generator=torch.Generator().manual_seed(99)) for _, param in named]
+    found: list[list[torch.Tensor]] = []
+    for rank in range(ranks):
+        rng = torch.Generator().manual_seed(rank)
+        found.append([math.sqrt(0.5) * each + torch.randn(each.shape, generator=rng) for each in common])
+    return found
+
+
+def brought(gradients: Gradients, worker: int) -> torch.Tensor:
+    """f[d]: what a worker brings, in the order of the engine's unit."""
+    rooms = {tensor: torch.empty(each.shape[1:]) for tensor, each in gradients.measured.items()}
+    gradients.write_(rooms, worker)
+    return torch.cat([room.flatten() for room in [*rooms.values()][::-1]])
+
+
+def test_drawn_gradients_are_like_the_measured() -> None:
+    """Their size, and what two workers, or the means of two islands of four, have in common."""
+    named, _ = small()
+    params = [param for _, param in named]
+    gradients = of_ranks(params, measured(8))
+    first, drawn = brought(gradients, 3), brought(gradients, 1000)
+    assert torch.equal(first, torch.cat([each.flatten() for each in measured(8)[3][::-1]]))
+    assert drawn.norm().item() == pytest.approx(first.norm().item(), rel=0.1)
+
+    def alike(one: torch.Tensor, two: torch.Tensor) -> float:
+        return torch.cosine_similarity(one, two, 0).item()
+
+    assert alike(first, brought(gradients, 4)) == pytest.approx(1 / 3, abs=0.06)
+    # Draws vary about the mean of eight measured: what these eight have in common by chance is common to all draws.
+    assert alike(drawn, brought(gradients, 1001)) == pytest.approx((0.5 + 1 / 8) / 1.5, abs=0.06)
+    means = gradients.islands(4)
+    four = torch.stack([brought(gradients, rank) for rank in range(4, 8)]).mean(0)
+    torch.testing.assert_close(brought(means, 1), four)
+    assert alike(brought(means, 50), brought(means, 51)) == pytest.approx(
+        (0.5 + 1 / 8) / (0.5 + 1 / 8 + 1 / 4), abs=0.06
+    )
+    same = of_ranks(params, measured(1))
+    assert same.alike
+    assert torch.equal(brought(same, 0), brought(same, 7))
+
+
+def test_one_worker_hears_the_others_as_in_a_group() -> None:
+    """What an ask makes of its senders' asks is the first worker's answer among all; a sum is what it was."""
+    rng = torch.Generator().manual_seed(0)
+
+    def octets(*shape: int) -> torch.Tensor:
+        return torch.randint(256, shape, dtype=torch.uint8, generator=rng)
+
+    words = [Broadcast(octets(10), 2).carrying(rank == 1, 5, 4, rank) for rank in range(4)]
+    kinds: list[list[Ask]] = [
+        [AllGather(octets(5)) for _ in range(4)],
+        [AllToAll(octets(4, 3)) for _ in range(4)],
+        [Broadcast(octets(5), 3) for _ in range(4)],
+        [ask for ask in words if ask is not None],
+        [among(AllGather(octets(5)), Axis(2, 2)) for _ in range(4)],
+    ]
+    for asks in kinds:
+        assert len(asks) == 4
+        sent = [asks[rank] for rank in asks[0].senders(4)]
+        assert torch.equal(asks[0].alone(4, sent), asks[0].answers(asks)[0])
+    assert list(AllReduce(torch.ones(3)).senders(4)) == []
+
+
+@pytest.mark.parametrize("spec", ["ef(topk(density=0.1))", "ef(uniontopk(density=0.1))", "uniontopk(density=0.1)"])
+@pytest.mark.parametrize("size", [8, 24])
+def test_one_worker_stands_for_workers_that_select_otherwise(spec: str, size: int) -> None:
+    """The first step's bytes are those of a rehearsal of all of them, each with a memory of its own."""
+    named, _ = small()
+    gradients = of_ranks([param for _, param in named], measured(8))
+    work = scale.work_of(spec, named, measured(8), size, 2.0**30)
+    assert not work.refusal
+    (course,) = work.courses
+    kinds, _, each = whole(spec, size, 2_882_880, [brought(gradients, rank) for rank in range(size)])
+    assert [ask.kind for ask in course.asks] == kinds
+    # A later step, whose residual and union are a little different.
+    assert [ask.traffic for ask in course.asks] == pytest.approx(each, rel=0.15)
+    if "union" in spec:
+        d = sum(param.numel() for _, param in named)
+        alone = scale.work_of(spec, named, measured(1), size, 2.0**30).courses[0]
+        most = 2 * (size - 1) / size * 4 * d * (1 - 0.9**size)  # of independent gradients
+        assert 2 * alone.asks[-1].traffic < course.asks[-1].traffic < most
+
+
+@pytest.mark.parametrize("spec", ["ef(oktopk(density=0.1))", "ef(deft(density=0.1))", "deft(density=0.1)"])
+def test_families_share_a_memory_and_bring_their_gradients(spec: str) -> None:
+    """Of 16 workers whose work depends on the rank, two neighbours bring the same: as a rehearsal of all of them."""
+    named, _ = small()
+    gradients = of_ranks([param for _, param in named], measured(8))
+    exchange, (unit,) = Guard(gw.parse(spec)), make_units(named[::-1], Guard(gw.parse(spec)), 2.0**30)
+    crew = Crew(unit, exchange, 16, alike=False)
+    assert crew.shares
+    assert [crew.brings(number) for number in range(16)] == [rank for rank in range(8) for _ in range(2)]
+    room = {tensor: torch.empty(each.shape[1:]) for tensor, each in gradients.measured.items()}
+    sent, course = unit_step(exchange, crew, gradients, [room], 2_882_880, 0, 16)
+    kinds, _, each = whole(spec, 16, 2_882_880, [brought(gradients, rank // 2) for rank in range(16)])
+    assert [ask.kind for ask in course.asks] == kinds
+    assert [ask.traffic for ask in course.asks] == each
+    for one in sent:
+        torch.testing.assert_close(one.mean.dense(), sent[0].mean.dense())
+
+
+@pytest.mark.parametrize("exchange", ["ef(topk(density=0.1))", "ef(uniontopk(density=0.1))", "mean"])
+def test_local_steps_are_rehearsed_with_other_ways_to_go(exchange: str) -> None:
+    """Workers that move apart select otherwise, so the union grows."""
+    named, _ = small()
+    method = f"local(every=10, exchange='{exchange}')"
+    same, apart = (scale.work_of(method, named, measured(ranks), 16, 2.0**30) for ranks in (1, 8))
+    assert (same.refusal, apart.refusal) == ("", "")
+    assert [ask.kind for ask in same.courses[0].asks] == [ask.kind for ask in apart.courses[0].asks]
+    more = apart.courses[0].asks[-1].traffic / same.courses[0].asks[-1].traffic
+    assert more > 2 if "union" in exchange else more == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -165,9 +288,11 @@ def test_the_command_says_who_is_first(tmp_path: Path, monkeypatch: pytest.Monke
     assert ended.exit_code == 0, ended.output
     assert "scaled:make, 8 workers, 1mbit, 2.0 ms of compute" in ended.output
     assert "the fastest method, and its step in ms" in ended.output
-    assert max(map(len, ended.output.splitlines()[:-1])) <= 80
+    assert max(len(line) for line in ended.output.splitlines()[:-1] if not line.startswith("(")) <= 80
     sheet = scale.Forecast.from_json((tmp_path / "out.json").read_text())
     assert [work.size for work in sheet.works] == [2, 8] * 4
+    assert "multiple of 4" in " ".join(ended.output.split())
+    assert f"(1) {methods[2]}" in ended.output  # too long for a row
     refused = next(work for work in sheet.works if work.method == methods[2] and work.size == 2)
     assert "multiple of 4" in refused.refusal
     assert math.isinf(next(p for p in scale.predictions(sheet, "1mbit", 2) if p.work is refused).step)

@@ -27,6 +27,7 @@ class AllReduce:
         x: what the worker brings.
         op: "sum" or "max".
         spare: nothing else reads x, so a process may let the answer overwrite it.
+        joined: x is a part of a message, and zeros elsewhere, so that only all workers' x make the answer.
 
     Raises:
         ValueError: op is neither "sum" nor "max".
@@ -35,6 +36,7 @@ class AllReduce:
     x: Tensor
     op: Op = "sum"
     spare: bool = False
+    joined: bool = False
     kind: ClassVar[str] = "AllReduce"
     axis: ClassVar[None] = None
 
@@ -98,11 +100,13 @@ class AllReduce:
         return self.x.sum(0, dtype=self.x.dtype) if self.op == "sum" else self.x.amax(0)
 
     def senders(self, size: int) -> Sequence[int]:
-        """None."""
-        return ()
+        """None, unless x is joined with the others' x."""
+        return range(size) if self.joined else ()
 
     def alone(self, size: int, sent: Sequence[Ask] = ()) -> Tensor:
-        """`size` times x, or x."""
+        """`size` times x, or x; of joined x the senders' sum."""
+        if sent:
+            return self.answers(sent)[0]
         return self.x * size if self.op == "sum" else self.x.clone()
 
     def joined(self, others: Sequence[Ask]) -> Ask:
@@ -294,7 +298,8 @@ class Broadcast:
             return None
         octets = self.x.reshape(-1).view(torch.uint8)
         words = torch.nn.functional.pad(octets, (0, -len(octets) % 4)).view(torch.int32)
-        return AllReduce(words if rank == self.root else torch.zeros_like(words)).carrying(flag, tag, size)
+        brought = words if rank == self.root else torch.zeros_like(words)
+        return AllReduce(brought, joined=True).carrying(flag, tag, size)
 
     def carried(self, answer: Tensor, tag: int = 0, size: int = 1) -> tuple[Tensor, bool]:
         """The root's message, and the flags as a sum carries them."""

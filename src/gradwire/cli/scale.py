@@ -9,16 +9,19 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from gradwire.cli.console import bars, numbers, out
+from gradwire.cli.console import bars, numbered, numbers, out
 from gradwire.lab import scale
 from gradwire.report import bench_words, words
 from gradwire.report.whole import write_whole
 
 COLUMNS = ("step", "wire", "select", "decode", "MB up", "down", "held")
 CAPTION = "ms of a step, MB of an exchange; held: beside model and gradients"
+ROOM = 24
+"""Characters that a name has beside the columns on a line of 80."""
+
 NOTE = (
-    "Rehearsed on this machine, one thread a worker; collectives as gloo's, on links without congestion; nothing is "
-    "hidden under backward."
+    "Rehearsed on this machine, one thread a worker, on gradients that differ as those of a few ranks do; collectives "
+    "as gloo's, on links without congestion; nothing is hidden under backward."
 )
 """What the figures assume."""
 
@@ -62,25 +65,31 @@ def predict(
     _finish(sheet, output)
 
 
-def table(sheet: scale.Forecast, rate: str, size: int) -> Table:
-    """A row for every method at one number of workers on one link, the fastest first."""
+def table(sheet: scale.Forecast, rate: str, size: int) -> tuple[Table, list[str]]:
+    """A row for every method at one number of workers on one link, the fastest first.
+
+    And lines for below: names that are too long for a row, and why a method is refused.
+    """
+    predictions = scale.predictions(sheet, rate, size)
+    names, below = numbered([one.work.method for one in predictions], ROOM)
     title = f"{sheet.plan.model}, {size} workers, {place(sheet.plan, rate)}, {1e3 * sheet.compute:.1f} ms of compute"
     found = Table(title=title, caption=CAPTION, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    found.add_column("method", overflow="fold", min_width=14)
+    found.add_column("method", no_wrap=True)
     for column in COLUMNS:
         found.add_column(column, justify="right", no_wrap=True)
-    for one in scale.predictions(sheet, rate, size):
+    for name, one in zip(names, predictions, strict=True):
         work = one.work
         if work.refusal:
-            found.add_row(f"{escape(work.method)}: {escape(work.refusal)}", "-")
+            found.add_row(escape(name), "-")
+            below.append(f"{name}: {work.refusal}")
             continue
         milliseconds = (one.step, one.wire, work.selection, work.decode)
         found.add_row(
-            escape(work.method),
+            escape(name),
             *(words.number(1e3 * seconds) for seconds in milliseconds),
             *(words.number(nbytes / 1e6) for nbytes in (work.up, work.down, work.memory)),
         )
-    return found
+    return found, below
 
 
 def map_of(sheet: scale.Forecast) -> Table:
@@ -101,20 +110,25 @@ def place(plan: scale.ScalePlan, rate: str) -> str:
 
 def _winner(sheet: scale.Forecast, rate: str, size: int) -> str:
     one = scale.best(sheet, rate, size)
-    if math.isinf(one.step):
-        return "-"
-    text = f"{one.work.method} {words.number(1e3 * one.step)}"
-    other = next((p for p in scale.predictions(sheet, rate, size) if p.work.every == 1), None)
-    if one.work.every == 1 or other is None or math.isinf(other.step):
+    text = _cell(one)
+    if one.work.every == 1 or not sheet.every_step:
         return text
-    return f"{text} [{other.work.method} {words.number(1e3 * other.step)}]"
+    other = scale.best(sheet, rate, size, every_step=True)
+    return text if math.isinf(other.step) else f"{text} [{_cell(other)}]"
+
+
+def _cell(one: scale.Prediction) -> str:
+    return "-" if math.isinf(one.step) else f"{one.work.method} {words.number(1e3 * one.step)}"
 
 
 def _finish(sheet: scale.Forecast, output: Path | None) -> None:
     """Print what was found, and write it."""
     for size in sheet.plan.sizes:
         for rate in sheet.plan.rates:
-            out.print(table(sheet, rate, size))
+            figures, lines = table(sheet, rate, size)
+            out.print(figures)
+            for line in lines:
+                out.print(line, markup=False, highlight=False, soft_wrap=True)
     out.print(map_of(sheet))
     for line in scale.crossovers(sheet):
         out.print(line, markup=False, soft_wrap=True)

@@ -31,6 +31,11 @@ class Forecast:
     works: tuple[Work, ...]
     versions: dict[str, str] = field(default_factory=records.platform_versions)
 
+    @property
+    def every_step(self) -> bool:
+        """Whether any method exchanges at every step."""
+        return any(work.every == 1 for work in self.works)
+
     def to_json(self) -> str:
         """Strict JSON; `from_json` gives an equal record back."""
         return records.to_json(self, indent=1) + "\n"
@@ -71,7 +76,7 @@ def crossovers(sheet: Forecast) -> list[str]:
     Among methods that exchange at every step.
     """
     found: list[str] = []
-    if all(work.every > 1 for work in sheet.works):
+    if not sheet.every_step:
         return found
     for rate in sheet.plan.rates:
         winners = [best(sheet, rate, size, every_step=True) for size in sheet.plan.sizes]

@@ -236,10 +236,13 @@ def _mean(sent: Sent) -> float:
 
 
 def _median(courses: Sequence[Course]) -> Course:
-    """Each stretch's median; asks are alike but for the bytes of what is drawn at random."""
+    """Each stretch's median; asks are alike but for the bytes of what is drawn at random.
+
+    Where steps ask for different things, as with thresholds that are recomputed now and then, the step of median bytes.
+    """
     last = courses[-1]
     if any(len(course.asks) != len(last.asks) for course in courses):
-        return sorted(courses, key=lambda course: course.seconds)[len(courses) // 2]
+        return sorted(courses, key=lambda course: course.traffic)[len(courses) // 2]
     stretches = zip(*([ask.seconds for ask in course.asks] for course in courses), strict=True)
     asks = tuple(
         replace(ask, seconds=statistics.median(seconds)) for ask, seconds in zip(last.asks, stretches, strict=True)
