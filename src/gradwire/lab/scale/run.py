@@ -50,22 +50,22 @@ def _run(plan: ScalePlan, listen: Listener) -> Forecast:
         (name, param) for name, param in workload.model.named_parameters() if param.requires_grad
     ]
     others = (make(plan.model, rank) for rank in range(1, min(RANKS, max(plan.sizes))))
-    gradients = [_gradients(workload), *map(_gradients, others)]
+    measured = [gradients(workload), *map(gradients, others)]
     works: list[Work] = []
     for method in plan.methods:
         for size in plan.sizes:
             listen(method, size)
-            works.append(_work(plan, method, named, gradients, size))
+            works.append(_work(plan, method, named, measured, size))
     parameters = sum(param.numel() for _, param in named)
     return Forecast(plan, compute if plan.compute is None else plan.compute, parameters, tuple(works))
 
 
 def _work(
-    plan: ScalePlan, method: str, named: list[tuple[str, Tensor]], gradients: list[list[Tensor]], size: int
+    plan: ScalePlan, method: str, named: list[tuple[str, Tensor]], measured: list[list[Tensor]], size: int
 ) -> Work:
     if refusal := plan.fits(method, size):
         return Work(method, size, 1, (), 0.0, refusal)
-    return work_of(method, named, gradients, size, plan.bucket_mb * 2**20)
+    return work_of(method, named, measured, size, plan.bucket_mb * 2**20)
 
 
 def _compute(workload: Workload) -> float:
@@ -80,8 +80,8 @@ def _compute(workload: Workload) -> float:
     return statistics.median(seconds[1:])
 
 
-def _gradients(workload: Workload) -> list[Tensor]:
-    """Of one batch; zeros where there is none."""
+def gradients(workload: Workload) -> list[Tensor]:
+    """A batch's gradient for every trainable parameter; zeros where there is none."""
     workload.model.zero_grad(set_to_none=True)
     workload.loss(workload.model).backward()
     params = (param for param in workload.model.parameters() if param.requires_grad)
