@@ -308,6 +308,11 @@ def test_the_time_to_a_loss_is_known_where_losses_are() -> None:
     assert ten.ratio == statistics.median(row.ratio for row in ten.rows)
     assert ten.to_loss == pytest.approx(ten.ratio * 0.15)
     assert next(iter(ways)) == min(ways.values(), key=lambda way: way.to_loss).way
+    written = json.loads(advised.to_json(), parse_constant=pytest.fail)["to_loss"]
+    assert [row["way"] for row in written["adamw"]] == [way.way for way in advised.to_loss("adamw")]
+    assert [row["seconds"] for row in written["adamw"]][0] == next(iter(ways.values())).to_loss
+    assert next(row for row in written["adamw"] if row["way"] == sparse)["seconds"] == "Infinity"
+    assert "GPT" in next(row for row in written["sgd"] if row["way"] == sparse)["measured_on"]
     lines = loss_lines(advised, "adamw")
     assert any("does not come to dense's loss" in line and sparse in line for line in lines)
     assert not any(unknown in line for line in lines)

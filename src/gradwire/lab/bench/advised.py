@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 
 from gradwire.advice import CANDIDATES, LOCAL_CANDIDATES, LocalRound, Method, Verdict
-from gradwire.advice.losses import Known, known, ratio
+from gradwire.advice.losses import OPTIMIZERS, Known, in_words, known, ratio
 from gradwire.advice.rounds import EXCHANGE, LENGTHS
 from gradwire.advice.verdict import DENSE
 from gradwire.lab import records
@@ -124,8 +124,16 @@ class Advised:
         return sorted(found, key=lambda way: way.to_loss)
 
     def to_json(self) -> str:
-        """Strict JSON, with the sentence."""
+        """Strict JSON, with the sentence, and under "to_loss" every optimizer's ranking by the time to a loss."""
         fields = asdict(self) | {"sentence": self.verdict.sentence}
+        fields["to_loss"] = {
+            optimizer: [
+                {"way": way.way, "seconds_a_step": way.seconds, "steps_of_dense": way.ratio, "seconds": way.to_loss}
+                | {"measured_on": in_words(way.rows)}
+                for way in self.to_loss(optimizer)
+            ]
+            for optimizer in OPTIMIZERS
+        }
         fields["rounds"] = [
             asdict(one) | {"every": one.every, "seconds_a_step": one.seconds(one.every)} for one in self.rounds
         ]
