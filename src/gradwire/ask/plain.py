@@ -27,7 +27,7 @@ class AllReduce:
         x: what the worker brings.
         op: "sum" or "max".
         spare: nothing else reads x, so a process may let the answer overwrite it.
-        joined: x is a part of a message, and zeros elsewhere, so that only all workers' x make the answer.
+        partial: x is a part of a message, and zeros elsewhere, so that only all workers' x make the answer.
 
     Raises:
         ValueError: op is neither "sum" nor "max".
@@ -36,7 +36,7 @@ class AllReduce:
     x: Tensor
     op: Op = "sum"
     spare: bool = False
-    joined: bool = False
+    partial: bool = False
     kind: ClassVar[str] = "AllReduce"
     axis: ClassVar[None] = None
 
@@ -57,7 +57,7 @@ class AllReduce:
     @property
     def family(self) -> Hashable:
         """Of one dtype and op."""
-        return self.kind, self.op, self.x.dtype, self.x.device
+        return self.kind, self.op, self.partial, self.x.dtype, self.x.device
 
     def __await__(self) -> Generator[Ask, Tensor, Tensor]:
         return put(self)
@@ -100,11 +100,11 @@ class AllReduce:
         return self.x.sum(0, dtype=self.x.dtype) if self.op == "sum" else self.x.amax(0)
 
     def senders(self, size: int) -> Sequence[int]:
-        """None, unless x is joined with the others' x."""
-        return range(size) if self.joined else ()
+        """None, unless x is partial."""
+        return range(size) if self.partial else ()
 
     def alone(self, size: int, sent: Sequence[Ask] = ()) -> Tensor:
-        """`size` times x, or x; of joined x the senders' sum."""
+        """`size` times x, or x; of partial x the senders' sum."""
         if sent:
             return self.answers(sent)[0]
         return self.x * size if self.op == "sum" else self.x.clone()
@@ -299,7 +299,7 @@ class Broadcast:
         octets = self.x.reshape(-1).view(torch.uint8)
         words = torch.nn.functional.pad(octets, (0, -len(octets) % 4)).view(torch.int32)
         brought = words if rank == self.root else torch.zeros_like(words)
-        return AllReduce(brought, joined=True).carrying(flag, tag, size)
+        return AllReduce(brought, partial=True).carrying(flag, tag, size)
 
     def carried(self, answer: Tensor, tag: int = 0, size: int = 1) -> tuple[Tensor, bool]:
         """The root's message, and the flags as a sum carries them."""
