@@ -120,7 +120,11 @@ def test_what_is_accumulated_is_exchanged_alike_and_rolled_back_whole(
                     exchange.rollback(state)
                 assert all(same(visible(state), was) for state, was in zip(states, before, strict=True))
                 assert got[0].mean.dense()[5].isnan()
-                torch.testing.assert_close(got[2].mean.dense()[6:], xs.mean(0)[6:])
+                found, wanted = got[2].mean.dense()[6:], xs.mean(0)[6:]
+                # A residual of bfloat16 is subtracted from a sum that was rounded to 2^-7 of it.
+                size = torch.stack([x.abs() + was["error"].abs() for x, was in zip(xs, before, strict=True)])
+                rounded = 2.0**-7 * size.mean(0)[6:] if "dtype='bfloat16'" in spec else 0.0
+                assert bool(((found - wanted).abs() <= rounded + 1e-5 + 1.3e-6 * wanted.abs()).all())
         for mine, theirs, state, other in zip(got, want, states, plain, strict=True):
             assert torch.equal(mine.mean.dense(), theirs.mean.dense())
             assert torch.equal(mine.own.dense(), theirs.own.dense())

@@ -88,12 +88,22 @@ def vector_and_spans(data: st.DataObject) -> Arguments:
 
 def vector_spans_and_ks(data: st.DataObject) -> Arguments:
     x, found = vector_and_spans(data)
-    return x, found, [data.draw(st.integers(0, end - start)) for start, end in found]
+    return perhaps_narrow(data, x), found, [data.draw(st.integers(0, end - start)) for start, end in found]
 
 
 def rows_and_k(data: st.DataObject) -> Arguments:
-    x = floats(data, shape(data))
+    x = perhaps_narrow(data, floats(data, shape(data)))
     return x, data.draw(st.integers(0, x.shape[-1]))
+
+
+def perhaps_narrow(data: st.DataObject, x: torch.Tensor) -> torch.Tensor:
+    return x.bfloat16() if data.draw(st.booleans()) else x
+
+
+def half_and_key(data: st.DataObject) -> Arguments:
+    x, drawn = finite_and_key(data)
+    x.view(-1)[-1] = data.draw(st.sampled_from([1.0, -math.inf, math.nan, 3.4e38, 1e-41, -0.0]))
+    return torch.zeros(x.shape, dtype=torch.bfloat16), x, drawn
 
 
 def pieces(data: st.DataObject) -> Arguments:
@@ -208,6 +218,7 @@ CALLS: dict[str, Draw] = {
     "copies.copy_": lambda data: (torch.zeros(300), floats(data, (300,))),
     "copies.scatter_": pieces,
     "copies.scatter_add_": sparse,
+    "half.round_": half_and_key,
     "index.decode_gaps": increasing_bytes,
     "index.encode_gaps": increasing,
     "levels.decoded_levels": decoded_levels,
@@ -310,7 +321,8 @@ def same(found: Any, wanted: Any, name: str) -> bool:
         return torch.allclose(found, wanted, rtol=1e-12, atol=0)
     if name in MEANS:
         return near(found, wanted)
-    kind = {torch.float32: torch.int32, torch.float64: torch.int64}.get(found.dtype, found.dtype)
+    kinds = {torch.float32: torch.int32, torch.float64: torch.int64, torch.bfloat16: torch.int16}
+    kind = kinds.get(found.dtype, found.dtype)
     return torch.equal(found.contiguous().view(kind), wanted.contiguous().view(kind))
 
 

@@ -19,7 +19,7 @@ from gradwire import kernels
 from gradwire.compress.protocol import Compressor, Sparsifier, check_length
 from gradwire.kernels import Accumulated
 from gradwire.layout import Turn
-from gradwire.vector import Sparse
+from gradwire.vector import Sparse, widen
 from gradwire.wire import index
 from gradwire.wire import values as formats
 
@@ -81,7 +81,7 @@ def select(sparsifier: Sparsifier, x: Tensor | Accumulated, turn: Turn) -> Spars
     x = kernels.values(x)
     gain = sparsifier.gain(x.shape[-1])
     # The same, but the first takes half as long.
-    values = x.index_select(0, indices) if x.ndim == 1 else x.gather(-1, indices)
+    values = widen(x.index_select(0, indices) if x.ndim == 1 else x.gather(-1, indices))
     return Sparse(indices, values if gain == 1.0 else values.mul_(gain), x.shape[-1])
 
 

@@ -41,7 +41,8 @@ class Gathered:
         """One AllGather of u8[nbytes(d)]; two if the messages are ragged."""
         x = x if isinstance(x, Accumulated) else widen(x)
         # In x's dtype before averaging, so that the mean is the average of the `own`s also in float64.
-        decoded = (await self._exchange(x, turn)).to(kernels.values(x).dtype)
+        kept = torch.promote_types(kernels.values(x).dtype, torch.float32)
+        decoded = (await self._exchange(x, turn)).to(kept)
         return Sent(own=decoded if isinstance(turn.rank, slice) else decoded.row(turn.rank), mean=decoded.average())
 
     async def _exchange(self, x: Tensor | Accumulated, turn: Turn) -> Message:

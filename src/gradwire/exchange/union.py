@@ -47,13 +47,14 @@ class UnionTopK:
 
     async def __call__(self, x: Tensor | Accumulated, state: State, turn: Turn) -> Sent:
         """One AllGather of u8[index.nbytes(d, k)], one AllReduce of f[|union|]; `own` is x at the union."""
-        values = widen(kernels.values(x))
+        x = x if isinstance(x, Accumulated) else widen(x)
+        values = kernels.values(x)
         d = values.shape[-1]
         k = kept(self.density, d)
-        largest = kernels.topk(x if isinstance(x, Accumulated) else values, k)
+        largest = kernels.topk(x, k)
         wires = await AllGather(index.encode(largest, d))
         union = cast(Tensor, index.decode(wires, d, k).unique())
-        values = values[..., union]
+        values = widen(values[..., union])
         total = await AllReduce(values)
         return Sent(own=Sparse(union.expand_as(values), values, d), mean=Sparse(union, total.div_(turn.size), d))
 

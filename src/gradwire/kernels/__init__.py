@@ -4,6 +4,7 @@ from gradwire.kernels.above import indices_above
 from gradwire.kernels.accumulated import Accumulated, accumulate, values
 from gradwire.kernels.compiled import loops, warm_up, warm_up_for
 from gradwire.kernels.copies import copy_, scatter_, scatter_add_, zeros
+from gradwire.kernels.half import round_
 from gradwire.kernels.norms import norms, row_norms
 from gradwire.kernels.reference import finite
 from gradwire.kernels.support import support
@@ -18,6 +19,7 @@ __all__ = [
     "indices_above",
     "loops",
     "norms",
+    "round_",
     "row_norms",
     "scatter_",
     "scatter_add_",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gradwire.kernels import collecting, compiled, reference
+from gradwire.kernels import collecting, compiled, half, reference
 from gradwire.kernels.compiled import Numbers
 from gradwire.kernels.copies import copy_
 
@@ -18,7 +18,8 @@ class Accumulated:
     """A vector and the facts collected while it was computed.
 
     Attributes:
-        values: f[d], the pieces end to end, with decay * residual added if there is one.
+        values: f[d], the pieces end to end, with decay * residual added if there is one. bf16[d], rounded at random, if
+            the residual is kept so; a reader widens what it takes of them.
         finite: whether all values are finite; None if unknown, as on a GPU, where to look would be to wait for it.
         residual: f[d], what was added to the pieces; None if values are the pieces alone.
         keys: i64[m] of the elements that reach some threshold, in their order (see cpu/selection.py); None if none were
@@ -43,10 +44,10 @@ class Accumulated:
         return replace(self, keys=None, layers=(), norms=())
 
     def pieces(self) -> Tensor:
-        """Return the pieces alone, f[d]: exactly, or, where a residual was added, up to rounding."""
+        """Return the pieces alone, f[d]: exactly, or, where a residual was added, up to the rounding of the sum."""
         if self.residual is None:
             return self.values.clone()
-        return torch.sub(self.values, self.residual, alpha=self.decay)
+        return torch.sub(_wide(self.values), _wide(self.residual), alpha=self.decay)
 
     def topk(self, k: int) -> Tensor | None:
         """Indices int64[k] of the k largest magnitudes, increasing, if they are among the collected; else None."""
@@ -60,8 +61,11 @@ def accumulate(
     largest: int = 0,
     decay: float = 1.0,
     layers: Sequence[tuple[int, int]] = (),
+    key: int = 0,
 ) -> Accumulated:
     """Compute x f[d] in place: pieces f[...] end to end, plus decay * residual f[d] if there is one.
+
+    x and residual may be bfloat16: then the sum of float32 is rounded at random by the key (half.py).
 
     With a residual this is one pass in the host's memory, which leaves zeros in the pieces. With `largest` > 0 a sample
     of the sum sets a threshold that so many elements reach, most likely, and the pass collects those that do. It also
@@ -72,16 +76,20 @@ def accumulate(
     """
     if (total := sum(piece.numel() for piece in pieces)) != len(x):
         raise ValueError(f"pieces of {total} elements do not make a vector of {len(x)}")
-    flat = [piece.reshape(-1).to(x.dtype) for piece in pieces]
+    narrow = x.dtype == torch.bfloat16 and residual is not None
+    flat = [piece.reshape(-1).to(torch.float32 if narrow else x.dtype) for piece in pieces]
     if residual is None:
         return _copied(x, flat)
     on_host = x.device.type == "cpu"
-    in_place = residual.dtype == x.dtype and compiled.long_vector(x)
+    in_place = residual.dtype == x.dtype and compiled.long_sum(x)
     if in_place:
-        finite, keys, norms = collecting.accumulate(x, residual, flat, largest, decay, layers)
+        finite, keys, norms = collecting.accumulate(x, residual, flat, largest, decay, layers, key)
         made = Accumulated(x, finite, residual, keys, cleared=True, decay=decay, layers=layers, norms=norms)
     else:
-        _add(x, residual, flat, decay)
+        if narrow:
+            half.round_(x, torch.cat(flat).add_(residual.float().mul_(decay)), key)
+        else:
+            _add(x, residual, flat, decay)
         finite = bool(reference.finite(x)) if on_host else None
         made = Accumulated(x, finite, residual, cleared=on_host, decay=decay)
     for piece, taken in zip(pieces, flat, strict=True):
@@ -93,6 +101,11 @@ def accumulate(
 def values(x: Tensor | Accumulated) -> Tensor:
     """Return the vector itself."""
     return x.values if isinstance(x, Accumulated) else x
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def _add(x: Tensor, residual: Tensor, flat: list[Tensor], decay: float) -> None:

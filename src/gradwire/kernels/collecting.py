@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradwire.kernels import compiled
+from gradwire.kernels import compiled, half, splitmix
 from gradwire.kernels.compiled import Numbers
 
 
@@ -21,15 +21,19 @@ def accumulate(
     largest: int,
     decay: float,
     layers: Sequence[tuple[int, int]] = (),
+    key: int = 0,
 ) -> tuple[bool, Numbers, list[float]]:
     """What `accumulated.accumulate` does of a long vector, by contiguous pieces f32[m]: finite, keys, and norms.
+
+    x and residual are both f32[d] or both bf16[d].
 
     Raises:
         ValueError: there are layers, but they do not lie one after the other, or are not the whole vector.
     """
     from gradwire.kernels import cpu
 
-    target, added, factor = x.numpy(), residual.numpy(), np.float32(decay)  # pyright: ignore
+    narrow, factor, word = x.dtype == torch.bfloat16, np.float32(decay), splitmix.word(key)
+    target, added = map(compiled.halves if narrow else compiled.vector, (x, residual))
     parts: list[Any] = [piece.detach().numpy() for piece in pieces]  # pyright: ignore
     ends = list(itertools.accumulate(map(len, parts)))
     threshold, scratch = cpu.INFINITE, compiled.scratch.keys(cpu.buffer_size(len(x), largest))
@@ -38,6 +42,8 @@ def accumulate(
         for part, end in zip(parts, ends, strict=True):
             sampled = cpu.sample(part, added, factor, end - len(part), largest, scratch[0], sampled)
         threshold = cpu.threshold(len(x), largest, scratch[0], scratch[1])
+        if narrow:  # the sample was not rounded: what would be rounded down to the next bfloat16 is collected too
+            threshold &= int(half.KEPT)
     # The vector itself stands for layers where none are wanted: a pass that reads what it writes, for its squares, is
     # faster by a sixth than one that only writes, because then the processor fetches it in time.
     stops = _ends(layers or [(0, len(x))], len(x))
@@ -45,7 +51,7 @@ def accumulate(
     keys, found, sound = np.empty(cpu.buffer_size(len(x), largest) if largest else 0, np.int64), 0, True
     for part, end in zip(parts, ends, strict=True):
         found, clean = cpu.move(
-            part, added, factor, target, end - len(part), np.int32(threshold), keys, found, stops, sums
+            part, added, factor, target, end - len(part), np.int32(threshold), keys, found, stops, sums, word
         )
         sound &= bool(clean)
     return sound, keys[: max(0, found)], np.sqrt(sums).tolist() if layers else []

@@ -61,6 +61,13 @@ def long_vector(x: Tensor, *others: object, **named: object) -> bool:
     return x.numel() >= LONG and x.ndim == 1 and long_rows(x)
 
 
+def long_sum(x: Tensor) -> bool:
+    """Whether x [d] is a sum as the loop that accumulates writes it: as a long vector, or bfloat16 instead."""
+    if x.dtype != torch.bfloat16:
+        return long_vector(x)
+    return LONG <= x.numel() <= 1 << 32 and x.ndim == 1 and x.is_cpu and x.is_contiguous() and warm_up()
+
+
 def long_rows(x: Tensor, *others: object, **named: object) -> bool:
     """The same of x f32[..., d], whose rows must lie one after the other."""
     fits = LONG <= x.numel() <= 1 << 32 and x.dtype == torch.float32 and x.is_cpu and x.is_contiguous()
@@ -80,6 +87,11 @@ def in_all(rows: Tensor, count: int) -> int:
 def vector(x: Tensor) -> Any:
     """A contiguous x as an array [d] of the same memory."""
     return x.detach().view(-1).numpy()  # pyright: ignore
+
+
+def halves(x: Tensor) -> Any:
+    """A contiguous bfloat16 x as the bits of its elements, u16[d] of the same memory: NumPy has no bfloat16."""
+    return x.detach().view(torch.int16).view(-1).numpy().view(np.uint16)  # pyright: ignore
 
 
 def rows(x: Tensor) -> Any:

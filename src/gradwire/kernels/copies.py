@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,11 +55,18 @@ scatter_add_ = Kernel(reference.scatter_add_, gpu=(Twin("triton", _adds_on_gpu, 
 """In the order of the indices on every device; in the host's memory torch's own loop is as fast as any."""
 
 
+_SAME_SIZE: dict[torch.dtype, Any] = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.bfloat16: np.int16,  # NumPy has no such floats, but zeros of all dtypes are alike
+}
+
+
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> Tensor:
     """Zeros of a shape; in the host's memory by NumPy, which asks for large pages.
 
     A pass over 45 MB in small pages takes a tenth longer, and a search of separate parts of it nearly twice as long.
     """
-    if torch.device(device).type != "cpu" or dtype not in (torch.float32, torch.float64):
+    if torch.device(device).type != "cpu" or dtype not in _SAME_SIZE:
         return torch.zeros(shape, dtype=dtype, device=device)
-    return torch.from_numpy(np.zeros(shape, np.float32 if dtype == torch.float32 else np.float64))
+    return torch.from_numpy(np.zeros(shape, _SAME_SIZE[dtype])).view(dtype)

@@ -21,10 +21,14 @@ WORD_ROUNDS = [(np.uint64(shift), np.uint64(factor % 2**64)) for shift, factor i
 
 def stream(key: Tensor, count: int, bits: int) -> Tensor:
     """int64[...] keys -> the top `bits` bits, at most 63, of the first outputs: int64[..., count] in [0, 2^bits)."""
-    z = key.unsqueeze(-1) + GOLDEN * torch.arange(1, count + 1, device=key.device)
-    for shift, factor in ROUNDS:
-        z.bitwise_xor_(_shift(z, shift)).mul_(factor)
-    return _shift(z.bitwise_xor_(_shift(z, 31)), 64 - bits)
+    return _shift(_outputs(key, count), 64 - bits)
+
+
+def quarters(key: int, count: int, device: torch.device) -> Tensor:
+    """The first 16-bit words of the outputs, four of each and the lowest first: int32[count] in [0, 2^16)."""
+    z = _outputs(torch.tensor(key, device=device), (count + 3) // 4)
+    words = [_shift(z, 16 * place).bitwise_and_(0xFFFF) if place else z & 0xFFFF for place in range(4)]
+    return torch.stack(words, -1).view(-1)[:count].int()
 
 
 def words(key: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
@@ -50,6 +54,14 @@ def word(key: int) -> np.uint64:
 @lru_cache(maxsize=64)
 def _counters(count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     return np.arange(1, count + 1, dtype=np.uint64) * GOLDEN_WORD
+
+
+def _outputs(key: Tensor, count: int) -> Tensor:
+    """int64[...] keys -> int64[..., count], all 64 bits."""
+    z = key.unsqueeze(-1) + GOLDEN * torch.arange(1, count + 1, device=key.device)
+    for shift, factor in ROUNDS:
+        z.bitwise_xor_(_shift(z, shift)).mul_(factor)
+    return z.bitwise_xor_(_shift(z, 31))
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:

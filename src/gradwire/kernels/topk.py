@@ -5,6 +5,7 @@ On the GPU and by Numba all three are one selection over spans; a row is a span,
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,7 +28,15 @@ def topk(x: Tensor | Accumulated, k: int) -> Tensor:
     if not isinstance(x, Accumulated):
         return largest(x, k)
     indices = x.topk(k)
-    return largest(x.values, k) if indices is None else indices
+    return indices if indices is not None else largest(x.values, k)
+
+
+def _is_narrow(x: Tensor, *others: object) -> bool:
+    return x.dtype == torch.bfloat16
+
+
+def _widened(x: Tensor, k: int) -> Tensor:
+    return largest(x.float(), k)
 
 
 def _rows_on_gpu(x: Tensor, k: int) -> bool:
@@ -53,14 +62,20 @@ def _starts(x: Tensor) -> Tensor:
     return x.shape[-1] * torch.arange(x.shape[:-1].numel(), device=x.device).view(*x.shape[:-1], 1)
 
 
+widened = Twin("torch", _is_narrow, _widened)
 largest = Kernel(
     reference.topk,
     cpu=(
         Twin("numba", compiled.long_rows, _rows_by_numba),
+        widened,
         Twin("numpy", sampling.on_host, sampling.by_numpy),
         Twin("torch", sampling.long, sampling.by_torch),
     ),
-    gpu=(Twin("triton", _rows_on_gpu, _rows_by_triton), Twin("torch", sampling.long, sampling.by_torch)),
+    gpu=(
+        Twin("triton", _rows_on_gpu, _rows_by_triton),
+        widened,
+        Twin("torch", sampling.long, sampling.by_torch),
+    ),
 )
 
 
@@ -84,8 +99,20 @@ def _select(x: Tensor, spans: Pairs, ks: Numbers, longest: int) -> Tensor:
     return torch.from_numpy(out)
 
 
+def _widened_spans(x: Tensor, spans: Spans, ks: Sequence[int]) -> Tensor:
+    """Of a vector of which a worker searches a part, that part alone is widened."""
+    ends = list(itertools.accumulate((end - start for start, end in spans), initial=0))
+    wide = torch.cat([x.new_empty(0), *(x[start:end] for start, end in spans)]).float()
+    return segmented_topk(wide, list(zip(ends, ends[1:], strict=False)), ks)
+
+
+widened_spans = Twin("torch", _is_narrow, _widened_spans)
 segmented_topk = Kernel(
     reference.segmented_topk,
-    cpu=(Twin("numba", compiled.long_vector, _spans_by_numba), Twin("numpy", host.reads, sampling.spans_by_numpy)),
-    gpu=(Twin("triton", _spans_on_gpu, gpu.segmented_topk),),
+    cpu=(
+        Twin("numba", compiled.long_vector, _spans_by_numba),
+        widened_spans,
+        Twin("numpy", host.reads, sampling.spans_by_numpy),
+    ),
+    gpu=(Twin("triton", _spans_on_gpu, gpu.segmented_topk), widened_spans),
 )

@@ -4,7 +4,7 @@ EF14 (Seide et al. 2014; Stich et al. 2018, arXiv:1809.07599; Karimireddy et al.
 learning rate outside the memory: send g + error, then error = g + error - own. What the workers hold is conserved: the
 sum of the accumulators is n times the mean plus the sum of the errors.
 
-Three options; `decay` and `beta` are two ways to forget, and at most one may be set:
+Four options; `decay` and `beta` are two ways to forget, and at most one may be set:
   decay         SparseLoCo's (Sarfi et al. 2025, arXiv:2508.15706: 0.95; also DeMo, Peng et al. 2024, arXiv:2411.19870:
                 0.999, and MuLoCo, arXiv:2505.23725: 0.9): send a = g + decay error, then
                 error = a - own. Below 1 nothing is conserved: (1 - decay) error is dropped at every step.
@@ -13,6 +13,11 @@ Three options; `decay` and `beta` are two ways to forget, and at most one may be
   lr_in_memory  DEFT's Algorithm 1 (Yoon and Oh 2023): the error is kept in units of lr * g, so that what was left out
                 at a high learning rate is sent in full at a low one: send a = g + error / lr,
                 then error = lr (a - own). With a decay, a = g + decay error / lr.
+  dtype         "bfloat16" keeps the error in two bytes a value instead of four: send a = SR(g + decay error), then
+                error = SR(a - own). SR rounds at random, so that its mean is the value, and only what is no bfloat16
+                (kernels/half.py): a - own is 0 where values are sent in full. So no worker loses anything in the mean,
+                also of gradients that are too small to change an error when rounded to the nearest. At each step
+                |own + error - (g + old error)| <= 2^-7 (|g + old error| + |error|), element by element.
 """
 
 from __future__ import annotations
@@ -45,11 +50,11 @@ from gradwire.kernels import Accumulated
 from gradwire.layout import Layout, Turn
 from gradwire.registry import part
 from gradwire.reprs import quiet
-from gradwire.vector import Sent
+from gradwire.vector import Sent, Sparse, Vector
 
 
 @part("ef", "memory", example="ef(deft(density=0.01))")
-@quiet("beta", "lr_in_memory", "decay")
+@quiet("beta", "lr_in_memory", "decay", "dtype")
 @dataclass(frozen=True)
 class EF:
     """Error feedback: carry what was not sent into the next step. Takes contractive operators.
@@ -59,12 +64,15 @@ class EF:
         beta: in (0, 1], how much of the newest error enters the memory; 1 keeps all that was not sent.
         lr_in_memory: keep the error in units of lr * g. Turns must then tell `lr`.
         decay: in (0, 1], the factor of the old error before x is added; 1 forgets nothing.
+        dtype: "float32", at least, or "bfloat16", rounded at random, in which the error is kept; not with `beta` or
+            `lr_in_memory`, which scale it.
     """
 
     exchange: Exchange
     beta: float = 1.0
     lr_in_memory: bool = False
     decay: float = 1.0
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         check_exchange(self.exchange, "ef")
@@ -76,6 +84,13 @@ class EF:
             raise ValueError(f"ef forgets by beta or by decay, got beta={self.beta!r} and decay={self.decay!r}")
         if self.lr_in_memory not in (True, False):
             raise ValueError(f"lr_in_memory must be true or false, got {self.lr_in_memory!r}")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")
+        if self._narrow and (self.beta != 1 or self.lr_in_memory):
+            raise ValueError(
+                "ef with dtype='bfloat16' takes neither beta below 1 nor lr_in_memory, which would round the whole "
+                f"error again at every step, got beta={self.beta!r} and lr_in_memory={self.lr_in_memory!r}"
+            )
         object.__setattr__(self, "beta", float(self.beta))
         object.__setattr__(self, "decay", float(self.decay))
         object.__setattr__(self, "lr_in_memory", bool(self.lr_in_memory))
@@ -97,7 +112,7 @@ class EF:
     ) -> State:
         """No error yet: zeros [*batch_shape, d]. Refuses what contracts elsewhere but not in so small a dimension."""
         self._check(layout.d)
-        error = kernels.zeros((*batch_shape, layout.d), dtype, device)
+        error = kernels.zeros((*batch_shape, layout.d), torch.bfloat16 if self._narrow else dtype, device)
         return {"error": error, "inner": self.exchange.init(layout, dtype, device, batch_shape)}
 
     async def __call__(self, x: Tensor | Accumulated, state: State, turn: Turn) -> Sent:
@@ -112,11 +127,14 @@ class EF:
         if lr != 1.0:
             error.div_(lr)
         if not isinstance(x, Accumulated):
-            (error if self.decay == 1.0 else error.mul_(self.decay)).add_(x)
+            self._add(error, x, turn)
         reads = wants_largest(self.exchange, turn) or wants_norms(self.exchange, turn)
         # An exchange that wants to know nothing more is given the tensor alone, which is what the protocol promises it.
-        given = x if isinstance(x, Accumulated) and reads else error
+        given = x if isinstance(x, Accumulated) and reads else _wide(error, x)
         sent = await self.exchange(cast(Tensor, given), nest(state, "inner"), turn)
+        if self._narrow:
+            _subtract(error, sent.own, None if isinstance(given, Accumulated) else given, turn.fork("rest"))
+            return sent
         # With error = m + g by now, (1 - beta) m + beta (m + g - own) is this much less.
         sent.own.add_to_(error, alpha=-self.beta)
         if self.beta != 1.0:
@@ -128,9 +146,11 @@ class EF:
     def accumulate(self, pieces: Sequence[Tensor], state: State, turn: Turn) -> Accumulated | None:
         """Compute decay * error + pieces into a second buffer, which is the error from now on; the first one is kept.
 
-        None with beta or lr_in_memory: they scale the old error, or need x by itself.
+        None with beta or lr_in_memory: they scale the old error, or need x by itself. None too where float64 would be
+        added to bfloat16 and sent on as float32.
         """
-        if self.beta != 1.0 or self.lr_in_memory:
+        double = self._narrow and any(piece.dtype == torch.float64 for piece in pieces)
+        if self.beta != 1.0 or self.lr_in_memory or double:
             return None
         error, inner = tensor(state, "error"), nest(state, "inner")
         if BEFORE not in state:
@@ -141,7 +161,8 @@ class EF:
         before = nest(state, BEFORE)
         copy_(nest(before, "inner"), inner)
         largest, layers = wants_largest(self.exchange, turn), wants_norms(self.exchange, turn)
-        made = kernels.accumulate(tensor(before, "error"), error, pieces, largest, self.decay, layers)
+        key = _key(turn.fork("sum")) if self._narrow else 0
+        made = kernels.accumulate(tensor(before, "error"), error, pieces, largest, self.decay, layers, key)
         state["error"], before["error"] = made.values, error
         return made
 
@@ -150,6 +171,17 @@ class EF:
         before = nest(state, BEFORE)
         state["error"], before["error"] = before["error"], state["error"]
         copy_(nest(state, "inner"), nest(before, "inner"))
+
+    @property
+    def _narrow(self) -> bool:
+        return self.dtype == "bfloat16"
+
+    def _add(self, error: Tensor, x: Tensor, turn: Turn) -> None:
+        """error = decay * error + x, in place; in bfloat16 rounded as `accumulate` does it."""
+        total = _wide(error, x)
+        (total if self.decay == 1.0 else total.mul_(self.decay)).add_(x)
+        if self._narrow:
+            kernels.round_(error, total, _key(turn.fork("sum")))
 
     async def change(self, state: State, change: Change) -> None:
         """The error is owed to the mean."""
@@ -166,8 +198,40 @@ class EF:
 
     def omega(self, d: int) -> float | None:
         """None: biased in every single step, unless nothing is lost."""
-        return 0.0 if self.exchange.omega(d) == 0.0 else None
+        return 0.0 if self.exchange.omega(d) == 0.0 and not self._narrow else None
 
     def delta(self, d: int) -> float | None:
         """None: with its memory, what is sent may be larger than x."""
         return None
+
+
+def _wide(error: Tensor, x: Tensor | Accumulated) -> Tensor:
+    """Return the error itself, or, of bfloat16, a copy in x's dtype, float32 at least."""
+    if error.dtype != torch.bfloat16:
+        return error
+    return error.to(torch.promote_types(kernels.values(x).dtype, torch.float32))
+
+
+def _subtract(error: Tensor, own: Vector, wide: Tensor | None, turn: Turn) -> None:
+    """error bf16[..., d] -= own, in place, rounded at random; `wide` is a copy of the error that is not needed further.
+
+    Where own is the error's own values, as of a selection that sends them in full, that is k zeros, and exact.
+    """
+    if isinstance(own, Sparse) and _distinct(own.indices):
+        rest = error.gather(-1, own.indices).to(own.values.dtype).sub_(own.values)
+        error.scatter_(-1, own.indices, kernels.round_(torch.empty_like(rest, dtype=error.dtype), rest, _key(turn)))
+        return
+    wide = error.float() if wide is None else wide
+    own.add_to_(wide, alpha=-1.0)
+    kernels.round_(error, wide, _key(turn))
+
+
+def _distinct(indices: Tensor) -> bool:
+    """Whether no index of int64[..., k] comes twice; those of a selection increase."""
+    if bool((indices.diff() > 0).all()):
+        return True
+    return bool(indices.sort(-1).values.diff().ne(0).all())
+
+
+def _key(turn: Turn) -> int:
+    return turn.key(shared=False)

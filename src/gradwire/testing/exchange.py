@@ -125,7 +125,7 @@ def workers_ask_alike(exchange: Exchange, law: Law, setup: Setup) -> None:
 def states_keep_their_form(exchange: Exchange, law: Law, setup: Setup) -> None:
     """A state is tensors by name, float32 at least, of names, dtypes and lengths that stay, and alike on all workers.
 
-    What is not one value per coordinate is replicated: equal on all workers, of a shape that may change.
+    Narrower is only what `init` makes so for float32, as a memory does that is told to. What is not one value per coordinate is replicated: equal on all workers, of a shape that may change.
     """
     n, layout = setup.some, setup.layout
     for dtype in (torch.float32, torch.bfloat16):
@@ -139,22 +139,28 @@ def states_keep_their_form(exchange: Exchange, law: Law, setup: Setup) -> None:
 
 
 def what_is_not_sent_is_kept(exchange: Exchange, law: Law, setup: Setup) -> None:
-    """With an "error" in its state: the sum of x + error is n times the mean plus the sum of the new errors."""
+    """With an "error" in its state: the sum of x + error is n times the mean plus the sum of the new errors.
+
+    An error that is kept in a narrower dtype is rounded where x is added and where own is subtracted, by one unit in
+    the last place at most.
+    """
     layout = setup.layout
-    begun = exchange.init(layout, torch.float64)
-    if not isinstance(begun.get("error"), Tensor):
+    begun = exchange.init(layout, torch.float64).get("error")
+    if not isinstance(begun, Tensor):
         return
+    unit = 0.0 if begun.dtype == torch.float64 else torch.finfo(begun.dtype).eps
     for n in setup.workers:
         errors = torch.zeros(n, layout.d, dtype=torch.float64)
         for step, xs, states, sent in run(exchange, n, layout, setup.seed, torch.float64, steps=6):
             with law.at(n=n, step=step, seed=setup.seed) as trial:
                 owed = xs + errors
-                errors = torch.stack([_error(state) for state in states])
+                errors = torch.stack([_error(state) for state in states]).double()
                 own = torch.stack([worker.own.dense() for worker in sent])
                 within = 1e-12 * max(1.0, float(owed.abs().sum(0).max()))
-                trial.close(own + errors, owed, within, "own plus the new error is not x plus the old error")
-                total = n * sent[0].mean.dense() + errors.sum(0)
-                trial.close(total, owed.sum(0), n * within, "n times the mean plus all errors is not what came in")
+                rounded = unit * (1 + unit) * (owed.abs() + errors.abs())
+                trial.close(own + errors, owed, within + rounded, "own plus the new error is not x plus the old error")
+                total, allowed = n * sent[0].mean.dense() + errors.sum(0), n * within + rounded.sum(0)
+                trial.close(total, owed.sum(0), allowed, "n times the mean plus all errors is not what came in")
 
 
 def the_repr_is_a_spec(exchange: Exchange, law: Law, setup: Setup) -> None:
@@ -194,7 +200,8 @@ def check_form(trial: Trial, begun: dict[str, Tensor], state: dict[str, Tensor],
     """Fail unless a state has the names and dtypes of the one that `init` made, and its vectors their length."""
     trial.require(begun.keys() == state.keys(), f"init names {sorted(begun)}, and a step leaves {sorted(state)}")
     for name, part in state.items():
-        narrow = part.is_floating_point() and part.dtype not in (torch.float32, torch.float64)
+        wide = (torch.float32, torch.float64, begun[name].dtype)
+        narrow = part.is_floating_point() and part.dtype not in wide
         trial.require(not narrow, f"{name} is {form(part)}, narrower than float32")
         trial.require(part.dtype == begun[name].dtype, f"{name} was {form(begun[name])} and is {form(part)}")
         vector = begun[name].shape == (d,)

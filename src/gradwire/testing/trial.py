@@ -41,8 +41,11 @@ class Trial:
         """Fail unless two tensors have one dtype, one shape and equal values; NaN equals NaN."""
         self.close(found, wanted, 0.0, words)
 
-    def close(self, found: Tensor, wanted: Tensor, within: float, words: str) -> None:
-        """Fail unless two tensors have one dtype, one shape, and values that differ by so little at most."""
+    def close(self, found: Tensor, wanted: Tensor, within: float | Tensor, words: str) -> None:
+        """Fail unless two tensors have one dtype, one shape, and values that differ by so little at most.
+
+        What is allowed may differ from value to value: f[..., d].
+        """
         if found.dtype != wanted.dtype or found.shape != wanted.shape:
             self.fail(f"{words}: {form(found)} and {form(wanted)}")
         if torch.equal(found, wanted):
@@ -50,7 +53,8 @@ class Trial:
         gap = (found.double() - wanted.double()).abs()
         wrong = ~((gap <= within) | (found == wanted) | (found.isnan() & wanted.isnan()))
         if bool(wrong.any()):
-            allowed = f", where {within:.3g} is allowed" if within else ""
+            most = float(within.max()) if isinstance(within, Tensor) else within
+            allowed = f", where {most:.3g} is allowed" if most else ""
             self.fail(f"{words}: {largest_difference(found, wanted)}{allowed}")
 
 

@@ -134,7 +134,7 @@ class DEFT:
             gathered = await gather_found(found, dims, turn.rank, space)
         whole = [torch.arange(*layers[i], device=x.device) for i in plan.common]
         indices = torch.cat([*map(globalise, gathered, spans), *whole])
-        values = x[indices]
+        values = widen(x[indices])
         total = await AllReduce(values)
         return Sent(own=Sparse(indices, values, len(x)), mean=Sparse(indices, total.div_(turn.size), len(x)))
 

@@ -1,10 +1,15 @@
-"""A sum computed in one pass that also collects what is large, and layers' norms: Numba's loops."""
+"""A sum computed in one pass that also collects what is large, and layers' norms: Numba's loops.
+
+The residual and its sum are arrays of float32, or of bfloat16 (compiler.HALF): each loop is compiled for both. Sums in
+bfloat16 are rounded at random by a key (half.py), which float32 does not read.
+"""
 
 # pyright: basic, reportCallIssue=false
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,14 +22,23 @@ from gradwire.kernels.cpu.compiler import (
     accumulate,
     compile_for,
     lowest,
+    put,
+    size_of,
     squares,
+    value_of,
 )
 from gradwire.kernels.cpu.selection import BINS, LAST, kth_largest, run_of, sample_of, threshold_of
 
 ONE = np.uint64(1)
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-@compile_for("int64(float32[::1], float32[::1], float32, int64, int64, int64[::1], int64)")
+def for_both(signature: str) -> Callable[[F], F]:
+    """Compile for residuals X of float32 and of bfloat16."""
+    return compile_for(*(signature.replace("X", kind) for kind in ("float32[::1]", "uint16[::1]")))
+
+
+@for_both("int64(float32[::1], X, float32, int64, int64, int64[::1], int64)")
 def sample(source: Floats, residual: Floats, decay: Any, at: int, k: int, sampled: Ints, count: int) -> int:
     """Write magnitudes' bits of source f32[m] + decay * residual[at : at + m], of those in the sample of residual[d].
 
@@ -37,7 +51,7 @@ def sample(source: Floats, residual: Floats, decay: Any, at: int, k: int, sample
         if start >= len(source):
             break
         for i in range(max(start, 0), min(start + 8, len(source))):
-            sampled[count] = np.float32(source[i] + decay * residual[at + i]).view(np.int32) & SIZE
+            sampled[count] = np.float32(source[i] + decay * value_of(residual, at + i)).view(np.int32) & SIZE
             count += 1
     return count
 
@@ -48,9 +62,45 @@ def threshold(d: int, k: int, sampled: Ints, rest: Ints) -> int:
     return threshold_of(d, k, sampled, rest, np.empty(BINS, np.int64))
 
 
-@compile_for(
-    "Tuple((int64, int64, float64))(float32[::1], float32[::1], float32, float32[::1], int64, int64, int64, int32,"
-    " int64[::1], int64, boolean)"
+@for_both(
+    "Tuple((int64, int64, float64))(float32[::1], X, float32, X, int64, int64, int64, int32, int64[::1], int64, uint64)"
+)
+def _singly(
+    source: Floats,
+    residual: Floats,
+    decay: Any,
+    target: Floats,
+    at: int,
+    start: int,
+    end: int,
+    threshold: Any,
+    keys: Ints,
+    found: int,
+    key: Any,
+) -> Any:
+    """`_stretch` of few elements, one by one."""
+    sound, total = 1, 0.0
+    for here in range(start, end):
+        i = at + here
+        put(target, i, np.float32(source[here] + decay * value_of(residual, i)), key)
+        source[here] = 0.0
+        value = np.float64(value_of(target, i))
+        total += value * value
+        size = size_of(target, i)
+        if size >= INFINITE:
+            sound = 0
+        if size >= threshold:
+            if 0 <= found < len(keys):
+                keys[found] = np.int64(size) << 32 | LAST - i
+                found += 1
+            else:
+                found = -1
+    return found, sound, total
+
+
+@for_both(
+    "Tuple((int64, int64, float64))(float32[::1], X, float32, X, int64, int64, int64, int32, int64[::1], int64, boolean,"
+    " uint64)"
 )
 def _stretch(
     source: Floats,
@@ -64,12 +114,18 @@ def _stretch(
     keys: Ints,
     found: int,
     measured: Any,
+    key: Any,
 ) -> Any:
     """`move` of source[start:end] alone; the third is the sum of the squares of what it writes, if that is measured."""
-    bits = target.view(np.int32)
-    sound, total, whole = 1, 0.0, start + (end - start) // 64 * 64
-    for here in range(start, whole, 64):
-        reached = np.uint64(accumulate(source, here, residual, target, at + here, threshold, decay))
+    sound, total, first = 1, 0.0, start
+    if target.itemsize == 2:  # a draw serves four elements, the first of which has a number that 4 divides
+        first = min(end, start + (-(at + start) & 3))
+        found, sound, total = _singly(
+            source, residual, decay, target, at, start, first, threshold, keys, found, key
+        )
+    whole = first + (end - first) // 64 * 64
+    for here in range(first, whole, 64):
+        reached = np.uint64(accumulate(source, here, residual, target, at + here, threshold, decay, key))
         if measured:
             total += squares(target, at + here)
         if reached and not 0 <= found <= len(keys) - 64:
@@ -77,33 +133,18 @@ def _stretch(
         while reached:
             i = at + here + np.int64(lowest(reached))
             reached &= reached - ONE
-            size = bits[i] & SIZE
+            size = size_of(target, i)
             if size >= INFINITE:
                 sound = 0
             if found >= 0:
                 keys[found] = np.int64(size) << 32 | LAST - i
                 found += 1
-    for here in range(whole, end):
-        i = at + here
-        target[i] = source[here] + decay * residual[i]
-        source[here] = 0.0
-        value = np.float64(target[i])
-        total += value * value
-        size = bits[i] & SIZE
-        if size >= INFINITE:
-            sound = 0
-        if size >= threshold:
-            if 0 <= found < len(keys):
-                keys[found] = np.int64(size) << 32 | LAST - i
-                found += 1
-            else:
-                found = -1
-    return found, sound, total
+    found, clean, rest = _singly(source, residual, decay, target, at, whole, end, threshold, keys, found, key)
+    return found, sound & clean, total + rest
 
 
-@compile_for(
-    "UniTuple(int64, 2)(float32[::1], float32[::1], float32, float32[::1], int64, int32, int64[::1], int64, int64[::1],"
-    " float64[::1])"
+@for_both(
+    "UniTuple(int64, 2)(float32[::1], X, float32, X, int64, int32, int64[::1], int64, int64[::1], float64[::1], uint64)"
 )
 def move(
     source: Floats,
@@ -116,6 +157,7 @@ def move(
     found: int,
     ends: Ints,
     sums: Wide,
+    key: Any,
 ) -> Any:
     """target[at : at + m] = source f32[m] + decay * residual[at : at + m], and zeros stay behind in source.
 
@@ -126,6 +168,7 @@ def move(
         found: keys there are; below zero: collect no more.
         ends: where layers of the vector end, which lie one after the other and make up all of it; or nothing.
         sums: of each layer, to which the squares of its sums are added.
+        key: rounds sums in bfloat16.
 
     Returns:
         The keys there are now, -1 if they did not all fit; and whether (1 or 0) all sums are finite.
@@ -141,7 +184,7 @@ def move(
         if layer < len(ends):
             end = min(end, ends[layer] - at)
         found, clean, total = _stretch(
-            source, residual, decay, target, at, start, end, threshold, keys, found, layer < len(ends)
+            source, residual, decay, target, at, start, end, threshold, keys, found, layer < len(ends), key
         )
         if layer < len(ends):
             sums[layer] += total

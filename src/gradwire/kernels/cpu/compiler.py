@@ -35,20 +35,23 @@ INFINITE = np.int32(0x7F800000)
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 """Of SplitMix64, as in splitmix.py."""
 
-I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+HALF = types.uint16
+"""What arrays of bfloat16 hold, which Numba does not know: the bits."""
+
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F32, F64 = ir.FloatType(), ir.DoubleType()
 
 
-def compile_for(signature: str, **options: Any) -> Callable[[F], F]:
-    """Compile for one signature now, or load it; without a place to keep it, compile it in every process."""
+def compile_for(*signatures: str, **options: Any) -> Callable[[F], F]:
+    """Compile for these signatures now, or load it; without a place to keep it, compile it in every process."""
 
     def decorate(function: F) -> F:
         njit: Any = numba.njit
         settings = {"nogil": True, "error_model": "numpy", **options}
         try:
-            return njit(signature, cache=True, **settings)(function)
+            return njit(list(signatures), cache=True, **settings)(function)
         except RuntimeError:
-            return njit(signature, **settings)(function)
+            return njit(list(signatures), **settings)(function)
 
     return decorate
 
@@ -68,15 +71,26 @@ def hashed(typing: Any, key: Any, index: Any) -> Any:
     """SplitMix64's output number `index`, from 0 on: a uint64."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        def mixed(z: Any, shift: int, factor: int) -> Any:
-            return builder.mul(builder.xor(z, builder.lshr(z, I64(shift))), I64(factor))
-
-        count = builder.add(arguments[1], I64(1))
-        z = builder.add(arguments[0], builder.mul(count, I64(GOLDEN)))
-        z = mixed(mixed(z, 30, FIRST), 27, SECOND)
-        return builder.xor(z, builder.lshr(z, I64(31)))
+        return _hash(builder, *arguments)
 
     return types.uint64(types.uint64, types.int64), generate
+
+
+def _hash(builder: Any, key: Any, index: Any, count: int = 0) -> Any:
+    """SplitMix64's output number `index`, or, in lanes, `count` outputs from that one on."""
+
+    def number(value: int) -> Any:
+        return ir.Constant(ir.VectorType(I64, count), [value] * count) if count else I64(value)
+
+    def mixed(z: Any, shift: int, factor: int) -> Any:
+        return builder.mul(builder.xor(z, builder.lshr(z, number(shift))), number(factor))
+
+    z = builder.add(key, builder.mul(builder.add(index, I64(1)), I64(GOLDEN)))
+    if count:
+        steps = [GOLDEN * step % 2**64 for step in range(count)]
+        z = builder.add(_in_all(builder, z, I64, count), ir.Constant(ir.VectorType(I64, count), steps))
+    z = mixed(mixed(z, 30, FIRST), 27, SECOND)
+    return builder.xor(z, builder.lshr(z, number(31)))
 
 
 def _lanes(context: Any, builder: Any, kind: Any, array: Any, start: Any, lane: Any) -> Any:
@@ -85,10 +99,10 @@ def _lanes(context: Any, builder: Any, kind: Any, array: Any, start: Any, lane: 
     return builder.bitcast(builder.gep(memory, [start]), ir.VectorType(lane, 64).as_pointer())
 
 
-def _in_all(builder: Any, number: Any, lane: Any) -> Any:
-    """A number in 64 lanes."""
-    first = builder.insert_element(ir.Constant(ir.VectorType(lane, 64), ir.Undefined), number, I32(0))
-    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(I32, 64), [0] * 64))
+def _in_all(builder: Any, number: Any, lane: Any, count: int = 64) -> Any:
+    """A number in all lanes."""
+    first = builder.insert_element(ir.Constant(ir.VectorType(lane, count), ir.Undefined), number, I32(0))
+    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(I32, count), [0] * count))
 
 
 def _reaching(builder: Any, bits: Any, threshold: Any) -> Any:
@@ -114,35 +128,117 @@ def reaching(typing: Any, bits: Any, at: Any, threshold: Any) -> Any:
 
 
 @intrinsic
-def accumulate(typing: Any, source: Any, at: Any, memory: Any, target: Any, to: Any, threshold: Any, decay: Any) -> Any:
+def accumulate(
+    typing: Any, source: Any, at: Any, memory: Any, target: Any, to: Any, threshold: Any, decay: Any, key: Any
+) -> Any:
     """Move source[at : at + 64] to target[to : to + 64], plus decay * memory[to : to + 64]: f32, zeros stay behind.
 
-    The product is rounded before it is added, as where two passes do it.
+    The product is rounded before it is added, as where two passes do it. Memory and target may be bfloat16 (half.py):
+    then the sum is rounded at random, and `to` is a multiple of 4.
 
-    Tells which of the 64 sums' magnitudes reach a threshold, as `reaching` does.
+    Tells which of the 64 magnitudes that are written reach a threshold, as `reaching` does.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         lanes = ir.VectorType(F32, 64)
-        given, held, sums = (
-            _lanes(context, builder, signature.args[array], arguments[array], arguments[start], F32)
-            for array, start in ((0, 1), (2, 4), (3, 4))
-        )
-        factor = _in_all(builder, arguments[6], F32)
-        total = builder.fadd(builder.load(given, align=4), builder.fmul(builder.load(held, align=4), factor))
-        builder.store(total, sums, align=4)
+        given = _lanes(context, builder, signature.args[0], *arguments[:2], F32)
+        held = _floats(context, builder, signature.args[2], arguments[2], arguments[4])
+        product = builder.fmul(held, _in_all(builder, arguments[6], F32))
+        total = builder.fadd(builder.load(given, align=4), product)
+        bits = builder.bitcast(total, ir.VectorType(I32, 64))
+        if target.dtype == HALF:
+            first = builder.lshr(arguments[4], I64(2))
+            drawn = builder.bitcast(_hash(builder, arguments[7], first, 16), ir.VectorType(I16, 64))
+            bits = _rounded(builder, bits, drawn)
+            upper = builder.lshr(bits, ir.Constant(ir.VectorType(I32, 64), [16] * 64))
+            sums = _lanes(context, builder, signature.args[3], arguments[3], arguments[4], I16)
+            builder.store(builder.trunc(upper, ir.VectorType(I16, 64)), sums, align=2)
+        else:
+            sums = _lanes(context, builder, signature.args[3], arguments[3], arguments[4], F32)
+            builder.store(total, sums, align=4)
         builder.store(ir.Constant(lanes, [0.0] * 64), given, align=4)
-        return _reaching(builder, builder.bitcast(total, ir.VectorType(I32, 64)), arguments[5])
+        return _reaching(builder, bits, arguments[5])
 
-    return types.uint64(source, types.int64, memory, target, types.int64, types.int32, types.float32), generate
+    found = types.uint64(source, types.int64, memory, target, types.int64, types.int32, types.float32, types.uint64)
+    return found, generate
+
+
+def _floats(context: Any, builder: Any, kind: Any, array: Any, start: Any) -> Any:
+    """Read lanes [start : start + 64] of an array of float32, or of bfloat16, as float32."""
+    if kind.dtype != HALF:
+        return builder.load(_lanes(context, builder, kind, array, start, F32), align=4)
+    upper = builder.load(_lanes(context, builder, kind, array, start, I16), align=2)
+    wide = ir.VectorType(I32, 64)
+    return builder.bitcast(
+        builder.shl(builder.zext(upper, wide), ir.Constant(wide, [16] * 64)), ir.VectorType(F32, 64)
+    )
+
+
+def _rounded(builder: Any, bits: Any, drawn: Any) -> Any:
+    """Bits of float32, in lanes or one, of which the lower half is drawn to be all or nothing, and then cleared."""
+    lanes = isinstance(bits.type, ir.VectorType)
+
+    def number(value: int) -> Any:
+        return ir.Constant(bits.type, [value] * 64 if lanes else value)
+
+    finite = builder.icmp_signed("<", builder.and_(bits, number(int(SIZE))), number(int(INFINITE)))
+    carry = builder.select(finite, builder.zext(drawn, bits.type), number(0))
+    return builder.and_(builder.add(bits, carry), number(-(2**16)))
+
+
+@intrinsic
+def value_of(typing: Any, array: Any, at: Any) -> Any:
+    """Element `at` of an array of float32, or of bfloat16, as a float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(_bits_of(context, builder, signature.args[0], *arguments), F32)
+
+    return types.float32(array, types.int64), generate
+
+
+def _bits_of(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
+    """The same as the bits of a float32."""
+    memory = context.make_array(kind)(context, builder, array).data
+    element = builder.load(builder.gep(memory, [at]))
+    if kind.dtype != HALF:
+        return builder.bitcast(element, I32)
+    return builder.shl(builder.zext(element, I32), I32(16))
+
+
+@intrinsic
+def size_of(typing: Any, array: Any, at: Any) -> Any:
+    """The bits of the magnitude of element `at`, as an int32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.and_(_bits_of(context, builder, signature.args[0], *arguments), I32(int(SIZE)))
+
+    return types.int32(array, types.int64), generate
+
+
+@intrinsic
+def put(typing: Any, array: Any, at: Any, value: Any, key: Any) -> Any:
+    """Write a float32 to element `at`, rounded by a key's word `at` where the array is of bfloat16."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        given, at, value, key = arguments
+        element = builder.gep(context.make_array(array)(context, builder, given).data, [at])
+        if array.dtype == HALF:
+            place = builder.shl(builder.and_(at, I64(3)), I64(4))
+            drawn = builder.trunc(builder.lshr(_hash(builder, key, builder.lshr(at, I64(2))), place), I16)
+            bits = _rounded(builder, builder.bitcast(value, I32), drawn)
+            value = builder.trunc(builder.lshr(bits, I32(16)), I16)
+        builder.store(value, element)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.float32, types.uint64), generate
 
 
 @intrinsic
 def squares(typing: Any, values: Any, at: Any) -> Any:
-    """The sum of the squares of f32 values[at : at + 64], in float64: always in the same order."""
+    """The sum of the squares of f32 or bf16 values[at : at + 64], in float64: always in the same order."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        block = builder.load(_lanes(context, builder, signature.args[0], *arguments, F32), align=4)
+        block = _floats(context, builder, signature.args[0], *arguments)
         wide = builder.fpext(block, ir.VectorType(F64, 64))
         total, lanes = builder.fmul(wide, wide), 32
         while lanes:

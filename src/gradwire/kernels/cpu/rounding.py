@@ -18,6 +18,7 @@ from gradwire.kernels.cpu.compiler import (
     as_integer,
     compile_for,
     hashed,
+    put,
 )
 from gradwire.kernels.cpu.packing import BLOCK, flag_signs, pack_codes
 
@@ -40,6 +41,13 @@ def wide_uniforms(key: Any, base: int, out: Wide) -> None:
     """Fill f64[m] with those from number `base` on."""
     for i in range(len(out)):
         out[i] = np.float64(np.int64(hashed(key, base + i) >> np.uint64(11))) * UNIT
+
+
+@compile_for("void(float32[::1], uint64, uint16[::1])")
+def round_half(x: Floats, key: Any, out: Any) -> None:
+    """Round f32[m] at random to the bits of bfloat16 in u16[m]."""
+    for i in range(len(out)):
+        put(out, i, x[i], key)
 
 
 @compile_for("void(int32[::1], uint64, int64, uint8[::1])")
