@@ -25,8 +25,9 @@ def law(spec: str) -> Law:
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("spec", BATCHED)
 def test_the_law_and_the_bytes(spec: str, n: int) -> None:
-    # Workers of a batch toss other coins, and the lengths of messages that depend on them differ.
-    certain = "bernoulli" not in spec
+    # Workers of a batch toss other coins, and the lengths of messages that depend on them differ; a union depends on
+    # what is rounded up.
+    certain = "bernoulli" not in spec and spec != "ef(uniontopk(density=0.05), dtype='bfloat16')"
     transports.batch_obeys_the_law(gw.parse(spec), law(spec), SETUP, n, bytes_are_certain=certain)
 
 

@@ -196,6 +196,9 @@ TRAINED = [
         "ef(topk(density=0.05, values='natural'))",
         "ef(topk(density=0.2, values='bits2'))",
         "ef(topk(density=0.05, values='bits2'), decay=0.95)",
+        "ef(uniontopk(density=0.05), dtype='bfloat16')",
+        "ef(cltk(density=0.05), dtype='bfloat16')",
+        "ef(mean, dtype='bfloat16')",
         "ef(bernoulli(p=0.5, unbiased=false))",
         "shifted(ef(topk(density=0.1)), fixed())",
         "diana(natural)",
@@ -211,7 +214,7 @@ TRAINED = [
 ]
 """What the stories train: every exchange, memory and rule, and one of each kind of message."""
 
-RANDOM = ("bernoulli", "dithering", "int8", "natural", "perm", "rand", "ternary")
+RANDOM = ("bernoulli", "dithering", "dtype='bfloat16'", "int8", "natural", "perm", "rand", "ternary")
 """Words in the specs of parts that draw random numbers."""
 
 COMPRESSORS = [

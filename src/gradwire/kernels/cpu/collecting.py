@@ -63,7 +63,8 @@ def threshold(d: int, k: int, sampled: Ints, rest: Ints) -> int:
 
 
 @for_both(
-    "Tuple((int64, int64, float64))(float32[::1], X, float32, X, int64, int64, int64, int32, int64[::1], int64, uint64)"
+    "Tuple((int64, int64, float64))(float32[::1], X, float32, X, int64, int64, int64, int32, int64[::1], int64, float64,"
+    " uint64)"
 )
 def _singly(
     source: Floats,
@@ -76,10 +77,11 @@ def _singly(
     threshold: Any,
     keys: Ints,
     found: int,
+    total: float,
     key: Any,
 ) -> Any:
-    """`_stretch` of few elements, one by one."""
-    sound, total = 1, 0.0
+    """`_stretch` of few elements, one by one; the squares are added to `total`."""
+    sound = 1
     for here in range(start, end):
         i = at + here
         put(target, i, np.float32(source[here] + decay * value_of(residual, i)), key)
@@ -121,7 +123,7 @@ def _stretch(
     if target.itemsize == 2:  # a draw serves four elements, the first of which has a number that 4 divides
         first = min(end, start + (-(at + start) & 3))
         found, sound, total = _singly(
-            source, residual, decay, target, at, start, first, threshold, keys, found, key
+            source, residual, decay, target, at, start, first, threshold, keys, found, total, key
         )
     whole = first + (end - first) // 64 * 64
     for here in range(first, whole, 64):
@@ -139,8 +141,8 @@ def _stretch(
             if found >= 0:
                 keys[found] = np.int64(size) << 32 | LAST - i
                 found += 1
-    found, clean, rest = _singly(source, residual, decay, target, at, whole, end, threshold, keys, found, key)
-    return found, sound & clean, total + rest
+    found, clean, total = _singly(source, residual, decay, target, at, whole, end, threshold, keys, found, total, key)
+    return found, sound & clean, total
 
 
 @for_both(
