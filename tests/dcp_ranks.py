@@ -12,11 +12,12 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from folder_ranks import METHODS, close, difference, everything, same, states, train
 from local_ranks import Normed
-from ranks import main
+from ranks import main, model
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
 import gradwire as gw
 
@@ -94,6 +95,44 @@ def went_on(folder: Path, saved: list, group: dist.ProcessGroup | None, again: P
         writing.result()
     close(hooks)
     dist.barrier()
+    return worst
+
+
+def keeps_halves(folder: str) -> float:
+    """Errors in bfloat16 come back bit for bit, by both ways to save, and as their mean for other workers."""
+    spec, root = "ef(topk(density=0.1), dtype='bfloat16')", Path(folder)
+
+    def hooked(group: dist.ProcessGroup | None = None) -> tuple:
+        net = model()
+        ddp = DistributedDataParallel(net, process_group=group)
+        return (ddp, torch.optim.SGD(net.parameters(), lr=0.05)), gw.attach(ddp, spec, seed=3)
+
+    pair, hook = hooked()
+    train([pair], 0, 5)
+    saved = hook.state_dict()
+    assert all(parts["error"].dtype == torch.bfloat16 for parts in saved["memory"].values())
+    dcp.save({"hook": gw.Stateful(hook)}, checkpoint_id=root / "dcp")
+    gw.save(hook, root / "folder")
+    everybody = [None] * dist.get_world_size()
+    dist.all_gather_object(everybody, saved)
+    hook.close()
+    for way in ("dcp", "folder"):
+        _, again = hooked()
+        if way == "dcp":
+            dcp.load({"hook": gw.Stateful(again, root / "dcp")}, checkpoint_id=root / "dcp")
+        else:
+            gw.load(again, root / "folder")
+        assert same(again.state_dict(), saved)
+        again.close()
+    alone = dist.new_group([dist.get_rank()], use_local_synchronization=True)
+    _, one = hooked(alone)
+    dcp.load({"hook": gw.Stateful(one, root / "dcp", group=alone)}, checkpoint_id=root / "dcp", process_group=alone)
+    wanted, worst = gw.merge(everybody)["memory"], 0.0
+    for name, parts in one.state_dict()["memory"].items():
+        gap = parts["error"].double() - wanted[name]["error"].double()
+        size = torch.stack([each["memory"][name]["error"].double().abs() for each in everybody]).mean(0)
+        worst = max(worst, float((gap.abs() / size.clamp(min=1e-30)).max()))
+    one.close()
     return worst
 
 

@@ -30,6 +30,10 @@ BUCKET = 0.004
 CASES: dict[str, dict[str, object]] = {
     "default": {},
     "two units, decay of nothing": {"exchange": "ef(topk(density=0.1))", "bucket_mb": BUCKET},
+    "error in bfloat16": {
+        "exchange": "ef(chunkedtopk(density=0.1, values='bits2'), decay=0.95, dtype='bfloat16')",
+        "bucket_mb": BUCKET,
+    },
     "diloco": {"exchange": "mean", "outer": "nesterov(lr=0.7, momentum=0.9)"},
     "diana": {"exchange": "diana(randk(density=0.2))", "outer": "sgd"},
     "deft": {"exchange": "ef(deft(density=0.1))", "outer": "sgd", "bucket_mb": BUCKET},

@@ -147,6 +147,7 @@ def resume_is_bit_equal(*specs: str) -> dict[str, bool]:
     usual = (
         "ef(deft(density=0.05))",
         "ef(topk(density=0.05))",
+        "ef(topk(density=0.05, values='bits2'), dtype='bfloat16')",
         "diana(randk(density=0.2))",
         "randdiana(natural, p=0.3)",
     )
@@ -271,24 +272,27 @@ def odd_parameters() -> None:
 
 
 def half_precision() -> None:
-    """A bfloat16 model: gradients and means are bfloat16, memories float32."""
+    """A bfloat16 model: gradients and means are bfloat16, memories float32 unless they are asked for otherwise."""
     rank = dist.get_rank()
-    net = model().bfloat16()
-    ddp = DistributedDataParallel(net, bucket_cap_mb=0.004)
-    hook = gw.attach(ddp, "ef(deft(density=0.1))")
-    for step in range(5):
-        net.zero_grad()
-        ddp(batch(step, rank).bfloat16()).square().mean().backward()
-        assert all(parameter.grad.dtype == torch.bfloat16 for parameter in net.parameters())
-    for parts in hook.state_dict()["memory"].values():
-        assert parts["error"].dtype == torch.float32
-    hook.close()
+    for options, kept in (("", torch.float32), (", dtype='bfloat16'", torch.bfloat16)):
+        net = model().bfloat16()
+        ddp = DistributedDataParallel(net, bucket_cap_mb=0.004)
+        hook = gw.attach(ddp, f"ef(deft(density=0.1){options})")
+        for step in range(5):
+            net.zero_grad()
+            ddp(batch(step, rank).bfloat16()).square().mean().backward()
+            assert all(parameter.grad.dtype == torch.bfloat16 for parameter in net.parameters())
+        for copy in (True, False):
+            for parts in hook.state_dict(copy=copy)["memory"].values():
+                assert parts["error"].dtype == kept
+        hook.close()
 
 
 def broken_steps() -> None:
     """One inf on one rank, in one of several units: no memory changes anywhere, and everybody sees it."""
     rank = dist.get_rank()
-    for spec in ("ef(topk(density=0.1))", "diana(randk(density=0.1))", "ef21(deft(density=0.1))"):
+    half = "ef(deft(density=0.1), dtype='bfloat16')"
+    for spec in ("ef(topk(density=0.1))", half, "diana(randk(density=0.1))", "ef21(deft(density=0.1))"):
         net = model()
         ddp = DistributedDataParallel(net, bucket_cap_mb=0.004)
         hook = gw.attach(ddp, spec)

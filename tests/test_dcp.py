@@ -20,6 +20,13 @@ def test_two_workers_become_four_and_two(tmp_path: Path) -> None:
 
 
 @pytest.mark.story
+def test_errors_in_bfloat16_come_back(tmp_path: Path) -> None:
+    """To one worker as their mean, which is rounded to the nearest in one way or the other."""
+    for line in play("keeps_halves", str(tmp_path), ranks=2, lives=LIVES):
+        assert line["result"] <= 2.0**-7
+
+
+@pytest.mark.story
 def test_what_does_not_fit_is_refused_on_every_rank(tmp_path: Path) -> None:
     for line in play("refuses", str(tmp_path), ranks=2, lives=LIVES):
         assert len(line["result"]) >= 10
