@@ -2,9 +2,10 @@
 
     nice -n 5 python benchmarks/half_loss.py
 
-The task, the optimizer and its learning rates are those of adam_sparse.py, each density's rate the best one there for
-float32. A third row rounds to the nearest bfloat16 instead of at random. Every run that has ended is in
-results/half_loss.json, so the script can be stopped and started again.
+The task, the optimizer and its learning rates are those of adam_sparse.py: the best one there for float32 at 1 % and 10 %,
+and that of 1 % for 0.1 %, which was not swept. "nudged" keeps float32 and forgets a ten millionth of the error at each
+step: how far runs of one seed come apart by themselves. "to the nearest" rounds to the nearest bfloat16 instead of at random.
+Every run that has ended is in results/half_loss.json, so the script can be stopped and started again.
 """
 
 from __future__ import annotations
@@ -24,23 +25,29 @@ from torch import Tensor
 from gradwire import kernels
 
 RESULTS = Path(__file__).parent / "results" / "half_loss.json"
-SEEDS = tuple(range(6))
-RATES = {0.01: 0.032, 0.1: 0.004}
-KINDS = {"float32": "", "bfloat16": ", dtype='bfloat16'", "to the nearest": ", dtype='bfloat16'"}
+SEEDS = {"float32": 12, "bfloat16": 12, "nudged": 6, "to the nearest": 6}
+RATES = {0.001: 0.032, 0.01: 0.032, 0.1: 0.004}
+KINDS = {
+    "float32": "",
+    "nudged": ", decay=0.9999999",
+    "bfloat16": ", dtype='bfloat16'",
+    "to the nearest": ", dtype='bfloat16'",
+}
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    for seed in SEEDS:
+    for seed in range(max(SEEDS.values())):
         for density, lr in RATES.items():
             for kind in KINDS:
-                result(density, lr, kind, seed)
+                if seed < SEEDS[kind]:
+                    result(density, lr, kind, seed)
     rows = []
     for density, lr in RATES.items():
-        losses = {kind: [result(density, lr, kind, seed) for seed in SEEDS] for kind in KINDS}
+        losses = {kind: [result(density, lr, kind, seed) for seed in range(SEEDS[kind])] for kind in KINDS}
         rows.append(row(f"{100 * density:g} %, lr {lr:g}, float32: loss", mean(losses["float32"])))
         for kind in list(KINDS)[1:]:
-            gaps = [mine - theirs for mine, theirs in zip(losses[kind], losses["float32"], strict=True)]
+            gaps = [mine - theirs for mine, theirs in zip(losses[kind], losses["float32"], strict=False)]
             rows.append(row(f"{100 * density:g} %, lr {lr:g}, {kind}: more, mean of {len(gaps)} seeds", mean(gaps)))
             rows.append(row(f"{100 * density:g} %, lr {lr:g}, {kind}: more, deviation over seeds", stdev(gaps)))
     show(rows)

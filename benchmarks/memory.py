@@ -23,6 +23,7 @@ from rows import RESULTS, Row, row, show, write
 METHODS = {
     "dense": "",
     "EF(Top-k)": "ef(topk(density=0.01))",
+    "EF(Top-k), error in bfloat16": "ef(topk(density=0.01), dtype='bfloat16')",
     "DIANA(Rand-K)": "diana(randk(density=0.01))",
     "EF21(Top-k)": "ef21(topk(density=0.01))",
     "local": "local",

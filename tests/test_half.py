@@ -104,7 +104,9 @@ def test_gradients_too_small_for_bfloat16_arrive() -> None:
     assert still + small == still
 
 
-@pytest.mark.parametrize("spec", [HALF.format(0.05), "ef(natural, dtype='bfloat16')", "ef(deft(density=0.05), dtype='bfloat16')"])
+@pytest.mark.parametrize(
+    "spec", [HALF.format(0.05), "ef(natural, dtype='bfloat16')", "ef(deft(density=0.05), dtype='bfloat16')"]
+)
 def test_the_sum_over_steps_is_kept_in_the_mean(spec: str) -> None:
     """Each step rounds within 2^-7 of what it rounds (the law of errors); over 60 steps the roundings average out."""
     n, steps = 3, 60
@@ -191,7 +193,7 @@ def test_checkpoints_are_of_one_dtype() -> None:
     assert narrow["memory"]["x"]["error"].dtype == torch.bfloat16
     checkpoint.check(narrow, narrow)
     for mine, theirs in ((plain, narrow), (narrow, plain)):
-        with pytest.raises(ValueError, match="the checkpoint is of EF.*, this hook runs EF"):
+        with pytest.raises(ValueError, match=r"the checkpoint is of EF.*, this hook runs EF"):
             checkpoint.check(theirs, mine)
 
 

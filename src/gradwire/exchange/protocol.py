@@ -88,7 +88,10 @@ class Accumulates(Protocol):
 
 @runtime_checkable
 class Selective(Protocol):
-    """An exchange or a compressor that selects by magnitude, and takes an `Accumulated` where others take a tensor."""
+    """An exchange or a compressor that selects by magnitude, and takes an `Accumulated` where others take a tensor.
+
+    Its values may be bfloat16; what is read of them is widened to float32 before it is sent.
+    """
 
     def wants_largest(self, turn: Turn) -> int:
         """How many of the largest magnitudes it selects on this turn; 0 if it cannot tell, and takes a tensor."""
@@ -97,7 +100,7 @@ class Selective(Protocol):
 
 @runtime_checkable
 class Layered(Protocol):
-    """An exchange that reads the norms of layers, and takes an `Accumulated` where others take a tensor."""
+    """An exchange that reads the norms of layers, and takes an `Accumulated`, of bfloat16 too, instead of a tensor."""
 
     def wants_norms(self, turn: Turn) -> Sequence[tuple[int, int]]:
         """Whose norms it reads on this turn: spans that tile the vector, or none."""

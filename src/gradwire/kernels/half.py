@@ -3,7 +3,7 @@
 bfloat16 is the upper half of a float32. 16 random bits are added to the whole, and the lower half is dropped, so it
 carries into the upper one with exactly the probability that it stands for. Number i draws word i of a stream
 (`splitmix.quarters`); rows [..., d] are counted one after the other. The error is below 2^-7 of the magnitude, or
-2^-133 below the normal range.
+2^-133 below the normal range. Triton has no such loop: on a GPU the definition runs.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def _widened_spans(x: Tensor, spans: Spans, ks: Sequence[int]) -> Tensor:
     """Of a vector of which a worker searches a part, that part alone is widened."""
     ends = list(itertools.accumulate((end - start for start, end in spans), initial=0))
     wide = torch.cat([x.new_empty(0), *(x[start:end] for start, end in spans)]).float()
-    return segmented_topk(wide, list(zip(ends, ends[1:], strict=False)), ks)
+    return segmented_topk(wide, list(itertools.pairwise(ends)), ks)
 
 
 widened_spans = Twin("torch", _is_narrow, _widened_spans)

@@ -125,7 +125,8 @@ def workers_ask_alike(exchange: Exchange, law: Law, setup: Setup) -> None:
 def states_keep_their_form(exchange: Exchange, law: Law, setup: Setup) -> None:
     """A state is tensors by name, float32 at least, of names, dtypes and lengths that stay, and alike on all workers.
 
-    Narrower is only what `init` makes so for float32, as a memory does that is told to. What is not one value per coordinate is replicated: equal on all workers, of a shape that may change.
+    A tensor may be narrower only if `init` makes it so for float32. What is not one value per coordinate is replicated:
+    equal on all workers, of a shape that may change.
     """
     n, layout = setup.some, setup.layout
     for dtype in (torch.float32, torch.bfloat16):

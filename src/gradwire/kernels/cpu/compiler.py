@@ -169,9 +169,7 @@ def _floats(context: Any, builder: Any, kind: Any, array: Any, start: Any) -> An
         return builder.load(_lanes(context, builder, kind, array, start, F32), align=4)
     upper = builder.load(_lanes(context, builder, kind, array, start, I16), align=2)
     wide = ir.VectorType(I32, 64)
-    return builder.bitcast(
-        builder.shl(builder.zext(upper, wide), ir.Constant(wide, [16] * 64)), ir.VectorType(F32, 64)
-    )
+    return builder.bitcast(builder.shl(builder.zext(upper, wide), ir.Constant(wide, [16] * 64)), ir.VectorType(F32, 64))
 
 
 def _rounded(builder: Any, bits: Any, drawn: Any) -> Any:
