@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from map import choice
@@ -23,6 +24,8 @@ def main() -> None:
         ("advice", rows("map")),
         ("latest", rows("latest")),
         ("race-sgd", rows("race_sgd")),
+        ("half-step", half_steps()),
+        ("half-loss", half_losses()),
     ):
         marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         text = marked.sub(lambda found, table=table: found[1] + table + found[2], text)
@@ -45,6 +48,32 @@ def rows(name: str) -> str:
 
 def said(holds: bool | None) -> str:
     return "" if holds is None else "yes" if holds else "**no**"
+
+
+def half_steps() -> str:
+    """A line for every model and method: the ratio with its quartiles."""
+    found = {each["name"]: each["value"] for each in read("half_step")}
+    lines = ["| | ms with float32 | bfloat16, of float32 | quartiles |\n|---|---:|---:|---:|\n"]
+    for name in dict.fromkeys(name.partition(":")[0] for name in found):
+        low, high = (found[f"{name}: {which} quartile"] for which in ("first", "third"))
+        ms, times = found[f"{name}: ms with float32"], found[f"{name}: bfloat16 / float32"]
+        lines.append(f"| {name} | {ms:.1f} | {times:.2f} | {low:.2f} to {high:.2f} |\n")
+    return "".join(lines)
+
+
+def half_losses() -> str:
+    """A line for every density and kind: mean and standard error of the difference to float32, seed by seed."""
+    lines = ["| density, learning rate | kept | seeds | loss | more than float32 |\n|---|---|---:|---:|---:|\n"]
+    runs = read("half_loss")["runs"]
+    losses: dict[tuple[str, str], dict[int, float]] = {}
+    for run in sorted(runs, key=lambda run: run["density"]):
+        at = f"{100 * run['density']:g} %, {run['lr']:g}"
+        losses.setdefault((at, run["kind"]), {})[run["seed"]] = run["loss"]
+    for (at, kind), by_seed in losses.items():
+        gaps = [loss - losses[at, "float32"][seed] for seed, loss in by_seed.items()]
+        more = "" if kind == "float32" else f"{mean(gaps):+.3f} ± {stdev(gaps) / len(gaps) ** 0.5:.3f}"
+        lines.append(f"| {at} | {kind} | {len(by_seed)} | {mean(by_seed.values()):.3f} | {more} |\n")
+    return "".join(lines)
 
 
 def crossover() -> str:
