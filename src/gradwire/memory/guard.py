@@ -78,7 +78,7 @@ class Guard:
     async def _carried(self, x: Accumulated, state: State, turn: Turn) -> Sent:
         """Start the exchange, of zeros if x is not finite, and give it up where any worker's x is not.
 
-        The plain mean is then exact up to the rounding of their sum, if a residual is subtracted again: of bfloat16 that
+        If a residual is subtracted again, the plain mean is then exact up to the rounding of the sum: of bfloat16 that
         is 2^-7 of it.
         """
         plain = None if x.finite else x.pieces()

@@ -63,8 +63,8 @@ def threshold(d: int, k: int, sampled: Ints, rest: Ints) -> int:
 
 
 @for_both(
-    "Tuple((int64, int64, float64))(float32[::1], X, float32, X, int64, int64, int64, int32, int64[::1], int64, float64,"
-    " uint64)"
+    "Tuple((int64, int64, float64))(float32[::1], X, float32, X, int64, int64, int64, int32, int64[::1], int64,"
+    " float64, uint64)"
 )
 def _singly(
     source: Floats,
@@ -101,8 +101,8 @@ def _singly(
 
 
 @for_both(
-    "Tuple((int64, int64, float64))(float32[::1], X, float32, X, int64, int64, int64, int32, int64[::1], int64, boolean,"
-    " uint64)"
+    "Tuple((int64, int64, float64))(float32[::1], X, float32, X, int64, int64, int64, int32, int64[::1], int64,"
+    " boolean, uint64)"
 )
 def _stretch(
     source: Floats,
