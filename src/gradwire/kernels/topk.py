@@ -15,6 +15,7 @@ from torch import Tensor
 from gradwire.kernels import compiled, gpu, host, reference, sampling
 from gradwire.kernels.accumulated import Accumulated
 from gradwire.kernels.compiled import Numbers, Pairs
+from gradwire.kernels.copies import zeros
 from gradwire.kernels.kernel import Kernel, Twin
 
 Spans = Sequence[tuple[int, int]]
@@ -102,7 +103,10 @@ def _select(x: Tensor, spans: Pairs, ks: Numbers, longest: int) -> Tensor:
 def _widened_spans(x: Tensor, spans: Spans, ks: Sequence[int]) -> Tensor:
     """Of a vector of which a worker searches a part, that part alone is widened."""
     ends = list(itertools.accumulate((end - start for start, end in spans), initial=0))
-    wide = torch.cat([x.new_empty(0), *(x[start:end] for start, end in spans)]).float()
+    # In large pages where NumPy gives them: fresh small ones cost as much as the search.
+    wide = zeros((ends[-1],), torch.float32, x.device)
+    for (start, end), at in zip(spans, ends, strict=False):
+        wide[at : at + end - start] = x[start:end]
     return segmented_topk(wide, list(itertools.pairwise(ends)), ks)
 
 
