@@ -3,7 +3,7 @@
     python benchmarks/hook.py [--quick]
 
 Medians of the seconds that the hook's thread computes in a step, in copies of the vector (copy_ into one that exists). One process whose
-gathers are answered at once with its own message twice, as if there were two ranks: everything is encoded, decoded and added up. The
+asks are answered at once as if there were another rank with the same message: everything is encoded, decoded and added up. The
 bar: at most 8 copies. --quick takes a million gradients and writes nothing.
 """
 
@@ -13,16 +13,14 @@ import argparse
 import logging
 import statistics
 import time
-from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 from rows import Row, row, show, write
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import gradwire
-from gradwire.ask import AllGather, Ask
 
 SPECS = {
     "ef(topk(density=0.01))": (4.0, 25.0, float("inf")),
@@ -66,12 +64,8 @@ def measure(spec: str, size: float, side: int, steps: int) -> tuple[float, float
         model, bucket_cap_mb=size if size < float("inf") else 1000, gradient_as_bucket_view=True
     )
     hook = gradwire.attach(ddp, spec, bucket_mb=size)
-    asked, hook.process._answer = hook.process._answer, None
-
-    def answer(ask: Ask) -> Callable[[], Tensor]:
-        return (lambda: torch.stack([ask.x, ask.x])) if isinstance(ask, AllGather) else asked(ask)
-
-    hook.process._answer, hook.process.size = answer, 2
+    hook.process.size = 2
+    hook.process._answer = lambda ask: lambda: ask.alone(2)  # as if there were another worker like this one
     source, target = torch.randn(10 * side * side), torch.empty(10 * side * side)
     x = torch.randn(8, side)
     advance, spent = hook.engine._advance, [0.0]
