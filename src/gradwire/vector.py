@@ -167,4 +167,9 @@ class Sent:
 
 def widen(x: Tensor) -> Tensor:
     """Return x in at least float32, the dtype in which messages are made and memories kept."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.to(wide(x.dtype))
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype if it is at least float32, else float32."""
+    return dtype if dtype in (torch.float32, torch.float64) else torch.promote_types(dtype, torch.float32)

@@ -17,7 +17,7 @@ from gradwire.kernels import Accumulated
 from gradwire.layout import Turn
 from gradwire.registry import part
 from gradwire.reprs import implied
-from gradwire.vector import Message, Sent, widen
+from gradwire.vector import Message, Sent, wide, widen
 
 
 @part("gathered", "exchange", example="gathered(natural)")
@@ -41,8 +41,7 @@ class Gathered:
         """One AllGather of u8[nbytes(d)]; two if the messages are ragged."""
         x = x if isinstance(x, Accumulated) else widen(x)
         # In x's dtype before averaging, so that the mean is the average of the `own`s also in float64.
-        kept = torch.promote_types(kernels.values(x).dtype, torch.float32)
-        decoded = (await self._exchange(x, turn)).to(kept)
+        decoded = (await self._exchange(x, turn)).to(wide(kernels.values(x).dtype))
         return Sent(own=decoded if isinstance(turn.rank, slice) else decoded.row(turn.rank), mean=decoded.average())
 
     async def _exchange(self, x: Tensor | Accumulated, turn: Turn) -> Message:
