@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradwire import kernels
 from gradwire.advice.crowd import neighbour
+from gradwire.advice.doors import through_ddp
 from gradwire.advice.link import KINDS, probe
 from gradwire.advice.pace import Pace, Watch, trained
 from gradwire.advice.survey import agreed, mean, sound, survey
@@ -234,8 +235,9 @@ class Auto:
         params, size = trained(self.ddp), self._process.size
         link = probe(self._process, self._device, KINDS)
         gradients = sound({number: param.grad for number, param in enumerate(params)}, params)
+        entry = through_ddp(self.ddp, gradients, pace, size, self._unit_bytes)
         with neighbour(link.share < 1):
-            work = survey(self.ddp, self.candidates, gradients, pace, size, self._unit_bytes, self.seed)
+            work = survey(entry, self.candidates, self._unit_bytes, self.seed)
         traffic = sum(errand.traffic for errand in dense(self.ddp, pace, size))
         others = [predicted(spec, found, pace, link) for spec, found in work.items()]
         return judge(agreed(self._process, self._device, [Method(DENSE, pace.period, traffic), *others]))

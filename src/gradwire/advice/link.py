@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradwire.advice.timeline import Part
-from gradwire.ask import ASKS, AllGather, AllReduce, AllToAll, Ask, Broadcast
+from gradwire.ask import ASKS, AllGather, AllReduce, AllToAll, Ask, Axis, Broadcast
 from gradwire.transport.process import Process
 
 HALF = "half"
@@ -60,19 +60,35 @@ class Cost:
 
 @dataclass(frozen=True)
 class Link:
-    """What every kind of collective costs among `size` ranks; `share` of a core for either lane of the timeline."""
+    """What every kind of collective costs among `size` ranks; `share` of a core for either lane of the timeline.
+
+    inside, between: what they cost among the ranks of an island, and among ranks of which each is of another island;
+    None where there are no islands.
+    """
 
     size: int
     share: float
     costs: Mapping[str, Cost]
+    inside: Link | None = None
+    between: Link | None = None
 
-    def part(self, kind: str, traffic: float) -> Part:
-        """One call of a kind; an empty one travels nowhere."""
-        return self.costs[kind].part(traffic) if traffic > 0 else Part(0.0, 0.0)
+    def part(self, kind: str, traffic: float, axis: Axis | None = None) -> Part:
+        """One call of a kind, among all ranks or along an axis; an empty one travels nowhere."""
+        return self._along(axis).costs[kind].part(traffic) if traffic > 0 else Part(0.0, 0.0)
 
     def at(self, beta: float) -> Link:
-        """The same ranks over another bandwidth, in bytes a second."""
-        return replace(self, costs={kind: cost.at(beta) for kind, cost in self.costs.items()})
+        """The same ranks over another bandwidth, in bytes a second. Inside islands it stays what it is."""
+        between = None if self.between is None else self.between.at(beta)
+        return replace(self, costs={kind: cost.at(beta) for kind, cost in self.costs.items()}, between=between)
+
+    def _along(self, axis: Axis | None) -> Link:
+        """The link of groups along an axis; that of all ranks for groups that lie otherwise than islands do."""
+        if axis is None or self.inside is None or self.between is None:
+            return self
+        island = self.inside.size
+        if island % (axis.size * axis.stride) == 0:
+            return self.inside
+        return self.between if axis.stride % island == 0 else self
 
 
 def fit(points: Sequence[tuple[float, float]]) -> tuple[float, float]:

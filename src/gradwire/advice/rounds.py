@@ -15,7 +15,7 @@ from functools import partial
 from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradwire.advice.crew import APART, FEW, MANY, STEPS, TOGETHER
 from gradwire.advice.crowd import clock
@@ -77,7 +77,7 @@ class LocalRound:
 
 
 def local_rounds(
-    model: nn.Module,
+    named: Named,
     gradients: Sequence[Tensor],
     step: float,
     link: Link,
@@ -87,14 +87,13 @@ def local_rounds(
     """Rehearse exchanges of differences. No network.
 
     Args:
-        model: bare; it is not touched.
-        gradients: one for every trainable parameter; differences are made of them.
+        named: trainable parameters, or this rank's shards of them, in the order of a model; they are not touched.
+        gradients: one for each; differences are made of them.
         step: seconds of a step in which nothing is sent.
         link: what collectives cost.
         unit_bytes: bytes of parameters that are exchanged together.
         exchanges: specs.
     """
-    named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
     moves = of_ranks([param for _, param in named], [gradients])
     return [_round(spec, named[::-1], moves, step, link, unit_bytes) for spec in exchanges]
 

@@ -10,9 +10,8 @@ from typing import cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
-from gradwire.advice.pace import Pace
+from gradwire.advice.doors import Entry
 from gradwire.advice.rounds import LocalRound
 from gradwire.advice.verdict import Method
 from gradwire.advice.work import Errand, errands
@@ -21,11 +20,8 @@ from gradwire.transport.process import Process
 
 
 def survey(
-    ddp: DistributedDataParallel,
+    entry: Entry,
     specs: Sequence[str],
-    gradients: Sequence[Tensor],
-    pace: Pace,
-    size: int,
     unit_bytes: float,
     seed: int = 0,
 ) -> dict[str, Sequence[Errand] | str]:
@@ -33,7 +29,7 @@ def survey(
     made: dict[str, Sequence[Errand] | str] = {}
     for spec in specs:
         try:
-            made[spec] = errands(ddp, parse(spec), gradients, pace, size, unit_bytes, seed)
+            made[spec] = errands(entry, parse(spec), unit_bytes, seed)
         except (ValueError, RuntimeError, IndexError, TypeError) as refusal:
             made[spec] = str(refusal).splitlines()[0]
     return made

@@ -16,13 +16,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradwire.advice.crew import STEPS, Crew
 from gradwire.advice.crowd import clock
+from gradwire.advice.doors import Entry
 from gradwire.advice.gradients import Gradients, of_ranks
 from gradwire.advice.link import HALF, Link
 from gradwire.advice.pace import Pace, buckets, trained
 from gradwire.advice.timeline import Job, Part
 from gradwire.ask import AllReduce, Talk
-from gradwire.doors.ddp import trainable
 from gradwire.engine import Unit, make_units
+from gradwire.engine.units import cut
 from gradwire.exchange import Exchange
 from gradwire.layout import Turn
 from gradwire.memory.guard import Guard
@@ -38,7 +39,7 @@ RATE = 0.1
 
 @dataclass(frozen=True)
 class Errand:
-    """Parameters that are averaged together, by DDP's numbers, and the courses of several rehearsed steps."""
+    """Parameters that must be ready, by DDP's numbers, for a unit's exchange, and the courses of rehearsed steps."""
 
     parameters: tuple[int, ...]
     courses: tuple[Course, ...]
@@ -46,7 +47,9 @@ class Errand:
     def job(self, step: int, pace: Pace, link: Link) -> Job:
         """What one of the steps takes on a link."""
         course = self.courses[step % len(self.courses)]
-        parts = [part for ask in course.asks for part in (Part(ask.seconds, 0.0), link.part(ask.kind, ask.traffic))]
+        parts = [
+            part for ask in course.asks for part in (Part(ask.seconds, 0.0), link.part(ask.kind, ask.traffic, ask.axis))
+        ]
         return Job(pace.when(self.parameters), (*parts, Part(course.rest, 0.0)))
 
     @property
@@ -77,36 +80,46 @@ def fp16(ddp: DistributedDataParallel, pace: Pace, size: int, cap: float | None 
 
 
 def errands(
-    ddp: DistributedDataParallel,
+    entry: Entry,
     exchange: Exchange,
-    gradients: Sequence[Tensor],
-    pace: Pace,
-    size: int,
-    unit_bytes: float | None = None,
+    unit_bytes: float,
     seed: int = 0,
 ) -> list[Errand]:
-    """Rehearse an exchange on these gradients, one for each parameter that DDP reduces: an errand a unit.
+    """Rehearse an exchange on what goes through a door, all workers with the same gradients: an errand a unit.
 
     Raises:
         ValueError: it cannot be rehearsed, or does not fit the model.
     """
-    params = trained(ddp)
-    cap = unit_bytes or ddp.bucket_bytes_cap
-    number = {id(param): i for i, param in enumerate(params)}
-    filled = buckets([param.nbytes for param in params], pace.order, cap)
-    bucket_of = {parameter: bucket for bucket in filled for parameter in bucket}
+    number = {id(tensor): i for i, (_, tensor) in enumerate(entry.named)}
     guarded = Guard(exchange)
     made: list[Errand] = []
-    for unit in make_units(trainable(ddp), guarded, cap):
-        crew = Crew(unit, guarded, size)
-        own = [number[id(param)] for param in unit.tensors]
+    before: dict[int, None] = {}
+    for unit in make_units(entry.named, guarded, unit_bytes):
+        crew = Crew(unit, guarded, entry.size)
+        own = [number[id(tensor)] for tensor in unit.tensors]
         # A unit is full when all buckets are ready that hold a part of it.
-        held = list({id(bucket_of[i]): bucket_of[i] for i in own}.values())
-        rooms = [lay([[params[i] for i in bucket if i in own] for bucket in held]) for _ in range(crew.rooms)]
-        brought = of_ranks([params[i] for i in own], [[gradients[i] for i in own]])
-        courses = [unit_step(guarded, crew, brought, rooms, LATE + step, seed, size)[1] for step in range(crew.steps)]
-        made.append(Errand(tuple(i for bucket in held for i in bucket), tuple(courses[1:] or courses)))
+        held = dict.fromkeys(entry.waits[i] for i in own)
+        laid = [[entry.named[i][1] for i in own if entry.waits[i] == bucket] for bucket in held]
+        rooms = [lay(laid) for _ in range(crew.rooms)]
+        brought = of_ranks(unit.tensors, [[entry.gradients[i] for i in own]])
+        courses = [
+            unit_step(guarded, crew, brought, rooms, LATE + step, seed, entry.size)[1] for step in range(crew.steps)
+        ]
+        waits = dict.fromkeys(parameter for bucket in held for parameter in bucket)
+        before |= waits
+        made.append(Errand(tuple(before if entry.in_order else waits), tuple(courses[1:] or courses)))
     return made
+
+
+def shards(entry: Entry, unit_bytes: float) -> list[Errand]:
+    """Native HSDP: an AllReduce of a unit's shards between the islands."""
+    waits = {id(tensor): bucket for (_, tensor), bucket in zip(entry.named, entry.waits, strict=True)}
+    found: list[Errand] = []
+    for part in cut(entry.named, unit_bytes):
+        traffic = _ring(sum(tensor.nbytes for _, tensor in part), entry.size)
+        parameters = dict.fromkeys(i for _, tensor in part for i in waits[id(tensor)])
+        found.append(Errand(tuple(parameters), (Course((Asked("AllReduce", traffic, 0.0),), 0.0),)))
+    return found
 
 
 def lay(buckets: Sequence[Sequence[Tensor]]) -> dict[int, Tensor]:

@@ -39,6 +39,9 @@ def predict(
     rate: str | None,
     ranks: int,
     bucket_mb: float,
+    door: str,
+    island: int,
+    inside: str | None,
     check: bool,
     seconds: float,
     optimizer: str | None,
@@ -48,7 +51,7 @@ def predict(
     given = tuple(candidate) if candidate else advice.CANDIDATES
     if optimizer is not None:
         check_optimizer(optimizer)
-    question = Question(model, given, bucket_mb, check, seconds=seconds)
+    question = Question(model, given, bucket_mb, check, seconds=seconds, door=door, island=island, inside=inside)
     if output is not None and not output.resolve().parent.is_dir():
         raise ValueError(f"there is no folder {output.parent} to write the answer to")
     if "WORLD_SIZE" in os.environ:
@@ -65,7 +68,8 @@ def predict(
 
 def table(advised: Advised) -> tuple[Table, list[str]]:
     """A row for every method, the fastest first, and lines for below: long names, and why a method is refused."""
-    place = f"{advised.model}, {advised.ranks} ranks, {advised.link}"
+    islands = "" if advised.island == 1 else f" in islands of {advised.island}"
+    place = f"{advised.model}, {advised.ranks} ranks{islands}, {advised.link}"
     found = Table(
         title=f"{place}: {1e3 * advised.compute:.1f} ms of compute",
         caption=NOTE,
@@ -91,6 +95,19 @@ def table(advised: Advised) -> tuple[Table, list[str]]:
     refused = [(method.name, method.refusal) for method in advised.verdict.methods if method.refusal]
     refused += [(_local_name(one), one.refusal) for one in advised.rounds if one.refusal]
     return found, [*below, *(f"{name}: {refusal}" for name, refusal in refused)]
+
+
+def door_lines(advised: Advised) -> list[str]:
+    """What the door changes, if it is not DDP's."""
+    if advised.door == "module":
+        return ["The model is not wrapped: candidates are predicted for attach(model, ...), dense and fp16 for DDP."]
+    if advised.door == "sharded":
+        return [
+            f"FSDP2's own gathering and reducing: {advised.own_traffic / 1e6:.3g} MB a step inside an island, "
+            f"{1e3 * advised.own_seconds:.3g} ms beside computing. dense is native HSDP's mean of shards between the "
+            "islands."
+        ]
+    return []
 
 
 def _seconds(one: advice.LocalRound) -> float:
@@ -195,6 +212,8 @@ def _finish(advised: Advised, optimizer: str | None, output: Path | None) -> Non
     out.print(figures)
     for line in lines:
         out.print(line, markup=False, highlight=False, soft_wrap=True)
+    for line in door_lines(advised):
+        out.print(line, markup=False, soft_wrap=True)
     out.print(advised.verdict.sentence, markup=False, soft_wrap=True)
     out.print(bench_words.measured_with(advised.versions), markup=False)
     for line in loss_lines(advised, optimizer) if optimizer is not None else ():

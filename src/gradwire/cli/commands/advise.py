@@ -18,6 +18,13 @@ def advise_command(
     rate: Annotated[str | None, typer.Option(help="Of every link, such as 100mbit. Left out: loopback.")] = None,
     ranks: Annotated[int, typer.Option(min=2, max=64, help="Processes, each on a link of its own.")] = 2,
     bucket_mb: Annotated[float, typer.Option(help="Megabytes that candidates exchange together.")] = 25.0,
+    door: Annotated[
+        str, typer.Option(help="ddp, module (no wrapper), or sharded: FSDP2 inside islands, gradwire between them.")
+    ] = "ddp",
+    island: Annotated[int, typer.Option(min=1, help="Ranks of an island, neighbours by number; 1: no islands.")] = 1,
+    inside: Annotated[
+        str | None, typer.Option(help="Rate inside an island, such as 100gbit. Left out: what is measured there.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Measure every method too, and compare.")] = False,
     seconds: Annotated[float, typer.Option(help="Of measuring a method, with --check.")] = 20.0,
     optimizer: Annotated[
@@ -31,4 +38,4 @@ def advise_command(
     """
     from gradwire.cli.advise import predict
 
-    predict(model, candidate, rate, ranks, bucket_mb, check, seconds, optimizer, output)
+    predict(model, candidate, rate, ranks, bucket_mb, door, island, inside, check, seconds, optimizer, output)

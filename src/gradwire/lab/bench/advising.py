@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeAlias, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwire.advice import HALF, KINDS, Errand, Link, Pace, Verdict, Watch, dense, fp16, judge, probe
 from gradwire.advice.crowd import neighbour
+from gradwire.advice.doors import Entry, beside, own_part, own_traffic, through_ddp, through_module, through_shards
 from gradwire.advice.pace import trained
 from gradwire.advice.rounds import LocalRound, local_rounds
 from gradwire.advice.survey import agreed, agreed_rounds, mean, sound, survey
+from gradwire.advice.timeline import Part
 from gradwire.advice.verdict import weigh
+from gradwire.advice.work import shards
 from gradwire.lab import remote
 from gradwire.lab.bench.advised import Advised, Probed, Question
 from gradwire.lab.bench.race import Progress, race
@@ -24,6 +27,7 @@ from gradwire.lab.bench.racer import LEARNING_RATE, MOMENTUM
 from gradwire.lab.bench.run import HERE, TIMEOUT_SECONDS
 from gradwire.lab.bench.workloads import Workload, make
 from gradwire.lab.ways.torchs import silent, wrap
+from gradwire.net import parse_rate
 from gradwire.transport.group import own_group
 from gradwire.transport.process import Process
 
@@ -40,6 +44,7 @@ def ask(question: Question, ranks: int, rate: str | None, listen: Listener = rem
         gradwire.lab.remote.Failed: a rank refused its input (code 2) or died (1); the message is its own.
         gradwire.net.Refused: the kernel does not give links.
     """
+    question.check_ranks(ranks)
     advised = remote.run(
         answer,
         question,
@@ -57,24 +62,78 @@ def answer(question: Question, tell: remote.Tell) -> Advised:
     """Predict, and with `check` measure, on the ranks of the default group. Every rank calls it; the same on all.
 
     Raises:
-        ValueError: a bad factory, spec or loss, in one sentence.
+        ValueError: a bad factory, spec or loss, or islands that the ranks do not fill, in one sentence.
     """
+    question.check_ranks(dist.get_world_size())
     workload = make(question.model, dist.get_rank())
     process = Process(own_group(cast(dist.ProcessGroup, dist.group.WORLD), torch.device("cpu")))
     ddp = wrap(workload.model)
     ddp.register_comm_hook(None, silent)
     pace, gradients = _pace(ddp, workload, process)
-    link = probe(process, torch.device("cpu"), (*KINDS, HALF))
+    link = probe_islands(process, question)
+    unit_bytes = question.bucket_mb * 2**20
+    entry, own = _entry(ddp, question, gradients, pace, process), Part(0.0, 0.0)
+    nbytes, used = float(sum(gradient.nbytes for gradient in gradients)), link
+    if question.door == "sharded":
+        inside, used = cast(Link, link.inside), replace(cast(Link, link.between), share=link.share)
+        own = own_part(nbytes, inside, unit_bytes)
+        pace = beside(pace, own, link.share)
     tell(Probed(pace.compute + pace.tail))
-    verdict = _judge(ddp, question, gradients, pace, link, process)
-    rounds = _rounds(workload.model, question, gradients, pace, link, process)
+    verdict = _judge(ddp, entry, question, pace, used, process)
+    rounds = _rounds(ddp, entry, question, gradients, pace, used, process)
     process.close()
     # A link on which size made no difference has no bytes a second.
-    alpha = {kind: cost.alpha for kind, cost in link.costs.items()}
-    beta = {kind: cost.beta if cost.per_byte > 0 else None for kind, cost in link.costs.items()}
+    alpha = {kind: cost.alpha for kind, cost in used.costs.items()}
+    beta = {kind: cost.beta if cost.per_byte > 0 else None for kind, cost in used.costs.items()}
     measured = _check(question, verdict, process.size, tell) if question.check else {}
-    compute = pace.compute + pace.tail
-    return Advised(question.model, HERE, process.size, compute, alpha, beta, verdict, measured, rounds=rounds)
+    return Advised(
+        question.model,
+        HERE,
+        process.size,
+        pace.compute + pace.tail,
+        alpha,
+        beta,
+        verdict,
+        measured,
+        rounds=rounds,
+        door=question.door,
+        island=question.island,
+        own_traffic=own_traffic(nbytes, question.island) if question.door == "sharded" else 0.0,
+        own_seconds=own.cpu + own.wait,
+    )
+
+
+def probe_islands(process: Process, question: Question) -> Link:
+    """The link of all ranks, and with islands those inside and between them. All islands are timed at once."""
+    device, kinds = torch.device("cpu"), (*KINDS, HALF)
+    link = probe(process, device, kinds)
+    if question.island == 1:
+        return link
+    s = question.island
+    inside = _probe_groups([list(range(first, first + s)) for first in range(0, process.size, s)])
+    between = _probe_groups([list(range(place, process.size, s)) for place in range(s)])
+    if question.inside is not None:
+        inside = inside.at(parse_rate(question.inside) / 8)
+    return replace(link, inside=inside, between=between)
+
+
+def _probe_groups(groups: list[list[int]]) -> Link:
+    """The link of this rank's group, while the other groups time theirs; the mean over the groups."""
+    own, _ = dist.new_subgroups_by_enumeration(groups)
+    device, process = torch.device("cpu"), Process(cast(dist.ProcessGroup, own))
+    link = probe(process, device, (*KINDS, HALF))
+    process.close()
+    return link
+
+
+def _entry(
+    ddp: DistributedDataParallel, question: Question, gradients: list[Tensor], pace: Pace, process: Process
+) -> Entry:
+    """What goes through the door that is asked about."""
+    if question.door == "ddp":
+        return through_ddp(ddp, gradients, pace, process.size, question.bucket_mb * 2**20)
+    whole = through_module(ddp, gradients, process.size)
+    return whole if question.door == "module" else through_shards(whole, process.rank, question.island)
 
 
 def _pace(ddp: DistributedDataParallel, workload: Workload, process: Process) -> tuple[Pace, list[Tensor]]:
@@ -94,29 +153,38 @@ def _pace(ddp: DistributedDataParallel, workload: Workload, process: Process) ->
 
 
 def _judge(
+    ddp: DistributedDataParallel, entry: Entry, question: Question, pace: Pace, link: Link, process: Process
+) -> Verdict:
+    """Predict dense, fp16 and the candidates; the ranks agree on the mean of their predictions.
+
+    Of shards, dense is native HSDP; of a module without a wrapper, DDP's.
+    """
+    unit_bytes = question.bucket_mb * 2**20
+    work: dict[str, Sequence[Errand] | str]
+    with neighbour(link.share < 1):
+        if question.door == "sharded":
+            work = {"dense": shards(entry, unit_bytes)}
+        else:
+            work = {"dense": dense(ddp, pace, process.size), "fp16": fp16(ddp, pace, process.size)}
+        work |= survey(entry, question.candidates, unit_bytes)
+    return judge(agreed(process, torch.device("cpu"), weigh(pace, work, link)))
+
+
+def _rounds(
     ddp: DistributedDataParallel,
+    entry: Entry,
     question: Question,
     gradients: list[Tensor],
     pace: Pace,
     link: Link,
     process: Process,
-) -> Verdict:
-    """Predict dense, fp16 and the candidates; the ranks agree on the mean of their predictions."""
-    unit_bytes = question.bucket_mb * 2**20
-    with neighbour(link.share < 1):
-        work: dict[str, Sequence[Errand] | str] = {
-            "dense": dense(ddp, pace, process.size),
-            "fp16": fp16(ddp, pace, process.size),
-            **survey(ddp, question.candidates, gradients, pace, process.size, unit_bytes),
-        }
-    return judge(agreed(process, torch.device("cpu"), weigh(pace, work, link)))
-
-
-def _rounds(
-    model: nn.Module, question: Question, gradients: list[Tensor], pace: Pace, link: Link, process: Process
 ) -> tuple[LocalRound, ...]:
     """Rehearse what local steps exchange; the ranks agree on the mean of their figures."""
-    found = local_rounds(model, gradients, pace.compute + pace.tail, link, question.bucket_mb * 2**20, question.local)
+    parameters = cast(Iterable[tuple[str, Tensor]], ddp.module.named_parameters())
+    named = [(name, param) for name, param in parameters if param.requires_grad]
+    if question.door == "sharded":
+        named, gradients = list(entry.named)[::-1], list(entry.gradients)[::-1]
+    found = local_rounds(named, gradients, pace.compute + pace.tail, link, question.bucket_mb * 2**20, question.local)
     return tuple(agreed_rounds(process, torch.device("cpu"), found)) if found else ()
 
 
