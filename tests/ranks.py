@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import gradwire as gw
-from gradwire.engine import batches
+from gradwire.engine import bundles
 from gradwire.engine.session import SPOKEN
 from gradwire.exchange import divide_budget
 
@@ -188,7 +188,7 @@ def many_buckets_deft() -> dict[str, int]:
 
 def one_by_one() -> None:
     """From now on units are exchanged one after the other, as large ones are, however small these are."""
-    batches.SMALL = 0
+    bundles.SMALL = 0
 
 
 def assert_equal_on_all_ranks(net: nn.Module) -> None:

@@ -6,7 +6,10 @@ import importlib
 import json
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from story import play, watch
+from torch.nn.parallel import DistributedDataParallel
 
 import gradwire as gw
 from gradwire.advice import (
@@ -34,11 +38,13 @@ from gradwire.advice import (
     predict,
 )
 from gradwire.advice import step_seconds as step
+from gradwire.advice.doors import beside, own_part, own_traffic, through_module, through_shards
 from gradwire.advice.losses import Known, known
 from gradwire.advice.losses import table as losses
 from gradwire.advice.rounds import EXCHANGE
-from gradwire.advice.work import lay
-from gradwire.cli.advise import local_lines, loss_lines, rate_of, table
+from gradwire.advice.work import errands, lay, shards
+from gradwire.ask import AllReduce, Axis
+from gradwire.cli.advise import door_lines, local_lines, loss_lines, rate_of, table
 from gradwire.lab import records
 from gradwire.lab.bench.advised import Advised, Question
 from gradwire.lab.bench.advising import ask
@@ -143,11 +149,11 @@ def test_a_rehearsal_asks_for_what_a_run_asks_for(spec: str, n: int) -> None:
     sent, course = rehearse(talks(), n)
     run = gw.lockstep(talks(), ledger)
     assert torch.equal(sent[0].mean.dense(), run[0].mean.dense())
-    for kind, entry in ledger.entries.items():
+    for kind, exchanged in ledger.entries.items():
         asked = [ask for ask in course.asks if ask.kind == kind]
-        assert len(asked) * n == entry.calls
+        assert len(asked) * n == exchanged.calls
         if kind != "Broadcast":  # of which the root sends most
-            assert sum(ask.traffic for ask in asked) == pytest.approx(entry.traffic / n)
+            assert sum(ask.traffic for ask in asked) == pytest.approx(exchanged.traffic / n)
 
 
 ALONE = ("cltk", "deft", "exdyna", "globaltopk", "islands", "micro", "oktopk")
@@ -271,12 +277,125 @@ def test_differences_are_rehearsed_on_copies(n: int) -> None:
         assert torch.equal(param, value)
 
 
+# ---- doors and islands
+
+
+def linked(size: int, seconds: float, per_byte: float = 0.0) -> Link:
+    kinds = "AllReduce", "AllGather", "Broadcast", "AllToAll"
+    return Link(size, 1.0, {kind: Cost(seconds, per_byte) for kind in kinds})
+
+
+def wrapped() -> tuple[DistributedDataParallel, list[torch.Tensor], Pace]:
+    """What a door looks at of DDP: its module and what it ignores; gradients by DDP's numbers, and their pace."""
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 3))
+    gradients = [torch.full_like(param, number) for number, param in enumerate(model.parameters())]
+    ddp = cast(DistributedDataParallel, SimpleNamespace(module=model, parameters_to_ignore=set()))
+    return ddp, gradients, Pace(compute=1.0, tail=0.1, ready=(1.0, 0.9, 0.5, 0.4), period=1.5)
+
+
+def test_a_bare_modules_units_leave_in_order() -> None:
+    """Each waits for its own parameters and those of the units before it, not for a bucket."""
+    ddp, gradients, pace = wrapped()
+    exchanged = through_module(ddp, gradients, 2)
+    assert [name for name, _ in exchanged.named] == ["1.bias", "1.weight", "0.bias", "0.weight"]
+    assert [int(gradient.flatten()[0]) for gradient in exchanged.gradients] == [3, 2, 1, 0]
+    found = errands(exchanged, gw.parse("ef(topk(density=0.2))"), 4.0 * 15)
+    assert [one.parameters for one in found] == [(3,), (3, 2), (3, 2, 1), (3, 2, 1, 0)]
+    assert [pace.when(one.parameters) for one in found] == [0.4, 0.5, 0.9, 1.0]
+    assert [one.traffic > 0 for one in found] == [True] * 4
+
+
+@pytest.mark.parametrize("island", [2, 4])
+def test_shards_are_cut_as_fsdp2_cuts_them(island: int) -> None:
+    """Whole together, uneven and empty ones too; a rank exchanges its own with as many workers as islands."""
+    ddp, gradients, _ = wrapped()
+    whole = through_module(ddp, gradients, 8)
+    parts = [through_shards(whole, rank, island) for rank in range(island, 2 * island)]
+    assert {part.size for part in parts} == {8 // island}
+    for at, (_, param) in enumerate(whole.named):
+        shards_of = [part.named[at][1] for part in parts]
+        assert torch.equal(torch.cat(shards_of), param)
+        assert [len(each) for each in shards_of] == [
+            len(each) for each in (*torch.chunk(param, island), *[param[:0]] * island)
+        ][:island]
+    first = parts[0]
+    assert sum(one.traffic for one in shards(first, 1e9)) == sum(
+        AllReduce(tensor).busiest(first.size) for _, tensor in first.named
+    )
+    assert len(errands(first, gw.parse("ef(topk(density=0.5))"), 1e9)) == 1
+
+
+def test_what_fsdp2_does_by_itself_is_hidden_as_far_as_it_fits() -> None:
+    """Two gathers and half an all-reduce of a byte each of four, beside a second of computing."""
+    assert own_traffic(4e6, 4) == 9e6
+    own = own_part(4e6, linked(4, 0.01, 1e-8), 1e9)
+    assert own.cpu + own.wait == pytest.approx(2 * (0.01 + 0.03) + 0.5 * (0.01 + 0.06))
+    pace = wrapped()[2]
+    assert beside(pace, own, 1.0) == pace
+    slow = beside(pace, Part(0.5, 1.5), 1.0)
+    assert (slow.compute, slow.tail, slow.period) == (2.0, 0.1, 2.5)
+    assert slow.ready == (2.0, 1.8, 1.0, 0.8)
+    assert beside(pace, Part(0.5, 0.0), 0.5).compute == 1.5  # on a core that both want
+
+
+def test_groups_along_islands_have_their_own_link() -> None:
+    link = replace(linked(8, 3.0, 1.0), inside=linked(4, 1.0), between=linked(2, 2.0, 1.0))
+    axes = [(None, 3.0), (Axis(4), 1.0), (Axis(2), 1.0), (Axis(2, 2), 1.0), (Axis(2, 4), 2.0), (Axis(8), 3.0)]
+    for axis, alpha in axes:
+        assert link.part("AllReduce", 1e-9, axis).wait == pytest.approx(alpha)
+    fast = link.at(1e3)
+    assert fast.part("AllReduce", 1e3, Axis(4)).wait == pytest.approx(1.0)
+    assert fast.part("AllReduce", 1e3, Axis(2, 4)).wait == pytest.approx(3.0)
+    assert fast.part("AllReduce", 1e3).wait == pytest.approx(4.0)
+    one = Errand((0,), (Course((Asked("AllReduce", 1e-9, 0.0, Axis(4)), Asked("AllReduce", 1e-9, 0.0)), 0.0),))
+    assert predict(PACE, [one], link) == pytest.approx(0.1 + 1.0 + 3.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"door": "fsdp"}, "a door is one of ddp, module, sharded, got 'fsdp'"),
+        ({"door": "sharded"}, "the sharded door needs islands of at least 2 ranks"),
+        ({"inside": "1gbit"}, "a rate of 1gbit inside needs islands"),
+        ({"island": 0}, "at least 1, got 0"),
+        ({"island": 2, "inside": "fast"}, "got 'fast'"),
+        ({"door": "module", "check": True}, "measured through DDP .* got the module door"),
+        ({"island": 2, "inside": "1gbit", "check": True}, "got links of 1gbit inside islands"),
+    ],
+)
+def test_a_door_that_cannot_be_is_refused(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Question("mlp", **arguments)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+def test_islands_must_be_filled_and_several(ranks: int) -> None:
+    with pytest.raises(ValueError, match=f"islands of 2 are two or more, all filled; {ranks} ranks"):
+        ask(Question("mlp", island=2), ranks, None)
+
+
+@pytest.mark.story
+def test_advice_on_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two islands of two: half of the values between them, and FSDP2's own traffic inside."""
+    monkeypatch.chdir(Path(__file__).parent)
+    question = Question("test_advice:tiny", ("ef(topk(density=0.5))",), door="sharded", island=2, inside="10gbit")
+    advised = ask(question, 4, None)
+    assert [method.name for method in advised.verdict.methods if method.refusal] == []
+    assert {method.name for method in advised.verdict.methods} == {"dense", "ef(topk(density=0.5))"}
+    assert advised.verdict.of("dense").traffic == 4 * 9  # a ring of two sends half of what is brought, twice
+    assert advised.own_traffic == 1.5 * 4 * 18
+    assert advised.own_seconds > 0
+    assert "108" in f"{advised.own_traffic:g}"
+    assert "native HSDP" in " ".join(door_lines(advised))
+
+
 def test_the_two_lines_are_named() -> None:
     default = LocalRound(EXCHANGE, 0.4, 0.01, 0.1, 2e5)
     text = "\n".join(local_lines(default, 3.9))
     assert "gradwire.local(model, optimizer, every=10)" in text
     assert "every 10 steps, 2.4 % of a round; 411 ms a step against 3900 ms dense" in text
     assert "docs/local.md" in text
+    assert 'every=10, group=mesh["replicate"])    # model is sharded' in local_lines(default, 3.9, "sharded")[2]
     assert 'every=10, exchange="mean")' in local_lines(LocalRound("mean", 0.4, 0.01, 0.1, 2e5), 3.9)[2]
 
 

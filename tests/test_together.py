@@ -13,7 +13,7 @@ from torch import Tensor
 import gradwire as gw
 from gradwire.ask import AllGather, AllReduce, AllToAll, Among, Ask, Axis, Broadcast, together
 from gradwire.engine import Engine
-from gradwire.engine.batches import SMALL, VectorSpec, Workspace, batched, run_in_order
+from gradwire.engine.bundles import SMALL, VectorSpec, Workspace, bundled, run_in_order
 from gradwire.memory import Guard
 from gradwire.transport import Ledger
 from gradwire.transport.ahead import Ahead
@@ -200,25 +200,26 @@ def vectors(*counts: int, dtype: torch.dtype = torch.float32) -> list[Vector]:
     return [Vector(VectorSpec(gw.Layout([f"{n}"], [(d,)]), dtype, torch.device("cpu"))) for n, d in enumerate(counts)]
 
 
-def test_small_neighbours_are_a_batch() -> None:
+def test_small_neighbours_are_a_bundle() -> None:
     most = SMALL // 4
     lengths = [
-        [unit.vector.layout.d for unit in batch] for batch in batched(vectors(9, 8, most, 1, most - 1, 1, 2 * most, 3))
+        [unit.vector.layout.d for unit in bundle]
+        for bundle in bundled(vectors(9, 8, most, 1, most - 1, 1, 2 * most, 3))
     ]
     assert lengths == [[9, 8], [most], [1, most - 1], [1], [2 * most], [3]]
-    assert batched(vectors()) == []
+    assert bundled(vectors()) == []
 
 
-def test_batches_under_way_share_no_memory() -> None:
+def test_bundles_under_way_share_no_memory() -> None:
     most = SMALL // 4
-    batches = batched([*vectors(10, 20, most, 5, 2 * most, 7)])
-    space = Workspace(batches, batched(vectors(1)))
+    bundles = bundled([*vectors(10, 20, most, 5, 2 * most, 7)])
+    space = Workspace(bundles, bundled(vectors(1)))
     other = space.another()
-    for number in range(len(batches)):
-        under_way = [unit for each in batches[number : number + 2] for unit in each]
+    for number in range(len(bundles)):
+        under_way = [unit for each in bundles[number : number + 2] for unit in each]
         for index, unit in enumerate(under_way):
             space.of(unit.vector.layout).fill_(index)
         for index, unit in enumerate(under_way):
             assert (space.of(unit.vector.layout) == index).all()
             assert space.of(unit.vector.layout).numel() == unit.vector.layout.d
-    assert other.of(batches[0][0].vector.layout).data_ptr() != space.of(batches[0][0].vector.layout).data_ptr()
+    assert other.of(bundles[0][0].vector.layout).data_ptr() != space.of(bundles[0][0].vector.layout).data_ptr()

@@ -235,9 +235,9 @@ class Auto:
         params, size = trained(self.ddp), self._process.size
         link = probe(self._process, self._device, KINDS)
         gradients = sound({number: param.grad for number, param in enumerate(params)}, params)
-        entry = through_ddp(self.ddp, gradients, pace, size, self._unit_bytes)
+        exchanged = through_ddp(self.ddp, gradients, pace, size, self._unit_bytes)
         with neighbour(link.share < 1):
-            work = survey(entry, self.candidates, self._unit_bytes, self.seed)
+            work = survey(exchanged, self.candidates, self._unit_bytes, self.seed)
         traffic = sum(errand.traffic for errand in dense(self.ddp, pace, size))
         others = [predicted(spec, found, pace, link) for spec, found in work.items()]
         return judge(agreed(self._process, self._device, [Method(DENSE, pace.period, traffic), *others]))

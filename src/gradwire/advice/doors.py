@@ -28,7 +28,7 @@ DOORS = ("ddp", "module", "sharded")
 
 
 @dataclass(frozen=True)
-class Entry:
+class Exchanged:
     """What goes through a door.
 
     named: tensors in the order in which units are cut. gradients: one for each. waits: parameters, by DDP's numbers,
@@ -45,25 +45,25 @@ class Entry:
 
 def through_ddp(
     ddp: DistributedDataParallel, gradients: Sequence[Tensor], pace: Pace, size: int, unit_bytes: float
-) -> Entry:
+) -> Exchanged:
     """DDP's door; a gradient for each parameter that DDP reduces, by its numbers."""
     number = _numbers(ddp)
     sizes = [param.nbytes for param in trained(ddp)]
     bucket_of = {one: tuple(bucket) for bucket in buckets(sizes, pace.order, unit_bytes) for one in bucket}
     named = trainable(ddp)
     own = [number[id(param)] for _, param in named]
-    return Entry(named, [gradients[i] for i in own], [bucket_of[i] for i in own], size)
+    return Exchanged(named, [gradients[i] for i in own], [bucket_of[i] for i in own], size)
 
 
-def through_module(ddp: DistributedDataParallel, gradients: Sequence[Tensor], size: int) -> Entry:
+def through_module(ddp: DistributedDataParallel, gradients: Sequence[Tensor], size: int) -> Exchanged:
     """The door of a module without a wrapper, as if DDP's were bare."""
     number = _numbers(ddp)
     named = in_order_of_arrival(cast(nn.Module, ddp.module))
     own = [number[id(param)] for _, param in named]
-    return Entry(named, [gradients[i] for i in own], [(i,) for i in own], size, in_order=True)
+    return Exchanged(named, [gradients[i] for i in own], [(i,) for i in own], size, in_order=True)
 
 
-def through_shards(whole: Entry, rank: int, island: int) -> Entry:
+def through_shards(whole: Exchanged, rank: int, island: int) -> Exchanged:
     """The module door, where FSDP2 has cut every tensor in `island` shards: those of one rank."""
     named = [(name, shard_of(param, rank % island, island)) for name, param in whole.named]
     gradients = [shard_of(gradient, rank % island, island) for gradient in whole.gradients]

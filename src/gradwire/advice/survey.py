@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradwire.advice.doors import Entry
+from gradwire.advice.doors import Exchanged
 from gradwire.advice.rounds import LocalRound
 from gradwire.advice.verdict import Method
 from gradwire.advice.work import Errand, errands
@@ -20,7 +20,7 @@ from gradwire.transport.process import Process
 
 
 def survey(
-    entry: Entry,
+    exchanged: Exchanged,
     specs: Sequence[str],
     unit_bytes: float,
     seed: int = 0,
@@ -29,7 +29,7 @@ def survey(
     made: dict[str, Sequence[Errand] | str] = {}
     for spec in specs:
         try:
-            made[spec] = errands(entry, parse(spec), unit_bytes, seed)
+            made[spec] = errands(exchanged, parse(spec), unit_bytes, seed)
         except (ValueError, RuntimeError, IndexError, TypeError) as refusal:
             made[spec] = str(refusal).splitlines()[0]
     return made

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradwire.advice.crew import STEPS, Crew
 from gradwire.advice.crowd import clock
-from gradwire.advice.doors import Entry
+from gradwire.advice.doors import Exchanged
 from gradwire.advice.gradients import Gradients, of_ranks
 from gradwire.advice.link import HALF, Link
 from gradwire.advice.pace import Pace, buckets, trained
@@ -80,7 +80,7 @@ def fp16(ddp: DistributedDataParallel, pace: Pace, size: int, cap: float | None 
 
 
 def errands(
-    entry: Entry,
+    exchanged: Exchanged,
     exchange: Exchange,
     unit_bytes: float,
     seed: int = 0,
@@ -90,33 +90,33 @@ def errands(
     Raises:
         ValueError: it cannot be rehearsed, or does not fit the model.
     """
-    number = {id(tensor): i for i, (_, tensor) in enumerate(entry.named)}
+    number = {id(tensor): i for i, (_, tensor) in enumerate(exchanged.named)}
     guarded = Guard(exchange)
     made: list[Errand] = []
     before: dict[int, None] = {}
-    for unit in make_units(entry.named, guarded, unit_bytes):
-        crew = Crew(unit, guarded, entry.size)
+    for unit in make_units(exchanged.named, guarded, unit_bytes):
+        crew = Crew(unit, guarded, exchanged.size)
         own = [number[id(tensor)] for tensor in unit.tensors]
         # A unit is full when all buckets are ready that hold a part of it.
-        held = dict.fromkeys(entry.waits[i] for i in own)
-        laid = [[entry.named[i][1] for i in own if entry.waits[i] == bucket] for bucket in held]
+        held = dict.fromkeys(exchanged.waits[i] for i in own)
+        laid = [[exchanged.named[i][1] for i in own if exchanged.waits[i] == bucket] for bucket in held]
         rooms = [lay(laid) for _ in range(crew.rooms)]
-        brought = of_ranks(unit.tensors, [[entry.gradients[i] for i in own]])
+        brought = of_ranks(unit.tensors, [[exchanged.gradients[i] for i in own]])
         courses = [
-            unit_step(guarded, crew, brought, rooms, LATE + step, seed, entry.size)[1] for step in range(crew.steps)
+            unit_step(guarded, crew, brought, rooms, LATE + step, seed, exchanged.size)[1] for step in range(crew.steps)
         ]
         waits = dict.fromkeys(parameter for bucket in held for parameter in bucket)
         before |= waits
-        made.append(Errand(tuple(before if entry.in_order else waits), tuple(courses[1:] or courses)))
+        made.append(Errand(tuple(before if exchanged.in_order else waits), tuple(courses[1:] or courses)))
     return made
 
 
-def shards(entry: Entry, unit_bytes: float) -> list[Errand]:
+def shards(exchanged: Exchanged, unit_bytes: float) -> list[Errand]:
     """Native HSDP: an AllReduce of a unit's shards between the islands."""
-    waits = {id(tensor): bucket for (_, tensor), bucket in zip(entry.named, entry.waits, strict=True)}
+    waits = {id(tensor): bucket for (_, tensor), bucket in zip(exchanged.named, exchanged.waits, strict=True)}
     found: list[Errand] = []
-    for part in cut(entry.named, unit_bytes):
-        traffic = _ring(sum(tensor.nbytes for _, tensor in part), entry.size)
+    for part in cut(exchanged.named, unit_bytes):
+        traffic = _ring(sum(tensor.nbytes for _, tensor in part), exchanged.size)
         parameters = dict.fromkeys(i for _, tensor in part for i in waits[id(tensor)])
         found.append(Errand(tuple(parameters), (Course((Asked("AllReduce", traffic, 0.0),), 0.0),)))
     return found

@@ -132,15 +132,18 @@ def _local_name(one: advice.LocalRound) -> str:
     return f"local: {one.exchange}" if one.refusal else f"local, every {one.every}: {one.exchange}"
 
 
-def local_lines(one: advice.LocalRound, dense: float) -> list[str]:
+def local_lines(one: advice.LocalRound, dense: float, door: str = "ddp") -> list[str]:
     """What local steps would take, and the two lines that bring them; `dense` seconds a step without them."""
     argument = "" if one.exchange == EXCHANGE else f', exchange="{one.exchange}"'
+    if door == "sharded":
+        argument += ', group=mesh["replicate"]'
+    model = "sharded by FSDP2" if door == "sharded" else "the bare module"
     return [
         f"or take local steps: an exchange of {one.traffic / 1e6:.3g} MB and {1e3 * one.wire:.3g} ms of wire every "
         f"{one.every} steps, {100 * one.share(one.every):.2g} % of a round; "
         f"{1e3 * one.seconds(one.every):.4g} ms a step against {1e3 * dense:.4g} ms dense",
         "    import gradwire",
-        f"    local = gradwire.local(model, optimizer, every={one.every}{argument})    # model is the bare module",
+        f"    local = gradwire.local(model, optimizer, every={one.every}{argument})    # model is {model}",
         LOCAL_NOTE,
     ]
 
@@ -219,7 +222,7 @@ def _finish(advised: Advised, optimizer: str | None, output: Path | None) -> Non
     for line in loss_lines(advised, optimizer) if optimizer is not None else ():
         out.print(line, markup=False, soft_wrap=True)
     if (one := advised.local) is not None:
-        for line in local_lines(one, advised.verdict.of("dense").seconds):
+        for line in local_lines(one, advised.verdict.of("dense").seconds, advised.door):
             out.print(line, markup=False, soft_wrap=True)
     if output is not None:
         write_whole(advised.to_json(), output)

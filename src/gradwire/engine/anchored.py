@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gradwire import checkpoint, kernels
-from gradwire.engine.batches import VectorSpec
+from gradwire.engine.bundles import VectorSpec
 from gradwire.exchange import Exchange, State
 from gradwire.exchange.protocol import Accumulates, flatten, forget_
 from gradwire.exchange.step import step

@@ -3,7 +3,7 @@
     a door calls `contribute` -> the engine's thread fills units -> a full unit runs the exchange -> the gradients are
     overwritten by their mean -> the door is called back
 
-Order is a promise: one thread runs batches of units to their end one after the other, in their own order, which is
+Order is a promise: one thread runs bundles of units to their end one after the other, in their own order, which is
 every rank's, on a process group of the engine's own. The caller goes on meanwhile.
 
 A *pass* is one backward pass of all tensors. Memories change when a pass is complete: until then the state before it
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from gradwire import checkpoint, kernels
 from gradwire.ask import Talk, together
-from gradwire.engine.batches import batched, run_in_order
+from gradwire.engine.bundles import bundled, run_in_order
 from gradwire.engine.membership import meet
 from gradwire.engine.session import Session, in_words
 from gradwire.engine.shards import copies, part_of
@@ -115,7 +115,7 @@ class Engine:
         self._guarded = Guard(exchange)
         self.units = make_units(named, self._guarded, unit_bytes, widened=scaler is not None, fused=fused)
         numbered = iter(enumerate(self.units))
-        self._batches = [dict(itertools.islice(numbered, len(batch))) for batch in batched(self.units)]
+        self._bundles = [dict(itertools.islice(numbered, len(bundle))) for bundle in bundled(self.units)]
         self._unit_of = {tensor: unit for unit in self.units for tensor in unit.names}
         self._waiting: list[_Arrival] = []
         self._open, self._done, self._undoable = False, set[int](), False
@@ -245,12 +245,16 @@ class Engine:
             self._unit_of[tensor].fill(tensor, gradient)
 
     def _exchange(self) -> bool:
-        """Run all batches that are full and not done, in their own order, which is every rank's; tell if any was."""
+        """Run all bundles that are full and not done, in their own order, which is every rank's; tell if any was."""
         ready = self._ready()
-        for batch, sent in zip(ready, run_in_order(self.process, [self._talk(batch) for batch in ready]), strict=True):
+        for bundle, sent in zip(
+            ready, run_in_order(self.process, [self._talk(bundle) for bundle in ready]), strict=True
+        ):
             self._finite &= all(each.finite for each in sent)
-            self._done |= batch.keys()
-            self.ledger.dense += sum(gradient.nbytes for unit in batch.values() for gradient in unit.gradients.values())
+            self._done |= bundle.keys()
+            self.ledger.dense += sum(
+                gradient.nbytes for unit in bundle.values() for gradient in unit.gradients.values()
+            )
         if ready and len(self._done) == len(self.units):
             self._end()
         return bool(ready)
@@ -258,23 +262,23 @@ class Engine:
     def _ready(self) -> list[dict[int, Unit]]:
         """Batches, as units by number, that are full and not done; if `in_order`, only before the first unfinished."""
         ready: list[dict[int, Unit]] = []
-        for batch in self._batches:
-            if batch.keys() <= self._done:
+        for bundle in self._bundles:
+            if bundle.keys() <= self._done:
                 continue
-            if not any(unit.missing for unit in batch.values()):
-                ready.append(batch)
+            if not any(unit.missing for unit in bundle.values()):
+                ready.append(bundle)
             elif self.in_order:
                 break
         return ready
 
-    def _talk(self, batch: Mapping[int, Unit]) -> Talk[list[Sent]]:
-        """The exchanges of a batch's units, side by side."""
+    def _talk(self, bundle: Mapping[int, Unit]) -> Talk[list[Sent]]:
+        """The exchanges of a bundle's units, side by side."""
         lr = None if self.lr is None else self.lr()
         times = float(self.process.size) if self.reduce == "sum" else 1.0
         return together(
             [
                 unit.average(self._guarded, self._turn(number, unit, lr), self._scale, times)
-                for number, unit in batch.items()
+                for number, unit in bundle.items()
             ]
         )
 

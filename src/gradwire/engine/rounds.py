@@ -22,8 +22,8 @@ from torch import Tensor
 from gradwire import checkpoint, kernels
 from gradwire.ask import AllGather, Broadcast, together
 from gradwire.engine.anchored import Anchored
-from gradwire.engine.batches import Workspace, batched, run_in_order
 from gradwire.engine.buffers import Buffers
+from gradwire.engine.bundles import Workspace, bundled, run_in_order
 from gradwire.engine.membership import Membership, meet
 from gradwire.engine.session import Session, in_words
 from gradwire.engine.units import cut
@@ -93,8 +93,8 @@ class Rounds:
             raise ValueError(f"the parameters make {len(units)} units, too few for {fragments} fragments")
         self.units = [units[fragment::fragments] for fragment in range(fragments)]
         self.buffers = Buffers(buffers, self.device)
-        self._batches = [batched(part) for part in self.units]
-        self._workspace = Workspace(*self._batches)
+        self._bundles = [bundled(part) for part in self.units]
+        self._workspace = Workspace(*self._bundles)
         self._failure: Exception | None = None
         self._averaged: list[Anchored] = []
         self._finished: list[Anchored] = []
@@ -201,7 +201,8 @@ class Rounds:
         """Exchange units in their order, and buffers with the first fragment."""
         budgets = divide_budget({unit.layout: visible(unit.memory) for unit in units})
         talks = [
-            together([self._talk(unit, budgets[unit.layout]) for unit in batch]) for batch in self._batches[self.due()]
+            together([self._talk(unit, budgets[unit.layout]) for unit in bundle])
+            for bundle in self._bundles[self.due()]
         ]
         for _ in run_in_order(self.process, talks):
             pass

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gradwire import kernels
-from gradwire.engine.batches import VectorSpec, Workspace, batched
+from gradwire.engine.bundles import VectorSpec, Workspace, bundled
 from gradwire.engine.shards import copies, shard
 from gradwire.exchange import Exchange, State
 from gradwire.exchange.protocol import Accumulates, visible
@@ -214,7 +214,7 @@ def make_units(
     """
     units = [_unit(part, exchange, widened=widened, fused=fused) for part in cut(named, unit_bytes)]
     if fused:
-        workspace = Workspace(batched(units))
+        workspace = Workspace(bundled(units))
         for unit in units:
             unit.workspace = workspace
     return units

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradwire.advice import HALF, KINDS, Errand, Link, Pace, Verdict, Watch, dense, fp16, judge, probe
 from gradwire.advice.crowd import neighbour
-from gradwire.advice.doors import Entry, beside, own_part, own_traffic, through_ddp, through_module, through_shards
+from gradwire.advice.doors import Exchanged, beside, own_part, own_traffic, through_ddp, through_module, through_shards
 from gradwire.advice.pace import trained
 from gradwire.advice.rounds import LocalRound, local_rounds
 from gradwire.advice.survey import agreed, agreed_rounds, mean, sound, survey
@@ -72,15 +72,15 @@ def answer(question: Question, tell: remote.Tell) -> Advised:
     pace, gradients = _pace(ddp, workload, process)
     link = probe_islands(process, question)
     unit_bytes = question.bucket_mb * 2**20
-    entry, own = _entry(ddp, question, gradients, pace, process), Part(0.0, 0.0)
+    exchanged, own = _exchanged(ddp, question, gradients, pace, process), Part(0.0, 0.0)
     nbytes, used = float(sum(gradient.nbytes for gradient in gradients)), link
     if question.door == "sharded":
         inside, used = cast(Link, link.inside), replace(cast(Link, link.between), share=link.share)
         own = own_part(nbytes, inside, unit_bytes)
         pace = beside(pace, own, link.share)
     tell(Probed(pace.compute + pace.tail))
-    verdict = _judge(ddp, entry, question, pace, used, process)
-    rounds = _rounds(ddp, entry, question, gradients, pace, used, process)
+    verdict = _judge(ddp, exchanged, question, pace, used, process)
+    rounds = _rounds(ddp, exchanged, question, gradients, pace, used, process)
     process.close()
     # A link on which size made no difference has no bytes a second.
     alpha = {kind: cost.alpha for kind, cost in used.costs.items()}
@@ -126,9 +126,9 @@ def _probe_groups(groups: list[list[int]]) -> Link:
     return link
 
 
-def _entry(
+def _exchanged(
     ddp: DistributedDataParallel, question: Question, gradients: list[Tensor], pace: Pace, process: Process
-) -> Entry:
+) -> Exchanged:
     """What goes through the door that is asked about."""
     if question.door == "ddp":
         return through_ddp(ddp, gradients, pace, process.size, question.bucket_mb * 2**20)
@@ -153,7 +153,7 @@ def _pace(ddp: DistributedDataParallel, workload: Workload, process: Process) ->
 
 
 def _judge(
-    ddp: DistributedDataParallel, entry: Entry, question: Question, pace: Pace, link: Link, process: Process
+    ddp: DistributedDataParallel, exchanged: Exchanged, question: Question, pace: Pace, link: Link, process: Process
 ) -> Verdict:
     """Predict dense, fp16 and the candidates; the ranks agree on the mean of their predictions.
 
@@ -163,16 +163,16 @@ def _judge(
     work: dict[str, Sequence[Errand] | str]
     with neighbour(link.share < 1):
         if question.door == "sharded":
-            work = {"dense": shards(entry, unit_bytes)}
+            work = {"dense": shards(exchanged, unit_bytes)}
         else:
             work = {"dense": dense(ddp, pace, process.size), "fp16": fp16(ddp, pace, process.size)}
-        work |= survey(entry, question.candidates, unit_bytes)
+        work |= survey(exchanged, question.candidates, unit_bytes)
     return judge(agreed(process, torch.device("cpu"), weigh(pace, work, link)))
 
 
 def _rounds(
     ddp: DistributedDataParallel,
-    entry: Entry,
+    exchanged: Exchanged,
     question: Question,
     gradients: list[Tensor],
     pace: Pace,
@@ -183,7 +183,7 @@ def _rounds(
     parameters = cast(Iterable[tuple[str, Tensor]], ddp.module.named_parameters())
     named = [(name, param) for name, param in parameters if param.requires_grad]
     if question.door == "sharded":
-        named, gradients = list(entry.named)[::-1], list(entry.gradients)[::-1]
+        named, gradients = list(exchanged.named)[::-1], list(exchanged.gradients)[::-1]
     found = local_rounds(named, gradients, pace.compute + pace.tail, link, question.bucket_mb * 2**20, question.local)
     return tuple(agreed_rounds(process, torch.device("cpu"), found)) if found else ()
 

@@ -1,8 +1,8 @@
-"""Batches: units that are exchanged side by side, and in front of which the next one may begin.
+"""Bundles: units that are exchanged side by side, while the next bundle may already begin.
 
 A collective costs a latency, however little it sends. So the exchanges of small neighbouring units run together, and
-their messages travel as one. And while a batch waits for the network, the next one that is ready computes what it
-needs no answer for: it accumulates, selects and encodes. The collectives of a batch still end before those of the next
+their messages travel as one. And while a bundle waits for the network, the next one that is ready computes what it
+needs no answer for: it accumulates, selects and encodes. The collectives of a bundle still end before those of the next
 begin, in an order that does not depend on which gradients came first on which rank.
 """
 
@@ -46,36 +46,36 @@ class HasVector(Protocol):
 U = TypeVar("U", bound=HasVector)
 
 _Kind: TypeAlias = tuple[int, torch.dtype, torch.device]
-"""What lies in one tensor: vectors of batches with even or odd numbers, of one dtype, on one device."""
+"""What lies in one tensor: vectors of bundles with even or odd numbers, of one dtype, on one device."""
 
 
-def batched(units: Sequence[U]) -> list[list[U]]:
-    """Deal units out to batches in their order: neighbours together up to `SMALL` bytes, any larger one alone."""
-    batches: list[list[U]] = []
+def bundled(units: Sequence[U]) -> list[list[U]]:
+    """Deal units out to bundles in their order: neighbours together up to `SMALL` bytes, any larger one alone."""
+    bundles: list[list[U]] = []
     left = 0
     for unit in units:
         nbytes = unit.vector.layout.d * unit.vector.dtype.itemsize
-        if not batches or nbytes > left:
-            batches.append([])
+        if not bundles or nbytes > left:
+            bundles.append([])
             left = SMALL
-        batches[-1].append(unit)
+        bundles[-1].append(unit)
         left -= nbytes
-    return batches
+    return bundles
 
 
 class Workspace:
-    """One vector f[d] for every unit, in memory that units use in turns: two batches under way share none.
+    """One vector f[d] for every unit, in memory that units use in turns: two bundles under way share none.
 
     Args:
-        parts: batches that may follow each other, part by part.
+        parts: bundles that may follow each other, part by part.
     """
 
     def __init__(self, *parts: Sequence[Sequence[HasVector]]) -> None:
         self._spans: dict[Layout, tuple[_Kind, int, int]] = {}
         ends: dict[_Kind, int] = {}
-        for number, batch in ((number, batch) for batches in parts for number, batch in enumerate(batches)):
+        for number, bundle in ((number, bundle) for bundles in parts for number, bundle in enumerate(bundles)):
             filled: dict[_Kind, int] = {}
-            for layout, dtype, device in (unit.vector for unit in batch):
+            for layout, dtype, device in (unit.vector for unit in bundle):
                 kind = (number % 2, dtype, device)
                 start, filled[kind] = filled.get(kind, 0), filled.get(kind, 0) + layout.d
                 self._spans[layout] = (kind, start, filled[kind])
