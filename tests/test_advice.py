@@ -42,6 +42,7 @@ from gradwire.advice.doors import beside, own_part, own_traffic, through_module,
 from gradwire.advice.losses import Known, known
 from gradwire.advice.losses import table as losses
 from gradwire.advice.rounds import EXCHANGE
+from gradwire.advice.verdict import MARGIN
 from gradwire.advice.work import errands, lay, shards
 from gradwire.ask import AllReduce, Axis
 from gradwire.cli.advise import door_lines, local_lines, loss_lines, rate_of, table
@@ -502,6 +503,17 @@ def test_bandwidths_in_words() -> None:
 
 
 # ---- auto
+
+
+def test_auto_names_local_steps_where_they_pay() -> None:
+    one = LocalRound(EXCHANGE, 0.1, 0.05, 0.05, 2.0)
+    assert one.every == 10
+    assert one.seconds(10) == pytest.approx(0.11)
+    assert one.beats(0.2)
+    assert not one.beats(0.11 / MARGIN)
+    assert one.beats(0.1101 / MARGIN)
+    assert not replace(one, refusal="it cannot be rehearsed").beats(9.9)
+    assert "110 ms a step: gradwire.local(model, optimizer, every=10)" in one.sentence
 
 
 @pytest.mark.story

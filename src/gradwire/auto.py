@@ -23,7 +23,8 @@ from gradwire.advice.crowd import neighbour
 from gradwire.advice.doors import through_ddp
 from gradwire.advice.link import KINDS, probe
 from gradwire.advice.pace import Pace, Watch, trained
-from gradwire.advice.survey import agreed, mean, sound, survey
+from gradwire.advice.rounds import EXCHANGE, LocalRound, local_rounds
+from gradwire.advice.survey import agreed, agreed_rounds, mean, sound, survey
 from gradwire.advice.verdict import CANDIDATES, DENSE, Method, Verdict, judge, predicted
 from gradwire.advice.work import dense
 from gradwire.checkpoint import modern, pack
@@ -134,6 +135,8 @@ class Auto:
     Attributes:
         choice: None while it measures; then "dense", or the spec that was chosen. The same on all ranks.
         verdict: the predictions, once made; None after a checkpoint has decided.
+        local: what local steps are predicted to take, once predictions are made. They are not an exchange of gradients,
+            so they cannot be chosen; if they pay, the log says so.
         hook: what compresses; None where DDP is left alone.
     """
 
@@ -164,6 +167,7 @@ class Auto:
         self._unit_bytes = ddp.bucket_bytes_cap if bucket_mb is None else as_unit_bytes(bucket_mb)
         self.choice: str | None = None
         self.verdict: Verdict | None = None
+        self.local: LocalRound | None = None
         self.hook: Hook | None = None
         self._idle = Ledger()
         self._logs: list[Log] = []
@@ -229,6 +233,8 @@ class Auto:
             took = time.perf_counter() - started
             words = "gradwire auto: chose %s (%s), decided in %.1f s with %s"
             log.info(words, self.choice, verdict.sentence, took, kernels.loops())
+            if self.local is not None and self.local.beats(verdict.of(verdict.choice).seconds):
+                log.info("gradwire auto: %s", self.local.sentence)
 
     def _judge(self, pace: Pace) -> Verdict:
         """Every candidate's predicted step against dense's measured one."""
@@ -236,8 +242,11 @@ class Auto:
         link = probe(self._process, self._device, KINDS)
         gradients = sound({number: param.grad for number, param in enumerate(params)}, params)
         exchanged = through_ddp(self.ddp, gradients, pace, size, self._unit_bytes)
+        named, steps = list(exchanged.named)[::-1], list(exchanged.gradients)[::-1]
         with neighbour(link.share < 1):
             work = survey(exchanged, self.candidates, self._unit_bytes, self.seed)
+            rounds = local_rounds(named, steps, pace.compute + pace.tail, link, self._unit_bytes, (EXCHANGE,))
+        (self.local,) = agreed_rounds(self._process, self._device, rounds)
         traffic = sum(errand.traffic for errand in dense(self.ddp, pace, size))
         others = [predicted(spec, found, pace, link) for spec, found in work.items()]
         return judge(agreed(self._process, self._device, [Method(DENSE, pace.period, traffic), *others]))

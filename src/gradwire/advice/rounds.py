@@ -21,6 +21,7 @@ from gradwire.advice.crew import APART, FEW, MANY, STEPS, TOGETHER
 from gradwire.advice.crowd import clock
 from gradwire.advice.gradients import Gradients, of_ranks
 from gradwire.advice.link import Link
+from gradwire.advice.verdict import MARGIN
 from gradwire.advice.work import LATE, RATE
 from gradwire.ask import AllGather, Talk
 from gradwire.doors.attach_local import EXCHANGE, OUTER
@@ -66,6 +67,18 @@ class LocalRound:
     def every(self) -> int:
         """Local steps of a round."""
         return next((length for length in LENGTHS if self.share(length) < SHARE), LENGTHS[-1])
+
+    def beats(self, seconds: float) -> bool:
+        """Whether local steps are predicted to save as much of a step of so many seconds as a candidate must."""
+        return not self.refusal and self.seconds(self.every) < MARGIN * seconds
+
+    @property
+    def sentence(self) -> str:
+        """What local steps would take; how they change the loss is not predicted."""
+        return (
+            f"local steps are predicted to take {1e3 * self.seconds(self.every):.4g} ms a step: "
+            f"gradwire.local(model, optimizer, every={self.every})"
+        )
 
     def share(self, every: int) -> float:
         """The wire's part of a round of so many steps."""
