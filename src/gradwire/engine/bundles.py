@@ -1,7 +1,7 @@
 """Bundles: units that are exchanged side by side, while the next bundle may already begin.
 
 A collective costs a latency, however little it sends. So the exchanges of small neighbouring units run together, and
-their messages travel as one. And while a bundle waits for the network, the next one that is ready computes what it
+their messages travel as one. And while a bundle waits for the network, the next one, if it is complete, computes what it
 needs no answer for: it accumulates, selects and encodes. The collectives of a bundle still end before those of the next
 begin, in an order that does not depend on which gradients came first on which rank.
 """
