@@ -1,8 +1,8 @@
 """Bundles: units that are exchanged side by side, while the next bundle may already begin.
 
 A collective costs a latency, however little it sends. So the exchanges of small neighbouring units run together, and
-their messages travel as one. And while a bundle waits for the network, the next one, if it is complete, computes what it
-needs no answer for: it accumulates, selects and encodes. The collectives of a bundle still end before those of the next
+their messages travel as one. And while a bundle waits for the network, the next one, if it is complete, computes what
+needs no answer: it accumulates, selects and encodes. The collectives of a bundle still end before those of the next
 begin, in an order that does not depend on which gradients came first on which rank.
 """
 
