@@ -242,10 +242,10 @@ class Auto:
         link = probe(self._process, self._device, KINDS)
         gradients = sound({number: param.grad for number, param in enumerate(params)}, params)
         exchanged = through_ddp(self.ddp, gradients, pace, size, self._unit_bytes)
-        named, steps = list(exchanged.named)[::-1], list(exchanged.gradients)[::-1]
+        step = pace.compute + pace.tail
         with neighbour(link.share < 1):
             work = survey(exchanged, self.candidates, self._unit_bytes, self.seed)
-            rounds = local_rounds(named, steps, pace.compute + pace.tail, link, self._unit_bytes, (EXCHANGE,))
+            rounds = local_rounds(exchanged.named, exchanged.gradients, step, link, self._unit_bytes, (EXCHANGE,))
         (self.local,) = agreed_rounds(self._process, self._device, rounds)
         traffic = sum(errand.traffic for errand in dense(self.ddp, pace, size))
         others = [predicted(spec, found, pace, link) for spec, found in work.items()]

@@ -100,7 +100,7 @@ def local_rounds(
     """Rehearse exchanges of differences. No network.
 
     Args:
-        named: trainable parameters, or this rank's shards of them, in the order of a model; they are not touched.
+        named: trainable parameters, or this rank's shards of them, in the order in which units are cut; not touched.
         gradients: one for each; differences are made of them.
         step: seconds of a step in which nothing is sent.
         link: what collectives cost.
@@ -108,7 +108,7 @@ def local_rounds(
         exchanges: specs.
     """
     moves = of_ranks([param for _, param in named], [gradients])
-    return [_round(spec, named[::-1], moves, step, link, unit_bytes) for spec in exchanges]
+    return [_round(spec, named, moves, step, link, unit_bytes) for spec in exchanges]
 
 
 def _round(

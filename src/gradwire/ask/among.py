@@ -92,6 +92,11 @@ class Among:
         return self.ask.options
 
     @property
+    def in_rows(self) -> bool:
+        """The ask's."""
+        return self.ask.in_rows
+
+    @property
     def family(self) -> Hashable:
         """The ask's, along one axis."""
         return self.axis, self.ask.family
@@ -148,14 +153,6 @@ class Among:
     def alone(self, size: int, sent: Sequence[Ask] = ()) -> Tensor:
         """The ask's, in a group."""
         return self.ask.alone(self.axis.size, sent)
-
-    def joined(self, others: Sequence[Ask]) -> Ask:
-        """The ask's."""
-        return among(self.ask.joined(others), self.axis)
-
-    def parted(self, answer: Tensor, others: Sequence[Ask]) -> list[Tensor]:
-        """The ask's."""
-        return self.ask.parted(answer, others)
 
     def carrying(self, flag: bool, tag: int = 0, size: int = 1, rank: int = 0) -> Ask | None:
         """None: a flag must reach all workers, and this message reaches a group."""

@@ -40,6 +40,11 @@ class Collective(Protocol):
         ...
 
     @property
+    def in_rows(self) -> bool:
+        """Whether asks are joined row by row, as bytes for several receivers are, instead of flat."""
+        ...
+
+    @property
     def family(self) -> Hashable:
         """Asks of one family can be joined to one message."""
         ...
@@ -86,14 +91,6 @@ class Collective(Protocol):
 
     def alone(self, size: int, sent: Sequence[Ask] = ()) -> Tensor:
         """Answer the first worker by the `senders`' asks; without them as if all workers brought what it brings."""
-        ...
-
-    def joined(self, others: Sequence[Ask]) -> Ask:
-        """Return one ask that brings what this one and others of its family bring, end to end."""
-        ...
-
-    def parted(self, answer: Tensor, others: Sequence[Ask]) -> list[Tensor]:
-        """Split the answer to `joined`: this ask's, and the others'."""
         ...
 
     def carrying(self, flag: bool, tag: int = 0, size: int = 1, rank: int = 0) -> Ask | None:

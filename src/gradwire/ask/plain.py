@@ -39,6 +39,7 @@ class AllReduce:
     partial: bool = False
     kind: ClassVar[str] = "AllReduce"
     axis: ClassVar[None] = None
+    in_rows: ClassVar[bool] = False
 
     @property
     def in_place(self) -> bool:
@@ -109,14 +110,6 @@ class AllReduce:
             return self.answers(sent)[0]
         return self.x * size if self.op == "sum" else self.x.clone()
 
-    def joined(self, others: Sequence[Ask]) -> Ask:
-        """Flat, one behind the other."""
-        return replace(self, x=torch.cat([one.x.reshape(-1) for one in (self, *others)]), spare=True)
-
-    def parted(self, answer: Tensor, others: Sequence[Ask]) -> list[Tensor]:
-        """Each in its own shape."""
-        return _cut(answer, [self, *others])
-
     def carrying(self, flag: bool, tag: int = 0, size: int = 1, rank: int = 0) -> Ask | None:
         """Append a number to x, end to end: 1 or 0, and of a sum the `marked` tag. None of integers below 32 bits."""
         if not self.x.is_floating_point() and self.x.dtype not in (torch.int32, torch.int64):
@@ -145,6 +138,7 @@ class AllGather:
     kind: ClassVar[str] = "AllGather"
     axis: ClassVar[None] = None
     options: ClassVar[str] = ""
+    in_rows: ClassVar[bool] = True
 
     @property
     def family(self) -> Hashable:
@@ -194,15 +188,6 @@ class AllGather:
         """The senders' bytes, or `size` copies of x."""
         return torch.stack([ask.x for ask in sent]) if sent else self.x.expand(size, *self.x.shape).clone()
 
-    def joined(self, others: Sequence[Ask]) -> Ask:
-        """One behind the other."""
-        return replace(self, x=torch.cat([self.x, *(one.x for one in others)], -1))
-
-    def parted(self, answer: Tensor, others: Sequence[Ask]) -> list[Tensor]:
-        """Every row's parts."""
-        widths = [one.x.shape[-1] for one in (self, *others)]
-        return [part.contiguous() for part in torch.split(answer, widths, -1)]
-
     def carrying(self, flag: bool, tag: int = 0, size: int = 1, rank: int = 0) -> Ask | None:
         """Append one byte: the flag in its lowest bit, the tag in the others."""
         return AllGather(torch.cat([self.x, self.x.new_full((1,), flag + 2 * tag)]))
@@ -221,6 +206,7 @@ class Broadcast:
     in_place: ClassVar[bool] = True
     kind: ClassVar[str] = "Broadcast"
     axis: ClassVar[None] = None
+    in_rows: ClassVar[bool] = False
 
     @property
     def options(self) -> str:
@@ -280,14 +266,6 @@ class Broadcast:
         """A copy of the root's x, or of x."""
         return (sent[0].x if sent else self.x).clone()
 
-    def joined(self, others: Sequence[Ask]) -> Ask:
-        """Flat, one behind the other."""
-        return replace(self, x=torch.cat([one.x.reshape(-1) for one in (self, *others)]))
-
-    def parted(self, answer: Tensor, others: Sequence[Ask]) -> list[Tensor]:
-        """Each in its own shape."""
-        return _cut(answer, [self, *others])
-
     def carrying(self, flag: bool, tag: int = 0, size: int = 1, rank: int = 0) -> Ask | None:
         """Sum the root's bits with the others' zeros, and the flags behind them: any worker may have one to set.
 
@@ -316,6 +294,7 @@ class AllToAll:
     kind: ClassVar[str] = "AllToAll"
     axis: ClassVar[None] = None
     options: ClassVar[str] = ""
+    in_rows: ClassVar[bool] = True
 
     @property
     def family(self) -> Hashable:
@@ -367,15 +346,6 @@ class AllToAll:
         """What the senders have for the first worker, or a copy of x."""
         return torch.stack([ask.x[0] for ask in sent]) if sent else self.x.clone()
 
-    def joined(self, others: Sequence[Ask]) -> Ask:
-        """Every receiver's rows, one behind the other."""
-        return replace(self, x=torch.cat([self.x, *(one.x for one in others)], -1))
-
-    def parted(self, answer: Tensor, others: Sequence[Ask]) -> list[Tensor]:
-        """Every row's parts."""
-        widths = [one.x.shape[-1] for one in (self, *others)]
-        return [part.contiguous() for part in torch.split(answer, widths, -1)]
-
     def carrying(self, flag: bool, tag: int = 0, size: int = 1, rank: int = 0) -> Ask | None:
         """Append one byte to every row: the flag in its lowest bit, the tag in the others."""
         return AllToAll(torch.cat([self.x, self.x.new_full((len(self.x), 1), flag + 2 * tag)], 1))
@@ -393,9 +363,3 @@ def _children(place: int, size: int) -> int:
     """Children of a place in a binomial tree of `size` places rooted at 0."""
     rounds = range((size - 1).bit_length())
     return sum(place < 1 << i and place + (1 << i) < size for i in rounds)
-
-
-def _cut(flat: Tensor, asks: Sequence[Ask]) -> list[Tensor]:
-    """A flat vector's parts, in the shapes of what the asks bring."""
-    parts = torch.split(flat, [ask.x.numel() for ask in asks])
-    return [part.view(ask.x.shape) for part, ask in zip(parts, asks, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Hashable, Sequence
 from typing import TypeAlias, TypeVar, cast
 
+import torch
 from torch import Tensor
 
 from gradwire.ask.among import Ask
@@ -35,10 +36,22 @@ async def together(talks: Sequence[Talk[T]]) -> list[T]:
                     families.setdefault(ask.family, {})[number] = ask
             answers = {}
             for asks in families.values():
-                first, *others = asks.values()
-                heard = [await first] if not others else first.parted(await first.joined(others), others)
-                answers |= zip(asks, heard, strict=True)
+                answers |= zip(asks, await _joined(list(asks.values())), strict=True)
     finally:
         for talk in talks:
             talk.close()
     return [results[number] for number in range(len(talks))]
+
+
+async def _joined(asks: Sequence[Ask]) -> list[Tensor]:
+    """Ask as one of a family what several ask: one behind the other, row by row or flat. An answer for each."""
+    first = asks[0]
+    if len(asks) == 1:
+        return [await first]
+    if first.in_rows:
+        answer = await first.bringing(torch.cat([ask.x for ask in asks], -1))
+        parts = torch.split(answer, [ask.x.shape[-1] for ask in asks], -1)
+        return [part.contiguous() for part in parts]
+    answer = await first.bringing(torch.cat([ask.x.reshape(-1) for ask in asks]))
+    parts = torch.split(answer, [ask.x.numel() for ask in asks])
+    return [part.view(ask.x.shape) for part, ask in zip(parts, asks, strict=True)]

@@ -20,6 +20,7 @@ from gradwire.exchange.step import step
 from gradwire.exchange.undo import keep_, logged, restore_
 from gradwire.layout import Layout, Turn
 from gradwire.outer import Outer
+from gradwire.vector import wide
 
 CatchUp: TypeAlias = Literal["add", "mix", "drop"]
 """What becomes of local steps that were taken while an exchange was under way."""
@@ -49,10 +50,10 @@ class Anchored:
         self.layout = Layout([name for name, _ in named], [tuple(tensor.shape) for _, tensor in named])
         self.tensors = tuple(tensor for _, tensor in named)
         self.dtype = named[0][1].dtype
-        wide = torch.promote_types(self.dtype, torch.float32)
-        self.anchor = torch.empty(self.layout.d, dtype=wide, device=device)
-        self.memory = exchange.init(self.layout, wide, device)
-        self.outer = outer.init(self.layout, wide, device)
+        kept = wide(self.dtype)
+        self.anchor = torch.empty(self.layout.d, dtype=kept, device=device)
+        self.memory = exchange.init(self.layout, kept, device)
+        self.outer = outer.init(self.layout, kept, device)
         self.held: Tensor | None = None
         self.start()
 

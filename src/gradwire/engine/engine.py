@@ -260,7 +260,7 @@ class Engine:
         return bool(ready)
 
     def _ready(self) -> list[dict[int, Unit]]:
-        """Batches, as units by number, that are full and not done; if `in_order`, only before the first unfinished."""
+        """Bundles, as units by number, that are full and not done; if `in_order`, only before the first unfinished."""
         ready: list[dict[int, Unit]] = []
         for bundle in self._bundles:
             if bundle.keys() <= self._done:

@@ -21,7 +21,7 @@ from gradwire.exchange.protocol import Accumulates, visible
 from gradwire.exchange.undo import before, keep_, logged, restore_
 from gradwire.kernels import Accumulated
 from gradwire.layout import Layout, Turn
-from gradwire.vector import Sent, Sparse, Vector
+from gradwire.vector import Sent, Sparse, Vector, wide
 
 APART = 4
 """Separate storages up to which the values for each are looked up among all values of a sparse mean."""
@@ -124,7 +124,7 @@ class Unit:
         """Copy the tensors to f[d], at least float32, each as it lies in memory, like its gradient."""
         parts = map(shard, self.tensors)
         flat = [part.as_strided((part.numel(),), (1,)) for part in parts]
-        return torch.cat(flat).to(torch.promote_types(self.dtype, torch.float32))
+        return torch.cat(flat).to(wide(self.dtype))
 
     def _collect(self, exchange: Exchange, turn: Turn, scale: float) -> Accumulated:
         """Put the gradients together, with the residual of an exchange that accumulates."""
@@ -223,11 +223,10 @@ def make_units(
 def _unit(part: list[tuple[str, Tensor]], exchange: Exchange, *, widened: bool, fused: bool) -> Unit:
     layout = Layout([name for name, _ in part], [tuple(shard(tensor).shape) for _, tensor in part])
     narrow, device = part[0][1].dtype, part[0][1].device
-    wide = torch.promote_types(narrow, torch.float32)
-    dtype = wide if widened else narrow
-    state = exchange.init(layout, wide, device)
+    dtype = wide(narrow) if widened else narrow
+    state = exchange.init(layout, wide(narrow), device)
     # Residuals are float32 at least, so half precision is widened where the exchange reads it, and rounded once.
-    return Unit(layout, tuple(tensor for _, tensor in part), dtype, state, fused and dtype == wide)
+    return Unit(layout, tuple(tensor for _, tensor in part), dtype, state, fused and dtype == wide(narrow))
 
 
 def cut(named: Sequence[tuple[str, Tensor]], unit_bytes: float) -> list[list[tuple[str, Tensor]]]:

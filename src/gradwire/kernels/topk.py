@@ -29,7 +29,7 @@ def topk(x: Tensor | Accumulated, k: int) -> Tensor:
     if not isinstance(x, Accumulated):
         return largest(x, k)
     indices = x.topk(k)
-    return indices if indices is not None else largest(x.values, k)
+    return largest(x.values, k) if indices is None else indices
 
 
 def _is_narrow(x: Tensor, *others: object) -> bool:

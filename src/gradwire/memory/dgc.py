@@ -23,7 +23,7 @@ from gradwire.exchange.change import Change, change_, owe_
 from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest, tensor
 from gradwire.layout import Layout, Turn
 from gradwire.registry import part
-from gradwire.vector import Sent, Sparse, Vector
+from gradwire.vector import Sent, Sparse, Vector, wide
 
 
 @part("dgc", "memory", example="dgc(warmup(topk(density=0.001), steps=400))")
@@ -111,4 +111,4 @@ def _mask_(u: Tensor, v: Tensor, own: Vector) -> None:
 def _clip(x: Tensor, limit: float) -> Tensor:
     """Scale each f[d] of f[..., d] to an L2 norm of `limit` if it is longer; the norm is computed in float64."""
     norm = cast(Tensor, torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64))
-    return x * (limit / norm.clamp(min=limit)).to(torch.promote_types(x.dtype, torch.float32))
+    return x * (limit / norm.clamp(min=limit)).to(wide(x.dtype))

@@ -51,7 +51,7 @@ from gradwire.kernels import Accumulated
 from gradwire.layout import Layout, Turn
 from gradwire.registry import part
 from gradwire.reprs import quiet
-from gradwire.vector import Sent, Sparse, Vector
+from gradwire.vector import Sent, Sparse, Vector, wide
 
 
 @part("ef", "memory", example="ef(deft(density=0.01))")
@@ -210,11 +210,11 @@ def _wide(error: Tensor, x: Tensor | Accumulated) -> Tensor:
     """Return the error itself, or, of bfloat16, a copy in x's dtype, float32 at least."""
     if error.dtype != torch.bfloat16:
         return error
-    return error.to(torch.promote_types(kernels.values(x).dtype, torch.float32))
+    return error.to(wide(kernels.values(x).dtype))
 
 
-def _subtract(error: Tensor, own: Vector, wide: Tensor | None, turn: Turn) -> None:
-    """error bf16[..., d] -= own, in place, rounded at random; `wide` is a copy of the error that is not needed further.
+def _subtract(error: Tensor, own: Vector, copy: Tensor | None, turn: Turn) -> None:
+    """error bf16[..., d] -= own, in place, rounded at random; `copy` is one of the error that is not needed further.
 
     Where own is the error's own values, as of a selection that sends them in full, that is k zeros, and exact.
     """
@@ -225,9 +225,9 @@ def _subtract(error: Tensor, own: Vector, wide: Tensor | None, turn: Turn) -> No
         # As integers: on the CPU torch (2.13) scatters bfloat16 fifty times slower.
         error.view(torch.int16).scatter_(-1, own.indices, left.view(torch.int16))
         return
-    wide = error.float() if wide is None else wide
-    own.add_to_(wide, alpha=-1.0)
-    kernels.round_(error, wide, _key(turn))
+    left = error.float() if copy is None else copy
+    own.add_to_(left, alpha=-1.0)
+    kernels.round_(error, left, _key(turn))
 
 
 def _distinct(indices: Tensor) -> bool:

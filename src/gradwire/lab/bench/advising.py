@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeAlias, cast
 
@@ -80,7 +80,7 @@ def answer(question: Question, tell: remote.Tell) -> Advised:
         pace = beside(pace, own, link.share)
     tell(Probed(pace.compute + pace.tail))
     verdict = _judge(ddp, exchanged, question, pace, used, process)
-    rounds = _rounds(ddp, exchanged, question, gradients, pace, used, process)
+    rounds = _rounds(exchanged, question, pace, used, process)
     process.close()
     # A link on which size made no difference has no bytes a second.
     alpha = {kind: cost.alpha for kind, cost in used.costs.items()}
@@ -171,20 +171,11 @@ def _judge(
 
 
 def _rounds(
-    ddp: DistributedDataParallel,
-    exchanged: Exchanged,
-    question: Question,
-    gradients: list[Tensor],
-    pace: Pace,
-    link: Link,
-    process: Process,
+    exchanged: Exchanged, question: Question, pace: Pace, link: Link, process: Process
 ) -> tuple[LocalRound, ...]:
     """Rehearse what local steps exchange; the ranks agree on the mean of their figures."""
-    parameters = cast(Iterable[tuple[str, Tensor]], ddp.module.named_parameters())
-    named = [(name, param) for name, param in parameters if param.requires_grad]
-    if question.door == "sharded":
-        named, gradients = list(exchanged.named)[::-1], list(exchanged.gradients)[::-1]
-    found = local_rounds(named, gradients, pace.compute + pace.tail, link, question.bucket_mb * 2**20, question.local)
+    step, unit_bytes = pace.compute + pace.tail, question.bucket_mb * 2**20
+    found = local_rounds(exchanged.named, exchanged.gradients, step, link, unit_bytes, question.local)
     return tuple(agreed_rounds(process, torch.device("cpu"), found)) if found else ()
 
 
