@@ -44,7 +44,7 @@ def torchrun(moment: str, folder: Path, log: Path, *options: str) -> Iterator[su
 
 def ends(log: Path) -> list[tuple[int, int, str]]:
     """What ranks have printed at their end: from which step on, to which, and the model."""
-    found = re.findall(r"rank \d of \d: steps (\d+) to (\d+), model (\w+)", log.read_text())
+    found = re.findall(r"rank \d of \d: steps (\d+) to (\d+), model ([0-9a-f]{12})", log.read_text())
     return [(int(start), int(end), model) for start, end, model in found]
 
 
