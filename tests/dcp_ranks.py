@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import gradwire as gw
@@ -164,9 +166,16 @@ def refuses(folder: str) -> list[str]:
 
     other = gw.Stateful(hooks[2], root / "good", key="hook 0")  # whose memory has the same names and shapes
     refused("the checkpoint is of EF.*this hook runs", lambda: dcp.load({"hook 0": other}, checkpoint_id=root / "good"))
-    spoilt = gw.Stateful(hooks[0], root / "good", key="hook 0")
-    read = spoilt.state_dict()
-    refused("was not read, or holds no state", lambda: spoilt.load_state_dict(read))
+    damaged(lambda: wrapped(hooks[:1], None, root / "good"), root / "good", refused)
+    alone = dist.new_group([rank], use_local_synchronization=True)
+    _, lone = hooks_of(alone)
+    damaged(lambda: wrapped(lone[:1], alone, root / "good"), root / "good", refused)
+    close(lone)
+    unread = wrapped(hooks[:1], None, root / "good")
+    dcp.save(unread, checkpoint_id=root / "unread")  # not loaded: it holds this hook's own state
+    again = wrapped(hooks[:1], None, root / "unread")
+    dcp.load(again, checkpoint_id=root / "unread")
+    assert all(map(same, states(hooks), before))
     one = wrapped(hooks[:1], None, root / "good")
     dcp.load(one, checkpoint_id=root / "good")
     assert hooks[0].step == 3
@@ -174,6 +183,19 @@ def refuses(folder: str) -> list[str]:
     dcp.load(wrapped(hooks[:1], None, root / "next"), checkpoint_id=root / "next")
     close(hooks)
     return said
+
+
+def damaged(wrap: Callable[[], dict[str, gw.Stateful]], folder: Path, refused: Callable) -> None:
+    """Read a checkpoint, change a bit of a memory or a head in the second worker's row, and see it refused."""
+    ((key, stateful),) = wrap().items()
+    for part, words in (("error", "the memory of worker 1 in the checkpoint is damaged"), ("head", "was not read")):
+        read = stateful.state_dict()
+        dcp.load({key: read}, checkpoint_id=folder, no_dist=stateful._everyone.size == 1)
+        rows = next(rows for name, rows in read.items() if name.endswith(part))
+        local = rows.to_local() if isinstance(rows, DTensor) else rows
+        if dist.get_rank() == 1 or len(local) == 2:
+            local[-1].view(torch.uint8).view(-1)[0] ^= 1
+        refused(words, lambda read=read: stateful.load_state_dict(read))
 
 
 class Uneven(nn.Module):

@@ -55,7 +55,7 @@ def pack(
         "rank": rank,
         "world_size": world_size,
         "memory": memory,
-        CHECKSUM: _checksum(memory),
+        CHECKSUM: checksum(memory),
         **ALONE,
     }
 
@@ -128,7 +128,7 @@ def check(saved: Any, mine: Mapping[str, Any]) -> None:
         )
 
 
-def _checksum(memory: Mapping[str, Mapping[str, Tensor]]) -> int:
+def checksum(memory: Mapping[str, Mapping[str, Tensor]]) -> int:
     """CRC-32 of all values and their names, in the names' order."""
     found = 0
     for name, parts in sorted(memory.items()):
@@ -145,7 +145,7 @@ def _check_sum(saved: Mapping[str, Any], mine: Mapping[str, Mapping[str, Tensor]
     )
     if saved.get(CHECKSUM) is None or cast_since:
         return
-    if saved[CHECKSUM] != (found := _checksum(memory)):
+    if saved[CHECKSUM] != (found := checksum(memory)):
         raise ValueError(
             f"the checkpoint's memory is damaged: its checksum is {found}, and was {saved[CHECKSUM]} when it was saved"
         )

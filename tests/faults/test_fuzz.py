@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import gradwire as gw
-from gradwire.dcp.parts import together
+from gradwire.dcp.parts import check_memory, together, words_of
 from gradwire.spec import SpecError
 from gradwire.testing import check_compressor, check_exchange
 
@@ -143,13 +143,15 @@ def test_checkpoints_are_merged_or_refused(hook: gw.Hook, data: st.DataObject) -
 @given(data=st.data())
 def test_heads_of_distributed_checkpoints_are_read_or_refused(hook: gw.Hook, data: st.DataObject) -> None:
     state = hook.state_dict()
-    words = {key: value for key, value in state.items() if key != "memory"}
+    words = {key: value for key, value in state.items() if key != "memory"} | {"checksum": "0badc0de", "form": ""}
     text = json.dumps(words, default=str).encode()
     at, size = data.draw(st.integers(0, len(text))), data.draw(st.integers(0, 4))
     text = text[:at] + data.draw(st.binary(max_size=4)) + text[at + size :]
     row = torch.frombuffer(bytearray(text.ljust(512)), dtype=torch.uint8)
     try:
-        head = together(row, state["memory"], [])
+        found = words_of(row)
+        check_memory(found, state["memory"], (0, 1), "")
+        head = together(found, state["memory"], [])
     except ValueError:
         return
     loaded_or_refused(hook, head)

@@ -11,8 +11,13 @@ n is the number of workers that saved. There is nothing but tensors, whose bytes
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+import operator
 import os
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -20,8 +25,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gradwire.ask import AllReduce
-from gradwire.checkpoint import plain
-from gradwire.dcp.parts import BUFFERS, HEAD, Piece, head, pending, pieces, together
+from gradwire.checkpoint import CHECKSUM, plain
+from gradwire.dcp.parts import (
+    BUFFERS,
+    FACTS,
+    HEAD,
+    Memory,
+    Piece,
+    check_memory,
+    head,
+    pending,
+    pieces,
+    together,
+    words_of,
+)
 from gradwire.folder.hooks import Saved, listed
 from gradwire.folder.load import become
 from gradwire.transport.everyone import Everyone
@@ -69,10 +86,16 @@ class Stateful:
         self._source = None if source is None else self._everyone.do(lambda: _read(source, key, hook))
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as tensors; with a source that has not been loaded yet, room for what it holds."""
+        """The state as tensors. With a source that has not been loaded yet, tensors of the sizes that it holds.
+
+        These have this hook's own values if as many workers saved, and zeros otherwise, buffers under way always.
+        """
         state = self._everyone.do(self._hook.state_dict)  # no exchange is under way from here on: the group is free
         found, grid = pieces(state, self._hook.part), self._grid(state)
-        return _room(found, grid, self._source) if self._source else _rows(state, found, grid)
+        if self._source is not None and not self._same:
+            return _room(found, grid, self._source)
+        rows = _rows(state, found, grid, head(state, self._checksums(state), self._form(state["memory"])))
+        return rows if self._source is None else _known(rows, grid, self._source)
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on from what was read into `state_dict`'s tensors, on all ranks or on none.
@@ -81,15 +104,29 @@ class Stateful:
             ValueError: one sentence, on every rank; then nothing has been changed on any.
         """
         state = self._everyone.do(lambda: self._state(saved))
-        if self._workers != self._hook.process.size:
+        if not self._same:
             self._average(state)
         become(self._everyone, [self._hook], [state])
         self._source = None
 
     @property
-    def _workers(self) -> int:
-        """How many workers saved what is loaded."""
-        return self._source.workers if self._source else self._hook.process.size
+    def _same(self) -> bool:
+        """Whether as many workers saved as there are now."""
+        return self._source is None or self._source.workers == self._hook.process.size
+
+    def _checksums(self, state: Mapping[str, Any]) -> list[int]:
+        """This worker's checksums, one for each part of the model; empty if not all parts' ranks are in the group."""
+        names = zlib.crc32("\n".join(sorted(state["memory"])).encode())  # of another model's hook they are others
+        own = (names, self._hook.process.rank)
+        told = self._everyone.tell(json.dumps([own, self._hook.part[0], state[CHECKSUM]]))
+        found = {part: checksum for whose, part, checksum in map(json.loads, told) if tuple(whose) == own}
+        return [found[part] for part in sorted(found)] if len(found) == self._hook.part[1] else []
+
+    def _form(self, memory: Memory) -> str:
+        """A digest of the memory's names, shapes and dtypes, and of how its parameters are divided."""
+        tensors = [(name, path, *_kind(part)) for name, parts in memory.items() for path, part in parts.items()]
+        spread = [(name, str(_divided(param))) for name, param in self._named.items() if _divided(param)]
+        return hashlib.blake2b(repr((sorted(tensors), sorted(spread))).encode(), digest_size=8).hexdigest()
 
     def _grid(self, state: Mapping[str, Any]) -> Grid:
         from gradwire.dcp.grid import Grid
@@ -100,18 +137,31 @@ class Stateful:
 
     def _state(self, saved: Mapping[str, Any]) -> dict[str, Any]:
         """This rank's part of what was read; of rows, where their number differs, its own rows' part of the mean."""
-        mine = self._hook.state_dict(copy=False)
-        same, n = self._workers == self._hook.process.size, self._workers
-        memory: dict[str, dict[str, Tensor]] = {name: {} for name in mine["memory"]}
-        for piece in pieces(mine, self._hook.part):
-            value = _local(saved[piece.key]) if piece.key in saved else piece.tensor
-            if piece.kind == "row":
-                value = value[0] if same else value.sum(0, dtype=torch.float64) / n
-            memory[piece.name][piece.path] = value
-        row = self._hook.process.rank if same and self._source else 0
-        buffers = [_local(saved[key])[row] for key in sorted(saved) if key.startswith(BUFFERS)]
-        state = together(_local(saved[HEAD])[row], memory, buffers)
-        return state if same else {**state, "rank": None, "world_size": None}
+        found = pieces(mine := self._hook.state_dict(copy=False), self._hook.part)
+        read = {piece.key: _local(saved[piece.key]) if piece.key in saved else piece.tensor for piece in found}
+        heads = [words_of(row) for row in _local(saved[HEAD])]
+
+        def memory(of_rows: Callable[[Tensor], Tensor]) -> dict[str, dict[str, Tensor]]:
+            filled: dict[str, dict[str, Tensor]] = {name: {} for name in mine["memory"]}
+            for piece in found:
+                value = read[piece.key]
+                filled[piece.name][piece.path] = of_rows(value) if piece.kind == "row" else value
+            return filled
+
+        for row, words in enumerate(self._held(heads)):
+            worker = memory(operator.itemgetter(row))
+            check_memory(words, worker, self._hook.part, self._form(worker))
+        whole = memory(lambda rows: rows[0] if self._same else rows.sum(0, dtype=torch.float64) / len(heads))
+        buffers = [_local(saved[key])[0] for key in sorted(saved) if key.startswith(BUFFERS)]
+        state = together(heads[0], whole, buffers)
+        return state if self._same else {**state, "rank": None, "world_size": None}
+
+    def _held(self, heads: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The heads of the workers whose rows this rank holds: its own, or those that Shard(0) gives it."""
+        if self._same:
+            return heads
+        each = math.ceil(len(heads) / self._hook.process.size)
+        return heads[self._hook.process.rank * each :][:each]
 
     def _average(self, state: Mapping[str, Any]) -> None:
         """Add up the workers' parts of the means, in float64."""
@@ -141,9 +191,9 @@ def _read(source: StorageReader | str | os.PathLike[str], key: str | None, hook:
     return read(source, key, wanted)
 
 
-def _rows(state: Mapping[str, Any], found: list[Piece], grid: Grid) -> dict[str, Any]:
-    """All of a state as tensors, this worker's own as rows."""
-    own = {HEAD: head(state), **pending(state)}
+def _rows(state: Mapping[str, Any], found: list[Piece], grid: Grid, mine: Tensor) -> dict[str, Any]:
+    """All of a state as tensors, this worker's own as rows, its head among them."""
+    own = {HEAD: mine, **pending(state)}
     out: dict[str, Any] = {key: grid.rows("", row) for key, row in own.items()}
     for piece in found:
         lay = grid.alike if piece.kind == "alike" else grid.rows
@@ -151,8 +201,16 @@ def _rows(state: Mapping[str, Any], found: list[Piece], grid: Grid) -> dict[str,
     return out
 
 
+def _known(rows: dict[str, Any], grid: Grid, source: Source) -> dict[str, Any]:
+    """These tensors, each with memory of its own, less facts that the source does not hold, and its buffers' sizes."""
+    apart = {key: tensor.clone() for key, tensor in rows.items() if key in source.found or not key.startswith(FACTS)}
+    buffers = {key: each for key, each in source.found.items() if key.startswith(BUFFERS)}
+    others = {key: tensor for key, tensor in apart.items() if not key.startswith(BUFFERS)}
+    return others | {key: grid.rows("", torch.zeros(size[1:], dtype=dtype)) for key, (size, dtype) in buffers.items()}
+
+
 def _room(found: list[Piece], grid: Grid, source: Source) -> dict[str, Any]:
-    """Room for a state; facts of other parts of the model than there are now are not read."""
+    """Room for the state of another number of workers; facts of other parts of the model are not read."""
     out: dict[str, Any] = {**source.whole()}
     for piece in found:
         if piece.kind == "row":
@@ -162,6 +220,16 @@ def _room(found: list[Piece], grid: Grid, source: Source) -> dict[str, Any]:
         elif piece.key in source.found:
             out[piece.key] = source.room(piece.key)
     return out
+
+
+def _kind(tensor: Tensor) -> tuple[tuple[int, ...], str]:
+    """Shape and dtype."""
+    return tuple(tensor.shape), str(tensor.dtype)
+
+
+def _divided(param: Tensor) -> object:
+    """How a DTensor is placed on its mesh; None for others."""
+    return getattr(param, "placements", None)
 
 
 def _local(tensor: Tensor | DTensor) -> Tensor:
