@@ -31,7 +31,7 @@ from gradwire.checkpoint import modern, pack
 from gradwire.doors import Hook
 from gradwire.doors import attach as open_door
 from gradwire.doors.arguments import as_seed, as_unit_bytes, check_scaling
-from gradwire.doors.counters import Log, in_a_line
+from gradwire.doors.counters import Log, one_line
 from gradwire.doors.group import Group
 from gradwire.doors.uncompiled import uncompiled
 from gradwire.engine import Reduce, Scaler
@@ -220,7 +220,7 @@ class Auto:
         self._logs.append(Log(self, trained(self.ddp), writer, every, lambda: self.step))
 
     def __repr__(self) -> str:
-        return in_a_line(self, f"{self.choice or 'measuring'} of {', '.join(('dense', *self.candidates))}")
+        return one_line(self, f"{self.choice or 'measuring'} of {', '.join(('dense', *self.candidates))}")
 
     # ---- the decision
 

@@ -129,7 +129,7 @@ class Rounds:
             ValueError: the ranks do not agree; then nothing has changed.
             Exception: whatever a collective raises; nor has anything then.
         """
-        before, session, units = self.session, self._open_session(group, {}), self.everything()
+        before, session, units = self.session, self._open_session(group, {}), self.all_units()
         memories, replicas = [clone(visible(unit.memory)) for unit in units], list[Tensor]()
         with session.closed_if_it_fails():
             found = meet(session, before, [self.step, len(self._averaged), local_steps], self.seed)
@@ -152,7 +152,7 @@ class Rounds:
         finished, self._finished = self._finished, []
         return finished
 
-    def everything(self) -> list[Anchored]:
+    def all_units(self) -> list[Anchored]:
         """All units, fragment by fragment."""
         return [unit for part in self.units for unit in part]
 
@@ -226,7 +226,7 @@ class Rounds:
         if self._failure is not None:
             raise RuntimeError(f"the exchange has failed and its memory with it: {self._failure}") from self._failure
         memory: dict[str, dict[str, Tensor]] = {}
-        for unit in self.everything():
+        for unit in self.all_units():
             memory.update(unit.named(held=held, copy=copy))
         rank, size = self.process.rank, self.process.size
         return checkpoint.pack(memory, repr(self.exchange), self.seed, self.step, rank, size)
@@ -234,11 +234,11 @@ class Rounds:
     def prepare(self, saved: dict[str, Any], *, held: bool) -> list[State]:
         """Read a checkpoint into new tensors. Raises ValueError if it does not fit."""
         checkpoint.check(saved, self.snapshot(held=held, copy=False))
-        return [unit.read(saved["memory"], held=held) for unit in self.everything()]
+        return [unit.read(saved["memory"], held=held) for unit in self.all_units()]
 
     def load(self, saved: dict[str, Any], states: Sequence[State]) -> None:
         """Become what `prepare` has read."""
-        for unit, state in zip(self.everything(), states, strict=True):
+        for unit, state in zip(self.all_units(), states, strict=True):
             unit.load(state)
         self.seed, self.step = saved["seed"], saved["step"]
 

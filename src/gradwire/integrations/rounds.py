@@ -69,5 +69,5 @@ class LocalState:
 
     def anchor_here(self) -> None:
         """Begin a round with the model as it is, after something else has written it. All ranks hold the same."""
-        for unit in self.local.engine.everything():
+        for unit in self.local.engine.all_units():
             unit.start()
