@@ -35,7 +35,7 @@ from gradwire.doors.counters import Log, one_line
 from gradwire.doors.group import Group
 from gradwire.doors.uncompiled import uncompiled
 from gradwire.engine import Reduce, Scaler
-from gradwire.engine.session import SPOKEN
+from gradwire.engine.session import COMMON_TERMS
 from gradwire.exchange import Exchange
 from gradwire.spec import parse
 from gradwire.transport.group import agree, own_group, tell
@@ -173,7 +173,7 @@ class Auto:
         self._logs: list[Log] = []
         self._process = Process(own_group(cast(dist.ProcessGroup, ddp.process_group), self._device))
         self._end = weakref.finalize(self, self._process.close)
-        agree(self._process, self._device, SPOKEN | {"exchange": f"auto among {named}", "seed": repr(seed)})
+        agree(self._process, self._device, COMMON_TERMS | {"exchange": f"auto among {named}", "seed": repr(seed)})
         self._watch = Watch(ddp, self._decide, lambda seconds: mean(self._process, seconds, self._device))
         if self._process.size == 1 or not self.candidates:
             self._settle(DENSE)
@@ -277,9 +277,9 @@ class Auto:
         """
         chosen = _chosen(saved)
         if self.choice is None:
-            everybodys = tell(self._process, self._device, chosen)
-            if len(set(everybodys)) > 1:
-                raise ValueError(f"the ranks' checkpoints are of different exchanges: {', '.join(everybodys)}")
+            gathered = tell(self._process, self._device, chosen)
+            if len(set(gathered)) > 1:
+                raise ValueError(f"the ranks' checkpoints are of different exchanges: {', '.join(gathered)}")
             if chosen == AUTO:
                 return
             self._settle(chosen)
