@@ -38,7 +38,7 @@ from gradwire.engine import Reduce, Scaler
 from gradwire.engine.session import COMMON_TERMS
 from gradwire.exchange import Exchange
 from gradwire.spec import parse
-from gradwire.transport.group import agree, own_group, tell
+from gradwire.transport.group import agree, gather_text, own_group
 from gradwire.transport.ledger import Ledger
 from gradwire.transport.process import Process
 
@@ -277,7 +277,7 @@ class Auto:
         """
         chosen = _chosen(saved)
         if self.choice is None:
-            gathered = tell(self._process, self._device, chosen)
+            gathered = gather_text(self._process, self._device, chosen)
             if len(set(gathered)) > 1:
                 raise ValueError(f"the ranks' checkpoints are of different exchanges: {', '.join(gathered)}")
             if chosen == AUTO:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gradwire.exchange import State
 from gradwire.exchange.protocol import flatten, visible
-from gradwire.layout import Layout, octets
+from gradwire.layout import Layout, bytes_of
 
 FORMAT = 1
 UNIT = "unit."
@@ -133,7 +133,7 @@ def _checksum(memory: Mapping[str, Mapping[str, Tensor]]) -> int:
     found = 0
     for name, parts in sorted(memory.items()):
         for path, values in sorted(parts.items()):
-            found = zlib.crc32(octets(values).numpy(), zlib.crc32(f"{name}/{path}".encode(), found))  # pyright: ignore
+            found = zlib.crc32(bytes_of(values).numpy(), zlib.crc32(f"{name}/{path}".encode(), found))  # pyright: ignore
     return found
 
 

@@ -151,7 +151,7 @@ class AnyStep:
     __lt__ = __le__ = __gt__ = __ge__ = _refuse  # pyright: ignore
 
 
-def octets(tensor: Tensor) -> Tensor:
+def bytes_of(tensor: Tensor) -> Tensor:
     """All bytes of a tensor in its own order, u8[nbytes] on the host; its memory itself where that lies so."""
     flat = tensor.detach().cpu().reshape(-1)
     if flat.stride() != (1,):  # a single value may have any stride

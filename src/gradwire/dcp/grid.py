@@ -20,7 +20,7 @@ from torch.distributed.tensor import (
     zeros,  # pyright: ignore[reportUnknownVariableType]
 )
 
-from gradwire.transport.group import tell
+from gradwire.transport.group import gather_text
 from gradwire.transport.process import Process
 
 
@@ -64,7 +64,7 @@ class Grid:
 
     def _of_islands(self, process: Process, mesh: DeviceMesh) -> DeviceMesh:
         """The mesh of every island, one after the other: its first dimension is the workers."""
-        ranks = [json.loads(words) for words in tell(process, self.device, json.dumps(mesh.mesh.tolist()))]
+        ranks = [json.loads(words) for words in gather_text(process, self.device, json.dumps(mesh.mesh.tolist()))]
         names = ("workers", *(f"own{dimension}" for dimension in range(mesh.ndim)))
         groups = [self._group, *mesh.get_all_groups()]
         return DeviceMesh.from_group(groups, self.device.type, torch.tensor(ranks), mesh_dim_names=names)

@@ -16,7 +16,7 @@ from gradwire.engine.lane import Lane
 from gradwire.exchange import Exchange
 from gradwire.exchange.parts import check_workers
 from gradwire.layout import Layout
-from gradwire.transport.group import agree, agreed_number, compare, own_group, tell
+from gradwire.transport.group import agree, agreed_number, compare, gather_text, own_group
 from gradwire.transport.ledger import Ledger
 from gradwire.transport.members import Members, Ranks
 from gradwire.transport.process import Process
@@ -81,7 +81,7 @@ class Session:
             prepared, refusal = None, error
         except Exception as error:  # the other ranks wait for this rank's message, so any error is a refusal
             prepared, refusal = None, ValueError(f"the checkpoint cannot be read: {error}")
-        refusals = tell(self.process, self.device, "" if refusal is None else str(refusal))
+        refusals = gather_text(self.process, self.device, "" if refusal is None else str(refusal))
         other = compare(self.process, self.device, "" if prepared is None else moment(saved))
         if refusal is not None or prepared is None:
             raise refusal or ValueError("this is not a checkpoint of a gradwire hook")

@@ -38,7 +38,7 @@ def load(hooks: Hooks, folder: str | os.PathLike[str], *, group: dist.ProcessGro
     everyone, path = Everyone(group), Path(folder)
     found = everyone.do(lambda: listed(hooks, everyone.size))
     manifest = everyone.do(lambda: read(path))
-    seen = everyone.tell("" if manifest is None else manifest.save)
+    seen = everyone.gather_text("" if manifest is None else manifest.save)
     if (other := next((rank for rank, save in enumerate(seen) if save != seen[0]), None)) is not None:
         raise ValueError(f"ranks 0 and {other} see different things in {path}: all ranks must share the folder")
     if manifest is None:

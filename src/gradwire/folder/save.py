@@ -46,17 +46,17 @@ def save(hooks: Hooks, folder: str | os.PathLike[str], *, group: dist.ProcessGro
     begun = _begun(everyone, states)
     everyone.do(lambda: _void(begun, path) if everyone.rank == 0 else None)
     mine = everyone.do(lambda: _write(begun, path, everyone.rank, found, states))
-    files = tuple(parse_file(json.loads(words)) for words in everyone.tell(json.dumps(asdict(mine))))
+    files = tuple(parse_file(json.loads(words)) for words in everyone.gather_text(json.dumps(asdict(mine))))
     complete = Manifest(begun.save, begun.steps, begun.exchanges, files)
     everyone.do(lambda: _complete(complete, path) if everyone.rank == 0 else None)
 
 
 def _begun(everyone: Everyone, states: list[dict[str, Any]]) -> Manifest:
     """A manifest without files, the same on all ranks (ValueError)."""
-    moments = everyone.tell(repr([(state["step"], state["exchange"]) for state in states]))
+    moments = everyone.gather_text(repr([(state["step"], state["exchange"]) for state in states]))
     if other := next((rank for rank, words in enumerate(moments) if words != moments[0]), None):
         raise ValueError(f"rank {other} saves {moments[other]} and rank 0 {moments[0]}: all ranks save at one step")
-    name = everyone.tell(secrets.token_hex(8))[0]
+    name = everyone.gather_text(secrets.token_hex(8))[0]
     return Manifest(name, tuple(state["step"] for state in states), tuple(state["exchange"] for state in states))
 
 

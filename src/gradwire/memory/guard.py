@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from gradwire import kernels
-from gradwire.ask import AllReduce, Ask, marked, unmarked
+from gradwire.ask import AllReduce, Ask, any_flag_in_sum, tag_offset
 from gradwire.exchange.change import Change, change_
 from gradwire.exchange.protocol import Accumulates, Exchange, State
 from gradwire.exchange.step import step
@@ -112,8 +112,8 @@ class Guard:
 
 async def _agreed(exchange: Exchange, x: Tensor | Accumulated, broken: Tensor, state: State, turn: Turn) -> Sent:
     """Agree first: 1 of f32[..., 1] is a vector that is not finite. Then the exchange, or the plain mean."""
-    mark = marked(turn.tag, turn.size)
-    if unmarked(await AllReduce(broken + mark), mark, turn.size):
+    mark = tag_offset(turn.tag, turn.size)
+    if any_flag_in_sum(await AllReduce(broken + mark), mark, turn.size):
         return await _pass_through(x.pieces() if isinstance(x, Accumulated) else x.clone(), turn)
     return await step(exchange, _given(x), state, turn)
 
@@ -131,8 +131,8 @@ async def _pass_through(plain: Tensor, turn: Turn) -> Sent:
 
 async def _agree(flag: bool, turn: Turn) -> bool:
     """Whether any worker's flag is set: a message of its own."""
-    mark = marked(turn.tag, turn.size)
-    return unmarked(await AllReduce(torch.tensor([float(flag + mark)])), mark, turn.size)
+    mark = tag_offset(turn.tag, turn.size)
+    return any_flag_in_sum(await AllReduce(torch.tensor([float(flag + mark)])), mark, turn.size)
 
 
 async def _carry(ask: Ask, turn: Turn, *, flag: bool) -> tuple[Tensor, bool]:
