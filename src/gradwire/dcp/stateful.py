@@ -1,12 +1,12 @@
-"""`gradwire.Stateful`: what `torch.distributed.checkpoint` saves and loads in place of a hook.
+"""`gradwire.Stateful`: a hook's state in the form that `torch.distributed.checkpoint` saves and loads.
 
-    "head"                  u8[n, 8192]     every worker's numbers and words, as JSON
+    "head"                  u8[n, 8192]     every worker's numbers and strings, as JSON
     "memory/NAME/PATH"      f[n, *shape]    every worker's memory of a parameter
-                            f[*shape]       of local steps, what is alike on all workers: anchor and outer state
-    "facts/PART/NAME/PATH"  f[...]          what all workers of this part of the model know alike
+                            f[*shape]       of local steps, the same on all workers: anchor and outer state
+    "facts/PART/NAME/PATH"  f[...]          replicated state, the same on all workers of this part of the model
     "buffers/NUMBER"        [n, m]          of local steps, buffers whose exchange is under way
 
-n is the number of workers that saved. There is nothing but tensors, whose bytes are read as they are.
+n is the number of workers that saved. All values are tensors, so nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from gradwire.ask import AllReduce
 from gradwire.checkpoint import plain
-from gradwire.dcp.parts import BUFFERS, HEAD, Piece, head, pending, pieces, together
+from gradwire.dcp.parts import BUFFERS, HEAD, Piece, assemble, head, pending, pieces
 from gradwire.folder.hooks import Saved, listed
-from gradwire.folder.load import become
+from gradwire.folder.load import load_all
 from gradwire.transport.everyone import Everyone
 
 if TYPE_CHECKING:  # torch takes a second to import these
@@ -35,24 +35,26 @@ if TYPE_CHECKING:  # torch takes a second to import these
 
 
 class Stateful:
-    """A hook, for `torch.distributed.checkpoint`. Every rank makes it.
+    """A hook's state for `torch.distributed.checkpoint`. Every rank makes one.
 
         dcp.save({"gradwire": gradwire.Stateful(hook)}, checkpoint_id=folder)
         dcp.load({"gradwire": gradwire.Stateful(hook, folder)}, checkpoint_id=folder)
 
-    If the number of workers is the same, each gets its own state back, bit for bit; another number gets the mean that
-    `merge` makes, up to rounding. A sharded model's memories are redistributed over any number of ranks in an island;
-    what the exchange knows of its units, such as thresholds, then stays as the hook has it.
+    With the same number of workers, each gets its own state back, bit for bit; another number of workers gets the mean
+    that `merge` makes, up to rounding. A sharded model's memories are redistributed over any number of ranks in an
+    island; the hook then keeps its own replicated state, such as thresholds.
 
     Args:
-        hook: what `attach` or `local` returned; saved and loaded between steps.
-        source: to load once: the checkpoint's folder, or a reader of it, which tells how many workers saved.
-        model: the model, if its parameters are DTensors: they know where their shards belong.
-        key: to load, if the checkpoint holds several hooks' states: the name under which this one's was saved.
-        group: the ranks that save or load together; all of them if left out.
+        hook: what `attach` or `local` returned; save and load it between steps.
+        source: to load once: the checkpoint's folder, or a reader of it, from which the number of workers that saved is
+            read.
+        model: the model, if its parameters are DTensors; needed for the placement of their shards.
+        key: to load from a checkpoint with several hooks' states: the name under which this one was saved.
+        group: the ranks that save or load together; all ranks by default.
 
     Raises:
-        ValueError: on every rank: the source does not hold one state that fits, or a sharded model was not given.
+        ValueError: on every rank: the source does not contain exactly one state that fits, or `model` is missing for a
+            sharded model.
     """
 
     def __init__(
@@ -69,26 +71,26 @@ class Stateful:
         self._source = None if source is None else self._everyone.do(lambda: _read(source, key, hook))
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as tensors; with a source that has not been loaded yet, room for what it holds."""
-        state = self._everyone.do(self._hook.state_dict)  # no exchange is under way from here on: the group is free
+        """Return the state as tensors; with a source that has not been loaded yet, zeros of the saved sizes."""
+        state = self._everyone.do(self._hook.state_dict)  # waits for an exchange under way, so the group is free
         found, grid = pieces(state, self._hook.part), self._grid(state)
-        return _room(found, grid, self._source) if self._source else _rows(state, found, grid)
+        return _zeros(found, grid, self._source) if self._source else _rows(state, found, grid)
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on from what was read into `state_dict`'s tensors, on all ranks or on none.
+        """Continue from the state that was read into `state_dict`'s tensors, on all ranks or on none.
 
         Raises:
-            ValueError: one sentence, on every rank; then nothing has been changed on any.
+            ValueError: on every rank: the state does not fit; then nothing has changed on any rank.
         """
         state = self._everyone.do(lambda: self._state(saved))
         if self._workers != self._hook.process.size:
             self._average(state)
-        become(self._everyone, [self._hook], [state])
+        load_all(self._everyone, [self._hook], [state])
         self._source = None
 
     @property
     def _workers(self) -> int:
-        """How many workers saved what is loaded."""
+        """The number of workers that saved the state to load."""
         return self._source.workers if self._source else self._hook.process.size
 
     def _grid(self, state: Mapping[str, Any]) -> Grid:
@@ -99,7 +101,7 @@ class Stateful:
         return self._everyone.do(lambda: Grid(self._hook.process, self._named, device))
 
     def _state(self, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """This rank's part of what was read; of rows, where their number differs, its own rows' part of the mean."""
+        """Return this rank's state; if the number of workers differs, with its own rows' part of the mean over rows."""
         mine = self._hook.state_dict(copy=False)
         same, n = self._workers == self._hook.process.size, self._workers
         memory: dict[str, dict[str, Tensor]] = {name: {} for name in mine["memory"]}
@@ -110,11 +112,11 @@ class Stateful:
             memory[piece.name][piece.path] = value
         row = self._hook.process.rank if same and self._source else 0
         buffers = [_local(saved[key])[row] for key in sorted(saved) if key.startswith(BUFFERS)]
-        state = together(_local(saved[HEAD])[row], memory, buffers)
+        state = assemble(_local(saved[HEAD])[row], memory, buffers)
         return state if same else {**state, "rank": None, "world_size": None}
 
     def _average(self, state: Mapping[str, Any]) -> None:
-        """Add up the workers' parts of the means, in float64."""
+        """Sum the workers' parts of the means, in float64."""
         rows = [piece for piece in pieces(state, self._hook.part) if piece.kind == "row"]
         if rows:
             total = self._hook.process.ask(AllReduce(torch.cat([piece.tensor.flatten() for piece in rows])))
@@ -124,7 +126,7 @@ class Stateful:
 
 
 def _parameters(hook: Saved, model: nn.Module | None, ranks: int) -> dict[str, Tensor]:
-    """The model's parameters by the names that the hook has (ValueError)."""
+    """Return the model's parameters by the hook's names (ValueError: the hook cannot be saved, or needs a model)."""
     (hook,) = listed(hook, ranks)
     if model is None and hook.part[1] > 1:
         raise ValueError(f"the model is sharded over {hook.part[1]} ranks: gradwire.Stateful(hook, model=model)")
@@ -137,33 +139,33 @@ def _parameters(hook: Saved, model: nn.Module | None, ranks: int) -> dict[str, T
 def _read(source: StorageReader | str | os.PathLike[str], key: str | None, hook: Saved) -> Source:
     from gradwire.dcp.source import read
 
-    wanted = [piece.key for piece in pieces(hook.state_dict(copy=False), hook.part) if piece.kind != "fact"]
+    wanted = [piece.key for piece in pieces(hook.state_dict(copy=False), hook.part) if piece.kind != "replicated"]
     return read(source, key, wanted)
 
 
 def _rows(state: Mapping[str, Any], found: list[Piece], grid: Grid) -> dict[str, Any]:
-    """All of a state as tensors, this worker's own as rows."""
+    """Return a whole state as tensors, with this worker's own tensors as rows."""
     own = {HEAD: head(state), **pending(state)}
     out: dict[str, Any] = {key: grid.rows("", row) for key, row in own.items()}
     for piece in found:
-        lay = grid.alike if piece.kind == "alike" else grid.rows
-        out[piece.key] = piece.tensor if piece.kind == "fact" else lay(piece.name, piece.tensor)
+        place = grid.replicated if piece.kind == "common" else grid.rows
+        out[piece.key] = piece.tensor if piece.kind == "replicated" else place(piece.name, piece.tensor)
     return out
 
 
-def _room(found: list[Piece], grid: Grid, source: Source) -> dict[str, Any]:
-    """Room for a state; facts of other parts of the model than there are now are not read."""
+def _zeros(found: list[Piece], grid: Grid, source: Source) -> dict[str, Any]:
+    """Return zeros for a state; replicated state of parts of the model that do not exist now is not read."""
     out: dict[str, Any] = {**source.whole()}
     for piece in found:
         if piece.kind == "row":
-            out[piece.key] = grid.room(piece.name, piece.tensor, source.workers)
-        elif piece.kind == "alike":
-            out[piece.key] = grid.alike(piece.name, torch.zeros_like(piece.tensor))
+            out[piece.key] = grid.zero_rows(piece.name, piece.tensor, source.workers)
+        elif piece.kind == "common":
+            out[piece.key] = grid.replicated(piece.name, torch.zeros_like(piece.tensor))
         elif piece.key in source.found:
-            out[piece.key] = source.room(piece.key)
+            out[piece.key] = source.zeros(piece.key)
     return out
 
 
 def _local(tensor: Tensor | DTensor) -> Tensor:
-    """What of it is here."""
+    """Return a DTensor's local shard, or a plain tensor itself."""
     return cast("DTensor", tensor).to_local() if hasattr(tensor, "to_local") else tensor

@@ -125,8 +125,8 @@ class Arrivals:
             if self.engine.scaler is not None and len(self._contributed) < len(self.params):
                 unused = sorted(name for param, name in self.names.items() if param not in self._contributed)
                 raise RuntimeError(
-                    f"no gradient has come of {', '.join(unused)}, and under a scaler that must be known when backward "
-                    "ends; pass find_unused_parameters=True to attach"
+                    f"backward has ended without a gradient of {', '.join(unused)}, and with a scaler unused parameters "
+                    "must be known by then; pass find_unused_parameters=True to attach"
                 )
             self._finish()
         elif self.engine.step == 0 and not self._warned:
@@ -140,7 +140,7 @@ class Arrivals:
         """
         grads = [param.grad for param in self.params if param.grad is not None]
         if not grads or any(bool(shard(grad).any()) for grad in grads):
-            log.warning("gradwire: the optimizer steps, and no gradient has come to gradwire: nothing is exchanged")
+            log.warning("gradwire: the optimizer steps, but gradwire has received no gradient: nothing is exchanged")
             self._warned = True
 
     def _finish(self) -> None:

@@ -52,7 +52,7 @@ class Unsynced:
             self.warned = True
             log.warning(
                 "gradwire: the optimizer steps on gradients of a backward pass that DDP has not exchanged, so the "
-                "ranks' models part; call backward once after each forward pass, or hand DDP one joint loss"
+                "ranks' models diverge; call backward once after each forward pass, or give DDP one joint loss"
             )
 
 

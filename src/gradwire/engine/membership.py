@@ -60,7 +60,7 @@ def gather_membership(session: Session, before: Session, progress: Sequence[int]
     token, size, *furthest = rows[source]
     stayed = [row for row in rows if row[0] == token]
     if len(stayed) < size:
-        log.warning("gradwire: %d of %d workers are gone, and what they had not sent yet", size - len(stayed), size)
+        log.warning("gradwire: %d of %d workers are gone, and their residuals are lost", size - len(stayed), size)
     return Membership(
         session,
         before=size,

@@ -186,7 +186,7 @@ class Rounds:
             raise RuntimeError(f"the ranks are at different exchanges: {', '.join(map(str, events))}")
         if any(broken):
             ranks = ", ".join(str(rank) for rank, wrong in enumerate(broken) if wrong)
-            log.warning("gradwire: rank %s holds a value that is not finite, so its round goes on", ranks)
+            log.warning("gradwire: a value of rank %s is not finite, so this exchange is skipped", ranks)
             self.skipped += 1
         elif not all(idles):
             self._average(units)

@@ -57,7 +57,7 @@ class Int8AllReduce:
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
         """Use two AllReduces (ValueError: there are more workers than `workers`)."""
         if turn.size > self.workers:
-            raise ValueError(f"{self} has room for {self.workers} workers' numbers, and this run has {turn.size}")
+            raise ValueError(f"{self} sums the numbers of at most {self.workers} workers, and this run has {turn.size}")
         x, key = widen(x), turn.key(shared=False)
         scale = (await AllReduce(norms.scale(x, "inf"), op="max")).to(x.dtype)
         q = _round(x, scale, self.levels, key)
