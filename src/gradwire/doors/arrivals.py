@@ -125,8 +125,8 @@ class Arrivals:
             if self.engine.scaler is not None and len(self._contributed) < len(self.params):
                 unused = sorted(name for param, name in self.names.items() if param not in self._contributed)
                 raise RuntimeError(
-                    f"backward has ended without a gradient of {', '.join(unused)}, and with a scaler unused parameters "
-                    "must be known by then; pass find_unused_parameters=True to attach"
+                    f"backward has ended without a gradient of {', '.join(unused)}, and with a scaler the unused "
+                    "parameters must be known by then; pass find_unused_parameters=True to attach"
                 )
             self._finish()
         elif self.engine.step == 0 and not self._warned:
