@@ -183,7 +183,7 @@ def bare_refusals() -> None:
         ({"group": dist.group.WORLD}, "brings its own group"),
         ({"bucket_mb": 0}, "must be positive"),
         ({"bucket_mb": "1"}, "bucket_mb is a number of megabytes, got '1'"),
-        ({"lr": 0.1}, "lr takes a function that tells the step's learning rate, .*, got 0.1"),
+        ({"lr": 0.1}, "lr takes a function that returns the step's learning rate, .*, got 0.1"),
         ({"scaler": 5}, r"scaler takes a GradScaler, .*, got 5"),
         ({"exchange": "ef(topk(density=0.1), lr_in_memory=true)"}, "lr_in_memory needs the step's learning rate"),
         ({"exchange": "diana(permk(workers=4))"}, "divides the coordinates among 4 workers, and this run has 2"),

@@ -183,7 +183,7 @@ def local_leave_and_join() -> None:
         owed = mean_of(local, f"memory.{ending}", [0, 1], three)
         local.regroup(three)
         torch.testing.assert_close(mean_of(local, f"memory.{ending}", [0, 1, 2], three), owed, rtol=1e-5, atol=1e-7)
-        units = local.engine.everything()
+        units = local.engine.all_units()
         at_anchor = all(torch.equal(part, value) for unit in units for part, value in unit._pairs(unit.anchor))
         assert at_anchor == (rank == 2)
         if rank < 2 and "delay" not in options:

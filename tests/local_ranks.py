@@ -525,7 +525,7 @@ def dies() -> dict[str, object]:
     with pytest.raises(RuntimeError, match="cannot go on after an earlier failure"):
         local.finish()
     for name, parts in before["memory"].items():
-        unit = local.engine.everything()[0]
+        unit = local.engine.all_units()[0]
         assert torch.equal(unit.layout.cut(unit.anchor)[name], parts["anchor"])
         assert torch.equal(unit.layout.cut(unit.memory["error"])[name], parts["memory.error"])
     local.regroup(dist.new_group([0, 1], use_local_synchronization=True))

@@ -29,7 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 import gradwire as gw
 from gradwire.advice.rounds import LocalRound
 from gradwire.engine import bundles
-from gradwire.engine.session import SPOKEN
+from gradwire.engine.session import COMMON_TERMS
 from gradwire.exchange import divide_budget
 
 STEPS, RESUMED_AT = 14, 8
@@ -361,12 +361,12 @@ def mismatch() -> dict[str, str]:
 
 def of_another_version(call: Callable[[], object], rank: int) -> None:
     """Call as if this rank had another gradwire."""
-    known = dict(SPOKEN)
-    SPOKEN["version of gradwire"] += f" {rank}"
+    known = dict(COMMON_TERMS)
+    COMMON_TERMS["version of gradwire"] += f" {rank}"
     try:
         call()
     finally:
-        SPOKEN.update(known)
+        COMMON_TERMS.update(known)
 
 
 def unused_keep_their_mass() -> None:

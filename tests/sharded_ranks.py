@@ -331,7 +331,7 @@ def silence() -> None:
                 net(torch.ones(2, 5), None).sum().backward()
             optimizer.step()
     assert len(complaints) == 1
-    assert complaints[0].endswith("no gradient has come to gradwire: nothing is exchanged")
+    assert complaints[0].endswith("gradwire has received no gradient: nothing is exchanged")
     logging.getLogger("gradwire").removeHandler(listener)
 
 

@@ -92,7 +92,7 @@ def test_ranks_of_different_runs_do_not_merge(change: object) -> None:
     saved = checkpoints("micro(density=0.05)", 2)
     parts = saved[1]["memory"][zoo.LAYOUT.names[0]]
     parts["unit.threshold"], saved[1]["checksum"] = change(parts["unit.threshold"]), None
-    with pytest.raises(ValueError, match="of different runs: rank 1 and rank 0 know other facts"):
+    with pytest.raises(ValueError, match="of different runs: the replicated state of rank 1 is not rank 0"):
         gw.merge(saved)
 
 

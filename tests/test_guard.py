@@ -12,7 +12,7 @@ from story import play
 
 import gradwire as gw
 from gradwire import kernels
-from gradwire.ask import APART, Ask, describe, marked, unmarked
+from gradwire.ask import OUT_OF_STEP, Ask, any_flag_in_sum, describe, tag_offset
 from gradwire.exchange.protocol import clone, flatten, stateless
 from gradwire.memory import EF, Guard
 
@@ -159,10 +159,10 @@ def test_workers_at_different_steps_are_told(spec: str) -> None:
 def test_tags_are_exact_in_a_sum_of_many_workers() -> None:
     for size in (1, 2, 3, 100, 255, 256, 1000, 4000):
         for tag in (0, 1, 127):
-            mark = marked(tag, size)
+            mark = tag_offset(tag, size)
             for flags in (0, 1, size):
                 total = torch.full((size,), float(mark)).cumsum(0)[-1:] + flags
-                assert unmarked(total, mark, size) == (flags > 0)
+                assert any_flag_in_sum(total, mark, size) == (flags > 0)
 
 
 @pytest.mark.story
@@ -172,7 +172,7 @@ def test_ranks_at_different_steps_or_units_are_both_told() -> None:
         for spec, cases in line["result"].items():
             assert cases.pop("alike") == "", spec
             for case, message in cases.items():
-                assert message == APART, (line["rank"], spec, case)
+                assert message == OUT_OF_STEP, (line["rank"], spec, case)
     assert [len(line["result"]) for line in heard] == [3, 3]
 
 

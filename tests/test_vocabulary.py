@@ -10,7 +10,7 @@ from rank_asks import DTYPES, ask_all, brought, told
 from story import play
 
 import gradwire as gw
-from gradwire.layout import Turn, octets
+from gradwire.layout import Turn, bytes_of
 from gradwire.transport.rehearsal import rehearse
 from gradwire.vector import Vector, widen
 
@@ -229,6 +229,6 @@ def test_a_turn_is_a_value() -> None:
     ids=["transposed", "one value of no stride", "scalar", "empty"],
 )
 def test_octets_are_a_tensors_bytes_in_its_own_order(tensor: torch.Tensor) -> None:
-    found = octets(tensor)
+    found = bytes_of(tensor)
     assert found.dtype == torch.uint8
     assert found.tolist() == list(tensor.numpy().tobytes())

@@ -1,12 +1,12 @@
-"""gradwire takes the bytes out of distributed training.
+"""gradwire compresses the communication of distributed training.
 
 import gradwire as gw
 hook = gw.attach(ddp_model, "ef(deft(density=0.01))")       # one line in a training script
-sim = gw.Simulator("diana(randk(density=0.1))", layout, 10)  # the same methods in a laboratory
+sim = gw.Simulator("diana(randk(density=0.1))", layout, 10)  # the same methods, simulated in one process
 
-Operators, exchanges and memories are in `gradwire.compress`, `gradwire.exchange` and `gradwire.memory`.
+Compressors, exchanges and memories are in `gradwire.compress`, `gradwire.exchange` and `gradwire.memory`.
 
-The import itself is cheap: torch and all public names, which `gradwire.public` lists, come with the first use of one.
+The import itself is cheap: the first use of a public name imports torch and all public names (`gradwire.public`).
 """
 
 import gc
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        """A submodule, or a public name: they are imported together, so that the registry is never half full."""
+        """Import a submodule, or all public names at once, so that the registry is complete."""
         if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
             return import_module(f"{__name__}.{name}")
         if name == "__all__" or not name.startswith("_"):
@@ -38,7 +38,7 @@ else:
         return sorted({*globals(), *_public().__all__})
 
     def _public() -> ModuleType:
-        """The module of all public names; no garbage is collected meanwhile, which would walk all objects of torch."""
+        """Import `gradwire.public`, without garbage collections, which would traverse all of torch's objects."""
         collecting = gc.isenabled()
         gc.disable()
         try:

@@ -1,9 +1,8 @@
 """`attach(ddp, "auto")`: average densely, measure, and compress from then on only if that is predicted to pay.
 
-For the first steps DDP averages as it always does, no hook being registered, while `advice.Watch` notes the pace. At
-the end of one backward pass all ranks time the link, rehearse the candidates on this step's gradients, and decide
-alike, once. Either DDP is left alone for ever, at its own speed, or the chosen exchange's hook is registered from the
-next step on.
+In the first steps DDP averages without a hook, while `advice.Watch` measures the steps. At the end of one backward pass
+all ranks time the link, rehearse the candidates on this step's gradients, and make one common decision: either DDP
+stays as it is, at its own speed, or the chosen exchange's hook is registered from the next step on.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ from gradwire.checkpoint import modern, pack
 from gradwire.doors import Hook
 from gradwire.doors import attach as open_door
 from gradwire.doors.arguments import as_seed, as_unit_bytes, check_scaling
-from gradwire.doors.counters import Log, in_a_line
+from gradwire.doors.counters import Log, one_line
 from gradwire.doors.group import Group
 from gradwire.doors.uncompiled import uncompiled
 from gradwire.engine import Reduce, Scaler
-from gradwire.engine.session import SPOKEN
+from gradwire.engine.session import COMMON_TERMS
 from gradwire.exchange import Exchange
 from gradwire.spec import parse
-from gradwire.transport.group import agree, own_group, tell
+from gradwire.transport.group import agree, gather_text, own_group
 from gradwire.transport.ledger import Ledger
 from gradwire.transport.process import Process
 
@@ -84,35 +83,36 @@ def attach(
     find_unused_parameters: bool = False,
     reduce: Reduce = "mean",
 ) -> Hook | Auto:
-    """Let a model average its gradients through an exchange. Every rank calls it, with the same arguments.
+    """Average a model's gradients through an exchange. Every rank calls it, with the same arguments.
 
-    A model wrapped in DistributedDataParallel averages where it always does. Any other module finds means in
-    `param.grad` when `backward` returns, or, if some parameters were unused, when `optimizer.step` begins; all ranks
-    start with the parameters and buffers of the group's rank 0. It may be sharded by FSDP2 or tensor parallelism: then
-    `group` holds the ranks of different islands that have the same shards, and each exchanges its own.
+    A model wrapped in DistributedDataParallel averages in its usual buckets, during backward. In any other module,
+    `param.grad` holds means when `backward` returns, or, if some parameters were unused, when `optimizer.step` begins;
+    all ranks start from the parameters and buffers of the group's rank 0. Such a module may be sharded by FSDP2 or
+    tensor parallelism: `group` then consists of ranks of different islands that hold the same shards, and each rank
+    exchanges its own shards.
 
     Args:
         model: a DDP model or any other module, before its first backward pass.
         exchange: an exchange or its spec, such as "ef(deft(density=0.01))"; or "auto", which measures the first steps
             of a DDP model and then decides whether to compress at all.
-        seed: of all randomness in the exchange.
-        bucket_mb: megabytes (2^20 bytes) of gradients that are exchanged together; if left out DDP's own bucket_cap_mb,
-            or 25 of a bare module. Smaller units overlap more of the wire with backward; `float("inf")` exchanges the
-            whole model at once, which is what the DEFT paper does.
-        scaler: a GradScaler, if one is used: memories are kept in the gradients' true scale.
-        lr: tells the learning rate of the step that is under way, for memories that keep it, such as
+        seed: the seed of all randomness in the exchange.
+        bucket_mb: megabytes (2^20 bytes) of gradients that are exchanged together. The default is DDP's own
+            bucket_cap_mb, or 25 for a module without DDP. Smaller units overlap more of the communication with
+            backward; `float("inf")` exchanges the whole model at once, as in the DEFT paper.
+        scaler: the GradScaler, if one is used; memories then hold unscaled values.
+        lr: returns the learning rate of the current step, for memories that keep it, such as
             `lambda: optimizer.param_groups[0]["lr"]`.
         candidates: the specs among which "auto" chooses.
-        group: without DDP, the ranks to average over, all of them if left out: a process group, a one-dimensional mesh,
-            or the `Members` of a group that torch.distributed does not know.
-        find_unused_parameters: without DDP, exchange at the end of every backward pass, whatever has no gradient by
-            then, so that clipping sees means. Not with checkpoints that use use_reentrant=True.
-        reduce: "sum" leaves the sum over the group, the mean times its number of ranks.
+        group: without DDP, the ranks to average over; all ranks by default. A process group, a one-dimensional mesh, or
+            the `Members` of a group that torch.distributed does not know.
+        find_unused_parameters: without DDP, exchange at the end of every backward pass, even if some parameters have no
+            gradient by then, so that clipping sees means. It excludes checkpoints with use_reentrant=True.
+        reduce: "mean", or "sum" for the sum over the group, which is the mean times its number of ranks.
 
     Raises:
-        TypeError: what is given is no module, or no exchange.
-        ValueError: a bad spec; no trainable parameter; the model has a communication hook already; the group holds
-            ranks of one island; the group has no backend for the parameters' device; the ranks do not agree about
+        TypeError: an argument is not a module or not an exchange.
+        ValueError: the spec is invalid; the model has no trainable parameter, or has a communication hook already; the
+            group contains ranks of one island, or has no backend for the parameters' device; the ranks disagree about
             spec, parameters or seed.
         RuntimeError: torch.distributed has no process group yet.
     """
@@ -130,14 +130,14 @@ def attach(
 
 
 class Auto:
-    """What `attach(ddp, "auto")` returns.
+    """The decision of `attach(ddp, "auto")`, and, once it compresses, the interface of the chosen exchange's hook.
 
     Attributes:
-        choice: None while it measures; then "dense", or the spec that was chosen. The same on all ranks.
-        verdict: the predictions, once made; None after a checkpoint has decided.
-        local: what local steps are predicted to take, once predictions are made. They are not an exchange of gradients,
-            so they cannot be chosen; if they pay, the log says so.
-        hook: what compresses; None where DDP is left alone.
+        choice: None while it measures; then "dense", or the chosen spec. It is the same on all ranks.
+        verdict: the predictions, once made; None if a checkpoint has decided.
+        local: the predicted cost of local steps, once predictions are made. Local steps do not exchange gradients, so
+            they cannot be chosen; if they would pay, the log says so.
+        hook: the chosen exchange's hook; None if DDP averages by itself.
     """
 
     def __init__(
@@ -173,46 +173,46 @@ class Auto:
         self._logs: list[Log] = []
         self._process = Process(own_group(cast(dist.ProcessGroup, ddp.process_group), self._device))
         self._end = weakref.finalize(self, self._process.close)
-        agree(self._process, self._device, SPOKEN | {"exchange": f"auto among {named}", "seed": repr(seed)})
+        agree(self._process, self._device, COMMON_TERMS | {"exchange": f"auto among {named}", "seed": repr(seed)})
         self._watch = Watch(ddp, self._decide, lambda seconds: mean(self._process, seconds, self._device))
         if self._process.size == 1 or not self.candidates:
             self._settle(DENSE)
 
-    # ---- what a hook tells
+    # ---- the interface of a hook
 
     @property
     def exchange(self) -> Exchange | None:
-        """What averages the gradients; None where DDP does."""
+        """The chosen exchange; None if DDP averages by itself."""
         return self.hook.exchange if self.hook else None
 
     @property
     def ledger(self) -> Ledger:
-        """Bytes that the chosen exchange has sent. What DDP averages by itself is not counted."""
+        """Bytes that the chosen exchange has sent. DDP's own averages are not counted."""
         return self.hook.ledger if self.hook else self._idle
 
     @property
     def process(self) -> Process:
-        """This rank among those that average."""
+        """The process group as a transport, with `rank` and `size`."""
         return self.hook.process if self.hook else self._process
 
     @property
     def part(self) -> tuple[int, int]:
-        """Which part of the model this rank's group exchanges, and of how many: DDP's models are whole."""
+        """(0, 1): DDP's models are not sharded."""
         return 0, 1
 
     @property
     def seconds(self) -> float:
-        """Seconds that the chosen exchange has taken."""
+        """Seconds spent on the chosen exchange."""
         return self.hook.seconds if self.hook else 0.0
 
     @property
     def step(self) -> int:
-        """Steps of the chosen exchange."""
+        """Steps of the chosen exchange so far."""
         return self.hook.step if self.hook else 0
 
     @property
     def skipped(self) -> int:
-        """Number of those steps that held a value that was not finite."""
+        """Steps of the chosen exchange in which a value was not finite."""
         return self.hook.skipped if self.hook else 0
 
     def log_to(self, writer: object, every: int = 100) -> None:
@@ -220,12 +220,12 @@ class Auto:
         self._logs.append(Log(self, trained(self.ddp), writer, every, lambda: self.step))
 
     def __repr__(self) -> str:
-        return in_a_line(self, f"{self.choice or 'measuring'} of {', '.join(('dense', *self.candidates))}")
+        return one_line(self, f"{self.choice or 'measuring'} of {', '.join(('dense', *self.candidates))}")
 
     # ---- the decision
 
     def _decide(self, pace: Pace) -> None:
-        """At the end of a backward pass, on all ranks: measure what is missing, and choose."""
+        """Finish the measurements and choose; all ranks call it at the end of the same backward pass."""
         started = time.perf_counter()
         self.verdict = verdict = self._judge(pace)
         self._settle(verdict.choice)
@@ -237,7 +237,7 @@ class Auto:
                 log.info("gradwire auto: %s", self.local.sentence)
 
     def _judge(self, pace: Pace) -> Verdict:
-        """Every candidate's predicted step against dense's measured one."""
+        """Compare every candidate's predicted step with the measured dense one, averaged over the ranks."""
         params, size = trained(self.ddp), self._process.size
         link = probe(self._process, self._device, KINDS)
         gradients = sound({number: param.grad for number, param in enumerate(params)}, params)
@@ -252,7 +252,7 @@ class Auto:
         return judge(agreed(self._process, self._device, [Method(DENSE, pace.period, traffic), *others]))
 
     def _settle(self, choice: str) -> None:
-        """From the next step on."""
+        """Stop measuring, and attach the choice from the next step on."""
         self._watch.close()
         if choice != DENSE:
             self.hook = open_door(self.ddp, choice, *self._arguments)
@@ -262,24 +262,24 @@ class Auto:
     # ---- checkpoints
 
     def state_dict(self, *, copy: bool = True) -> dict[str, Any]:
-        """The chosen hook's state, which a run that names the exchange loads as well; else that nothing is kept."""
+        """Return the chosen hook's state, which a run with a named exchange can load, or one with an empty memory."""
         if self.hook:
             return self.hook.state_dict(copy=copy)
         return pack({}, self.choice or AUTO, self.seed, 0, self._process.rank, self._process.size)
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken: a choice that was made then is made at once, without measuring.
+        """Continue from a `state_dict`: a choice in the checkpoint is made at once, without measuring.
 
-        Every rank calls it, with its own checkpoint or with a merged one.
+        Every rank calls it, with its own checkpoint or a merged one.
 
         Raises:
-            ValueError: the checkpoint does not fit, chose otherwise than this run has, or differs among the ranks.
+            ValueError: the checkpoint does not fit, its choice is not this run's, or the ranks' checkpoints differ.
         """
         chosen = _chosen(saved)
         if self.choice is None:
-            everybodys = tell(self._process, self._device, chosen)
-            if len(set(everybodys)) > 1:
-                raise ValueError(f"the ranks' checkpoints are of different exchanges: {', '.join(everybodys)}")
+            gathered = gather_text(self._process, self._device, chosen)
+            if len(set(gathered)) > 1:
+                raise ValueError(f"the ranks' checkpoints are of different exchanges: {', '.join(gathered)}")
             if chosen == AUTO:
                 return
             self._settle(chosen)
@@ -289,7 +289,7 @@ class Auto:
             raise ValueError(f"the checkpoint is of {chosen}, this run has chosen {self.choice}")
 
     def close(self) -> None:
-        """End what the hook has begun; DDP stays as it is where nothing was chosen, or dense."""
+        """Stop measuring, and close the chosen exchange's hook, if there is one."""
         self._watch.close()
         self._end()
         for log in self._logs:
@@ -299,6 +299,6 @@ class Auto:
 
 
 def _chosen(saved: Any) -> str:
-    """The exchange of a checkpoint; what is none has none, which no rank accepts."""
+    """Return the exchange of a checkpoint, or "nothing", which every rank refuses, if it is not a checkpoint."""
     exchange = cast(dict[str, Any], saved).get("exchange") if isinstance(saved, dict) else None
     return modern(exchange) if isinstance(exchange, str) else "nothing"

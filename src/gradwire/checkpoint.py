@@ -1,12 +1,12 @@
-"""Checkpoints of a hook: what is in one, when it fits, and how several become one.
+"""Checkpoints of a hook: their contents, the check before loading, and merging those of several ranks.
 
     {"format": 1, "exchange": "EF(...)", "seed": 0, "step": 120, "rank": 0, "world_size": 2,
      "memory": {"layer.weight": {"error": tensor, ...}, ...}, "checksum": 3735928559}
 
-The checksum is the CRC-32 of the memory; checkpoints that are older than it have none, and are read all the same.
-Every tensor lies under the name of its parameter, in the parameter's shape; nested states join their names with dots. A
-fact, a tensor of a state that is not one value per coordinate, belongs to all parameters that are exchanged together
-and lies under the first of them, as "unit.NAME".
+The checksum is the CRC-32 of the memory; older checkpoints have none, and load all the same. Every tensor is stored
+under its parameter's name, in the parameter's shape; names in nested states are joined by dots. Replicated state, a
+tensor that is not one value per coordinate, belongs to a whole unit; it is stored under the unit's first parameter, as
+"unit.NAME".
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from torch import Tensor
 
 from gradwire.exchange import State
 from gradwire.exchange.protocol import flatten, visible
-from gradwire.layout import Layout, octets
+from gradwire.layout import Layout, bytes_of
 
 FORMAT = 1
 UNIT = "unit."
 
 _ALONE = "checkpoint keeps one rank's value of these; save and load gradwire.Stateful(hook) instead"
 ALONE: Mapping[str, Any] = {"torch.distributed": {_ALONE: None}, f"torch.distributed.{_ALONE}": None}
-"""Two keys that every checkpoint has, and that are ignored when it is read.
+"""Two keys that every checkpoint has, and that loading ignores.
 
-torch.distributed.checkpoint joins nested keys by dots, and refuses a dictionary in which two become one by naming it.
-Otherwise it would keep every rank's state under the same keys, and so only one of them.
+They make torch.distributed.checkpoint refuse a checkpoint: it joins nested keys by dots, and its error names two keys
+that become equal. Otherwise it would store every rank's state under the same keys, and keep only one of them.
 """
 
 _PARTS = frozenset({"format", "exchange", "seed", "step", "rank", "world_size", "memory"})
@@ -40,7 +40,7 @@ CHECKSUM = "checksum"
 _OPTIONAL = frozenset({*ALONE, CHECKSUM})
 
 _FORMER = {"Deft": "DEFT", "Micro": "MiCRO", "Ramp": "Warmup"}
-"""Parts that had another name when checkpoints were first written."""
+"""Former names of parts that older checkpoints contain."""
 
 
 def pack(
@@ -61,14 +61,14 @@ def pack(
 
 
 def plain(name: str) -> str:
-    """A parameter's name in the module itself, so that a checkpoint fits with and without torch's wrappers."""
+    """Return a parameter's name without torch's wrappers, so that checkpoints fit with and without them."""
     return name.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")
 
 
 def by_name(state: State, layout: Layout, *, copy: bool = True) -> dict[str, dict[str, Tensor]]:
-    """Cut a state by parameter: {parameter: {dotted name: tensor}}. Facts lie under the first.
+    """Split a state by parameter: {parameter: {dotted name: tensor}}; replicated state goes to the first parameter.
 
-    The tensors are copies, or, if not `copy`, the state's own memory.
+    The tensors are copies, or, unless `copy`, the state's own memory.
     """
     parts: dict[str, dict[str, Tensor]] = {name: {} for name in layout.names}
     for *_, path, values in flatten(state):
@@ -83,7 +83,7 @@ def by_name(state: State, layout: Layout, *, copy: bool = True) -> dict[str, dic
 
 
 def read(state: State, layout: Layout, memory: Mapping[str, Mapping[str, Tensor]], prefix: str = "") -> State:
-    """Make a state like this one, of new tensors, out of {parameter: {dotted name: tensor}}."""
+    """Read a state like this one into new tensors, from {parameter: {dotted name: tensor}}."""
     return {
         name: read(part, layout, memory, f"{prefix}{name}.")
         if isinstance(part, dict)
@@ -102,14 +102,14 @@ def _read(like: Tensor, layout: Layout, memory: Mapping[str, Mapping[str, Tensor
 
 
 def check(saved: Any, mine: Mapping[str, Any]) -> None:
-    """Refuse, in one sentence, a checkpoint that does not fit what this rank would save itself (ValueError)."""
+    """Raise ValueError if a checkpoint does not fit `mine`, the checkpoint that this rank would save itself."""
     if not isinstance(saved, Mapping) or set(cast(Mapping[str, Any], saved)) - _OPTIONAL != set(mine) - _OPTIONAL:
         raise ValueError("this is not a checkpoint of a gradwire hook")
     saved = cast(Mapping[str, Any], saved)
     if saved["format"] != FORMAT:
         raise ValueError(f"the checkpoint has format {saved['format']!s:.200}, this gradwire reads format {FORMAT}")
     if modern(str(saved["exchange"])) != modern(str(mine["exchange"])):
-        # Cut short, for every rank is told, and the words may be anything.
+        # Cut short, because every rank receives this text, and it may be of any length.
         raise ValueError(f"the checkpoint is of {saved['exchange']!s:.200}, this hook runs {mine['exchange']}")
     for name in ("step", "seed"):
         if type(saved[name]) is not int:
@@ -129,16 +129,16 @@ def check(saved: Any, mine: Mapping[str, Any]) -> None:
 
 
 def checksum(memory: Mapping[str, Mapping[str, Tensor]]) -> int:
-    """CRC-32 of all values and their names, in the names' order."""
+    """Return the CRC-32 of all names and values, in the order of names."""
     found = 0
     for name, parts in sorted(memory.items()):
         for path, values in sorted(parts.items()):
-            found = zlib.crc32(octets(values).numpy(), zlib.crc32(f"{name}/{path}".encode(), found))  # pyright: ignore
+            found = zlib.crc32(bytes_of(values).numpy(), zlib.crc32(f"{name}/{path}".encode(), found))  # pyright: ignore
     return found
 
 
 def _check_sum(saved: Mapping[str, Any], mine: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Refuse a memory that is not the one that was saved. One that was cast since then cannot be told from it."""
+    """Raise ValueError if the memory is damaged. A memory that was cast since it was saved cannot be checked."""
     memory = saved["memory"]
     cast_since = any(
         memory[name][path].dtype != part.dtype for name, parts in mine.items() for path, part in parts.items()
@@ -152,30 +152,26 @@ def _check_sum(saved: Mapping[str, Any], mine: Mapping[str, Mapping[str, Tensor]
 
 
 def modern(text: str) -> str:
-    """Translate the repr of an exchange in a checkpoint of format 1: parts renamed since then get their new names.
-
-    A repr that names none of them is returned as it is.
-    """
+    """Replace former names of parts in the repr of an exchange by their present names."""
     return re.sub(rf"\b({'|'.join(_FORMER)})\(", lambda found: f"{_FORMER[found[1]]}(", text)
 
 
 def moment(saved: Mapping[str, Any]) -> str:
-    """What the checkpoints of all ranks have in common if they are of one moment of one run: step, seed, facts."""
-    facts = [
+    """Return a string of step, seed and replicated state, which is equal on all ranks for one step of one run."""
+    replicated = [
         (name, path, tuple(value.shape), cast(list[float], value.flatten().tolist()))
         for name, parts in sorted(cast(Mapping[str, Mapping[str, Tensor]], saved["memory"]).items())
         for path, value in sorted(parts.items())
         if path.startswith(UNIT)
     ]
-    return repr((saved["step"], saved["seed"], facts))
+    return repr((saved["step"], saved["seed"], replicated))
 
 
 def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Combine the checkpoints of all ranks into one that every rank of any number may load.
+    """Combine the checkpoints of all ranks into one that every rank may load, with any number of ranks.
 
-    Every tensor becomes its mean over the ranks. For EF that preserves the update that is still owed (the mean of the
-    errors), for shifted methods the mean shift. Facts, which all ranks know alike, stay as they are. The
-    run goes on from there, though not bit for bit.
+    Every tensor becomes its mean over the ranks. For EF this preserves the mean residual, for shifted methods the mean
+    shift. Replicated state, which is equal on all ranks, is kept. The run continues, but is not bit-equal.
 
     Raises:
         ValueError: the checkpoints are not those of all ranks of one run at one step.
@@ -198,25 +194,27 @@ def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 f"the checkpoints are of different steps or seeds: rank {other['rank']} differs from rank 0"
             )
         if moment(other) != moment(first):
-            raise ValueError(f"the checkpoints are of different runs: rank {other['rank']} and rank 0 know other facts")
+            raise ValueError(
+                f"the checkpoints are of different runs: the replicated state of rank {other['rank']} is not rank 0's"
+            )
     memory = {
         name: {path: _merged(path, [each["memory"][name][path] for each in ordered]) for path in parts}
         for name, parts in first["memory"].items()
     }
-    # Where a door adds to a checkpoint what is not one value per coordinate, rank 0's goes on.
+    # Keys that a door has added, such as the position in a round of local steps, are taken from rank 0.
     added = {name: value for name, value in first.items() if name not in _PARTS and name != CHECKSUM}
     return pack(memory, modern(str(first["exchange"])), first["seed"], first["step"], None, None) | added
 
 
 def _merged(path: str, parts: Sequence[Tensor]) -> Tensor:
-    """The mean; of facts and of equal tensors the first one, which a sum over three would round."""
+    """Return the mean; of replicated or equal tensors the first one, because a mean over three would round."""
     if path.startswith(UNIT) or all(torch.equal(part, parts[0]) for part in parts):
         return parts[0].detach().clone()
     return torch.stack([part.detach() for part in parts]).mean(0)
 
 
 def _check_memory(saved: Any, mine: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Refuse a memory of another model, or one that is none."""
+    """Raise ValueError for a memory of another model, or a value that is not a memory."""
     if not isinstance(saved, Mapping):
         raise ValueError(f"the checkpoint's memory must be a dictionary by parameter, got {type(saved).__name__}")
     memory = cast(Mapping[str, Mapping[str, Any]], saved)
@@ -233,7 +231,7 @@ def _check_memory(saved: Any, mine: Mapping[str, Mapping[str, Tensor]]) -> None:
 
 
 def _check_tensor(saved: Any, mine: Tensor, what: str, *, replicated: bool) -> None:
-    """Refuse what cannot be, or must not be, copied into a memory. A fact's shape is its exchange's business."""
+    """Raise ValueError for a value that cannot replace `mine`. The exchange checks the shape of replicated state."""
     if not isinstance(saved, Tensor) or not saved.is_floating_point() or saved.layout != torch.strided or saved.is_meta:
         raise ValueError(f"the checkpoint's {what} is not a dense tensor of real numbers")
     if saved.shape != mine.shape and not replicated:

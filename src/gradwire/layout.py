@@ -1,4 +1,4 @@
-"""What a worker may know: where things lie in a flat vector (Layout) and whose turn it is (Turn)."""
+"""What an algorithm may know: the tensors in a flat vector (Layout), and its worker, step and seed (Turn)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Layout:
     """Names and shapes of the tensors that lie one after the other in a flat vector.
 
     Args:
-        names: one unique name per tensor, in the order in which they lie.
-        shapes: one shape per name; a size of 0 is an ordinary case.
+        names: one unique name per tensor, in the vector's order.
+        shapes: one shape per name; sizes may be 0.
 
     Raises:
-        ValueError: names and shapes differ in number, a name comes twice, or a size is negative.
+        ValueError: names and shapes differ in number, a name is repeated, or a size is negative.
     """
 
     names: Sequence[str]
@@ -42,25 +42,25 @@ class Layout:
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """Elements of each tensor."""
+        """The number of elements of each tensor."""
         return tuple(math.prod(shape) for shape in self.shapes)
 
     @cached_property
     def d(self) -> int:
-        """Elements of the flat vector."""
+        """The number of elements of the flat vector."""
         return sum(self.sizes)
 
     @cached_property
     def digest(self) -> bytes:
-        """Sixteen bytes that tell this layout from any other, the same in every process."""
+        """A 16-byte hash of names and shapes, the same in every process."""
         return hashlib.blake2b(repr((self.names, self.shapes)).encode(), digest_size=16).digest()
 
     def __hash__(self) -> int:
-        # Layouts are looked up at every step: a hundred names and shapes are hashed once.
+        # Layouts are looked up at every step, so a hundred names and shapes are hashed once only.
         return hash(self.digest)
 
     def cut(self, flat: Tensor) -> dict[str, Tensor]:
-        """View the flat vector [d] as its named tensors; writing to a view writes to `flat`."""
+        """Return views of the flat vector [d] as its named tensors (ValueError: another shape)."""
         if flat.shape != (self.d,):
             raise ValueError(f"this layout cuts a vector of {self.d} elements, got shape {tuple(flat.shape)}")
         parts: Sequence[Tensor] = torch.split(flat, list(self.sizes))
@@ -69,18 +69,27 @@ class Layout:
 
 @dataclass(frozen=True)
 class Turn:
-    """All that an algorithm may know about its place in the world: one worker, one step, one layout.
+    """All that an algorithm may know about its worker, its step and its unit.
 
     Randomness is a function of (seed, step, rank or all, layout, path): a checkpoint stores `seed` and `step` and no
-    generator, and two operators that take different `fork`s draw from independent streams.
+    generator, and operators with different `fork`s draw from independent streams.
 
-    A batched turn stands for all workers at once. Its rank is the slice of all rows, so that `rows[turn.rank]` is what
-    belongs to the turn: one row, or every row.
+    A batched turn stands for all workers. Its rank is the slice of all rows, so that `rows[turn.rank]` is the turn's
+    own: one row, or every row.
 
-    `params` gives the model's parameters f[d] at which the gradients were taken, for methods that compress iterates; it
-    is None where they are unknown. `lr` is the learning rate by which the optimizer will multiply this step's mean,
-    for memories that keep it; None where it is unknown. `budget` is this layout's part of a budget for several layouts,
-    relative to its part of all elements. `unit` is the number of this exchange among those of its step.
+    Args:
+        rank: the worker's rank, or the slice of all rows.
+        size: number of workers.
+        step: number of the step.
+        layout: the tensors in the vector.
+        seed: the seed of all randomness.
+        path: names of the `fork`s so far.
+        params: returns the model's parameters f[d] at which the gradients were taken, for methods that compress
+            iterates; None if they are unknown.
+        lr: the learning rate by which the optimizer will multiply this step's mean, for memories that keep it; None if
+            it is unknown.
+        budget: this layout's part of a budget that several layouts share, relative to its part of all elements.
+        unit: number of this exchange among those of its step.
     """
 
     rank: int | slice
@@ -96,19 +105,19 @@ class Turn:
 
     @property
     def tag(self) -> int:
-        """A number from 0 to 127 that neighbouring units and steps do not have."""
+        """A number from 0 to 127 that differs from those of neighbouring units and steps."""
         return (61 * self.step + 37 * self.unit) % 128
 
     def fork(self, name: str) -> Turn:
-        """Give a part of a method its own stream of randomness."""
+        """Return this turn with an independent stream of randomness, for one part of a method."""
         return replace(self, path=(*self.path, name))
 
     def key(self, *, shared: bool) -> int:
-        """Draw a number in [0, 2^63): the same for every worker if `shared`, else this worker's own."""
+        """Draw a number in [0, 2^63): the same on all workers if `shared`, else this worker's own."""
         return self.keys([self.step], shared=shared)[0]
 
     def keys(self, steps: Iterable[int], *, shared: bool) -> list[int]:
-        """Draw what `key` would at each of these steps."""
+        """Return what `key` would draw at each of these steps."""
         who = repr(("all" if shared else self.rank, self.path))[1:]
         empty = hashlib.blake2b(key=self.layout.digest, digest_size=8)
         found: list[int] = []
@@ -119,26 +128,26 @@ class Turn:
         return found
 
     def rng(self, *, shared: bool, device: torch.device | str = "cpu") -> torch.Generator:
-        """Open a generator on `device`, seeded by `key(shared=shared)`: shared by all workers, or this worker's own."""
+        """Return a generator on `device`, seeded with `key`: the same on all workers if `shared`, else one's own."""
         return torch.Generator(device).manual_seed(self.key(shared=shared))
 
 
 Draws: TypeAlias = Callable[[Turn, range], Sequence[Tensor]]
-"""What a turn draws at each step of a range: a function of the turn, whatever its own step is, and of nothing else."""
+"""Returns a turn's draws at each step of a range. It depends on the turn alone, and not on the turn's own step."""
 
 
 class StepDependent(Exception):
-    """An algorithm has looked at the step of a turn that stands for every step."""
+    """An algorithm has read the step of a turn that stands for every step."""
 
 
 @dataclass(frozen=True, eq=False)
 class AnyStep:
-    """In place of a turn's step: the turn stands for every step, and its round is recorded.
+    """A turn's step while a round is recorded: the turn stands for every step.
 
-    An algorithm may ask it for draws. To look at it, or to draw otherwise, raises `StepDependent`.
+    An algorithm may request draws from it. Reading it, or drawing in any other way, raises `StepDependent`.
 
     Args:
-        draw: notes that the round needs these draws, and returns those of one step.
+        draw: records that the round needs these draws, and returns those of one step.
     """
 
     draw: Callable[[Turn, Draws], Tensor]
@@ -151,8 +160,8 @@ class AnyStep:
     __lt__ = __le__ = __gt__ = __ge__ = _refuse  # pyright: ignore
 
 
-def octets(tensor: Tensor) -> Tensor:
-    """All bytes of a tensor in its own order, u8[nbytes] on the host; its memory itself where that lies so."""
+def bytes_of(tensor: Tensor) -> Tensor:
+    """Return the bytes u8[nbytes] of a tensor's elements in order, on the host; a view if they lie so already."""
     flat = tensor.detach().cpu().reshape(-1)
     if flat.stride() != (1,):  # a single value may have any stride
         flat = flat.clone(memory_format=torch.contiguous_format)

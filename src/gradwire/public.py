@@ -1,4 +1,4 @@
-"""Every public name, exported by `gradwire` itself at the first use of one of them."""
+"""All public names. `gradwire` exports them at the first use of one of them."""
 
 from gradwire import compress, exchange, memory, outer
 from gradwire.ask import AllGather, AllReduce, AllToAll, Among, Axis, Broadcast

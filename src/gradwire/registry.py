@@ -1,21 +1,21 @@
-"""The registry: every part by name. A part registers itself, in this package and in a stranger's alike.
+"""The registry: every part by name. A part registers itself, in this package and in other packages alike.
 
     @part("topk", "compressor", example="topk(density=0.01)")
     @dataclass(frozen=True)
     class TopK: ...
 
 The decorator stands above a class or above a named constructor (`def EF21(exchange)`). Specs, `gradwire list`,
-checkpoints and the tables of the docs read nothing else. The kind is written down rather than inferred: an exchange
-and a memory have the same methods, and only their author knows which of the two a part is meant to be.
+checkpoints and the tables of the docs read nothing else. The kind is given rather than inferred, because exchanges and
+memories have the same methods.
 
-A package that is installed announces its parts by an entry point of the group `gradwire.parts`, which names the module
-that registers them:
+An installed package announces its parts by an entry point of the group `gradwire.parts`, which names the module that
+registers them:
 
     [project.entry-points."gradwire.parts"]
     mypackage = "mypackage.parts"
 
-Such modules are imported when a spec has an unknown name, and by `gradwire list`; no other module is ever imported
-because of what a spec says.
+Such modules are imported when a spec contains an unknown name, and by `gradwire list`. A spec never causes the import
+of any other module.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ GROUP = "gradwire.parts"
 """The group of entry points by which installed packages announce their parts."""
 
 RESERVED = ("auto", "dense", "false", "none", "true")
-"""Words that a spec, `attach` and a checkpoint understand as something else."""
+"""Names that have another meaning in specs, `attach` or checkpoints."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered part: the name that specs use, its kind, what makes it, and a spec that uses it."""
+    """One registered part: its name in specs, its kind, its constructor, and a spec that uses it."""
 
     name: str
     kind: Kind
@@ -50,12 +50,12 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        """The first line of the documentation."""
+        """The first line of the constructor's docstring."""
         return (self.make.__doc__ or "").strip().split("\n")[0]
 
     @property
     def origin(self) -> str:
-        """Where the part is defined, as module.Name."""
+        """The constructor's module and qualified name, as module.Name."""
         return f"{self.make.__module__}.{self.make.__qualname__}"
 
 
@@ -64,17 +64,18 @@ PARTS: dict[str, Entry] = {}
 
 
 def part(name: str, kind: Kind, *, example: str) -> Callable[[Maker], Maker]:
-    """Register a class or a named constructor under a name, by which specs call it.
+    """Register a class or a named constructor under the name that specs use.
 
     Args:
-        name: lower-case letters and digits; a class's own name but for that, so that the repr of an object is a spec.
+        name: lower-case letters and digits. For a class it must be the class's name in lower case, without underscores,
+            so that the repr of an object is a spec.
         kind: "compressor", "exchange", "memory", "rule" or "outer".
-        example: a spec that uses the part, for the command line and the docs. It is not read before it is shown.
+        example: a spec that uses the part, for the command line and the docs. It is not parsed here.
 
-    The definition may be executed again, as in a notebook; it replaces itself.
+    A definition may be executed again, as in a notebook; it replaces the earlier one.
 
     Raises:
-        ValueError: a bad name or kind, or a name that another definition has taken.
+        ValueError: the name or kind is invalid, or the name is taken by another definition.
     """
 
     def register(make: Maker) -> Maker:
@@ -87,12 +88,12 @@ def part(name: str, kind: Kind, *, example: str) -> Callable[[Maker], Maker]:
 
 
 def parts(kind: Kind) -> dict[str, Entry]:
-    """The registered parts of one kind, sorted by name."""
+    """Return the registered parts of one kind, sorted by name."""
     return {name: PARTS[name] for name in sorted(PARTS) if PARTS[name].kind == kind}
 
 
 def discover(package: str, path: Iterable[str]) -> dict[str, Callable[..., Any]]:
-    """Import all modules of a package, and return what they have registered, by its name in Python."""
+    """Import all modules of a package, and return the constructors that they have registered, by Python name."""
     for module in pkgutil.iter_modules(path, f"{package}."):
         import_module(module.name)
     makers = (entry.make for entry in PARTS.values() if entry.make.__module__.startswith(f"{package}."))
@@ -101,18 +102,18 @@ def discover(package: str, path: Iterable[str]) -> dict[str, Callable[..., Any]]
 
 @lru_cache(maxsize=1)
 def load_installed() -> tuple[str, ...]:
-    """Import once the modules that installed packages announce; a sentence for each that cannot be imported."""
+    """Import, once, the modules that installed packages announce; return an error message for each that fails."""
     failures: list[str] = []
     for point in metadata.entry_points(group=GROUP):
         try:
             point.load()
-        except Exception as error:  # A stranger's module may fail in any way, which must not hide the other parts.
+        except Exception as error:  # Another package may fail in any way, which must not hide the other parts.
             failures.append(f"the parts of {point.value} cannot be loaded: {type(error).__name__}: {error}")
     return tuple(failures)
 
 
 def _check(entry: Entry) -> None:
-    """Refuse a name that no spec could call or that is taken, and a kind that does not exist (ValueError)."""
+    """Raise ValueError for a name that is invalid or taken, and for a kind that does not exist."""
     name, taken = entry.name, PARTS.get(entry.name)
     if not re.fullmatch("[a-z][a-z0-9]*", name) or keyword.iskeyword(name):
         raise ValueError(f"a part's name is lower-case letters and digits and no word of Python, got {name!r}")

@@ -1,8 +1,7 @@
-"""How parts are printed: as reprs that stay what they were, and as specs that people would write.
+"""How parts are printed: as reprs that stay stable, and as short specs for messages.
 
-The repr of an exchange is its spec, and a checkpoint stores it. An option that came later is not named in it while it
-is at its default: otherwise a new option would refuse every checkpoint that is older than itself. `describe` names no
-option at its default, for sentences that people read.
+The repr of an exchange is its spec, and a checkpoint stores it. A later option is left out of the repr while it has its
+default, so that older checkpoints still match. `describe` leaves out every option at its default.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ _IMPLIED: set[type] = set()
 
 
 def quiet(*later: str) -> Callable[[type[T]], type[T]]:
-    """Let a dataclass's repr leave out the options named here where they are at their defaults.
+    """Leave the named options out of a dataclass's repr while they have their defaults.
 
-    Stands above the dataclass decorator: `@quiet("beta")`, then `@dataclass(frozen=True)`.
+    The decorator stands above the dataclass decorator: `@quiet("beta")`, then `@dataclass(frozen=True)`.
     """
 
     def describe(self: Any) -> str:
@@ -37,15 +36,15 @@ def quiet(*later: str) -> Callable[[type[T]], type[T]]:
 
 
 def implied(kind: type[T]) -> type[T]:
-    """Mark a wrapper of one part that a spec leaves out, because the reader of specs puts it there."""
+    """Mark a wrapper of one part that `describe` leaves out, because `gradwire.parse` adds it."""
     _IMPLIED.add(kind)
     return kind
 
 
 def describe(part: object) -> str:
-    """Print a part as a person would write it: `ef(topk(density=0.01))`, without options at their defaults.
+    """Return a part's shortest spec: `ef(topk(density=0.01))`, without options at their defaults.
 
-    Parts that come first go without the name of their role. What is no part is printed as it stands in a spec.
+    Leading arguments that are parts are positional. A value that is not a part is printed as in a spec.
     """
     if isinstance(part, bool | None):
         return str(part).lower()

@@ -1,4 +1,4 @@
-"""The laboratory life of an exchange: n workers in one process."""
+"""The simulator: it runs an exchange with n workers in one process."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from gradwire.exchange import Exchange, State
 from gradwire.exchange.law import BrokenLaw, law_broken, tolerance
-from gradwire.exchange.protocol import clone, flatten
+from gradwire.exchange.protocol import flatten
 from gradwire.exchange.step import step
+from gradwire.exchange.undo import keep_, logged, restore_
 from gradwire.layout import Layout, Turn
 from gradwire.memory.guard import Guard
 from gradwire.memory.shift import start_
@@ -23,7 +24,7 @@ from gradwire.vector import Dense, Sent, widen
 
 @dataclass(frozen=True)
 class Round:
-    """What one simulated step gave: own f[n, d], each worker's part, and mean f[d], their average."""
+    """The result of one simulated step: own f[n, d], what each worker sent, and mean f[d], their average."""
 
     own: Tensor
     mean: Tensor
@@ -34,15 +35,23 @@ class Simulator:
 
     Args:
         exchange: an exchange or its spec, such as "ef(deft(density=0.01))".
-        layout: names and shapes of what lies in the vectors.
+        layout: names and shapes of the tensors in the vectors.
         workers: n, at least 1.
-        seed: of all randomness; the same seed gives the same run, here and under DDP.
-        batched: run one coroutine for all workers instead of one for each. Much faster, and the same in distribution;
-            lockstep, the default, is bit for bit what happens on a network.
-        check: assert the law at every step (BrokenLaw, an AssertionError, that names the step and the worker).
+        seed: the seed of all randomness; the same seed gives the same run, here and under DDP.
+        batched: run one coroutine for all workers instead of one per worker. It is much faster and equal in
+            distribution; lockstep, the default, is bit-equal to a network, except that a network may sum in another
+            order.
+        check: assert the law at every step; BrokenLaw, an AssertionError, names the step and the worker.
 
-    `state` is the list of the workers' states, or of the one state of a batch, made by the first step in the dtype of
-    its vectors and float32 at least; `ledger` counts what was sent.
+    Attributes:
+        state: the workers' states, or the one state of a batch. The first step makes them in its vectors' dtype, at
+            least float32.
+        ledger: counts what was sent.
+        steps: steps so far.
+
+    Raises:
+        SpecError, TypeError: `exchange` is not an exchange.
+        ValueError: `workers` is below 1.
     """
 
     def __init__(
@@ -64,16 +73,19 @@ class Simulator:
         self.ledger = Ledger(workers)
 
     def step(self, xs: Tensor, params: Tensor | None = None, lr: float | None = None, budget: float = 1.0) -> Round:
-        """Average f[n, d], one row a worker; rows must be finite, or the exchange a guard.
+        """Average xs f[n, d], one row per worker. Rows must be finite, unless the exchange is a guard.
 
-        Under a guard a step is skipped if a row, or what comes of it, is not finite: the memory stays as it was, and
-        the mean is the plain one.
+        Under a guard a step is skipped if a row or a result is not finite: the memory does not change, and the mean is
+        the plain one.
 
-        `params` f[d] is the model, `lr` this step's learning rate, `budget` its part of a budget (`Turn.budget`), for
-        methods that ask.
+        Args:
+            xs: the workers' vectors.
+            params: f[d], the model at which the gradients were taken, for methods that compress iterates.
+            lr: the learning rate of this step, for memories that keep it.
+            budget: this layout's part of a common budget (`Turn.budget`).
 
         Raises:
-            ValueError: another shape, or a value that is not finite, naming the worker.
+            ValueError: a shape is wrong, or a worker's vector is not finite.
         """
         if xs.shape != (self.workers, self.layout.d):
             raise ValueError(f"expected vectors of shape {(self.workers, self.layout.d)}, got {tuple(xs.shape)}")
@@ -92,14 +104,20 @@ class Simulator:
     def send(
         self, xs: Tensor, params: Tensor | None = None, lr: float | None = None, budget: float = 1.0
     ) -> list[Sent]:
-        """Do what `step` does, unchecked: what every worker knows, or the batch, until the next step."""
+        """Run a step like `step`, without checking the arguments.
+
+        Returns every worker's `Sent`, or the batch's one; they may share memory with the states until the next step.
+        """
         if not self.state:
             self.start(xs)
-        before = [clone(state) for state in self.state] if isinstance(self.exchange, Guard) else None
+        guarded = isinstance(self.exchange, Guard)
+        for state in self.state if guarded else ():
+            # Only a single worker's parts f[d] can be logged; a batch's are copied.
+            keep_(state, frozenset() if self.batched else logged(self.exchange))
         sent = self.send_at(self.steps, xs, params, lr, budget)
         self.steps += 1
-        if before is not None and all(one.finite for one in sent) and not self._finite(sent):
-            sent = self._skip(xs, before)
+        if guarded and all(one.finite for one in sent) and not self._finite(sent):
+            sent = self._skip(xs)
         if self.check:
             self._check(sent)
         return sent
@@ -107,7 +125,7 @@ class Simulator:
     def send_at(
         self, at: int, xs: Tensor, params: Tensor | None = None, lr: float | None = None, budget: float = 1.0
     ) -> list[Sent]:
-        """Do what `send` does as step number `at`. Neither counts steps nor checks the law."""
+        """Run step number `at` like `send`, without counting it, checking the law or skipping a step that overflows."""
         if not self.state:
             self.start(xs)
         known = None if params is None else lambda: params
@@ -122,21 +140,20 @@ class Simulator:
         return lockstep(talks, self.ledger)
 
     def _finite(self, sent: Sequence[Sent]) -> bool:
-        """Whether what was sent and what is kept is finite, which sums of huge values are not."""
+        """Whether the results and the states are finite; sums of huge values may overflow."""
         vectors = [vector.dense() for one in sent for vector in (one.own, one.mean)]
         kept = [values for state in self.state for _, _, _, values in flatten(state) if values.is_floating_point()]
         return all(bool(values.isfinite().all()) for values in vectors + kept)
 
-    def _skip(self, xs: Tensor, before: Sequence[State]) -> list[Sent]:
-        """Take back a step that has overflowed, as a door does: the memory as it was, and the plain mean."""
-        for state, old in zip(self.state, before, strict=True):
-            state.clear()
-            state.update(old)
+    def _skip(self, xs: Tensor) -> list[Sent]:
+        """Undo a step that has overflowed, as the engine does: restore the memory, and return the plain mean."""
+        for state in self.state:
+            restore_(state)
         mean = Dense(xs.mean(0))
         return [Sent(Dense(x), mean, finite=False) for x in ([xs] if self.batched else xs)]
 
     def _check(self, sent: Sequence[Sent]) -> None:
-        """Assert the law of the step that has just ended; where a guard has let it through, that all know so."""
+        """Assert the law for the step just done; if a guard has skipped it, assert that all workers agree on that."""
         if not all(worker.finite for worker in sent):
             wrong = _disagree(sent)
         else:
@@ -149,7 +166,7 @@ class Simulator:
             raise BrokenLaw(f"{describe(self.exchange)} breaks the law of exchanges at step {self.steps - 1}: {wrong}")
 
     def start(self, like: Tensor, shifts: Tensor | None = None) -> None:
-        """Make the states in the dtype and on the device of `like`, their shifts at zero or at f[n, d].
+        """Make the states in the dtype (at least float32) and on the device of `like`, with shifts at zero or f[n, d].
 
         Raises:
             ValueError: the exchange does not fit the layout or the transport, or keeps no shifts.
@@ -164,7 +181,7 @@ class Simulator:
 
 
 def _disagree(sent: Sequence[Sent]) -> str | None:
-    """Say which worker's guard has seen a broken step that worker 0's has not, or the other way round."""
+    """Describe the first worker whose `finite` differs from worker 0's; None if there is none."""
     for worker, one in enumerate(sent):
         if one.finite != sent[0].finite:
             return f"worker {worker}'s finite is {one.finite} and worker 0's is {sent[0].finite}"

@@ -1,9 +1,9 @@
 """Specs: `ef(deft(density=0.01))` <-> objects.
 
-The grammar is that of Python calls, restricted to names, calls, numbers, strings, true, false and none;
-nothing is executed. Names are those of the registry, in any case and with or without underscores; a class is registered
-under its own name, so the repr of an object is a spec of it. Where an exchange belongs, a compressor stands for
-gathered(compressor): the annotations of a part tell which of its parameters are exchanges, compressors and rules.
+The grammar is that of Python calls, restricted to names, calls, numbers, strings, true, false and none; nothing is
+executed. Names are those of the registry, in any case and with or without underscores; a class is registered under its
+own name, so the repr of an object is a spec of it. Where an exchange is expected, a compressor stands for
+gathered(compressor). A part's annotations determine which parameters are exchanges, compressors or rules.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ HOMES = (compress, exchange, memory, outer)
 
 
 class SpecError(ValueError):
-    """A spec that cannot be read, or that asks for something that does not exist or does not fit."""
+    """A spec that cannot be parsed, or that names an unknown part or invalid arguments."""
 
 
 LONGEST = 1000
-"""Characters of a spec: what is longer is none, and would only exhaust the reader."""
+"""Maximum number of characters in a spec; longer ones could exhaust the parser."""
 
 ALSO_KNOWN_AS = {
     "allreduce": "mean",
@@ -69,24 +69,24 @@ ALSO_KNOWN_AS = {
     "threshold": "ef(hardthreshold(level=0.01))",
     "topksgd": "ef(topk(density=0.01))",
 }
-"""What the field also calls a part, and the spec to write instead."""
+"""Other common names of methods, and the spec that an error message suggests for each."""
 
 _WORDS = {"true": True, "false": False, "none": None}
 _ROLES: dict[Any, tuple[type, str]] = {
     Exchange: (Exchange, "an exchange or a compressor"),
     Compressor: (Compressor, "a compressor"),
-    # Which compressors are sparsifiers is known to the part, which says so in its own words.
+    # The part itself checks that a compressor is a sparsifier, with its own error message.
     Sparsifier: (Compressor, "a compressor"),
     Rule: (Rule, "a rule"),
 }
-"""What an annotation stands for: what an argument must be, and how to say so."""
+"""For each annotation: the type that an argument must have, and its name in error messages."""
 
 
 def parse(spec: str) -> Exchange:
-    """Read the spec of an exchange; a compressor's is gathered.
+    """Parse the spec of an exchange. A compressor becomes gathered(compressor).
 
     Raises:
-        SpecError: one sentence that names what was wrong.
+        SpecError: the spec is invalid, or does not name an exchange or a compressor.
     """
     found = _gather(build(spec))
     if not isinstance(found, Exchange):
@@ -96,13 +96,13 @@ def parse(spec: str) -> Exchange:
 
 
 def as_exchange(value: Exchange | str, who: str) -> Exchange:
-    """Return an exchange, or read its spec: what every door does with its argument.
+    """Return an exchange, or parse its spec, as every door does with its argument.
 
-    A compressor is gathered, be it an object or a spec's. The constructors of memories take exchanges alone.
+    A compressor, as an object or a spec, becomes gathered(compressor). Constructors of memories accept exchanges only.
 
     Raises:
-        SpecError: the spec cannot be read.
-        TypeError: one sentence that begins with `who`, and says what was given and what to give instead.
+        SpecError: the spec is invalid.
+        TypeError: the value is not an exchange; the message begins with `who`.
     """
     if isinstance(value, str):
         return parse(value)
@@ -113,11 +113,11 @@ def as_exchange(value: Exchange | str, who: str) -> Exchange:
 
 
 def as_outer(value: Outer | str, who: str) -> Outer:
-    """Return an outer step, or read its spec.
+    """Return an outer step, or parse its spec.
 
     Raises:
-        SpecError: the spec cannot be read, or names something else.
-        TypeError: what is given is neither.
+        SpecError: the spec is invalid, or names something else.
+        TypeError: the value is neither an outer step nor a string.
     """
     known = ", ".join(registry.parts("outer"))
     found: object = build(value) if isinstance(value, str) else value
@@ -130,7 +130,7 @@ def as_outer(value: Outer | str, who: str) -> Outer:
 
 
 def operator(spec: str) -> Compressor:
-    """Read the spec of a compressor. Raises SpecError."""
+    """Parse the spec of a compressor (SpecError)."""
     found = build(spec)
     if not isinstance(found, Compressor):
         raise SpecError(f"{spec} is not a compressor")
@@ -138,7 +138,7 @@ def operator(spec: str) -> Compressor:
 
 
 def build(spec: str) -> Any:
-    """Read the spec of any part, as it stands. Raises SpecError."""
+    """Parse the spec of any part, without wrapping a compressor (SpecError)."""
     if len(spec) > LONGEST:
         raise SpecError(f"cannot read a spec of {len(spec)} characters; {LONGEST} are enough for any")
     try:
@@ -152,7 +152,7 @@ def build(spec: str) -> Any:
 
 
 def _build(node: ast.expr, spec: str) -> Any:
-    """One node of the tree -> an object or a literal."""
+    """Convert one node of the syntax tree to an object or a literal."""
     match node:
         case ast.Constant(value=bool() | int() | float() | str() | None):
             return node.value
@@ -173,7 +173,7 @@ def _build(node: ast.expr, spec: str) -> Any:
 
 
 def _call(name: str, positional: list[Any], named: dict[str, Any], spec: str) -> Any:
-    """Construct a part, with every argument in its role."""
+    """Construct a part by name, after checking its arguments (SpecError)."""
     key, make = _find(name, spec)
     try:
         call = inspect.signature(make).bind(*positional, **named)
@@ -195,7 +195,7 @@ def _call(name: str, positional: list[Any], named: dict[str, Any], spec: str) ->
 
 
 def _find(name: str, spec: str) -> tuple[str, Callable[..., Any]]:
-    """Look a name up: as the registry spells it, and what it makes. Installed packages are asked for unknown ones."""
+    """Return a name as the registry spells it, and its constructor. An unknown name loads installed packages first."""
     key = name.lower().replace("_", "")
     failures = () if key in registry.PARTS else registry.load_installed()
     if key in registry.PARTS:
@@ -204,7 +204,7 @@ def _find(name: str, spec: str) -> tuple[str, Callable[..., Any]]:
 
 
 def _hint(key: str) -> str:
-    """What somebody who wrote an unknown name may have meant."""
+    """Return a suggestion for an unknown name."""
     if key in ALSO_KNOWN_AS:
         return f"did you mean {ALSO_KNOWN_AS[key]}?"
     close = difflib.get_close_matches(key, [*registry.PARTS, *ALSO_KNOWN_AS], n=1)
@@ -214,13 +214,13 @@ def _hint(key: str) -> str:
 
 
 def _close(name: str, parameters: list[str]) -> list[str]:
-    """The parameter that a misspelt one may have meant, if any is like it."""
+    """Return the parameter that is most similar to a misspelt one, if any is."""
     return difflib.get_close_matches(name, parameters, n=1)
 
 
 @lru_cache
 def _hints(part: str, make: Callable[..., Any]) -> Mapping[str, Any]:
-    """The types of a part's parameters; those of a class are its constructor's."""
+    """Return the types of a part's parameters; a class's are those of its constructor."""
     try:
         return get_type_hints(make.__init__ if isinstance(make, type) else make)
     except (NameError, TypeError) as error:
@@ -228,7 +228,7 @@ def _hints(part: str, make: Callable[..., Any]) -> Mapping[str, Any]:
 
 
 def _fit(part: str, hint: Any, value: Any) -> Any:
-    """Check that an argument can play its role; numbers and formats are the part's own business."""
+    """Check that an argument has its parameter's type, and gather a compressor; the part checks numbers and strings."""
     options = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
     roles = options & _ROLES.keys()
     if not roles or (value is None and NoneType in options) or any(_plays(role, value) for role in roles):
@@ -243,10 +243,10 @@ def _fit(part: str, hint: Any, value: Any) -> Any:
 
 
 def _plays(role: Any, value: Any) -> bool:
-    """Whether a value is an object of the kind that an annotation asks for."""
+    """Whether a value is an instance of the type that an annotation stands for."""
     return isinstance(value, _ROLES[role][0]) and not isinstance(value, type)
 
 
 def _gather(value: Any) -> Any:
-    """A compressor where an exchange belongs is gathered."""
+    """Wrap a compressor as gathered(compressor); return any other value."""
     return Gathered(value) if isinstance(value, Compressor) else value

@@ -1,7 +1,7 @@
-"""Vectors that know how to add themselves, so that sending k of d values costs k writes and no dense temporary.
+"""Vectors that implement addition, so that adding k of d values costs k writes and no dense temporary.
 
-A vector may carry leading axes (workers); everything acts on the last one. Values keep their dtype until they are added
-to a target, which decides.
+A vector may have leading axes (workers); all operations act on the last one. Values keep their dtype until they are
+added to a target, and take the target's then.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Dense:
         target.copy_(self.values)
 
     def dense(self) -> Tensor:
-        """Return f[..., d]; it may share memory with the vector."""
+        """Return f[..., d], which may share memory with this vector."""
         return self.values
 
     def to(self, dtype: torch.dtype) -> Dense:
-        """Return the vector with values of another dtype."""
+        """Return this vector with values of the given dtype."""
         return self if self.values.dtype == dtype else Dense(self.values.to(dtype))
 
     def times(self, factor: float) -> Dense:
@@ -45,16 +45,16 @@ class Dense:
 
     def average(self) -> Dense:
         """Return the average over the leading axis of f[n, d]."""
-        # By a float: to divide by an int takes as long again as to sum a short vector.
+        # By a float, because division by an int takes as long as the sum of a short vector.
         return Dense(self.values.sum(0).div_(float(self.values.shape[0])))
 
 
 @dataclass(frozen=True)
 class Sparse:
-    """k of d values, zero elsewhere: indices int64[..., k], values f[..., k]. An index that comes twice adds twice.
+    """k of d values, zero elsewhere: indices int64[..., k] and values f[..., k]. Values of equal indices add up.
 
-    `per_sender` tells that every entry of a mean is the part of one worker, or of so many that sent alike, so that an
-    index comes as often as it was sent; 0 where entries are not so.
+    `per_sender` describes a mean: if above 0, every entry is what `per_sender` workers with equal indices sent, so the
+    number of an index's senders is `per_sender` times its entries. 0 means that entries do not count senders.
     """
 
     indices: Tensor
@@ -68,7 +68,7 @@ class Sparse:
         if alpha != 1.0:
             values = values * alpha
         if target.is_cuda and target.ndim == 1:
-            # Sorts first: scatter_add_ adds equal indices in any order there, and workers' sums would drift apart.
+            # It sorts first. scatter_add_ on CUDA adds equal indices in any order, and workers' sums would drift apart.
             target.index_put_((self.indices,), values, accumulate=True)
         else:
             target.scatter_add_(-1, self.indices, values)
@@ -78,13 +78,13 @@ class Sparse:
         self.add_to_(target.zero_())
 
     def dense(self) -> Tensor:
-        """Return f[..., d], newly made."""
+        """Return f[..., d] in new memory."""
         target = self.values.new_zeros((*self.values.shape[:-1], self.d))
         self.add_to_(target)
         return target
 
     def to(self, dtype: torch.dtype) -> Sparse:
-        """Return the vector with values of another dtype."""
+        """Return this vector with values of the given dtype."""
         return self if self.values.dtype == dtype else replace(self, values=self.values.to(dtype))
 
     def times(self, factor: float) -> Sparse:
@@ -92,9 +92,9 @@ class Sparse:
         return replace(self, values=self.values * factor)
 
     def over_senders(self, size: int) -> Sparse:
-        """Turn the mean f[d] over `size` workers into the mean over those that sent a coordinate.
+        """Convert the mean f[d] over `size` workers to the mean over the workers that sent each coordinate.
 
-        Itself where entries are not `per_sender`: every worker has sent a part of each.
+        A mean that is not `per_sender` is returned as it is: every worker has sent every coordinate of it.
         """
         if not self.per_sender:
             return self
@@ -107,16 +107,16 @@ class Sparse:
         return Sparse(self.indices[worker], self.values[worker], self.d)
 
     def average(self) -> Sparse:
-        """Return the average over the leading axis: up to n k entries, supports need not agree."""
+        """Return the average over the leading axis, with n k entries; the rows' indices may differ."""
         return Sparse(self.indices.flatten(), self.values.flatten() / self.values.shape[0], self.d, per_sender=1)
 
 
 @dataclass(frozen=True)
 class Offset:
-    """base + scale * message: what a shifted method knows after a message, without a dense temporary.
+    """base + scale * message: the result of a shifted method, without a dense temporary.
 
-    `base` f[..., d] may be a shift that lives on in a state: the vector is valid until that state's next step. A base
-    [d] serves all rows of a message of several workers.
+    `base` f[..., d] may be a shift in a state; the vector is valid until that state's next step. A base f[d] is added
+    to every row of a message of several workers.
     """
 
     base: Tensor
@@ -136,8 +136,8 @@ class Offset:
             self.message.add_to_(target, self.scale)
 
     def dense(self) -> Tensor:
-        """Return f[..., d], newly made."""
-        # By the same two steps as `write_to_`, which one fused addition would round otherwise.
+        """Return f[..., d] in new memory."""
+        # In the same two steps as `write_to_`; one fused addition would be rounded differently.
         target = self.base.expand_as(self.message.dense()).clone()
         if self.scale != 0.0:
             self.message.add_to_(target, self.scale)
@@ -145,19 +145,19 @@ class Offset:
 
 
 Message: TypeAlias = Dense | Sparse
-"""What a compressor decodes."""
+"""The types that a compressor decodes to."""
 
 Vector: TypeAlias = Dense | Sparse | Offset
-"""What an exchange returns."""
+"""The types of an exchange's results."""
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What one worker knows after an exchange.
+    """One worker's result of an exchange: what it sent (`own`), and the average over the workers (`mean`).
 
-    The law: `mean` is the same on all workers, and the average of their `own` is `mean`. Both may be read until the
-    exchange's next step. `finite` is False where a guard found a value that was not finite: then the memory is
-    untouched and `mean` is the plain mean, not finite either.
+    The law: `mean` is the same on all workers, and the average of their `own` is `mean`. Both are valid until the
+    exchange's next step. `finite` is False if a guard found a value that is not finite: then the memory is untouched
+    and `mean` is the plain mean, which is not finite either.
     """
 
     own: Vector
@@ -166,7 +166,7 @@ class Sent:
 
 
 def widen(x: Tensor) -> Tensor:
-    """Return x in at least float32, the dtype in which messages are made and memories kept."""
+    """Return x in at least float32, the dtype of memories and of values before encoding."""
     return x.to(wide(x.dtype))
 
 

@@ -1,3 +1,3 @@
-"""The version of gradwire: the one that its packages carry, and that ranks must have in common."""
+"""The version of gradwire. The package metadata reads it, and all ranks of a run must have the same one."""
 
 VERSION = "0.1.0"

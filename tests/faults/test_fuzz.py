@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import gradwire as gw
-from gradwire.dcp.parts import check_memory, together, words_of
+from gradwire.dcp.parts import assemble, check_memory, read_head
 from gradwire.spec import SpecError
 from gradwire.testing import check_compressor, check_exchange
 
@@ -149,9 +149,9 @@ def test_heads_of_distributed_checkpoints_are_read_or_refused(hook: gw.Hook, dat
     text = text[:at] + data.draw(st.binary(max_size=4)) + text[at + size :]
     row = torch.frombuffer(bytearray(text.ljust(512)), dtype=torch.uint8)
     try:
-        found = words_of(row)
+        found = read_head(row)
         check_memory(found, state["memory"], (0, 1), "")
-        head = together(found, state["memory"], [])
+        head = assemble(found, state["memory"], [])
     except ValueError:
         return
     loaded_or_refused(hook, head)

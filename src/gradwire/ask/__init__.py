@@ -1,17 +1,17 @@
-"""What a worker may ask of its peers. `await` is the network; the transport that runs the coroutine answers.
+"""Asks: the collectives that an algorithm may await. The transport that runs the coroutine answers them.
 
-All workers must ask for the same thing at the same time: the same kind, shape, dtype, op and root. An ask knows what
-there is to know about it: the bytes it brings and makes, its shape check, its answer where all workers live in one
-process, and how it becomes one message with others. So a transport never asks what kind it has, except the one that
-calls a network's collectives.
+All workers must ask for the same collective at the same time: the same kind, shape, dtype, op and root. An ask defines
+everything about its collective: the bytes it sends and the traffic they make, its shape check, its answer when all
+workers live in one process, and how it is joined with others to one message. So no transport tests an ask's kind,
+except the one that calls torch's collectives.
 
-Workers may ask among some of them: `Among(AllReduce(x), Axis(8))` adds up the x of every eight neighbours. All workers
-ask so at the same time, each in its own group.
+`Among(AllReduce(x), Axis(8))` sums the x of every eight neighbours: all workers ask at once, and every group of eight
+gets its own answer.
 """
 
 from gradwire.ask.among import Among, Ask, Axis, among
 from gradwire.ask.collective import Collective, describe
-from gradwire.ask.flags import APART, marked, unmarked
+from gradwire.ask.flags import OUT_OF_STEP, any_flag_in_sum, tag_offset
 from gradwire.ask.plain import AllGather, AllReduce, AllToAll, Broadcast, Op, Plain
 from gradwire.ask.together import Talk, together
 
@@ -19,8 +19,8 @@ ASKS = (AllReduce, AllGather, Broadcast, AllToAll)
 """Every kind of collective."""
 
 __all__ = [
-    "APART",
     "ASKS",
+    "OUT_OF_STEP",
     "AllGather",
     "AllReduce",
     "AllToAll",
@@ -33,8 +33,8 @@ __all__ = [
     "Plain",
     "Talk",
     "among",
+    "any_flag_in_sum",
     "describe",
-    "marked",
+    "tag_offset",
     "together",
-    "unmarked",
 ]

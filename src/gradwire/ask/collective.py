@@ -1,4 +1,4 @@
-"""What every ask has: all that there is to know about its collective."""
+"""The protocol of asks: everything that transports, ledgers and rehearsals need to know about a collective."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ if TYPE_CHECKING:
 
 
 class Collective(Protocol):
-    """What every ask is: a frozen record of what one worker brings."""
+    """A collective, as a frozen record of one worker's part in it."""
 
     @property
     def x(self) -> Tensor:
-        """What the worker brings."""
+        """The tensor that the worker sends."""
         ...
 
     @property
     def in_place(self) -> bool:
-        """Whether a network's collective overwrites x and somebody still reads it, so that a process copies x first."""
+        """Whether torch's collective overwrites x although the worker may still read it, so that `Process` copies x."""
         ...
 
     @property
     def kind(self) -> str:
-        """The name of the collective, by which costs are known and bytes are counted."""
+        """The name of the collective. The ledger counts bytes by it, and link models know its cost by it."""
         ...
 
     @property
     def axis(self) -> Axis | None:
-        """Among which workers; None for all."""
+        """The axis of the groups that take part; None for one group of all workers."""
         ...
 
     @property
     def options(self) -> str:
-        """What else all workers must ask alike, as `describe` writes it."""
+        """The other options that all workers must share, as `describe` writes them."""
         ...
 
     @property
     def in_rows(self) -> bool:
-        """Whether asks are joined row by row, as bytes for several receivers are, instead of flat."""
+        """Whether asks are joined along x's last axis, with one row per sender or receiver, instead of flat."""
         ...
 
     @property
     def family(self) -> Hashable:
-        """Asks of one family can be joined to one message."""
+        """A key: asks with equal keys can be joined to one message."""
         ...
 
     def __await__(self) -> Generator[Ask, Tensor, Tensor]:
@@ -54,7 +54,7 @@ class Collective(Protocol):
         ...
 
     def bringing(self, x: Tensor) -> Ask:
-        """Return the same ask of another x."""
+        """Return the same ask with another x."""
         ...
 
     def check(self, size: int) -> None:
@@ -62,19 +62,19 @@ class Collective(Protocol):
         ...
 
     def brought(self, rank: int | slice) -> int:
-        """Bytes that a rank, or a batch of all ranks, brings."""
+        """Return the bytes of x that a rank, or all ranks of a batch together, hand to the network."""
         ...
 
     def traffic(self, rank: int | slice, size: int) -> float:
-        """Bytes on a rank's link, or on all links of a batch together, by the algorithms of gloo (see `Ledger`)."""
+        """Return the bytes sent on a rank's link, or on all links of a batch, by gloo's algorithms (see `Ledger`)."""
         ...
 
     def busiest(self, size: int) -> float:
-        """Bytes on the link of the rank that has most of them."""
+        """Return the `traffic` of the rank that has most of it."""
         ...
 
     def arriving(self, size: int) -> float:
-        """Bytes that arrive on a rank's link."""
+        """Return the bytes that arrive on a rank's link."""
         ...
 
     def answers(self, asks: Sequence[Ask]) -> list[Tensor]:
@@ -82,37 +82,38 @@ class Collective(Protocol):
         ...
 
     def batched(self, size: int) -> Tensor:
-        """Answer the ask of a batch, in which x has a leading axis of `size` workers."""
+        """Answer a batched ask, whose x has a leading axis of `size` workers."""
         ...
 
     def senders(self, size: int) -> Sequence[int]:
-        """Ranks whose x the first worker's answer holds as it was sent; none where what is brought is combined."""
+        """Return the ranks whose x appears unchanged in the first worker's answer; none if the x are combined."""
         ...
 
     def alone(self, size: int, sent: Sequence[Ask] = ()) -> Tensor:
-        """Answer the first worker by the `senders`' asks; without them as if all workers brought what it brings."""
+        """Answer the first worker from the `senders`' asks, or, without them, as if all workers sent the same x."""
         ...
 
     def carrying(self, flag: bool, tag: int = 0, size: int = 1, rank: int = 0) -> Ask | None:
-        """Return a rank's ask with a flag and a tag behind its message; None if its message has no room for them.
+        """Return a rank's ask with a flag and a tag appended to its message; None if the message cannot carry them.
 
-        The tag, from 0 to 127, tells what the message is about: it must be the same on all workers.
+        The tag, from 0 to 127, identifies what the message is about, and must be the same on all workers.
         """
         ...
 
     def carried(self, answer: Tensor, tag: int = 0, size: int = 1) -> tuple[Tensor, bool]:
-        """Split the answer to `carrying`: the answer without the flags, and whether any worker's flag is set.
+        """Split the answer to `carrying`: return the answer without flags, and whether any worker's flag is set.
 
-        ValueError if another worker's message has another tag.
+        Raises:
+            ValueError: another worker's message has another tag.
         """
         ...
 
 
 def put(ask: Ask) -> Generator[Ask, Tensor, Tensor]:
-    """Yield the ask, and return what is sent. A transport sends or closes; an event loop throws.
+    """Yield the ask, and return the answer that a transport sends.
 
     Raises:
-        TypeError: an event loop was given the ask, as by asyncio.run(exchange(...)).
+        TypeError: an error was thrown in, as an event loop does that is given the ask (asyncio.run(exchange(...))).
     """
     try:
         return (yield ask)
@@ -124,6 +125,6 @@ def put(ask: Ask) -> Generator[Ask, Tensor, Tensor]:
 
 
 def describe(ask: Ask) -> str:
-    """Describe an ask in a few words, for error messages: `AllReduce(float32[10])`."""
+    """Describe an ask for error messages: `AllReduce(float32[10])`."""
     among = "" if ask.axis is None else f" among {ask.axis.size} workers, {ask.axis.stride} apart"
     return f"{ask.kind}({str(ask.x.dtype).removeprefix('torch.')}{list(ask.x.shape)}{ask.options}){among}"

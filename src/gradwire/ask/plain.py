@@ -1,4 +1,4 @@
-"""Asks among all workers: four collectives."""
+"""The four collectives among all workers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from gradwire.ask.collective import describe, put
-from gradwire.ask.flags import EXACT, SUMMED, flag_of, marked, unmarked, without_last
+from gradwire.ask.flags import (
+    EXACT_BITS,
+    MAX_FLAGGED_BROADCAST,
+    any_flag_in_bytes,
+    any_flag_in_sum,
+    drop_last_column,
+    tag_offset,
+)
 
 if TYPE_CHECKING:
     from gradwire.ask.among import Ask
@@ -21,13 +28,13 @@ Op: TypeAlias = Literal["sum", "max"]
 
 @dataclass(frozen=True)
 class AllReduce:
-    """Combine f[...] or integers over the workers, by sum or by max. The answer is new, of x's shape and dtype.
+    """Combine floats or integers of any shape over the workers, by sum or max. The answer has x's shape and dtype.
 
     Args:
-        x: what the worker brings.
+        x: the worker's tensor.
         op: "sum" or "max".
-        spare: nothing else reads x, so a process may let the answer overwrite it.
-        partial: x is a part of a message, and zeros elsewhere, so that only all workers' x make the answer.
+        spare: the worker does not read x again, so the answer may overwrite it.
+        partial: x is one worker's part of a message, with zeros elsewhere, so the answer needs every worker's own x.
 
     Raises:
         ValueError: op is neither "sum" nor "max".
@@ -43,7 +50,7 @@ class AllReduce:
 
     @property
     def in_place(self) -> bool:
-        """Unless x is to spare."""
+        """True unless x is `spare`."""
         return not self.spare
 
     def __post_init__(self) -> None:
@@ -52,12 +59,12 @@ class AllReduce:
 
     @property
     def options(self) -> str:
-        """The op, but for sums."""
+        """The op, unless it is "sum"."""
         return "" if self.op == "sum" else f", op={self.op!r}"
 
     @property
     def family(self) -> Hashable:
-        """Of one dtype and op."""
+        """Joinable if op, `partial`, dtype and device are equal."""
         return self.kind, self.op, self.partial, self.x.dtype, self.x.device
 
     def __await__(self) -> Generator[Ask, Tensor, Tensor]:
@@ -68,26 +75,26 @@ class AllReduce:
         return replace(self, x=x)
 
     def check(self, size: int) -> None:
-        """Any shape will do."""
+        """Accept any shape."""
 
     def brought(self, rank: int | slice) -> int:
-        """Bytes of x."""
+        """Return the bytes of x."""
         return self.x.nbytes
 
     def traffic(self, rank: int | slice, size: int) -> float:
-        """Ring all-reduce: 2 (n - 1) / n of x."""
+        """Return 2 (n - 1) / n of x's bytes: ring all-reduce."""
         return 2 * (size - 1) / size * self.x.nbytes
 
     def busiest(self, size: int) -> float:
-        """The same for all ranks."""
+        """Return the traffic, which is the same for all ranks."""
         return self.traffic(0, size)
 
     def arriving(self, size: int) -> float:
-        """As many as leave."""
+        """Return the traffic: a ring receives as many bytes as it sends."""
         return self.traffic(0, size)
 
     def answers(self, asks: Sequence[Ask]) -> list[Tensor]:
-        """Combine one worker after the other, in the order of ranks."""
+        """Combine the workers' x in the order of ranks."""
         combined = asks[0].x.clone()
         for ask in asks[1:]:
             if self.op == "sum":
@@ -97,41 +104,44 @@ class AllReduce:
         return [combined.clone() for _ in asks]
 
     def batched(self, size: int) -> Tensor:
-        """Combine the rows, in x's dtype."""
+        """Combine the rows in x's dtype."""
         return self.x.sum(0, dtype=self.x.dtype) if self.op == "sum" else self.x.amax(0)
 
     def senders(self, size: int) -> Sequence[int]:
-        """None, unless x is partial."""
+        """Return all ranks if x is partial, else none."""
         return range(size) if self.partial else ()
 
     def alone(self, size: int, sent: Sequence[Ask] = ()) -> Tensor:
-        """`size` times x, or x; of partial x the senders' sum."""
+        """Return the senders' combined x, or, without them, `size` times x for a sum and x for a maximum."""
         if sent:
             return self.answers(sent)[0]
         return self.x * size if self.op == "sum" else self.x.clone()
 
     def carrying(self, flag: bool, tag: int = 0, size: int = 1, rank: int = 0) -> Ask | None:
-        """Append a number to x, end to end: 1 or 0, and of a sum the `marked` tag. None of integers below 32 bits."""
+        """Append the flag (0 or 1) to the flattened x, for a sum with the tag's offset.
+
+        Returns None for integers below 32 bits, which could overflow.
+        """
         if not self.x.is_floating_point() and self.x.dtype not in (torch.int32, torch.int64):
             return None
         flat = self.x.reshape(-1)
         return replace(self, x=torch.cat([flat, flat.new_full((1,), flag + self._mark(tag, size))]), spare=True)
 
     def carried(self, answer: Tensor, tag: int = 0, size: int = 1) -> tuple[Tensor, bool]:
-        """The last number, less all tags, is above 0 where any worker's flag is set."""
+        """Split off the last number, which, less all tags, is above 0 if any worker's flag is set."""
         combined = answer[:-1].view(self.x.shape)
         if self.op == "max":
             return combined, bool(answer[-1] > 0)
-        return combined, unmarked(answer[-1:], self._mark(tag, size), size)
+        return combined, any_flag_in_sum(answer[-1:], self._mark(tag, size), size)
 
     def _mark(self, tag: int, size: int) -> int:
-        """A largest number says nothing of the others."""
-        return marked(tag, size, EXACT.get(self.x.dtype, 24)) if self.op == "sum" else 0
+        """Return the tag's offset; 0 for a maximum, from which the workers' tags cannot be checked."""
+        return tag_offset(tag, size, EXACT_BITS.get(self.x.dtype, 24)) if self.op == "sum" else 0
 
 
 @dataclass(frozen=True)
 class AllGather:
-    """Hand every worker's bytes u8[m] to every worker. The answer is u8[n, m], in the order of ranks."""
+    """Send every worker's bytes u8[m] to every worker. The answer is u8[n, m], in the order of ranks."""
 
     x: Tensor
     in_place: ClassVar[bool] = False
@@ -142,64 +152,64 @@ class AllGather:
 
     @property
     def family(self) -> Hashable:
-        """Bytes are alike."""
+        """Joinable if the device is equal."""
         return self.kind, self.x.device
 
     def __await__(self) -> Generator[Ask, Tensor, Tensor]:
         return put(self)
 
     def bringing(self, x: Tensor) -> Ask:
-        """The same ask of another x."""
+        """Return the same ask with another x."""
         return replace(self, x=x)
 
     def check(self, size: int) -> None:
-        """Any length will do."""
+        """Accept any length."""
 
     def brought(self, rank: int | slice) -> int:
-        """Bytes of x."""
+        """Return the bytes of x."""
         return self.x.nbytes
 
     def traffic(self, rank: int | slice, size: int) -> float:
-        """Ring all-gather: n - 1 times x."""
+        """Return n - 1 times x's bytes: ring all-gather."""
         return (size - 1) * self.x.nbytes
 
     def busiest(self, size: int) -> float:
-        """The same for all ranks."""
+        """Return the traffic, which is the same for all ranks."""
         return self.traffic(0, size)
 
     def arriving(self, size: int) -> float:
-        """As many as leave."""
+        """Return the traffic: a ring receives as many bytes as it sends."""
         return self.traffic(0, size)
 
     def answers(self, asks: Sequence[Ask]) -> list[Tensor]:
-        """All workers' bytes for every worker."""
+        """Return all workers' bytes u8[n, m] for every worker."""
         gathered = torch.stack([ask.x for ask in asks])
         return [gathered.clone() for _ in asks]
 
     def batched(self, size: int) -> Tensor:
-        """The rows as they are."""
+        """Return the rows as they are."""
         return self.x
 
     def senders(self, size: int) -> Sequence[int]:
-        """All."""
+        """Return all ranks."""
         return range(size)
 
     def alone(self, size: int, sent: Sequence[Ask] = ()) -> Tensor:
-        """The senders' bytes, or `size` copies of x."""
+        """Return the senders' bytes u8[n, m], or `size` copies of x."""
         return torch.stack([ask.x for ask in sent]) if sent else self.x.expand(size, *self.x.shape).clone()
 
     def carrying(self, flag: bool, tag: int = 0, size: int = 1, rank: int = 0) -> Ask | None:
-        """Append one byte: the flag in its lowest bit, the tag in the others."""
+        """Append one byte: the flag in its lowest bit, the tag in the other bits."""
         return AllGather(torch.cat([self.x, self.x.new_full((1,), flag + 2 * tag)]))
 
     def carried(self, answer: Tensor, tag: int = 0, size: int = 1) -> tuple[Tensor, bool]:
-        """The last byte of every row is a flag and a tag."""
-        return without_last(answer), flag_of(answer[:, -1], tag)
+        """Split off the last byte of every row, which holds a flag and a tag."""
+        return drop_last_column(answer), any_flag_in_bytes(answer[:, -1], tag)
 
 
 @dataclass(frozen=True)
 class Broadcast:
-    """Hand the root's tensor to every worker; what the others bring gives shape and dtype only."""
+    """Send the root's tensor to every worker; the other workers' x give shape and dtype only."""
 
     x: Tensor
     root: int
@@ -215,79 +225,79 @@ class Broadcast:
 
     @property
     def family(self) -> Hashable:
-        """Of one dtype and root."""
+        """Joinable if root, dtype and device are equal."""
         return self.kind, self.root, self.x.dtype, self.x.device
 
     def __await__(self) -> Generator[Ask, Tensor, Tensor]:
         return put(self)
 
     def bringing(self, x: Tensor) -> Ask:
-        """The same ask of another x."""
+        """Return the same ask with another x."""
         return replace(self, x=x)
 
     def check(self, size: int) -> None:
-        """Refuse a root that is no rank."""
+        """Refuse a root that is not a rank (ValueError)."""
         if not 0 <= self.root < size:
             raise ValueError(f"a broadcast among {size} workers needs a root from 0 to {size - 1}, got {self.root}")
 
     def brought(self, rank: int | slice) -> int:
-        """Bytes of x for the root, none for the others."""
+        """Return the bytes of x for the root, and 0 for the other ranks."""
         if isinstance(rank, slice):
             return self.x[self.root].nbytes
         return self.x.nbytes if rank == self.root else 0
 
     def traffic(self, rank: int | slice, size: int) -> float:
-        """Binomial broadcast: x once for every child in the tree."""
+        """Return x's bytes once for every child of the rank in the tree: binomial broadcast."""
         if isinstance(rank, slice):
             return (size - 1) * self.x[self.root].nbytes
         return _children((rank - self.root) % size, size) * self.x.nbytes
 
     def busiest(self, size: int) -> float:
-        """The root's."""
+        """Return the root's traffic."""
         return self.traffic(self.root, size)
 
     def arriving(self, size: int) -> float:
-        """x, once."""
+        """Return the bytes of x, which arrive once."""
         return self.x.nbytes if size > 1 else 0
 
     def answers(self, asks: Sequence[Ask]) -> list[Tensor]:
-        """The root's tensor for every worker."""
+        """Return a copy of the root's tensor for every worker."""
         return [asks[self.root].x.clone() for _ in asks]
 
     def batched(self, size: int) -> Tensor:
-        """The root's row."""
+        """Return a copy of the root's row."""
         return self.x[self.root].clone()
 
     def senders(self, size: int) -> Sequence[int]:
-        """The root."""
+        """Return the root."""
         return (self.root,)
 
     def alone(self, size: int, sent: Sequence[Ask] = ()) -> Tensor:
-        """A copy of the root's x, or of x."""
+        """Return a copy of the root's x, or, without it, of this worker's."""
         return (sent[0].x if sent else self.x).clone()
 
     def carrying(self, flag: bool, tag: int = 0, size: int = 1, rank: int = 0) -> Ask | None:
-        """Sum the root's bits with the others' zeros, and the flags behind them: any worker may have one to set.
+        """Return a sum i32[m + 1] of the root's words, padded with zero bytes, and the flags; other ranks send zeros.
 
-        i32[m + 1], the message padded to whole words. None above 64 KiB: such a sum makes twice the bytes in all.
+        It is a sum because every worker may set a flag. Returns None above 64 KiB: a sum makes twice the traffic.
         """
         self.check(size)
-        if self.x.nbytes > SUMMED:
+        if self.x.nbytes > MAX_FLAGGED_BROADCAST:
             return None
-        octets = self.x.reshape(-1).view(torch.uint8)
-        words = torch.nn.functional.pad(octets, (0, -len(octets) % 4)).view(torch.int32)
+        flat = self.x.reshape(-1).view(torch.uint8)
+        words = torch.nn.functional.pad(flat, (0, -len(flat) % 4)).view(torch.int32)
         brought = words if rank == self.root else torch.zeros_like(words)
         return AllReduce(brought, partial=True).carrying(flag, tag, size)
 
     def carried(self, answer: Tensor, tag: int = 0, size: int = 1) -> tuple[Tensor, bool]:
-        """The root's message, and the flags as a sum carries them."""
+        """Return the root's message and whether any flag is set, from the sum."""
         words, anybody = AllReduce(answer[:-1]).carried(answer, tag, size)
         return words.view(torch.uint8)[: self.x.nbytes].view(self.x.dtype).view(self.x.shape), anybody
 
 
 @dataclass(frozen=True)
 class AllToAll:
-    """Hand row r of the bytes u8[n, m] to rank r. The answer is u8[n, m]: row r is what rank r had for this worker."""
+    """Send row r of the bytes u8[n, m] to rank r. The answer is u8[n, m]: row r is what rank r sent to this worker."""
 
     x: Tensor
     in_place: ClassVar[bool] = False
@@ -298,68 +308,68 @@ class AllToAll:
 
     @property
     def family(self) -> Hashable:
-        """Bytes are alike."""
+        """Joinable if the device is equal."""
         return self.kind, self.x.device
 
     def __await__(self) -> Generator[Ask, Tensor, Tensor]:
         return put(self)
 
     def bringing(self, x: Tensor) -> Ask:
-        """The same ask of another x."""
+        """Return the same ask with another x."""
         return replace(self, x=x)
 
     def check(self, size: int) -> None:
-        """Refuse another number of rows than workers."""
+        """Refuse an x without one row per worker (ValueError)."""
         if self.x.ndim < 2 or self.x.shape[-2] != size:
             raise ValueError(f"an all-to-all brings one row for each of {size} workers, got {describe(self)}")
 
     def brought(self, rank: int | slice) -> int:
-        """Bytes of x, one's own row too."""
+        """Return the bytes of x, including the worker's own row."""
         return self.x.nbytes
 
     def traffic(self, rank: int | slice, size: int) -> float:
-        """Direct messages: all rows but one's own."""
+        """Return the bytes of all rows but the worker's own: direct messages."""
         return (size - 1) / size * self.x.nbytes
 
     def busiest(self, size: int) -> float:
-        """The same for all ranks."""
+        """Return the traffic, which is the same for all ranks."""
         return self.traffic(0, size)
 
     def arriving(self, size: int) -> float:
-        """As many as leave."""
+        """Return the traffic: a rank receives as many bytes as it sends."""
         return self.traffic(0, size)
 
     def answers(self, asks: Sequence[Ask]) -> list[Tensor]:
-        """Row r of every worker for worker r."""
+        """Return row r of every worker's x for worker r."""
         routed = torch.stack([ask.x for ask in asks], 1)
         return [received.clone() for received in routed]
 
     def batched(self, size: int) -> Tensor:
-        """[n, n, m] with senders and receivers exchanged."""
+        """Return [n, n, m] with senders and receivers transposed."""
         return self.x.transpose(0, 1).clone()
 
     def senders(self, size: int) -> Sequence[int]:
-        """All."""
+        """Return all ranks."""
         return range(size)
 
     def alone(self, size: int, sent: Sequence[Ask] = ()) -> Tensor:
-        """What the senders have for the first worker, or a copy of x."""
+        """Return the senders' rows for the first worker, or a copy of x."""
         return torch.stack([ask.x[0] for ask in sent]) if sent else self.x.clone()
 
     def carrying(self, flag: bool, tag: int = 0, size: int = 1, rank: int = 0) -> Ask | None:
-        """Append one byte to every row: the flag in its lowest bit, the tag in the others."""
+        """Append one byte to every row: the flag in its lowest bit, the tag in the other bits."""
         return AllToAll(torch.cat([self.x, self.x.new_full((len(self.x), 1), flag + 2 * tag)], 1))
 
     def carried(self, answer: Tensor, tag: int = 0, size: int = 1) -> tuple[Tensor, bool]:
-        """The last byte of every row is a flag and a tag."""
-        return without_last(answer), flag_of(answer[:, -1], tag)
+        """Split off the last byte of every row, which holds a flag and a tag."""
+        return drop_last_column(answer), any_flag_in_bytes(answer[:, -1], tag)
 
 
 Plain: TypeAlias = AllReduce | AllGather | Broadcast | AllToAll
-"""An ask among all workers."""
+"""A collective among all workers."""
 
 
 def _children(place: int, size: int) -> int:
-    """Children of a place in a binomial tree of `size` places rooted at 0."""
+    """Return the number of children of node `place` in a binomial tree of `size` nodes rooted at 0."""
     rounds = range((size - 1).bit_length())
     return sum(place < 1 << i and place + (1 << i) < size for i in rounds)

@@ -1,4 +1,4 @@
-"""Talks side by side: what several talks ask for at the same time becomes one message where it can be one."""
+"""Coroutines side by side: asks that several coroutines make at the same time are joined to one message if possible."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from gradwire.ask.among import Ask
 T = TypeVar("T")
 
 Talk: TypeAlias = Coroutine[Ask, Tensor, T]
-"""A running algorithm: it asks, is sent answers, and ends with a T."""
+"""A running algorithm: a coroutine that yields asks, is sent their answers, and returns a T."""
 
 
 async def together(talks: Sequence[Talk[T]]) -> list[T]:
-    """Run talks side by side, and return their results. Not for a batch, whose vectors have an axis of workers.
+    """Run coroutines side by side and return their results. Not for batched mode, whose vectors have a worker axis.
 
-    Each talk receives what it would have received alone; of sums that holds up to rounding, for the order in which a
-    network adds may depend on where in a message a value lies. If one raises, all are closed.
+    Each coroutine receives the answers that it would have received alone. For sums this holds up to rounding, because
+    the order of additions in a network may depend on a value's position in the message. If one raises, all are closed.
     """
     results: dict[int, T] = {}
     answers: dict[int, Tensor | None] = dict.fromkeys(range(len(talks)))
@@ -44,7 +44,7 @@ async def together(talks: Sequence[Talk[T]]) -> list[T]:
 
 
 async def _joined(asks: Sequence[Ask]) -> list[Tensor]:
-    """Ask as one of a family what several ask: one behind the other, row by row or flat. An answer for each."""
+    """Concatenate the x of asks of one family, row by row or flat, ask once, and split the answer."""
     first = asks[0]
     if len(asks) == 1:
         return [await first]

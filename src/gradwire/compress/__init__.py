@@ -1,7 +1,7 @@
-"""Compressors: local, pure, silent. Each says its constants and its length on the wire.
+"""Compressors: local and pure, without communication. Each knows its constants omega and delta and its bytes.
 
-Every module here registers its parts, and they are attributes of this package: `gradwire.compress.TopK`. A type checker
-knows a part's type where it is imported from the module that defines it, and takes it for Any from here.
+Every module here registers its parts, which become attributes of this package: `gradwire.compress.TopK`. To a type
+checker they are Any; import a part from the module that defines it to get its type.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,7 @@
 """Blockwise: an operator on every block of `size` elements, each with its own scale, support and noise.
 
-omega is the largest of the blocks', delta the smallest: the errors of disjoint blocks add, and each is bounded by its
-block's part of |x|^2. The last block has d % size elements if that is not 0; all others have `size`.
+omega is the largest of the blocks', delta the smallest, because the squared errors of disjoint blocks add up, and each
+is bounded by its block's part of |x|^2. The last block has d % size elements if that is not 0; all others have `size`.
 Wire: | the blocks' messages, one after the other |; an empty vector is one empty block.
 """
 
@@ -22,7 +22,7 @@ from gradwire.vector import Dense, Message, Sparse
 
 @dataclass(frozen=True)
 class Blocks:
-    """Blocks of one size that lie one after the other from `start` on."""
+    """`count` consecutive blocks of one size, from index `start` on."""
 
     start: int
     count: int
@@ -32,7 +32,7 @@ class Blocks:
 @part("blockwise", "compressor", example="blockwise(ternary, size=256)")
 @dataclass(frozen=True)
 class Blockwise:
-    """Apply an operator to blocks of `size` elements one by one; the last may be shorter."""
+    """Apply an operator to every block of `size` elements; the last block may be shorter."""
 
     compressor: Compressor
     size: int
@@ -59,45 +59,45 @@ class Blockwise:
         return _join(messages, self._cut(d), d)
 
     def apply(self, x: Tensor, turn: Turn) -> Message:
-        """f[..., d] -> what is decoded, in x's dtype."""
+        """f[..., d] -> C(x), as a peer decodes it, in x's dtype."""
         cut = self._cut(x.shape[-1])
         messages = [operate(self.compressor, _rows(x, blocks), _fork(turn, blocks)) for blocks in cut]
         return _join(messages, cut, x.shape[-1]).to(x.dtype)
 
     def nbytes(self, d: int) -> int:
-        """Bytes on the wire: of all blocks."""
+        """Return the number of bytes on the wire, the sum over all blocks."""
         return sum(blocks.count * self.compressor.nbytes(blocks.size) for blocks in self._cut(d))
 
     def omega(self, d: int) -> float | None:
-        """The largest of the blocks'; None if one is biased."""
+        """Return the largest omega of the blocks; None if one is biased."""
         omegas = [self.compressor.omega(blocks.size) for blocks in self._cut(d)]
         return None if None in omegas else max(omega or 0.0 for omega in omegas)
 
     def delta(self, d: int) -> float | None:
-        """The smallest of the blocks'; None if one may expand."""
+        """Return the smallest delta of the blocks; None if one may expand."""
         deltas = [self.compressor.delta(blocks.size) for blocks in self._cut(d)]
         return None if None in deltas else min(delta or 0.0 for delta in deltas)
 
     def _cut(self, d: int) -> list[Blocks]:
-        """The whole blocks, if there are any, and the shorter one, if there is one."""
+        """Return the whole blocks, if there are any, and the shorter one, if there is one."""
         count, rest = divmod(d, self.size)
         whole, last = Blocks(0, count, self.size), Blocks(d - rest, 1, rest)
         return [whole, last] if count and rest else [whole] if count else [last]
 
 
 def _rows(flat: Tensor, blocks: Blocks) -> Tensor:
-    """View the part of [..., m] that the blocks cover as [..., count, size]."""
+    """Return a view [..., count, size] of the blocks in [..., m]."""
     span = flat.narrow(-1, blocks.start, blocks.count * blocks.size)
     return span.view(*flat.shape[:-1], blocks.count, blocks.size)
 
 
 def _fork(turn: Turn, blocks: Blocks) -> Turn:
-    """A stream of randomness for blocks of one size; each block is a row in it."""
+    """Return a turn with its own randomness for blocks of one size; every block is a row in it."""
     return turn.fork(f"blocks of {blocks.size}")
 
 
 def _join(messages: list[Message], cut: list[Blocks], d: int) -> Message:
-    """One vector of the blocks' messages, which are [..., count, size] each."""
+    """Join the blocks' messages, [..., count, size] each, to one vector."""
     sparse = [(message, blocks) for message, blocks in zip(messages, cut, strict=True) if isinstance(message, Sparse)]
     if len(sparse) < len(messages):
         return Dense(_end_to_end([message.dense() for message in messages]))
@@ -106,11 +106,11 @@ def _join(messages: list[Message], cut: list[Blocks], d: int) -> Message:
 
 
 def _end_to_end(parts: list[Tensor]) -> Tensor:
-    """[..., count, size] each -> [..., m]: a view of the only one, or a copy of two."""
+    """[..., count, size] each -> [..., m], concatenated; a view if there is only one."""
     flat = [part.flatten(-2) for part in parts]
     return flat[0] if len(flat) == 1 else torch.cat(flat, -1)
 
 
 def _starts(blocks: Blocks, device: torch.device) -> Tensor:
-    """The index at which each block starts: int64[count, 1]."""
+    """Return the start of each block: int64[count, 1]."""
     return blocks.start + blocks.size * torch.arange(blocks.count, device=device).unsqueeze(-1)

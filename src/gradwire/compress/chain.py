@@ -2,9 +2,9 @@
 
 Wire: | the sparsifier's index block | the quantiser's message in dimension k |.
 
-Unbiased after unbiased is unbiased with omega = omega_1 omega_2 + omega_1 + omega_2 (Horváth et al. 2019,
-arXiv:1905.10988, Theorem 5). A projection on coordinates, y = P(x), before a contractive quantiser contracts with
-delta = delta_1 delta_2: Q(y) - y lives where y does and y - x elsewhere, so that
+Two unbiased operators make an unbiased one with omega = omega_1 omega_2 + omega_1 + omega_2 (Horváth et al. 2019,
+arXiv:1905.10988, Theorem 5). A projection on coordinates, y = P(x), and a contractive quantiser make a contractive one
+with delta = delta_1 delta_2: Q(y) - y and y - x have disjoint supports, so that
     E |Q(y) - x|^2 = |y - x|^2 + E |Q(y) - y|^2 <= (|x|^2 - |y|^2) + (1 - delta_2) |y|^2 = |x|^2 - delta_2 |y|^2,
 and E |y|^2 >= delta_1 |x|^2.
 """
@@ -50,28 +50,28 @@ class Chain:
         return torch.cat([head, self.quantiser.encode(kept.values, turn.fork("quantiser"))], -1)
 
     def decode(self, wire: Tensor, d: int) -> Sparse:
-        """u8[..., nbytes(d)] -> Sparse with k entries, or fewer if the quantiser drops some."""
+        """u8[..., nbytes(d)] -> Sparse with k entries, or fewer if the quantiser is sparse too."""
         check_length(self, wire, d)
         split = self.sparsifier.index_nbytes(d)
         values = self.quantiser.decode(wire[..., split:], self.sparsifier.count(d))
         return _scatter(self.sparsifier.decode_indices(wire[..., :split], d), values, d)
 
     def apply(self, x: Tensor, turn: Turn) -> Sparse:
-        """f[..., d] -> what is decoded, in x's dtype."""
+        """f[..., d] -> C(x), as a peer decodes it, in x's dtype."""
         kept = sparse.select(self.sparsifier, x, turn.fork("sparsifier"))
         return _scatter(kept.indices, operate(self.quantiser, kept.values, turn.fork("quantiser")), kept.d)
 
     def nbytes(self, d: int) -> int:
-        """Bytes on the wire."""
+        """Return the number of bytes on the wire."""
         return self.sparsifier.index_nbytes(d) + self.quantiser.nbytes(self.sparsifier.count(d))
 
     def omega(self, d: int) -> float | None:
-        """omega_1 omega_2 + omega_1 + omega_2 if both are unbiased."""
+        """Return omega_1 omega_2 + omega_1 + omega_2 if both are unbiased, else None."""
         first, second = self.sparsifier.omega(d), self.quantiser.omega(self.sparsifier.count(d))
         return None if first is None or second is None else first * second + first + second
 
     def delta(self, d: int) -> float | None:
-        """delta_1 delta_2 of a projection before what contracts; 1 - omega of what is unbiased with omega < 1."""
+        """Return delta_1 delta_2 if the sparsifier is a projection, else 1 - omega; None where neither is positive."""
         first, second = self.sparsifier.delta(d), self.quantiser.delta(self.sparsifier.count(d))
         if self.sparsifier.gain(d) == 1.0:
             return None if first is None or second is None else first * second
@@ -80,7 +80,7 @@ class Chain:
 
 
 def _scatter(indices: Tensor, message: Message, d: int) -> Sparse:
-    """Put a message of dimension k at indices int64[..., k] in dimension d."""
+    """Convert a message of dimension k to one of dimension d, at indices int64[..., k]."""
     if isinstance(message, Sparse):
         return Sparse(indices.gather(-1, message.indices), message.values, d)
     return Sparse(indices, message.values, d)

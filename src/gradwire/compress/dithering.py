@@ -4,7 +4,7 @@ QSGD at p = 2 (Alistarh et al. 2017, arXiv:1610.02132); other norms in Horváth 
 With u = s |x_i| / |x|_p between the levels l and l + 1, the variance in units of (|x|_p / s)^2 is (u - l)(l + 1 - u).
 That is at most 1/4, and at most u / (l + 1) (l + 1 - u) <= u - u^2 / s. Summed over i:
     omega = min{ d^(2/r) / (4 s^2),  (A - 1) / s },    r = min(p, 2),    A = sup |x|_1 |x|_p / |x|_2^2,
-never more than the papers' d^(1/r) / s min{1, d^(1/r) / s}, and attained at s = 1 for p <= 2 and p = inf.
+which is at most the papers' d^(1/r) / s min{1, d^(1/r) / s}, and attained at s = 1 for p <= 2 and p = inf.
 Wire: | scale: float32 | d codes of ceil(log2(2 s + 1)) bits | (wire/levels.py).
 """
 
@@ -25,13 +25,13 @@ from gradwire.wire import levels
 @part("dithering", "compressor", example="dithering(s=16)")
 @dataclass(frozen=True)
 class Dithering:
-    """Send every value as one of the levels 0, 1/s, ..., 1 of the p-norm and a sign."""
+    """Send every value as a sign and one of the levels 0, 1/s, ..., 1 times the p-norm."""
 
     s: int
     p: norms.Norm = 2.0
 
     def __post_init__(self) -> None:
-        norms.check_levels(self.s, most=1 << 23)  # float32 tells no more apart
+        norms.check_levels(self.s, most=1 << 23)  # float32 cannot distinguish more
         object.__setattr__(self, "p", norms.check_norm(self.p))
 
     def encode(self, x: Tensor, turn: Turn) -> Tensor:
@@ -43,22 +43,22 @@ class Dithering:
         return Dense(levels.read(wire, self.s, d, self._values))
 
     def apply(self, x: Tensor, turn: Turn) -> Dense:
-        """Finite f[..., d] -> what is decoded, in x's dtype."""
+        """Finite f[..., d] -> C(x), as a peer decodes it, in x's dtype."""
         scale, key = norms.scale(x, self.p), turn.key(shared=False)
         return Dense(levels.decoded(x, scale, self.s, key, self._values))
 
     def nbytes(self, d: int) -> int:
-        """Bytes on the wire."""
+        """Return the number of bytes on the wire."""
         return levels.nbytes(self.s, d)
 
     def omega(self, d: int) -> float:
-        """The smaller of the two bounds above."""
+        """Return the smaller of the two bounds in the module's docstring."""
         return min(norms.root(self.p, d) ** 2 / (4 * self.s**2), (norms.product(self.p, d) - 1) / self.s)
 
     def delta(self, d: int) -> float | None:
-        """1 - omega where that is positive, else None: wrap it in `scaled` to make it contractive."""
+        """Return 1 - omega if that is positive, else None; `scaled` makes it contractive."""
         return from_omega(self.omega(d))
 
     def _values(self, scale: Tensor, signed: Tensor) -> Tensor:
-        # The division first: the largest scale times s is beyond float32.
+        # Divide first: the largest scale times s would overflow float32.
         return signed.float().div_(self.s).mul_(scale)

@@ -15,7 +15,7 @@ from gradwire.wire import values as formats
 @part("identity", "compressor", example="identity(values='bfloat16')")
 @dataclass(frozen=True)
 class Identity:
-    """Send every value as it is, in float32 unless another format is asked for."""
+    """Send every value, in float32 or another format."""
 
     values: formats.Format = "float32"
 
@@ -31,17 +31,17 @@ class Identity:
         return Dense(formats.decode(wire, self.values, d))
 
     def apply(self, x: Tensor, turn: Turn) -> Dense:
-        """f[..., d] -> what is decoded, in x's dtype."""
+        """f[..., d] -> C(x), as a peer decodes it, in x's dtype."""
         return Dense(formats.decoded(x, self.values, turn))
 
     def nbytes(self, d: int) -> int:
-        """Bytes on the wire."""
+        """Return the number of bytes on the wire."""
         return formats.nbytes(self.values, d)
 
     def omega(self, d: int) -> float | None:
-        """0, or the format's own."""
+        """Return the format's omega, 0 for float32."""
         return formats.OMEGA[self.values]
 
     def delta(self, d: int) -> float | None:
-        """1, or the format's own."""
+        """Return the format's delta, 1 for float32."""
         return formats.delta(self.values, d)

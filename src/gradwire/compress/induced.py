@@ -1,9 +1,9 @@
-"""Induced: a contractive operator sends most of a vector, an unbiased one corrects it: x -> C(x) + Q(x - C(x)).
+"""Induced: an unbiased operator Q corrects the error of a contractive one C: x -> C(x) + Q(x - C(x)).
 
 Unbiased with omega = omega_Q (1 - delta_C), whatever the bias of C (Horváth and Richtárik 2021, arXiv:2006.11077,
 Theorem 3): given C(x), E |Q(x - C(x)) - (x - C(x))|^2 <= omega_Q |x - C(x)|^2, and on average over C's own randomness
-|x - C(x)|^2 <= (1 - delta_C) |x|^2. The two draw independently, and C(x) is the decoded message: the rounding of its
-value format is corrected too. Wire: | C's message | Q's message |.
+|x - C(x)|^2 <= (1 - delta_C) |x|^2. The two operators draw independently. C(x) is the decoded message, so the rounding
+of its value format is corrected too. Wire: | C's message | Q's message |.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gradwire.vector import Dense, Message, Sparse
 @part("induced", "compressor", example="induced(topk(density=0.05), randk(density=0.05))")
 @dataclass(frozen=True)
 class Induced:
-    """Make a contractive operator unbiased by sending an unbiased operator's message about its error."""
+    """Make a contractive operator unbiased: an unbiased operator sends its error."""
 
     contractive: Compressor
     correction: Compressor
@@ -51,33 +51,33 @@ class Induced:
         return _sum(self.contractive.decode(wire[..., :split], d), self.correction.decode(wire[..., split:], d))
 
     def apply(self, x: Tensor, turn: Turn) -> Message:
-        """f[..., d] -> what is decoded, in x's dtype."""
+        """f[..., d] -> C(x), as a peer decodes it, in x's dtype."""
         first = operate(self.contractive, x, turn.fork("contractive"))
         second = operate(self.correction, _without(x, first), turn.fork("correction"))
         return _sum(first.to(precision(self.contractive)), second.to(precision(self.correction))).to(x.dtype)
 
     def nbytes(self, d: int) -> int:
-        """Bytes on the wire: of both."""
+        """Return the number of bytes on the wire, the sum of both."""
         return self.contractive.nbytes(d) + self.correction.nbytes(d)
 
     def omega(self, d: int) -> float | None:
-        """omega_Q (1 - delta_C)."""
+        """Return omega_Q (1 - delta_C)."""
         return (self.correction.omega(d) or 0.0) * (1 - (self.contractive.delta(d) or 0.0))
 
     def delta(self, d: int) -> float | None:
-        """1 - omega where that is positive, else None: wrap it in `scaled` to make it contractive."""
+        """Return 1 - omega if that is positive, else None; `scaled` makes it contractive."""
         return from_omega(self.omega(d) or 0.0)
 
 
 def _without(x: Tensor, message: Message) -> Tensor:
-    """f[..., d] -> x less a message, in x's dtype."""
+    """Return x f[..., d] minus a message, in x's dtype."""
     rest = x.clone(memory_format=torch.contiguous_format)
     message.to(x.dtype).add_to_(rest, -1.0)
     return rest
 
 
 def _sum(first: Message, second: Message) -> Message:
-    """C(x) + Q(x - C(x)). For two sparse vectors the concatenated entries: an index that comes twice adds."""
+    """Return C(x) + Q(x - C(x)). Entries of two sparse vectors are concatenated, because equal indices add up."""
     if isinstance(first, Sparse) and isinstance(second, Sparse):
         return Sparse(
             torch.cat([first.indices, second.indices], -1), torch.cat([first.values, second.values], -1), first.d

@@ -1,7 +1,7 @@
-"""What the quantisers share: a p-norm as the scale, and the constants of p.
+"""The quantisers' common part: a p-norm as the scale, and the constants of p.
 
-The scale travels as a float32 that is rounded up, and ratios are taken to the scale that is sent (wire/levels.py).
-So no ratio is above 1, and rounding at random between levels of the sent scale is unbiased whatever the scale has lost.
+The scale is sent as a float32 that is rounded up, and ratios are relative to the sent scale (wire/levels.py). So no
+ratio exceeds 1, and rounding at random between levels is unbiased in spite of the scale's rounding.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from gradwire import kernels
 from gradwire.checks import is_number, is_whole
 
 Norm: TypeAlias = float | Literal["inf"]
-"""p of a p-norm. Infinity is a string because a spec knows no other word for it."""
+"""p of a p-norm. Infinity is the string "inf", because specs have no other notation for it."""
 
 
 def check_norm(p: object) -> Norm:
-    """Return p as a plain float or "inf", whose repr is a spec; refuse what is not a norm."""
+    """Return p as a float or "inf", whose repr is a spec (ValueError: it is below 1 or not a number)."""
     if p in ("inf", math.inf):
         return "inf"
     if not is_number(p) or not p >= 1:
@@ -29,7 +29,7 @@ def check_norm(p: object) -> Norm:
 
 
 def check_levels(s: object, most: int) -> None:
-    """Refuse a number of levels that is not a whole number in [1, most]."""
+    """Raise ValueError unless s is a whole number in [1, most]."""
     if not is_whole(s) or not 1 <= s <= most:
         raise ValueError(f"s must be a whole number from 1 to {most}, got {s!r}")
 
@@ -46,16 +46,19 @@ def scale(x: Tensor, p: Norm) -> Tensor:
 def _norm(x: Tensor, p: Norm) -> Tensor:
     """f[..., d] -> f64[..., 1], d > 0."""
     if p == "inf":
-        # Without a tensor of magnitudes; the last step makes a zero's sign plus.
+        # Without a tensor of magnitudes; `abs_` turns -0.0 into 0.0.
         return x.amax(-1, keepdim=True).maximum(-x.amin(-1, keepdim=True)).double().abs_()
     return kernels.row_norms(x, p)
 
 
 def root(p: Norm, d: int) -> float:
-    """d^(1/r) with r = min(p, 2), as the papers have it: sqrt(d) |x|_p <= d^(1/r) |x|_2, and 1 where d is 0."""
+    """Return d^(1/r) with r = min(p, 2), or 1 if d is 0: the papers' bound sqrt(d) |x|_p <= d^(1/r) |x|_2."""
     return max(d, 1) ** (1 / (2.0 if p == "inf" else min(p, 2.0)))
 
 
 def product(p: Norm, d: int) -> float:
-    """Bound |x|_1 |x|_p / |x|_2^2, attained for p <= 2 and p = inf: d (p = 1), sqrt(d) (2), (1 + sqrt(d)) / 2 (inf)."""
+    """Return a bound of |x|_1 |x|_p / |x|_2^2: d^(1/p) for p <= 2, then sqrt(d), and (1 + sqrt(d)) / 2 for p = inf.
+
+    It is attained for p <= 2 and p = inf.
+    """
     return (1 + root(p, d)) / 2 if p == "inf" else root(p, d)

@@ -1,4 +1,4 @@
-"""Protocols of compressors, and the density, which most of them take."""
+"""The protocols of compressors, and helpers for densities."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gradwire.wire.values import Format
 class Compressor(Protocol):
     """A frozen dataclass of hyperparameters; its repr is its spec.
 
-    `decode(encode(x, turn), d)` is exactly the operator C applied to x: the sender knows what its peers decode.
+    `decode(encode(x, turn), d)` is exactly C(x), the operator applied to x, so the sender knows what its peers decode.
     """
 
     def encode(self, x: Tensor, turn: Turn) -> Tensor:
@@ -25,52 +25,52 @@ class Compressor(Protocol):
         ...
 
     def decode(self, wire: Tensor, d: int) -> Message:
-        """u8[..., nbytes(d)] -> vector of dimension d. Raises ValueError for bytes of another length."""
+        """u8[..., nbytes(d)] -> a vector of dimension d (ValueError: another number of bytes)."""
         ...
 
     def nbytes(self, d: int) -> int:
-        """Bytes on the wire; both ends know it without a header. For a `Ragged` compressor the maximum."""
+        """Return the number of bytes on the wire, known without a header; for a `Ragged` compressor the maximum."""
         ...
 
     def omega(self, d: int) -> float | None:
-        """Relative variance if unbiased: E C(x) = x and E |C(x) - x|^2 <= omega |x|^2. None if biased."""
+        """Return the relative variance: E C(x) = x and E |C(x) - x|^2 <= omega |x|^2; None if biased."""
         ...
 
     def delta(self, d: int) -> float | None:
-        """Contraction: E |C(x) - x|^2 <= (1 - delta) |x|^2. None if it may expand."""
+        """Return the contraction: E |C(x) - x|^2 <= (1 - delta) |x|^2; None if it may expand."""
         ...
 
 
 @runtime_checkable
 class Direct(Protocol):
-    """A compressor that can skip its bytes: in batched mode, which does not serialise."""
+    """A compressor that can compute C(x) without bytes, for batched mode, which does not serialise."""
 
     def apply(self, x: Tensor, turn: Turn) -> Message:
-        """f[..., d] -> C(x), what `decode(encode(x, turn), d)` is in x's dtype; dense or sparse.
+        """f[..., d] -> C(x) = `decode(encode(x, turn), d)` in x's dtype; dense or sparse.
 
-        Value for value, except that a composition may round sums of two parts in another order.
+        Values are equal, except that a composition may round sums of two parts in another order.
         """
         ...
 
 
 @runtime_checkable
 class Ragged(Protocol):
-    """A compressor whose messages vary in length with the vector. `decode` ignores zeros behind a message."""
+    """A compressor whose messages' length depends on the vector. `decode` ignores zeros after a message."""
 
     def length(self, wire: Tensor, d: int) -> int:
-        """Bytes of the message at the start of u8[m]; of several messages u8[..., m], those of the longest."""
+        """Return the bytes of the message at the start of u8[m]; for several messages u8[..., m] the largest."""
         ...
 
 
 @runtime_checkable
 class Sparsifier(Protocol):
-    """Which values are kept, and how their indices are written. The values themselves are sent alike (sparse.py).
+    """The half of a compressor that selects values and encodes their indices; sparse.py sends the values.
 
-    `chain` takes this half of a compressor and sends the values by another one.
+    `chain` uses this half, and sends the values by another compressor.
     """
 
     draws: ClassVar[bool]
-    """Whether `choose` draws from the turn: the rounding of the values then draws from a fork of it."""
+    """Whether `choose` draws from the turn; the rounding of the values then draws from a fork of it."""
 
     @property
     def values(self) -> Format:
@@ -78,15 +78,15 @@ class Sparsifier(Protocol):
         ...
 
     def count(self, d: int) -> int:
-        """How many of d values are kept."""
+        """Return the number of d values that are kept."""
         ...
 
     def choose(self, x: Tensor, turn: Turn) -> Tensor:
-        """f[..., d] -> int64[..., count(d)], increasing indices. A `Selective` one takes an `Accumulated` too."""
+        """f[..., d] -> int64[..., count(d)], increasing. A `Selective` sparsifier also accepts an `Accumulated`."""
         ...
 
     def encode_indices(self, indices: Tensor, d: int, turn: Turn) -> Tensor:
-        """Write what `choose` has chosen on this turn, int64[..., count(d)] -> u8[..., index_nbytes(d)]."""
+        """Encode the indices chosen on this turn, int64[..., count(d)] -> u8[..., index_nbytes(d)]."""
         ...
 
     def decode_indices(self, wire: Tensor, d: int) -> Tensor:
@@ -94,19 +94,19 @@ class Sparsifier(Protocol):
         ...
 
     def index_nbytes(self, d: int) -> int:
-        """Bytes of the index block."""
+        """Return the number of bytes of the index block."""
         ...
 
     def gain(self, d: int) -> float:
-        """The factor of the kept values: 1 for a projection, more to be unbiased."""
+        """Return the factor of the kept values: 1 for a projection, above 1 to be unbiased."""
         ...
 
     def omega(self, d: int) -> float | None:
-        """Relative variance if unbiased, as a compressor's."""
+        """Return the relative variance, like `Compressor.omega`."""
         ...
 
     def delta(self, d: int) -> float | None:
-        """Contraction, as a compressor's."""
+        """Return the contraction, like `Compressor.delta`."""
         ...
 
 
@@ -118,29 +118,29 @@ def operate(compressor: Compressor, x: Tensor, turn: Turn) -> Message:
 
 
 def check_length(compressor: Compressor, wire: Tensor, d: int) -> None:
-    """Refuse a message u8[..., m] of another length than the compressor's in dimension d."""
+    """Raise ValueError if a message u8[..., m] does not have the compressor's length in dimension d."""
     if wire.shape[-1] != compressor.nbytes(d):
         raise ValueError(f"{compressor} in dimension {d} takes {compressor.nbytes(d)} bytes, got {wire.shape[-1]}")
 
 
 @lru_cache
 def _is_direct(kind: type) -> bool:
-    """Cached: a protocol check takes longer than compressing a short vector."""
+    """Whether a class is `Direct`; cached, because a protocol check takes longer than compressing a short vector."""
     return issubclass(kind, Direct)
 
 
 def check_density(density: float) -> float:
-    """Return a density as a plain float, whose repr is a spec; refuse what is not a number in (0, 1]."""
+    """Return a density as a float, whose repr is a spec (ValueError: it is not a number in (0, 1])."""
     if not is_number(density) or not 0 < density <= 1:
         raise ValueError(f"density must lie in (0, 1], got {density}")
     return float(density)
 
 
 def kept(density: float, d: int) -> int:
-    """Elements kept out of d: density * d rounded down, at least one, none of an empty vector."""
+    """Return k, the number of d elements that are kept: density * d rounded down, at least one if d > 0."""
     return min(d, max(1, int(density * d)))
 
 
 def from_omega(omega: float) -> float | None:
-    """Contraction of an unbiased operator: delta = 1 - omega if that is positive."""
+    """Return the contraction of an unbiased operator: 1 - omega if that is positive, else None."""
     return 1 - omega if omega < 1 else None

@@ -1,9 +1,9 @@
 """Rand-k: keep k = density * d values at random indices, scaled by d / k or not.
 
-Scaled, it is unbiased with omega = d / k - 1, with equality for every x (Wangni et al. 2018, arXiv:1710.09854). Not
-scaled, it contracts with delta = k / d, with equality too. Every worker draws its own support. Wire: | key: 8 bytes,
-little-endian | value block (wire/values.py) |; the support is a function of the key (kernels/support.py), so no index
-is sent.
+Scaled, it is unbiased with omega = d / k - 1 (Wangni et al. 2018, arXiv:1710.09854). Not scaled, it is contractive with
+delta = k / d. Both bounds are equalities for every x. Every worker draws its own support.
+Wire: | key: 8 bytes, little-endian | value block (wire/values.py) |; the support is a function of the key
+(kernels/support.py), so no index is sent.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from gradwire.vector import Dense, Message
 from gradwire.wire import values as formats
 
 SHORT = 2048
-"""Elements up to which one pass over all of them is quicker than to pick k and put them back."""
+"""Up to this number of elements, multiplying all of them by a mask is faster than gathering and scattering k."""
 
-_ONE_BY_ONE = ("bfloat16", "float32", "float64")
-"""Formats that round a value without drawing and without regard to the others, so that zeros among them do no harm."""
+_ELEMENTWISE = ("bfloat16", "float32", "float64")
+"""Formats that round every value by itself and without drawing, so that zeros among the values do not matter."""
 
 
 @part("randk", "compressor", example="randk(density=0.1)")
 @dataclass(frozen=True)
 class RandK:
-    """Keep density * d random values, at least one; scaled by d / k to be unbiased, or not, to contract."""
+    """Keep density * d random values, at least one; scaled by d / k if `unbiased`, else contractive."""
 
     density: float
     values: formats.Format = "float32"
@@ -53,23 +53,23 @@ class RandK:
     encode, decode, nbytes = sparse.encode, sparse.decode, sparse.nbytes
 
     def apply(self, x: Tensor, turn: Turn) -> Message:
-        """f[..., d] -> what is decoded, in x's dtype."""
-        if x.numel() <= SHORT and turn.rank == slice(None) and self.values in _ONE_BY_ONE:
+        """f[..., d] -> C(x), as a peer decodes it, in x's dtype."""
+        if x.numel() <= SHORT and turn.rank == slice(None) and self.values in _ELEMENTWISE:
             d = x.shape[-1]
             return Dense(formats.decoded(x * supports.mask(turn, x, self.count(d), self.gain(d)), self.values, turn))
         return sparse.apply(self, x, turn)
 
     def count(self, d: int) -> int:
-        """How many of d values are kept."""
+        """Return the number of d values that are kept."""
         return kept(self.density, d)
 
     def choose(self, x: Tensor, turn: Turn) -> Tensor:
-        """f[..., d] -> int64[..., k], increasing indices, in every row its own."""
+        """f[..., d] -> int64[..., k], increasing indices, drawn independently for every row."""
         d = x.shape[-1]
         return supports.draw(turn, x.shape[:-1], d, self.count(d), x.device)
 
     def encode_indices(self, indices: Tensor, d: int, turn: Turn) -> Tensor:
-        """int64[..., k] -> u8[..., 8]: the key that this turn chose them by."""
+        """int64[..., k] -> u8[..., 8]: the key from which this turn drew them."""
         return supports.keys(turn, indices.shape[:-1], indices.device).unsqueeze(-1).view(torch.uint8)
 
     def decode_indices(self, wire: Tensor, d: int) -> Tensor:
@@ -78,20 +78,20 @@ class RandK:
         return kernels.support(key, d, self.count(d))
 
     def index_nbytes(self, d: int) -> int:
-        """Bytes of the key."""
+        """Return 8, the bytes of the key."""
         return 8
 
     def gain(self, d: int) -> float:
-        """d / k if unbiased."""
+        """Return d / k if unbiased, else 1."""
         return d / self.count(d) if self.unbiased and d else 1.0
 
     def omega(self, d: int) -> float | None:
-        """d / k - 1 if unbiased; the format's own variance multiplies what is kept."""
-        share = self.count(d) / d if d else 1.0
-        return (1 + (formats.OMEGA[self.values] or 0.0)) / share - 1 if self.unbiased else None
+        """Return (1 + the format's omega) d / k - 1 if unbiased, else None."""
+        fraction = self.count(d) / d if d else 1.0
+        return (1 + (formats.OMEGA[self.values] or 0.0)) / fraction - 1 if self.unbiased else None
 
     def delta(self, d: int) -> float | None:
-        """If unbiased 1 - omega where that is positive, else k / d times the contraction of the value format."""
+        """Return k / d times the format's contraction if not scaled; if unbiased, 1 - omega if positive, else None."""
         omega = self.omega(d)
         if omega is not None:
             return from_omega(omega)

@@ -1,7 +1,7 @@
-"""Scaled: an unbiased operator divided by 1 + omega contracts, with delta = 1 / (1 + omega).
+"""Scaled: an unbiased operator divided by 1 + omega is contractive with delta = 1 / (1 + omega).
 
 Any Q in U(omega) gives Q / (1 + omega) in B(1 / (1 + omega)) (Shulgin and Richtárik 2022, arXiv:2206.10452; the lemma
-is older). The wire is the inner operator's.
+is older). The wire format is the inner operator's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gradwire.vector import Message
 @part("scaled", "compressor", example="scaled(randk(density=0.1))")
 @dataclass(frozen=True)
 class Scaled:
-    """Shrink an unbiased operator by 1 / (1 + omega) so that error feedback may use it."""
+    """Multiply an unbiased operator by 1 / (1 + omega), so that error feedback can use it."""
 
     compressor: Compressor
 
@@ -35,24 +35,24 @@ class Scaled:
         return self.compressor.encode(x, turn)
 
     def decode(self, wire: Tensor, d: int) -> Message:
-        """u8[..., nbytes(d)] -> the inner operator's vector over 1 + omega."""
+        """u8[..., nbytes(d)] -> the inner operator's vector divided by 1 + omega."""
         return self.compressor.decode(wire, d).times(self._factor(d))
 
     def apply(self, x: Tensor, turn: Turn) -> Message:
-        """f[..., d] -> what is decoded, in x's dtype."""
+        """f[..., d] -> C(x), as a peer decodes it, in x's dtype."""
         message = operate(self.compressor, x, turn).to(precision(self.compressor))
         return message.times(self._factor(x.shape[-1])).to(x.dtype)
 
     def nbytes(self, d: int) -> int:
-        """Bytes on the wire."""
+        """Return the number of bytes on the wire."""
         return self.compressor.nbytes(d)
 
     def omega(self, d: int) -> float | None:
-        """None: biased, unless the inner operator is exact."""
+        """Return 0 if the inner operator is exact, else None: it is biased."""
         return 0.0 if self.compressor.omega(d) == 0.0 else None
 
     def delta(self, d: int) -> float | None:
-        """1 / (1 + omega)."""
+        """Return 1 / (1 + omega)."""
         return self._factor(d)
 
     def _factor(self, d: int) -> float:
@@ -60,7 +60,7 @@ class Scaled:
 
 
 def check_part(compressor: Compressor, who: str) -> None:
-    """Refuse, as a part of `who`, what is no compressor, and a compressor whose messages differ in length."""
+    """Check a part of `who` (TypeError: not a compressor; ValueError: its messages differ in length)."""
     if not isinstance(compressor, Compressor):
         raise TypeError(f"{who} is made of compressors, got {compressor!r}")
     if isinstance(compressor, Ragged):
@@ -69,6 +69,6 @@ def check_part(compressor: Compressor, who: str) -> None:
 
 @lru_cache
 def precision(compressor: Compressor) -> torch.dtype:
-    """The dtype that a compressor decodes: `apply` must round as the receiver does, which calculates in it."""
+    """Return the dtype that a compressor decodes to; `apply` calculates in it, to round as a receiver does."""
     turn = Turn(0, 1, 0, Layout(["x"], [(1,)]))
     return compressor.decode(compressor.encode(torch.zeros(1), turn), 1).dense().dtype

@@ -1,10 +1,10 @@
-"""Scaled sign: the mean magnitude |x|_1 / d with every value's sign, one bit a value.
+"""Scaled sign: the mean magnitude |x|_1 / d with every value's sign, one bit per value.
 
-Biased, contractive with delta = 1 / d (EF-signSGD, Karimireddy et al. 2019, arXiv:1901.09847), which a single spike
-attains; on a given x it is |x|_1^2 / (d |x|_2^2), about 2 / pi for normal values:
+Biased, contractive with delta = 1 / d (EF-signSGD, Karimireddy et al. 2019, arXiv:1901.09847), attained by a vector
+with one nonzero value. For a given x the contraction is |x|_1^2 / (d |x|_2^2), about 2 / pi for normal values:
     |C(x) - x|^2 = |x|^2 - 2 c <sign(x), x> + d c^2 = |x|_2^2 - |x|_1^2 / d    with c = |x|_1 / d,
-also where zeros are sent as +, for a zero adds nothing to the product and c^2 to d c^2 either way.
-Wire: | c: float32 | ceil(d / 8) bytes: is it negative? least bit first | (wire/signs.py).
+also if zeros are sent as +, because a zero adds nothing to the inner product, and c^2 to d c^2 with either sign.
+Wire: | c: float32 | ceil(d / 8) bytes: 1 for negative values, least bit first | (wire/signs.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gradwire.wire import signs
 @part("scaledsign", "compressor", example="ef(scaledsign)")
 @dataclass(frozen=True)
 class ScaledSign:
-    """Send every value's sign and their mean magnitude. No parameters."""
+    """Send every value's sign, and the mean magnitude. No parameters."""
 
     def encode(self, x: Tensor, turn: Turn) -> Tensor:
         """Finite f[..., d] -> u8[..., nbytes(d)]."""
@@ -35,17 +35,17 @@ class ScaledSign:
         return Dense(signs.decode(wire, d))
 
     def apply(self, x: Tensor, turn: Turn) -> Dense:
-        """Finite f[..., d] -> what is decoded, in x's dtype."""
+        """Finite f[..., d] -> C(x), as a peer decodes it, in x's dtype."""
         return Dense(signs.decoded(x))
 
     def nbytes(self, d: int) -> int:
-        """Bytes on the wire."""
+        """Return the number of bytes on the wire."""
         return signs.nbytes(d)
 
     def omega(self, d: int) -> float | None:
-        """None: biased."""
+        """Return None: it is biased."""
         return None
 
     def delta(self, d: int) -> float | None:
-        """1 / d, the worst case."""
+        """Return 1 / d, the worst case."""
         return 1 / max(d, 1)

@@ -1,7 +1,7 @@
-"""What every sparsifier sends: an index block, then the kept values in a format.
+"""The messages of sparsifiers: an index block, then the kept values in a format.
 
-A sparsifier (protocol.py) decides which values are kept and how their indices are written. The rest is the same for all
-and written here; a class takes the functions over as its methods:
+A sparsifier (protocol.py) selects values and encodes their indices. The rest is the same for all sparsifiers and is
+implemented here; a class uses the functions as its methods:
 
     encode, decode, apply, nbytes = sparse.encode, sparse.decode, sparse.apply, sparse.nbytes
 
@@ -32,21 +32,21 @@ def encode(self: Sparsifier, x: Tensor | Accumulated, turn: Turn) -> Tensor:
 
 
 def decode(self: Sparsifier, wire: Tensor, d: int) -> Sparse:
-    """u8[..., nbytes(d)] -> Sparse with count(d) entries. Raises ValueError for bytes that are no such message."""
-    check_length(cast(Compressor, self), wire, d)  # one that has these methods is a whole compressor
+    """u8[..., nbytes(d)] -> Sparse with count(d) entries (ValueError: the bytes are not such a message)."""
+    check_length(cast(Compressor, self), wire, d)  # a sparsifier with these methods is a compressor
     split = self.index_nbytes(d)
     values = formats.decode(wire[..., split:], self.values, self.count(d))
     return Sparse(self.decode_indices(wire[..., :split], d), values, d)
 
 
 def apply(self: Sparsifier, x: Tensor | Accumulated, turn: Turn) -> Sparse:
-    """f[..., d] -> what is decoded, in x's dtype."""
+    """f[..., d] -> C(x), as a peer decodes it, in x's dtype."""
     kept = select(self, x, turn)
     return Sparse(kept.indices, formats.decoded(kept.values, self.values, _rounding(self, turn)), kept.d)
 
 
 def nbytes(self: Sparsifier, d: int) -> int:
-    """Bytes on the wire."""
+    """Return the number of bytes on the wire."""
     return self.index_nbytes(d) + formats.nbytes(self.values, self.count(d))
 
 
@@ -61,31 +61,31 @@ def decode_indices(self: Sparsifier, wire: Tensor, d: int) -> Tensor:
 
 
 def index_nbytes(self: Sparsifier, d: int) -> int:
-    """Bytes of the default index block."""
+    """Return the number of bytes of the default index block."""
     return index.nbytes(d, self.count(d))
 
 
 def unscaled(self: Sparsifier, d: int) -> float:
-    """1: the `gain` of a sparsifier that sends the values as they are."""
+    """Return 1: the `gain` of a sparsifier that does not scale values."""
     return 1.0
 
 
 def biased(self: Sparsifier, d: int) -> float | None:
-    """None, unless it keeps everything: the `omega` of a sparsifier that selects."""
+    """Return the format's omega if everything is kept, else None: the `omega` of a biased sparsifier."""
     return formats.OMEGA[self.values] if self.count(d) == d else None
 
 
 def select(sparsifier: Sparsifier, x: Tensor | Accumulated, turn: Turn) -> Sparse:
-    """f[..., d] -> the values that are kept, times the gain."""
-    indices = sparsifier.choose(cast(Tensor, x), turn)  # only a `Selective` one is given anything else
+    """f[..., d] -> the kept values times the gain."""
+    indices = sparsifier.choose(cast(Tensor, x), turn)  # x is an `Accumulated` for `Selective` sparsifiers only
     x = kernels.values(x)
     gain = sparsifier.gain(x.shape[-1])
-    # The same, but the first takes half as long.
+    # Equal results, but `index_select` takes half as long.
     values = widen(x.index_select(0, indices) if x.ndim == 1 else x.gather(-1, indices))
     return Sparse(indices, values if gain == 1.0 else values.mul_(gain), x.shape[-1])
 
 
 def _rounding(sparsifier: Sparsifier, turn: Turn) -> Turn:
-    """The turn whose randomness rounds the values: a fork if the choice itself has drawn, or both would be one."""
-    # Only natural draws, and a fork costs more than a short row of values.
+    """Return the turn whose randomness rounds the values: a fork if `choose` has drawn, to be independent of it."""
+    # Only the format natural draws, and a fork costs more than a short row of values.
     return turn.fork("values") if sparsifier.draws and sparsifier.values == "natural" else turn

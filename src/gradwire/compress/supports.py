@@ -1,7 +1,7 @@
-"""Random supports for Rand-k, drawn ahead where a batched turn has short vectors.
+"""Random supports for Rand-k, drawn for several steps at once in batched mode on short vectors.
 
-A call of `kernels.support` costs as much as the rest of a short vector's round. So a batched turn of short vectors
-draws the supports of a block of steps in one call, by the keys of these steps, and caches them.
+A call of `kernels.support` takes as long as the rest of a short vector's round. So a batched turn of short vectors
+draws the supports of a block of steps in one call, from the keys of these steps, and caches them.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from gradwire import kernels
 from gradwire.layout import AnyStep, Layout, Turn
 
 INDICES, STEPS = 1 << 16, 1 << 9
-"""The most indices, and the most steps, that are drawn in one call."""
+"""The largest numbers of indices and of steps that are drawn in one call."""
 
 MASKS = 1 << 6
-"""The most steps for which masks are made in one call: they are read soon, while they are in the cache."""
+"""The largest number of steps for which masks are made at once; few, so that they are used while in the CPU's cache."""
 
 
 def draw(turn: Turn, batch_shape: torch.Size, d: int, k: int, device: torch.device) -> Tensor:
-    """int64[*batch_shape, k]: a support for every row."""
+    """Return int64[*batch_shape, k]: a support for every row."""
     steps = _block(batch_shape, k) if turn.rank == slice(None) else 1
     if steps == 1:
         return kernels.support(keys(turn, batch_shape, device), d, k)
@@ -34,12 +34,12 @@ def draw(turn: Turn, batch_shape: torch.Size, d: int, k: int, device: torch.devi
 
 
 def keys(turn: Turn, batch_shape: torch.Size, device: torch.device) -> Tensor:
-    """int64[*batch_shape]: what the support of every row is a function of."""
+    """Return int64[*batch_shape]: the key that determines each row's support."""
     return turn.key(shared=False) + _rows(batch_shape, device)
 
 
 def mask(turn: Turn, x: Tensor, k: int, gain: float) -> Tensor:
-    """The supports of a batched turn's x f[*batch_shape, d] as f[*batch_shape, d]: `gain` where a value is kept."""
+    """Return the supports for x f[*batch_shape, d] of a batched turn as f[*batch_shape, d]: `gain` if kept, else 0."""
     masks = Masks(x.shape, x.dtype, x.device, k, gain)
     if isinstance(turn.step, AnyStep):
         return turn.step.draw(turn, masks)
@@ -47,7 +47,7 @@ def mask(turn: Turn, x: Tensor, k: int, gain: float) -> Tensor:
 
 
 class Masks(NamedTuple):
-    """`Draws`: the masks of so many steps. A named tuple, for it is made anew in every round."""
+    """`Draws` of the masks of a range of steps. A named tuple, because every round makes one, which must be fast."""
 
     shape: torch.Size
     dtype: torch.dtype
@@ -56,7 +56,7 @@ class Masks(NamedTuple):
     gain: float
 
     def __call__(self, turn: Turn, steps: range) -> list[Tensor]:
-        """Those of a range of steps."""
+        """Return the masks of a range of steps."""
         found: list[Tensor] = []
         while len(found) < len(steps):
             step = steps[len(found)]
@@ -65,7 +65,7 @@ class Masks(NamedTuple):
         return found
 
     def block(self, turn: Turn, step: int) -> tuple[Tensor, ...]:
-        """Those of the block in which a step lies, which are then the recent ones."""
+        """Return the masks of the block that contains a step, and cache them as the recent ones."""
         who = (turn.layout, turn.size, turn.seed, turn.path)
         if step not in _recent.steps or _recent.source != (who, self):
             batch_shape, d = self.shape[:-1], self.shape[-1]
@@ -81,7 +81,7 @@ class Masks(NamedTuple):
 
 @dataclass
 class _Recent:
-    """The masks of a block of steps, and what they were made from."""
+    """The masks of a block of steps, and the turn and arguments from which they were made."""
 
     source: tuple[object, ...] = ()
     steps: range = range(0)
@@ -89,17 +89,17 @@ class _Recent:
 
 
 _recent = _Recent()
-"""One block is enough: a lookup among several would take longer than a short vector's whole message."""
+"""The cached block. There is only one, because a lookup among several takes longer than compressing a short vector."""
 
 
 def _block(batch_shape: torch.Size, k: int) -> int:
-    """How many steps are drawn in one call, a power of two: 1 unless the vectors are short."""
+    """Return the number of steps to draw in one call, a power of two: 1 unless the vectors are short."""
     ahead = min(STEPS, INDICES // max(1, batch_shape.numel() * k))
     return 1 << max(0, ahead.bit_length() - 1)
 
 
 def _rows(batch_shape: torch.Size, device: torch.device) -> Tensor:
-    """Numbers of the rows, int64[*batch_shape], which make their keys differ."""
+    """Return the rows' numbers int64[*batch_shape], which make their keys different."""
     return torch.arange(batch_shape.numel(), device=device).view(batch_shape)
 
 
@@ -116,7 +116,7 @@ def _ahead(
     k: int,
     device: torch.device,
 ) -> tuple[Tensor, ...]:
-    """The supports int64[*batch_shape, k] of so many steps of a batched turn, by their own keys but in one call."""
+    """Return the supports int64[*batch_shape, k] of `steps` steps of a batched turn, from each step's own keys."""
     turn = Turn(slice(None), size, start, layout, seed, path)
     first = torch.tensor(turn.keys(range(start, start + steps), shared=False), device=device)
     return kernels.support(first.view(-1, *[1] * len(batch_shape)) + _rows(batch_shape, device), d, k).unbind()

@@ -2,8 +2,8 @@
 
 Unbiased with E |Q(x)|^2 = |x|_1 |x|_p, so omega = sup |x|_1 |x|_p / |x|_2^2 - 1: (sqrt(d) - 1) / 2 for p = inf,
 sqrt(d) - 1 for p = 2, d - 1 for p = 1. Sources: TernGrad (Wen et al. 2017, arXiv:1705.07878), DIANA (Mishchenko et al.
-2019, arXiv:1901.09269). It is dithering of a single level, packed closer.
-Wire: | scale: float32 | five signs a byte, 1.6 bits each (wire/trits.py): 0, 1, 2 for -, 0, + |
+2019, arXiv:1901.09269). It is dithering with a single level, packed more tightly.
+Wire: | scale: float32 | five signs per byte, 1.6 bits each (wire/trits.py): 0, 1, 2 for -, 0, + |
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ class Ternary:
         return Dense(trits.read(wire, d))
 
     def apply(self, x: Tensor, turn: Turn) -> Dense:
-        """Finite f[..., d] -> what is decoded, in x's dtype."""
+        """Finite f[..., d] -> C(x), as a peer decodes it, in x's dtype."""
         return Dense(trits.decoded(x, norms.scale(x, self.p), turn.key(shared=False)))
 
     def nbytes(self, d: int) -> int:
-        """Bytes on the wire."""
+        """Return the number of bytes on the wire."""
         return 4 + trits.nbytes(d)
 
     def omega(self, d: int) -> float:
-        """sup |x|_1 |x|_p / |x|_2^2 - 1; for p between 2 and inf p = 2's, which bounds it."""
+        """Return sup |x|_1 |x|_p / |x|_2^2 - 1; for p between 2 and inf its bound, the value for p = 2."""
         return norms.product(self.p, d) - 1
 
     def delta(self, d: int) -> float | None:
-        """1 - omega where that is positive, else None: wrap it in `scaled` to make it contractive."""
+        """Return 1 - omega if that is positive, else None; `scaled` makes it contractive."""
         return from_omega(self.omega(d))

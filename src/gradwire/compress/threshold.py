@@ -1,9 +1,9 @@
 """Hard threshold: keep every value of magnitude `level` or more.
 
-Biased. Its error is absolute, |C(x) - x|^2 <= d level^2, and at most |x|^2, so delta = 0. How much is sent
-depends on the vector (Sahu et al. 2021, arXiv:2108.00951).
-Wire: | K: uint32 | index block of K (wire/index.py) | K x float32 |, and zeros may follow. Several rows are
-encoded with their largest K; rows that keep fewer values also send zeros at the lowest indices that are free.
+Biased. Its error is bounded absolutely, |C(x) - x|^2 <= d level^2, and by |x|^2, so delta = 0. The number of values
+sent depends on the vector (Sahu et al. 2021, arXiv:2108.00951).
+Wire: | K: uint32 | index block of K (wire/index.py) | K x float32 |, and zeros may follow. Several rows are encoded
+with their largest K; rows that keep fewer values also send zeros at their lowest free indices.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gradwire.wire import values as formats
 @part("hardthreshold", "compressor", example="hardthreshold(level=0.01)")
 @dataclass(frozen=True)
 class HardThreshold:
-    """Keep the values whose magnitude reaches the threshold `level`, however many they are."""
+    """Keep all values whose magnitude is at least `level`, however many they are."""
 
     level: float
 
@@ -37,7 +37,7 @@ class HardThreshold:
         object.__setattr__(self, "level", float(self.level))
 
     def encode(self, x: Tensor, turn: Turn) -> Tensor:
-        """Finite f[..., d] -> u8[..., m], m <= nbytes(d): as long as the row that keeps most makes it."""
+        """Finite f[..., d] -> u8[..., m], m <= nbytes(d): the length of the row that keeps most values."""
         d = x.shape[-1]
         if x.ndim == 1:
             indices = kernels.indices_above(x, self.level)
@@ -54,10 +54,10 @@ class HardThreshold:
         return torch.cat([header, index.encode(indices, d), formats.encode(large.gather(-1, indices), "float32")], -1)
 
     def decode(self, wire: Tensor, d: int) -> Sparse:
-        """u8[..., m], m <= nbytes(d) -> Sparse; rows of fewer values end in zeros at index 0.
+        """u8[..., m], m <= nbytes(d) -> Sparse; rows with fewer values are padded with zeros at index 0.
 
         Raises:
-            ValueError: too few or too many bytes for what they hold, or more indices than d.
+            ValueError: the number of bytes does not fit the counts, or a count is above d.
         """
         counts = _counts(wire, d)
         ks = _distinct(counts)
@@ -73,33 +73,33 @@ class HardThreshold:
         return Sparse(indices, values, d)
 
     def apply(self, x: Tensor, turn: Turn) -> Dense:
-        """Finite f[..., d] -> what is decoded, in x's dtype."""
+        """Finite f[..., d] -> C(x), as a peer decodes it, in x's dtype."""
         return Dense(formats.decoded(x.where(x.abs() >= self.level, 0.0), "float32", turn))
 
     def length(self, wire: Tensor, d: int) -> int:
-        """Bytes of the message, or of the longest of several. Raises ValueError if they begin with no count."""
+        """Return the bytes of a message, or of the longest of several (ValueError: the count is missing or above d)."""
         return _length(d, max(_distinct(_counts(wire, d)), default=0))
 
     def nbytes(self, d: int) -> int:
-        """Bytes on the wire, at most: all values are kept."""
+        """Return the largest number of bytes on the wire, if all values are kept."""
         return _length(d, d)
 
     def omega(self, d: int) -> float | None:
-        """None: biased."""
+        """Return None: it is biased."""
         return None
 
     def delta(self, d: int) -> float | None:
-        """0: never expansive, and if all values are below the threshold nothing is sent."""
+        """Return 0: a projection, but if all values are below the threshold nothing is sent."""
         return 0.0
 
 
 def _length(d: int, k: int) -> int:
-    """Bytes of a message that keeps k of d values."""
+    """Return the bytes of a message that keeps k of d values."""
     return 4 + index.nbytes(d, k) + formats.nbytes("float32", k)
 
 
 def _counts(wire: Tensor, d: int) -> Tensor:
-    """u8[..., m] -> int64[...]: the K at the start of every row, at most d."""
+    """u8[..., m] -> int64[...]: the K at the start of every row (ValueError: it is missing or above d)."""
     if wire.shape[-1] < 4:
         raise ValueError(f"a count takes 4 bytes, got {wire.shape[-1]}")
     counts = torch.nn.functional.pad(wire[..., :4], (0, 4)).view(torch.int64).squeeze(-1)

@@ -23,7 +23,7 @@ from gradwire.wire import values as formats
 @part("topk", "compressor", example="topk(density=0.01, values='natural')")
 @dataclass(frozen=True)
 class TopK:
-    """Keep the largest magnitudes: density * d of them, at least one."""
+    """Keep the density * d largest magnitudes, at least one."""
 
     density: float
     values: formats.Format = "float32"
@@ -38,7 +38,7 @@ class TopK:
     gain, omega = sparse.unscaled, sparse.biased
 
     def count(self, d: int) -> int:
-        """How many of d values are kept."""
+        """Return the number of d values that are kept."""
         return kept(self.density, d)
 
     def choose(self, x: Tensor | Accumulated, turn: Turn) -> Tensor:
@@ -46,9 +46,9 @@ class TopK:
         return kernels.topk(x, self.count(kernels.values(x).shape[-1]))
 
     def wants_largest(self, turn: Turn) -> int:
-        """k."""
+        """Return k."""
         return self.count(turn.layout.d)
 
     def delta(self, d: int) -> float | None:
-        """k / d, times the contraction of the value format."""
+        """Return k / d times the contraction of the value format."""
         return formats.delta(self.values, self.count(d)) * (self.count(d) / d if d else 1.0)

@@ -1,4 +1,4 @@
-"""States in `torch.distributed.checkpoint`, which keeps one value a key: every rank's memory is a row of a DTensor."""
+"""States in `torch.distributed.checkpoint`, which stores one value per key: ranks' memories are rows of DTensors."""
 
 from gradwire.dcp.stateful import Stateful
 

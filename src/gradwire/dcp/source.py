@@ -1,4 +1,4 @@
-"""What a distributed checkpoint holds of a hook: it is read into room of the sizes that were saved."""
+"""The contents of a distributed checkpoint, which must be read into tensors of the saved sizes."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ class Source:
 
     @property
     def workers(self) -> int:
-        """How many workers saved."""
+        """The number of workers that saved."""
         return self.found[HEAD][0][0]
 
-    def room(self, key: str) -> Tensor:
-        """Zeros in the size that was saved."""
+    def zeros(self, key: str) -> Tensor:
+        """Return zeros of the saved size."""
         size, dtype = self.found[key]
         return torch.zeros(size, dtype=dtype)
 
     def whole(self) -> dict[str, Tensor]:
-        """Room for what every rank reads of all workers: heads, and buffers under way."""
-        return {key: self.room(key) for key in self.found if key == HEAD or key.startswith(BUFFERS)}
+        """Return zeros for what every rank reads of all workers: heads, and buffers under way."""
+        return {key: self.zeros(key) for key in self.found if key == HEAD or key.startswith(BUFFERS)}
 
 
 def read(where: StorageReader | str | os.PathLike[str], key: str | None, wanted: Collection[str]) -> Source:
-    """Look for the one state that has all wanted keys, under `key` if that is given (ValueError)."""
+    """Find the only state with all wanted keys, under `key` if given (ValueError: there is none, or several)."""
     reader = where if isinstance(where, StorageReader) else FileSystemReader(where)
     entries = reader.read_metadata().state_dict_metadata
     tensors = {name: each for name, each in entries.items() if isinstance(each, TensorStorageMetadata)}

@@ -1,12 +1,12 @@
-"""`gradwire.Stateful`: what `torch.distributed.checkpoint` saves and loads in place of a hook.
+"""`gradwire.Stateful`: a hook's state in the form that `torch.distributed.checkpoint` saves and loads.
 
-    "head"                  u8[n, 8192]     every worker's numbers and words, as JSON
+    "head"                  u8[n, 8192]     every worker's numbers and strings, as JSON
     "memory/NAME/PATH"      f[n, *shape]    every worker's memory of a parameter
-                            f[*shape]       of local steps, what is alike on all workers: anchor and outer state
-    "facts/PART/NAME/PATH"  f[...]          what all workers of this part of the model know alike
+                            f[*shape]       of local steps, the same on all workers: anchor and outer state
+    "facts/PART/NAME/PATH"  f[...]          replicated state, the same on all workers of this part of the model
     "buffers/NUMBER"        [n, m]          of local steps, buffers whose exchange is under way
 
-n is the number of workers that saved. There is nothing but tensors, whose bytes are read as they are.
+n is the number of workers that saved. All values are tensors, so nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from gradwire.ask import AllReduce
 from gradwire.checkpoint import CHECKSUM, plain
 from gradwire.dcp.parts import (
     BUFFERS,
-    FACTS,
     HEAD,
+    REPLICATED,
     Memory,
     Piece,
+    assemble,
     check_memory,
     head,
     pending,
     pieces,
-    together,
-    words_of,
+    read_head,
 )
 from gradwire.folder.hooks import Saved, listed
-from gradwire.folder.load import become
+from gradwire.folder.load import load_all
 from gradwire.transport.everyone import Everyone
 
 if TYPE_CHECKING:  # torch takes a second to import these
@@ -52,24 +52,26 @@ if TYPE_CHECKING:  # torch takes a second to import these
 
 
 class Stateful:
-    """A hook, for `torch.distributed.checkpoint`. Every rank makes it.
+    """A hook's state for `torch.distributed.checkpoint`. Every rank makes one.
 
         dcp.save({"gradwire": gradwire.Stateful(hook)}, checkpoint_id=folder)
         dcp.load({"gradwire": gradwire.Stateful(hook, folder)}, checkpoint_id=folder)
 
-    If the number of workers is the same, each gets its own state back, bit for bit; another number gets the mean that
-    `merge` makes, up to rounding. A sharded model's memories are redistributed over any number of ranks in an island;
-    what the exchange knows of its units, such as thresholds, then stays as the hook has it.
+    With the same number of workers, each gets its own state back, bit for bit; another number of workers gets the mean
+    that `merge` makes, up to rounding. A sharded model's memories are redistributed over any number of ranks in an
+    island; the hook then keeps its own replicated state, such as thresholds.
 
     Args:
-        hook: what `attach` or `local` returned; saved and loaded between steps.
-        source: to load once: the checkpoint's folder, or a reader of it, which tells how many workers saved.
-        model: the model, if its parameters are DTensors: they know where their shards belong.
-        key: to load, if the checkpoint holds several hooks' states: the name under which this one's was saved.
-        group: the ranks that save or load together; all of them if left out.
+        hook: what `attach` or `local` returned; save and load it between steps.
+        source: to load once: the checkpoint's folder, or a reader of it, from which the number of workers that saved is
+            read.
+        model: the model, if its parameters are DTensors; needed for the placement of their shards.
+        key: to load from a checkpoint with several hooks' states: the name under which this one was saved.
+        group: the ranks that save or load together; all ranks by default.
 
     Raises:
-        ValueError: on every rank: the source does not hold one state that fits, or a sharded model was not given.
+        ValueError: on every rank: the source does not contain exactly one state that fits, or `model` is missing for a
+            sharded model.
     """
 
     def __init__(
@@ -86,47 +88,52 @@ class Stateful:
         self._source = None if source is None else self._everyone.do(lambda: _read(source, key, hook))
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as tensors. With a source that has not been loaded yet, tensors of the sizes that it holds.
+        """Return the state as tensors; with a source that has not been loaded yet, tensors of the saved sizes.
 
-        These have this hook's own values if as many workers saved, and zeros otherwise, buffers under way always.
+        These hold this hook's own values if the number of workers is the same, and zeros otherwise.
         """
-        state = self._everyone.do(self._hook.state_dict)  # no exchange is under way from here on: the group is free
+        state = self._everyone.do(self._hook.state_dict)  # waits for an exchange under way, so the group is free
         found, grid = pieces(state, self._hook.part), self._grid(state)
-        if self._source is not None and not self._same:
-            return _room(found, grid, self._source)
+        if self._source is not None and not self._same_size:
+            return _zeros(found, grid, self._source)
         rows = _rows(state, found, grid, head(state, self._checksums(state), self._form(state["memory"])))
-        return rows if self._source is None else _known(rows, grid, self._source)
+        return rows if self._source is None else _fitted(rows, grid, self._source)
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on from what was read into `state_dict`'s tensors, on all ranks or on none.
+        """Continue from the state that was read into `state_dict`'s tensors, on all ranks or on none.
 
         Raises:
-            ValueError: one sentence, on every rank; then nothing has been changed on any.
+            ValueError: on every rank: the state does not fit; then nothing has changed on any rank.
         """
         state = self._everyone.do(lambda: self._state(saved))
-        if not self._same:
+        if not self._same_size:
             self._average(state)
-        become(self._everyone, [self._hook], [state])
+        load_all(self._everyone, [self._hook], [state])
         self._source = None
 
     @property
-    def _same(self) -> bool:
-        """Whether as many workers saved as there are now."""
+    def _same_size(self) -> bool:
+        """Whether the state to load was saved by as many workers as there are now."""
         return self._source is None or self._source.workers == self._hook.process.size
 
     def _checksums(self, state: Mapping[str, Any]) -> list[int]:
-        """This worker's checksums, one for each part of the model; empty if not all parts' ranks are in the group."""
-        names = zlib.crc32("\n".join(sorted(state["memory"])).encode())  # of another model's hook they are others
-        own = (names, self._hook.process.rank)
-        told = self._everyone.tell(json.dumps([own, self._hook.part[0], state[CHECKSUM]]))
-        found = {part: checksum for whose, part, checksum in map(json.loads, told) if tuple(whose) == own}
+        """Gather this worker's checksums, one for each part of the model; empty if the group lacks a part."""
+        names = zlib.crc32("\n".join(sorted(state["memory"])).encode())  # differs for the hook of another model
+        own = [names, self._hook.process.rank]
+        gathered = map(json.loads, self._everyone.gather_text(json.dumps([own, self._hook.part[0], state[CHECKSUM]])))
+        found = {part: checksum for worker, part, checksum in gathered if worker == own}
         return [found[part] for part in sorted(found)] if len(found) == self._hook.part[1] else []
 
     def _form(self, memory: Memory) -> str:
-        """A digest of the memory's names, shapes and dtypes, and of how its parameters are divided."""
-        tensors = [(name, path, *_kind(part)) for name, parts in memory.items() for path, part in parts.items()]
-        spread = [(name, str(_divided(param))) for name, param in self._named.items() if _divided(param)]
-        return hashlib.blake2b(repr((sorted(tensors), sorted(spread))).encode(), digest_size=8).hexdigest()
+        """Return a digest of a memory's names, shapes and dtypes, and of its parameters' placements."""
+        tensors = [
+            (name, path, tuple(tensor.shape), str(tensor.dtype))
+            for name, paths in memory.items()
+            for path, tensor in paths.items()
+        ]
+        placed = [(name, str(getattr(param, "placements", None))) for name, param in self._named.items()]
+        sharded = [each for each in placed if each[1] != "None"]
+        return hashlib.blake2b(repr((sorted(tensors), sorted(sharded))).encode(), digest_size=8).hexdigest()
 
     def _grid(self, state: Mapping[str, Any]) -> Grid:
         from gradwire.dcp.grid import Grid
@@ -136,35 +143,36 @@ class Stateful:
         return self._everyone.do(lambda: Grid(self._hook.process, self._named, device))
 
     def _state(self, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """This rank's part of what was read; of rows, where their number differs, its own rows' part of the mean."""
+        """Return this rank's state; if the number of workers differs, with its own rows' part of the mean over rows."""
         found = pieces(mine := self._hook.state_dict(copy=False), self._hook.part)
         read = {piece.key: _local(saved[piece.key]) if piece.key in saved else piece.tensor for piece in found}
-        heads = [words_of(row) for row in _local(saved[HEAD])]
+        heads = [read_head(row) for row in _local(saved[HEAD])]
 
-        def memory(of_rows: Callable[[Tensor], Tensor]) -> dict[str, dict[str, Tensor]]:
+        def memory(reduce: Callable[[Tensor], Tensor]) -> dict[str, dict[str, Tensor]]:
+            """What was read, with one tensor in place of each piece's rows."""
             filled: dict[str, dict[str, Tensor]] = {name: {} for name in mine["memory"]}
             for piece in found:
                 value = read[piece.key]
-                filled[piece.name][piece.path] = of_rows(value) if piece.kind == "row" else value
+                filled[piece.name][piece.path] = reduce(value) if piece.kind == "row" else value
             return filled
 
-        for row, words in enumerate(self._held(heads)):
-            worker = memory(operator.itemgetter(row))
-            check_memory(words, worker, self._hook.part, self._form(worker))
-        whole = memory(lambda rows: rows[0] if self._same else rows.sum(0, dtype=torch.float64) / len(heads))
+        for row, worker in enumerate(self._held(heads)):
+            one = memory(operator.itemgetter(row))
+            check_memory(worker, one, self._hook.part, self._form(one))
+        whole = memory(lambda rows: rows[0] if self._same_size else rows.sum(0, dtype=torch.float64) / len(heads))
         buffers = [_local(saved[key])[0] for key in sorted(saved) if key.startswith(BUFFERS)]
-        state = together(heads[0], whole, buffers)
-        return state if self._same else {**state, "rank": None, "world_size": None}
+        state = assemble(heads[0], whole, buffers)
+        return state if self._same_size else {**state, "rank": None, "world_size": None}
 
     def _held(self, heads: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The heads of the workers whose rows this rank holds: its own, or those that Shard(0) gives it."""
-        if self._same:
+        """Return the heads of the workers whose rows are on this rank: its own, or those that Shard(0) puts here."""
+        if self._same_size:
             return heads
         each = math.ceil(len(heads) / self._hook.process.size)
         return heads[self._hook.process.rank * each :][:each]
 
     def _average(self, state: Mapping[str, Any]) -> None:
-        """Add up the workers' parts of the means, in float64."""
+        """Sum the workers' parts of the means, in float64."""
         rows = [piece for piece in pieces(state, self._hook.part) if piece.kind == "row"]
         if rows:
             total = self._hook.process.ask(AllReduce(torch.cat([piece.tensor.flatten() for piece in rows])))
@@ -174,7 +182,7 @@ class Stateful:
 
 
 def _parameters(hook: Saved, model: nn.Module | None, ranks: int) -> dict[str, Tensor]:
-    """The model's parameters by the names that the hook has (ValueError)."""
+    """Return the model's parameters by the hook's names (ValueError: the hook cannot be saved, or needs a model)."""
     (hook,) = listed(hook, ranks)
     if model is None and hook.part[1] > 1:
         raise ValueError(f"the model is sharded over {hook.part[1]} ranks: gradwire.Stateful(hook, model=model)")
@@ -187,51 +195,41 @@ def _parameters(hook: Saved, model: nn.Module | None, ranks: int) -> dict[str, T
 def _read(source: StorageReader | str | os.PathLike[str], key: str | None, hook: Saved) -> Source:
     from gradwire.dcp.source import read
 
-    wanted = [piece.key for piece in pieces(hook.state_dict(copy=False), hook.part) if piece.kind != "fact"]
+    wanted = [piece.key for piece in pieces(hook.state_dict(copy=False), hook.part) if piece.kind != "replicated"]
     return read(source, key, wanted)
 
 
 def _rows(state: Mapping[str, Any], found: list[Piece], grid: Grid, mine: Tensor) -> dict[str, Any]:
-    """All of a state as tensors, this worker's own as rows, its head among them."""
+    """Return a whole state as tensors, with this worker's head and its own tensors as rows."""
     own = {HEAD: mine, **pending(state)}
     out: dict[str, Any] = {key: grid.rows("", row) for key, row in own.items()}
     for piece in found:
-        lay = grid.alike if piece.kind == "alike" else grid.rows
-        out[piece.key] = piece.tensor if piece.kind == "fact" else lay(piece.name, piece.tensor)
+        place = grid.replicated if piece.kind == "common" else grid.rows
+        out[piece.key] = piece.tensor if piece.kind == "replicated" else place(piece.name, piece.tensor)
     return out
 
 
-def _known(rows: dict[str, Any], grid: Grid, source: Source) -> dict[str, Any]:
-    """These tensors, each with memory of its own, less facts that the source does not hold, and its buffers' sizes."""
-    apart = {key: tensor.clone() for key, tensor in rows.items() if key in source.found or not key.startswith(FACTS)}
+def _fitted(rows: dict[str, Any], grid: Grid, source: Source) -> dict[str, Any]:
+    """Return rows to load a source into: no two share memory, and their keys and buffers are the source's."""
+    known = [key for key in rows if key in source.found or not key.startswith(REPLICATED)]
+    apart = {key: rows[key].clone() for key in known if not key.startswith(BUFFERS)}
     buffers = {key: each for key, each in source.found.items() if key.startswith(BUFFERS)}
-    others = {key: tensor for key, tensor in apart.items() if not key.startswith(BUFFERS)}
-    return others | {key: grid.rows("", torch.zeros(size[1:], dtype=dtype)) for key, (size, dtype) in buffers.items()}
+    return apart | {key: grid.rows("", torch.zeros(size[1:], dtype=dtype)) for key, (size, dtype) in buffers.items()}
 
 
-def _room(found: list[Piece], grid: Grid, source: Source) -> dict[str, Any]:
-    """Room for the state of another number of workers; facts of other parts of the model are not read."""
+def _zeros(found: list[Piece], grid: Grid, source: Source) -> dict[str, Any]:
+    """Return zeros for a state; replicated state of parts of the model that do not exist now is not read."""
     out: dict[str, Any] = {**source.whole()}
     for piece in found:
         if piece.kind == "row":
-            out[piece.key] = grid.room(piece.name, piece.tensor, source.workers)
-        elif piece.kind == "alike":
-            out[piece.key] = grid.alike(piece.name, torch.zeros_like(piece.tensor))
+            out[piece.key] = grid.zero_rows(piece.name, piece.tensor, source.workers)
+        elif piece.kind == "common":
+            out[piece.key] = grid.replicated(piece.name, torch.zeros_like(piece.tensor))
         elif piece.key in source.found:
-            out[piece.key] = source.room(piece.key)
+            out[piece.key] = source.zeros(piece.key)
     return out
 
 
-def _kind(tensor: Tensor) -> tuple[tuple[int, ...], str]:
-    """Shape and dtype."""
-    return tuple(tensor.shape), str(tensor.dtype)
-
-
-def _divided(param: Tensor) -> object:
-    """How a DTensor is placed on its mesh; None for others."""
-    return getattr(param, "placements", None)
-
-
 def _local(tensor: Tensor | DTensor) -> Tensor:
-    """What of it is here."""
+    """Return a DTensor's local shard, or a plain tensor itself."""
     return cast("DTensor", tensor).to_local() if hasattr(tensor, "to_local") else tensor

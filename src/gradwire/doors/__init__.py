@@ -1,4 +1,4 @@
-"""Doors: how the tensors of a model reach the engine. One door's code knows nothing of another's."""
+"""Doors: they connect a model's tensors to the engine. No door's code depends on another's."""
 
 from gradwire.doors.attach import attach
 from gradwire.doors.attach_local import local

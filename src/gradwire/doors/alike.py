@@ -1,6 +1,6 @@
 """All ranks start from rank 0's parameters and buffers, as under DDP.
 
-Of what is spread over a mesh a rank has, and gets, its own part: rank 0 of the group holds the same one.
+Of a tensor that is sharded over a mesh, each rank copies its own shard: rank 0 of the group holds the same shard.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from gradwire.transport.process import Process
 
 
 def start_alike(model: nn.Module, process: Process) -> None:
-    """Copy rank 0's parameters, or its parts of them, and buffers to all ranks if they differ. Every rank calls it."""
+    """Copy rank 0's parameters (or shards) and buffers to all ranks if any differ. Every rank calls it."""
     tensors = [shard(tensor) for tensor in (*model.parameters(), *model.buffers())]
-    # If any two ranks differ, every rank differs from some other, and all go the same way.
+    # If any two ranks differ, every rank differs from some other one, so all ranks take the same branch.
     if compare(process, tensors[0].device, digest(tensors)) is not None:
         for tensor in tensors:
             tensor.copy_(process.ask(Broadcast(tensor, 0)))

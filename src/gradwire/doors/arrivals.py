@@ -1,9 +1,13 @@
-"""Arrivals: gradients that come one by one, and the end of the pass that brings them.
+"""Arrivals: gradients are handed over one by one, and the end of their pass is detected.
 
-Autograd has no word for "this was the last gradient", so the end of a pass is found in one of two places. A callback at
-the end of backward, if by then every parameter has its gradient: clipping and unscaling then see means. Else the
-optimizer's step, just before it: some parameters were unused, or a reentrant checkpoint's backward pass, nested in the
-real one, has ended. With `find_unused_parameters` the callback always ends the pass.
+Autograd does not signal the last gradient, so a pass ends in one of two places:
+
+- A callback at the end of backward ends it if every parameter has its gradient by then. Clipping and unscaling then
+  see means.
+- Otherwise a hook just before the optimizer's step ends it: some parameters were unused, or what ended was the backward
+  pass of a reentrant checkpoint, nested in the real one.
+
+With `find_unused_parameters` the callback always ends the pass.
 """
 
 from __future__ import annotations
@@ -21,8 +25,8 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from gradwire.doors.gradient import holds_anything, laid
-from gradwire.doors.stepping import trains, weakly
+from gradwire.doors.gradient import is_nonzero, local_gradient
+from gradwire.doors.stepping import register_weakly, trains
 from gradwire.engine import Engine
 from gradwire.engine.shards import shard
 
@@ -30,31 +34,31 @@ log = logging.getLogger("gradwire")
 
 
 class Arrivals:
-    """The state of one pass: which gradients were handed over, and which are means already.
+    """Hands every parameter's gradient to the engine, and finds the end of each backward pass.
 
     Args:
-        engine: takes the gradients.
-        named: the parameters by name, as the engine has them.
-        find_unused: end the pass with backward, whatever has no gradient by then.
+        engine: averages the gradients.
+        named: the engine's parameters by name.
+        find_unused: end the pass with backward, even if some parameters have no gradient by then.
     """
 
     def __init__(self, engine: Engine, named: Sequence[tuple[str, Tensor]], find_unused: bool) -> None:
         self.engine, self.find_unused = engine, find_unused
         self.params = [param for _, param in named]
         self.names = {id(param): name for name, param in named}
-        self._given: dict[int, Tensor | None] = {}
+        self._contributed: dict[int, Tensor | None] = {}
         self._means: list[Future[None]] = []
         self._accumulating = self._warned = False
         self._task = self._finished = -1
-        arrive = partial(_outside_graphs(), weakref.ref(self))
+        arrive = partial(_uncompiled_hand_over(), weakref.ref(self))
         self._handles: list[RemovableHandle] = [
             *(param.register_post_accumulate_grad_hook(arrive) for param in self.params),
-            weakly(register_optimizer_step_pre_hook, self._before_step),
+            register_weakly(register_optimizer_step_pre_hook, self._before_step),
         ]
 
     @contextmanager
     def no_sync(self) -> Generator[None]:
-        """Leave gradients where they are; the first pass outside hands over their sums."""
+        """Accumulate gradients locally in this context; the next pass outside of it exchanges their sums."""
         before, self._accumulating = self._accumulating, True
         try:
             yield
@@ -62,16 +66,16 @@ class Arrivals:
             self._accumulating = before
 
     def detach(self) -> None:
-        """Leave the model alone from now on."""
+        """Remove all hooks from parameters and optimizers."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
     def arrive(self, param: Tensor) -> None:
-        """A gradient is there: hand it over."""
+        """Hand over a parameter's gradient; autograd calls this once the gradient is accumulated."""
         if self._accumulating:
             return
-        if _compiled():
+        if _in_compiled_autograd():
             raise RuntimeError(
                 "compiled autograd has no end of backward at which gradwire could wait for means: leave "
                 "torch._dynamo.config.compiled_autograd off, and compile the forward pass only"
@@ -82,16 +86,16 @@ class Arrivals:
                 f"the gradient of {self.names[id(param)]!r} came after the others were exchanged: with "
                 "find_unused_parameters=True use checkpoints with use_reentrant=False"
             )
-        if id(param) in self._given:
+        if id(param) in self._contributed:
             self._check_new_pass(param)
         self._contribute(param)
         if task != self._task:
             self._task = task
-            _at_its_end(lambda: self._end_of_backward(task))
+            _queue_after_backward(lambda: self._end_of_backward(task))
 
     def _check_new_pass(self, param: Tensor) -> None:
-        """A second gradient of a parameter begins another pass, if the first one's was thrown away."""
-        if param.grad is self._given[id(param)]:
+        """Begin another pass at a parameter's second gradient, if its first was discarded; else raise RuntimeError."""
+        if param.grad is self._contributed[id(param)]:
             raise RuntimeError(
                 f"{self.names[id(param)]!r} got a second gradient before the optimizer's step: accumulate under "
                 "hook.no_sync(), use no parameter in two checkpoints with use_reentrant=True, and call no module of "
@@ -100,47 +104,53 @@ class Arrivals:
         self.forget()
 
     def _contribute(self, param: Tensor) -> None:
-        """Hand over this rank's part of a gradient, laid as its parameter is."""
-        flat = laid(param, self.names[id(param)])
+        """Hand this rank's part of a gradient to the engine, in its parameter's memory layout."""
+        flat = local_gradient(param, self.names[id(param)])
         future: Future[None] = Future()
-        first, self._given[id(param)] = not self._given, param.grad
+        first, self._contributed[id(param)] = not self._contributed, param.grad
         self._means.append(future)
         self.engine.contribute([(id(param), flat)], lambda failure: _settle(future, failure), first=first)
 
     def _end_of_backward(self, task: int) -> None:
-        """At the end of a backward pass, which may be nested in another one."""
-        if self._given and (self.find_unused or len(self._given) == len(self.params)):
+        """Finish the pass if it is complete, at the end of a backward pass that may be nested in another one."""
+        if self._contributed and (self.find_unused or len(self._contributed) == len(self.params)):
             self._finish()
             self._finished = task
 
     def _before_step(self, optimizer: Optimizer) -> None:
-        """Before any optimizer's step: if it has parameters of ours, finish a pass that is not, and commit it."""
+        """Before the step of an optimizer with parameters of this model: finish an open pass, and commit it."""
         if not trains(optimizer, self.names):
             return
-        if self._given:
-            if self.engine.scaler is not None and len(self._given) < len(self.params):
-                unused = sorted(name for param, name in self.names.items() if param not in self._given)
+        if self._contributed:
+            if self.engine.scaler is not None and len(self._contributed) < len(self.params):
+                unused = sorted(name for param, name in self.names.items() if param not in self._contributed)
                 raise RuntimeError(
-                    f"no gradient has come of {', '.join(unused)}, and under a scaler that must be known when backward "
-                    "ends; pass find_unused_parameters=True to attach"
+                    f"backward has ended without a gradient of {', '.join(unused)}, and with a scaler the unused "
+                    "parameters must be known by then; pass find_unused_parameters=True to attach"
                 )
             self._finish()
         elif self.engine.step == 0 and not self._warned:
-            self._warn_of_silence()
+            self._warn_no_gradients()
         self.engine.commit()
 
-    def _warn_of_silence(self) -> None:
-        """Tell, once, that an optimizer steps though no gradient has come. With zeros it only makes its state."""
+    def _warn_no_gradients(self) -> None:
+        """Warn once that an optimizer steps although no gradient has arrived.
+
+        A step on gradients that are all zero gives no warning: it only initialises the optimizer's state.
+        """
         grads = [param.grad for param in self.params if param.grad is not None]
         if not grads or any(bool(shard(grad).any()) for grad in grads):
-            log.warning("gradwire: the optimizer steps, and no gradient has come to gradwire: nothing is exchanged")
+            log.warning("gradwire: the optimizer steps, but gradwire has received no gradient: nothing is exchanged")
             self._warned = True
 
     def _finish(self) -> None:
-        """Hand over zeros for what was unused, wait for all means, and leave no gradient where nothing came of it."""
+        """Contribute zeros for unused parameters and wait for all means.
+
+        An unused parameter whose mean is zero gets back `grad = None`.
+        """
         unused: list[Tensor] = []
         for param in self.params:
-            if id(param) in self._given:
+            if id(param) in self._contributed:
                 continue
             if param.grad is None:
                 param.grad = torch.zeros_like(param.detach())
@@ -152,16 +162,19 @@ class Arrivals:
             mean.result()
         self.engine.wait_stream()
         for param in unused:
-            if param.grad is not None and not holds_anything(param.grad):
-                param.grad = None  # an optimizer would let its momentum decay
+            if param.grad is not None and not is_nonzero(param.grad):
+                param.grad = None  # with zeros an optimizer would let its momentum decay
 
     def forget(self) -> None:
-        """The next gradient begins a pass."""
-        self._given, self._means = {}, []
+        """Forget the current pass; the next gradient begins another one."""
+        self._contributed, self._means = {}, []
 
 
 def _hand_over(reference: weakref.ref[Arrivals], param: Tensor) -> None:
-    """Call the door, weakly: the garbage collector does not see what a parameter's hooks refer to."""
+    """Hand a gradient to the door behind a weak reference.
+
+    The garbage collector does not see references held by a parameter's hooks, so a strong one would never be freed.
+    """
     if (door := reference()) is None:
         raise RuntimeError(
             "gradwire was attached to a module that is gone, as its hook is, and its parameters are still trained: "
@@ -171,26 +184,26 @@ def _hand_over(reference: weakref.ref[Arrivals], param: Tensor) -> None:
 
 
 @lru_cache(maxsize=1)
-def _outside_graphs() -> Callable[[weakref.ref[Arrivals], Tensor], None]:
-    """The same, left alone by torch.compile."""
+def _uncompiled_hand_over() -> Callable[[weakref.ref[Arrivals], Tensor], None]:
+    """Return `_hand_over`, excluded from torch.compile."""
     return torch.compiler.disable(_hand_over)  # pyright: ignore[reportReturnType]
 
 
 def _backward_pass() -> int:
-    """The number of the backward pass that is running: a nested one has a larger number than the one around it."""
+    """Return the running backward pass's number; a nested pass has a larger one than the pass around it."""
     return torch._C._current_graph_task_id()  # pyright: ignore[reportPrivateUsage] - as torch's checkpoints do
 
 
-def _compiled() -> bool:
-    """Whether the backward pass that is running has been compiled as a whole."""
+def _in_compiled_autograd() -> bool:
+    """Whether the running backward pass is one of compiled autograd."""
     known = sys.modules.get("torch._dynamo.compiled_autograd")
     return known is not None and bool(known.in_compiled_autograd_region)
 
 
-def _at_its_end(call: Callable[[], None]) -> None:
-    """Call at the end of the backward pass that is running, before `backward` returns.
+def _queue_after_backward(call: Callable[[], None]) -> None:
+    """Queue a call for the end of the running backward pass, before `backward` returns.
 
-    And behind the callbacks of FSDP2, in which gradients of its last groups may still arrive.
+    It is queued from a callback, so it runs after FSDP2's callbacks, in which the last groups' gradients may arrive.
     """
     engine = torch.autograd.Variable._execution_engine  # pyright: ignore[reportPrivateUsage] - as DDP does
     engine.queue_callback(lambda: engine.queue_callback(call))

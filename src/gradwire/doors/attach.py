@@ -1,4 +1,4 @@
-"""`attach` with a named exchange: which door a model goes through."""
+"""`attach` with a named exchange: it checks the arguments and chooses the door for the model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def attach(
     find_unused_parameters: bool = False,
     reduce: Reduce = "mean",
 ) -> Hook:
-    """Do what `gradwire.attach` (auto.py) says, but for "auto", which is not for a door to decide."""
+    """Attach an exchange to a model; see `gradwire.attach` (auto.py), which also handles "auto"."""
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"attach takes a module, wrapped in DistributedDataParallel or bare, got {type(model).__name__}"

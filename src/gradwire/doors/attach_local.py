@@ -1,4 +1,4 @@
-"""`gradwire.local`: what it takes, what it refuses, and how its parts are put together."""
+"""`gradwire.local`: it checks the arguments and puts the parts of local training together."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from gradwire.transport.members import Members
 log = logging.getLogger("gradwire")
 
 EXCHANGE = "ef(topk(density=0.015625, values='bits2'), decay=0.95)"
-"""One value of 64, its sign and size class in two bits; what is not sent is remembered, and fades slowly."""
+"""One value of 64 is sent, with sign and magnitude class in two bits; the rest stays in a residual that decays."""
 
 OUTER = "sgd(lr=1.0, mean='senders')"
 
@@ -59,35 +59,35 @@ def local(
     seed: int = 0,
     bucket_mb: float = 25.0,
 ) -> Local:
-    """Let every rank train by itself, and bring the models together every so many steps. Every rank calls it.
+    """Let every rank train by itself, and synchronise the models every `every` steps. Every rank calls it.
 
-    The training loop stays as it is: no gradient is exchanged, and the optimizer's step post-hook counts. After `every`
-    steps x = anchor - parameters goes through the exchange, the outer step moves the anchor by the mean, and all ranks
-    go on from there. The optimizer's state stays local. All ranks start from rank 0's parameters and buffers. Real
-    buffers (batch normalisation) are averaged at every exchange, others are rank 0's.
+    The training loop does not change: no gradient is exchanged, and a post-hook on the optimizer's step counts. After
+    `every` steps the exchange averages x = anchor - parameters, the outer step moves the anchor by the mean, and all
+    ranks continue from the anchor. The optimizer's state stays local. All ranks start from rank 0's parameters and
+    buffers. Floating-point buffers (batch normalisation) are averaged at every exchange; the others become rank 0's.
 
     Args:
-        model: a module, compiled or not; or a DDP model, or one sharded by FSDP2, whose ranks are one worker of `group`
-            (an island). Of a sharded model each rank exchanges its own part.
-        optimizer: what trains it; of several the last one counts the steps.
-        every: local steps of a round; `Every(10, warmup_steps=200)` for rounds that grow at first.
+        model: a module, compiled or not; or a DDP model, or one sharded by FSDP2, whose ranks together are one worker
+            of `group` (an island). Each rank of a sharded model exchanges its own shards.
+        optimizer: the optimizer that trains the model, or a list of optimizers, of which the last counts the steps.
+        every: local steps per round; `Every(10, warmup_steps=200)` makes rounds that grow at first.
         exchange: an exchange or its spec.
         outer: an outer step or its spec, such as "nesterov(lr=0.7, momentum=0.9)".
-        group: the ranks that exchange, all of them if left out: a process group, a one-dimensional mesh, or the
-            `Members` of a group that torch.distributed does not know.
-        delay: local steps that go on while an exchange is under way, below `every`. Costs one more copy of the
-            parameters.
-        catch_up: what becomes of those steps: "mix", halfway between them and the anchor; "add", they stay in full;
-            "drop", they are thrown away.
+        group: the ranks that exchange; all ranks by default. A process group, a one-dimensional mesh, or the `Members`
+            of a group that torch.distributed does not know.
+        delay: local steps that are taken during an exchange; less than `every`. Costs one more copy of the parameters.
+        catch_up: how those steps count: "mix" puts the parameters halfway between them and the anchor, "add" keeps the
+            steps in full, "drop" discards them.
         fragments: parts of the model that are exchanged one after the other, spread over the round.
-        keep: "cpu" keeps anchor, memory and outer state in the host's memory, where the exchange is computed then.
-        seed: of all randomness in the exchange.
+        keep: "cpu" keeps anchor, memory and outer state in host memory and computes the exchange there.
+        seed: the seed of all randomness in the exchange.
         bucket_mb: megabytes (2^20 bytes) of parameters that are exchanged together.
 
     Raises:
-        TypeError: what is given is no module, no optimizer, no exchange or no outer step.
-        ValueError: a bad spec or number; an exchange that is made for gradients; no trainable parameter, or none that
-            the optimizer trains; a model that is averaged or sharded over the same ranks; the ranks do not agree.
+        TypeError: an argument is not a module, optimizer, exchange or outer step.
+        ValueError: a spec or number is invalid; the exchange is made for gradients; the model has no trainable
+            parameter, or none that the optimizer trains; the model is averaged or sharded over the same ranks already;
+            the ranks disagree about the arguments.
         RuntimeError: torch.distributed has no process group yet.
     """
     counted = _optimizers(optimizer)[-1]
@@ -127,7 +127,7 @@ def local(
     if rounds.process.size == 1:
         log.warning("gradwire.local: there is one rank only, so nothing is exchanged")
     start_alike(bare, rounds.process)
-    for unit in rounds.everything():
+    for unit in rounds.all_units():
         unit.start()
     written = partial(reshard, bare) if sharded_modules(bare) else None
     return Local(rounds, counted, schedule, part, written)
@@ -142,7 +142,7 @@ def _optimizers(given: Any) -> list[Optimizer]:
 
 
 def _schedule(every: int | Every, delay: int, catch_up: CatchUp, fragments: int) -> Schedule:
-    """Refuse what makes no schedule (ValueError)."""
+    """Check and combine the arguments of a schedule (ValueError)."""
     if not isinstance(every, Every) and (not is_whole(every) or every < 1):
         raise ValueError(f"every must be a whole number of steps, at least 1, or Every(...), got {every!r}")
     rounds = every if isinstance(every, Every) else Every(every)
@@ -156,7 +156,7 @@ def _schedule(every: int | Every, delay: int, catch_up: CatchUp, fragments: int)
 
 
 def _check_fit(exchange: Exchange, outer: Outer, schedule: Schedule) -> None:
-    """Refuse what is made for gradients, or makes no sense every step (ValueError)."""
+    """Refuse exchanges that are made for gradients, and Nesterov momentum at every step (ValueError)."""
     for part in parts_of(exchange):
         if isinstance(part, DGC | Momentum):
             raise ValueError(
@@ -178,9 +178,9 @@ def _check_keep(keep: str) -> None:
 
 
 def _inside(ddp: DistributedDataParallel, group: Group | None) -> nn.Module:
-    """The module inside DDP. Refuses one whose gradients are averaged over the same ranks (ValueError)."""
+    """Return the module inside DDP. Raises ValueError if DDP averages its gradients over ranks of `group`."""
     between = as_group(group, "local")
-    if isinstance(between, Members):  # of other programs' ranks
+    if isinstance(between, Members):  # other programs' ranks, which are in none of this program's groups
         return cast(nn.Module, ddp.module)
     island = set(dist.get_process_group_ranks(cast(dist.ProcessGroup, ddp.process_group)))
     if len(island & set(dist.get_process_group_ranks(between))) > 1:
@@ -192,7 +192,7 @@ def _inside(ddp: DistributedDataParallel, group: Group | None) -> nn.Module:
 
 
 def _check_tensors(model: nn.Module, named: Sequence[tuple[str, Tensor]], optimizers: Sequence[Optimizer]) -> None:
-    """Refuse a model that cannot be exchanged, or that the optimizers do not train (ValueError)."""
+    """Raise ValueError for a model with complex buffers, or one that the optimizers do not train."""
     if odd := [name for name, buffer in model.named_buffers() if buffer.is_complex()]:
         raise ValueError(f"buffer {odd[0]!r} is complex; gradwire averages real numbers only")
     trained = {id(param) for one in optimizers for part in one.param_groups for param in part["params"]}

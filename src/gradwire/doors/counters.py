@@ -1,4 +1,4 @@
-"""What every door counts: as one line of text, and as scalars for writers of curves."""
+"""Every door's counters, as one line of text and as scalars for TensorBoard and similar writers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from gradwire.checks import check_whole
-from gradwire.doors.stepping import trains, weakly
+from gradwire.doors.stepping import register_weakly, trains
 from gradwire.exchange import Exchange
 from gradwire.reprs import describe
 from gradwire.transport.ledger import Ledger
@@ -17,16 +17,16 @@ from gradwire.transport.process import Process
 
 
 class Counted(Protocol):
-    """The part of a door that is read here."""
+    """The attributes of a door that are read here."""
 
     @property
     def exchange(self) -> Exchange | None:
-        """What averages; None where DDP does."""
+        """The exchange that averages; None if DDP averages by itself."""
         ...
 
     @property
     def process(self) -> Process:
-        """This rank among those that average."""
+        """The transport: this rank in the group that averages."""
         ...
 
     @property
@@ -36,7 +36,7 @@ class Counted(Protocol):
 
     @property
     def seconds(self) -> float:
-        """Seconds spent."""
+        """Seconds spent on exchanges."""
         ...
 
     @property
@@ -46,12 +46,12 @@ class Counted(Protocol):
 
     @property
     def skipped(self) -> int:
-        """Of those, how many changed no memory."""
+        """Exchanges that changed no memory, because a value was not finite."""
         ...
 
 
-def in_a_line(door: Counted, what: str) -> str:
-    """What a door runs, where, and how far it is: `<Hook: ef(topk(density=0.01)), rank 0 of 2, step 120, ...>`."""
+def one_line(door: Counted, what: str) -> str:
+    """Describe a door and its progress: `<Hook: ef(topk(density=0.01)), rank 0 of 2, step 120, ...>`."""
     place = f"rank {door.process.rank} of {door.process.size}"
     counted = f"step {door.step}, {door.skipped} skipped, {door.ledger.bytes / 1e6:.3g} MB sent"
     fewer = f", {door.ledger.ratio:.3g} times fewer than dense" if door.ledger.bytes else ""
@@ -60,12 +60,12 @@ def in_a_line(door: Counted, what: str) -> str:
 
 
 def named(exchange: Exchange | None) -> str:
-    """An exchange as somebody would write it."""
+    """Return the spec of an exchange as a user would write it; "dense" for None."""
     return "dense" if exchange is None else describe(exchange)
 
 
 def scalars(door: Counted) -> dict[str, float]:
-    """The counters by name, since the start or since the group last changed."""
+    """Return the counters by name, since the start or since the group last changed."""
     ledger = door.ledger
     return {
         "gradwire/step": float(door.step),
@@ -78,18 +78,18 @@ def scalars(door: Counted) -> dict[str, float]:
 
 
 class Log:
-    """Write a door's scalars to a writer, every so many steps of its optimizer.
+    """Write a door's scalars to a writer every `every` steps.
 
     Args:
-        door: whose counters are written.
-        params: what its optimizer trains.
+        door: the door whose counters are written.
+        params: the parameters that its optimizer trains.
         writer: has `add_scalar` (TensorBoard), `log_metrics` (MLflow, Lightning's loggers) or `log` (W&B).
-        every: steps.
-        now: tells the step.
+        every: steps between two writes.
+        now: returns the current step.
 
     Raises:
-        TypeError: a writer that has none of these.
-        ValueError: `every` is no whole number of steps.
+        TypeError: the writer has none of these methods.
+        ValueError: `every` is not a whole number of at least 1.
     """
 
     def __init__(
@@ -97,12 +97,12 @@ class Log:
     ) -> None:
         check_whole("every", every)
         self._door, self._every, self._now, self._last = door, every, now, now()
-        self._write = _way(writer)
+        self._write = _writing(writer)
         self._params = frozenset(map(id, params))
-        self._handle = weakly(register_optimizer_step_post_hook, self._after_step)
+        self._handle = register_weakly(register_optimizer_step_post_hook, self._after_step)
 
     def detach(self) -> None:
-        """Write no more."""
+        """Stop writing."""
         self._handle.remove()
 
     def _after_step(self, optimizer: Optimizer) -> None:
@@ -112,17 +112,17 @@ class Log:
             self._write(scalars(self._door), step)
 
 
-def _way(writer: Any) -> Callable[[dict[str, float], int], None]:
-    """How a writer takes scalars (TypeError)."""
+def _writing(writer: Any) -> Callable[[dict[str, float], int], None]:
+    """Return the function that writes scalars to this writer (TypeError)."""
     if callable(getattr(writer, "add_scalar", None)):
-        return lambda values, step: _one_by_one(writer, values, step)
+        return lambda values, step: _add_scalars(writer, values, step)
     if callable(getattr(writer, "log_metrics", None)):
         return lambda values, step: writer.log_metrics(values, step=step)
-    if callable(getattr(writer, "log", None)):  # W&B refuses steps that go back behind the caller's own
+    if callable(getattr(writer, "log", None)):  # W&B refuses a step below the caller's own, so none is given
         return lambda values, _: writer.log(values)
     raise TypeError(f"log_to takes a writer with add_scalar, log_metrics or log, got {writer!r}")
 
 
-def _one_by_one(writer: Any, values: dict[str, float], step: int) -> None:
+def _add_scalars(writer: Any, values: dict[str, float], step: int) -> None:
     for name, value in values.items():
         writer.add_scalar(name, value, step)

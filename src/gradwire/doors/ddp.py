@@ -1,9 +1,8 @@
-"""The DDP door: DistributedDataParallel's communication hook fills units.
+"""The DDP door: DistributedDataParallel's communication hook hands buckets to the engine.
 
     backward fills a bucket -> DDP calls the hook -> the engine averages -> the bucket's future completes
 
-DDP fills its buckets otherwise before and after its first step, and differently again after a restart; the engine's
-units stay what they are.
+DDP rebuilds its buckets after its first step, and again after a restart; the engine's units never change.
 """
 
 import logging
@@ -52,7 +51,7 @@ def attach_ddp(
         unit_bytes=unit_bytes,
         scaler=scaler,
         lr=lr,
-        # Where parameters may be unused the means are read once more after the last unit.
+        # If parameters may be unused, `_deliver` reads all means again after the last unit.
         fused=not ddp.find_unused_parameters,
         reduce=reduce,
         contract=unit_term(unit_bytes) | {"find_unused_parameters": repr(bool(ddp.find_unused_parameters))},
@@ -71,20 +70,20 @@ def attach_ddp(
 
 
 def trainable(ddp: DistributedDataParallel) -> list[tuple[str, Tensor]]:
-    """Names and parameters that DDP reduces, the last registered first: about the order in which gradients arrive."""
+    """Return names and parameters that DDP reduces, last registered first: roughly their gradients' arrival order."""
     ignored = cast(set[str], ddp.parameters_to_ignore)
     every = cast(Iterable[tuple[str, Tensor]], ddp.module.named_parameters())
     return [(plain(name), param) for name, param in every if param.requires_grad and name not in ignored][::-1]
 
 
 class _BucketDoor:
-    """What DDP is given: it calls `arrive` once a bucket."""
+    """The state that DDP passes to the hook, which calls `arrive` once per bucket."""
 
     def __init__(self, engine: Engine, unsynced: Unsynced, scaling: Scaling, *, find_unused: bool) -> None:
         self.engine, self.unsynced, self.scaling, self.find_unused = engine, unsynced, scaling, find_unused
 
     def arrive(self, bucket: GradBucket) -> Future[Tensor]:
-        """Take a bucket from DDP's thread and return at once; the future completes with the bucket's buffer."""
+        """Hand a bucket to the engine and return at once; the future completes with the bucket's buffer."""
         buffer = bucket.buffer()
         if buffer.is_sparse:
             raise RuntimeError("gradwire exchanges dense gradients; build the embedding with sparse=False")
@@ -103,13 +102,13 @@ class _BucketDoor:
         return future.then(_unwrap)
 
     def _deliver(self) -> None:
-        """Write every parameter's mean, also those unused on all ranks in this step, whose `grad` DDP leaves alone.
+        """Write every parameter's mean, because DDP does not write `grad` of parameters unused on all ranks.
 
         Error feedback may still have a residual to apply there.
         """
-        for param, laid in self.engine.means():
-            # A bucket holds a gradient in the order in which its parameter lies in memory (channels last, for one).
-            mean = laid.as_strided(param.shape, param.stride(), laid.storage_offset())
+        for param, flat in self.engine.means():
+            # A bucket holds a gradient in its parameter's memory layout, such as channels last.
+            mean = flat.as_strided(param.shape, param.stride(), flat.storage_offset())
             if param.grad is not None:
                 param.grad.copy_(mean)
             elif bool(mean.any()):
@@ -117,12 +116,12 @@ class _BucketDoor:
 
 
 def _gradwire(door: _BucketDoor, bucket: GradBucket) -> Future[Tensor]:
-    """The function that DDP calls, with the signature that it checks."""
+    """Pass a bucket to the door. DDP calls this function and checks its signature."""
     return door.arrive(bucket)
 
 
 def _unwrap(future: Future[Tensor | Exception]) -> Tensor:
-    """Make a failure of the engine's thread a failure of backward."""
+    """Return the bucket's buffer, or raise the engine's failure in backward."""
     result = future.value()
     if isinstance(result, Exception):
         raise RuntimeError(f"gradwire's exchange failed: {result}") from result
@@ -130,6 +129,9 @@ def _unwrap(future: Future[Tensor | Exception]) -> Tensor:
 
 
 def _after_backward(deliver: Callable[[], None]) -> None:
-    """Call when DDP has finished: from a callback at the end of backward that comes before DDP's, one behind it."""
+    """Call `deliver` when DDP has finished.
+
+    The outer callback is queued before DDP's own, so it queues another one, which runs after DDP's.
+    """
     engine = torch.autograd.Variable._execution_engine  # pyright: ignore[reportPrivateUsage] - as DDP does
     engine.queue_callback(lambda: engine.queue_callback(deliver))

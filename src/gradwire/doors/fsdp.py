@@ -1,4 +1,4 @@
-"""Modules that FSDP2 shards: which they are, and how they come to gather parameters anew."""
+"""Modules that FSDP2 shards: how to find them, and how to make them gather parameters again."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def sharded_modules(model: nn.Module) -> list[nn.Module]:
-    """The modules that `fully_shard` was called on, the outer before the inner.
+    """Return the modules that `fully_shard` was called on, outer before inner.
 
     Raises:
         ValueError: a module is wrapped in FSDP1.
     """
-    fsdp = sys.modules.get("torch.distributed.fsdp")  # who has not imported it has sharded nothing with it
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # a program that has not imported it has sharded nothing
     if fsdp is None:
         return []
     for module in model.modules():
@@ -30,6 +30,6 @@ def sharded_modules(model: nn.Module) -> list[nn.Module]:
 
 
 def reshard(model: nn.Module) -> None:
-    """Keep only shards. A forward pass alone leaves the root's parameters gathered, and blind to new shards."""
+    """Free gathered parameters. A forward pass alone leaves the root's gathered, and they would hide new shards."""
     for module in sharded_modules(model):
         cast("FSDPModule", module).reshard()

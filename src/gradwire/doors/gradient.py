@@ -1,4 +1,4 @@
-"""A parameter's gradient as an engine takes it, whether it is whole or spread over a mesh."""
+"""A parameter's gradient in the form that the engine averages, whether it is whole or sharded over a mesh."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 
-def laid(param: Tensor, name: str) -> Tensor:
-    """This rank's part of `param.grad`: its own memory as a contiguous view, in the part's shape.
+def local_gradient(param: Tensor, name: str) -> Tensor:
+    """Return this rank's part of `param.grad`: a contiguous view of its memory, in the part's shape.
 
-    A gradient that lies otherwise than its parameter is laid anew. Tensor parallelism may leave partial sums; they are
-    added up first, which all ranks of the parameter's mesh do together.
+    If the gradient's strides differ from its parameter's, `param.grad` is replaced by a copy with the parameter's
+    strides. Partial sums, which tensor parallelism may leave, are reduced first; that is a collective over the
+    parameter's mesh.
 
     Raises:
-        RuntimeError: there is no gradient, or a sparse one.
+        RuntimeError: the parameter has no gradient, or a sparse one.
     """
     grad = param.grad
     if grad is None:
@@ -29,23 +30,23 @@ def laid(param: Tensor, name: str) -> Tensor:
         raise RuntimeError(
             f"gradwire exchanges dense gradients, and that of {name!r} is sparse; build the embedding with sparse=False"
         )
-    grad = param.grad = _placed(param, grad)
+    grad = param.grad = _redistributed(param, grad)
     if shard(grad).stride() != shard(param).stride():
         param.grad = grad = torch.empty_like(param.detach()).copy_(grad)
     own = shard(grad)
     return own.as_strided((own.numel(),), (1,)).view(own.shape)
 
 
-def _placed(param: Tensor, grad: Tensor) -> Tensor:
-    """The gradient spread over the mesh as its parameter is."""
-    spread, home = as_dtensor(grad), as_dtensor(param)
-    if spread is None or home is None or spread.placements == home.placements:
+def _redistributed(param: Tensor, grad: Tensor) -> Tensor:
+    """Return the gradient with its parameter's placements on the mesh."""
+    spread, target = as_dtensor(grad), as_dtensor(param)
+    if spread is None or target is None or spread.placements == target.placements:
         return grad
-    return spread.redistribute(home.device_mesh, home.placements)
+    return spread.redistribute(target.device_mesh, target.placements)
 
 
-def holds_anything(grad: Tensor) -> bool:
-    """Whether a gradient has a value other than zero, on any rank of its mesh, which all ask together."""
+def is_nonzero(grad: Tensor) -> bool:
+    """Whether a gradient has a nonzero value on any rank of its mesh. For a DTensor this is a collective."""
     if as_dtensor(grad) is None:
         return bool(grad.any())
     total = cast("DTensor", grad.abs().sum())

@@ -1,4 +1,4 @@
-"""Which ranks a door averages over: what `group` may be, and which groups fit a model that is sharded."""
+"""The ranks that a door averages over: what `group` may be, and which groups fit a sharded model."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from gradwire.engine.shards import as_dtensor
 from gradwire.transport.members import Members, Ranks
 
 Group: TypeAlias = "dist.ProcessGroup | DeviceMesh | Members"
-"""What a user may give."""
+"""The types of a door's argument `group`."""
 
 
 def as_group(group: Group | None, door: str) -> Ranks:
-    """The ranks to average over: those of a process group or of a one-dimensional mesh, members of another one, or all.
+    """Return the process group of a door's argument `group`, or its `Members`; the default group for None.
 
     Raises:
-        RuntimeError: there is no process group at all yet.
-        ValueError: a mesh of several dimensions, a group without this rank, or one that
-            torch.distributed does not know.
+        RuntimeError: torch.distributed has no process group yet.
+        ValueError: a mesh of several dimensions, a group without this rank, or one that torch.distributed does not
+            know.
         TypeError: anything else.
     """
     if isinstance(group, Members):
@@ -50,13 +50,13 @@ def as_group(group: Group | None, door: str) -> Ranks:
 
 
 def _known() -> Container[dist.ProcessGroup]:
-    """The groups of torch.distributed's. There is no public way to ask."""
+    """Return the groups that torch.distributed knows. torch has no public way to list them."""
     return distributed_c10d._world.pg_map  # pyright: ignore[reportPrivateUsage]
 
 
 def check_shards(named: Iterable[tuple[str, Tensor]], group: Ranks) -> None:
-    """Refuse a group that holds several ranks of the mesh over which a tensor is spread (ValueError)."""
-    if isinstance(group, Members):  # of other programs, whose ranks are not those of the mesh
+    """Refuse a group that holds several ranks of the mesh over which a tensor is sharded (ValueError)."""
+    if isinstance(group, Members):  # its ranks are other programs', which are not on the mesh
         return
     members = dist.get_process_group_ranks(group)
     for name, tensor in named:

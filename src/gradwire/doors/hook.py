@@ -1,4 +1,4 @@
-"""The public face of every door for gradients: what `gradwire.attach` returns."""
+"""`Hook`: what `gradwire.attach` returns, the public interface of every door for gradients."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
-from gradwire.doors.counters import Log, in_a_line, named
+from gradwire.doors.counters import Log, named, one_line
 from gradwire.doors.group import Group, as_group
 from gradwire.engine import Engine
 from gradwire.exchange import Exchange
@@ -17,13 +17,13 @@ from gradwire.transport.process import Process
 
 
 class Hook:
-    """A running exchange: its counters, its state, its end. Works as a context manager that closes it.
+    """A running exchange of gradients: its counters, its state and `close`. As a context manager it closes at the end.
 
     Args:
-        engine: what runs it.
+        engine: runs the exchange.
         no_sync: makes the context in which backward passes only accumulate.
-        detach: remove the door's own hooks from the model and its optimizers.
-        forget: makes the door take the next gradient for the first of a pass; None if its group cannot be replaced.
+        detach: functions that remove the door's own hooks from the model and its optimizers.
+        forget: makes the door treat the next gradient as the first of a pass; None if its group cannot be replaced.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Hook:
 
     @property
     def exchange(self) -> Exchange:
-        """What averages the gradients, without the guard around it."""
+        """The exchange that averages the gradients, without the guard that the engine puts around it."""
         return self.engine.exchange
 
     @property
@@ -47,17 +47,17 @@ class Hook:
 
     @property
     def process(self) -> Process:
-        """The group of the hook's own, and this rank in it."""
+        """The hook's own process group as a transport, with `rank` and `size`."""
         return self.engine.process
 
     @property
     def part(self) -> tuple[int, int]:
-        """Which part of the model this rank's group exchanges, and of how many: (0, 1) unless it is sharded."""
+        """(index, count): this rank's group exchanges part `index` of `count` of the model; (0, 1) unless sharded."""
         return self.engine.part
 
     @property
     def seconds(self) -> float:
-        """Seconds spent on gradients so far, the network included, while backward went on or waited."""
+        """Seconds that the engine has spent on gradients so far, network included, whether backward waited or not."""
         return self.engine.seconds
 
     @property
@@ -67,7 +67,7 @@ class Hook:
 
     @property
     def skipped(self) -> int:
-        """Number of those that held a value that was not finite, and left the memory untouched."""
+        """Steps in which a value was not finite; they left the memory untouched."""
         return self.engine.skipped
 
     @property
@@ -77,7 +77,7 @@ class Hook:
 
     @property
     def layouts(self) -> list[Layout]:
-        """What is exchanged together: one layout a unit, in the order in which units go to the network."""
+        """The layouts of the units, in the order in which they are exchanged."""
         return [unit.layout for unit in self.engine.units]
 
     def no_sync(self) -> AbstractContextManager[None]:
@@ -85,32 +85,32 @@ class Hook:
         return self._no_sync()
 
     def state_dict(self, *, copy: bool = True) -> dict[str, Any]:
-        """Copy the state: every tensor by the name of its parameter. Each rank saves its own.
+        """Copy the state, every tensor under its parameter's name. Each rank saves its own.
 
-        Holds tensors, numbers and strings only, so `torch.load(..., weights_only=True)` reads it. May be called at any
-        time, from any thread or signal handler: during a backward pass it is the state before that pass, and so it is
-        after a pass that failed.
+        It holds tensors, numbers and strings only, so `torch.load(..., weights_only=True)` reads it. It may be called
+        at any time, from any thread or signal handler. During a backward pass, and after one that failed, it returns
+        the state before that pass.
 
-        With `copy=False` the tensors are the hook's own memory: for what is written to a file before the next step.
+        With `copy=False` the tensors are the hook's own memory; write them to a file before the next step.
         """
         return self.engine.snapshot(copy=copy)
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken: same exchange, parameters, units, rank and ranks give equal bits.
+        """Continue from a `state_dict`. Every rank calls it between steps, with its own checkpoint or a merged one.
 
-        Every rank calls it, with its own checkpoint or with a merged one, between steps.
+        The run is bit-equal if exchange, parameters, units, rank and number of ranks are the same.
 
         Raises:
-            ValueError: in one sentence: the checkpoint does not fit, another rank has refused its own, or the ranks'
-                checkpoints are of different steps, seeds or runs. Then nothing has changed on any rank.
+            ValueError: the checkpoint does not fit, another rank has refused its own, or the ranks' checkpoints are of
+                different steps, seeds or runs. Then nothing has changed on any rank.
         """
         self.engine.load(saved)
 
     def rollback(self) -> bool:
         """Restore memory and `step` from before the last backward pass, whose means must not be used afterwards.
 
-        Call it before the optimizer's step and the next pass. A pass that fails is rolled back without it. Returns
-        False if there is nothing to undo.
+        Call it before the optimizer's step and before the next pass. A pass that fails is rolled back automatically.
+        Returns False if there is nothing to undo.
         """
         if self._forget is not None:
             self._forget()
@@ -119,15 +119,14 @@ class Hook:
     def regroup(self, group: Group) -> None:
         """Continue with the ranks of another group, after some have left or others have joined.
 
-        Every rank of the new group calls it between two steps. Before that the caller copies parameters and the
-        optimizer's state from a rank that is furthest to those that are behind; a rank that joins attaches alone first,
-        with `group=gradwire.Members()`. A pass that was cut short or failed is void: memory is what it was before.
-        Step, seed and replicated state become those of the rank that is furthest. Error feedback keeps what is owed to
-        the mean, (1/n) sum e, except for what lost workers owed; all shifts become the mean shift. The ledger restarts
-        at 0.
+        Every rank of the new group calls it between two steps. Before that, the caller copies parameters and optimizer
+        state from a rank with the most steps to those with fewer; a rank that joins first attaches alone, with
+        `group=gradwire.Members()`. A pass that was cut short or failed is rolled back. Step, seed and replicated state
+        become those of the rank with the most steps. Error feedback keeps the mean residual (1/n) sum e, except for
+        the residuals of lost workers; all shifts become the mean shift. The ledger restarts at 0.
 
         Raises:
-            ValueError: the model is wrapped in DDP, or the ranks do not agree; then nothing has changed.
+            ValueError: the model is wrapped in DDP, or the ranks disagree; then nothing has changed.
         """
         if self._forget is None:
             raise ValueError(
@@ -138,15 +137,15 @@ class Hook:
         self.engine.regroup(as_group(group, "regroup"))
 
     def log_to(self, writer: object, every: int = 100) -> None:
-        """Write the counters to a TensorBoard, W&B or MLflow writer every so many steps, until `close`.
+        """Write the counters to a TensorBoard, W&B or MLflow writer every `every` steps, until `close`.
 
-        One rank calls it, or each with a writer of its own; nothing is sent for it. See `doors.counters.Log`.
+        One rank calls it, or each rank with its own writer; it sends no message. See `doors.counters.Log`.
         """
         params = (tensor for unit in self.engine.units for tensor in unit.tensors)
         self._detach = [*self._detach, Log(self, params, writer, every, lambda: self.step).detach]
 
     def close(self) -> None:
-        """End the thread and the process group. Call it before `destroy_process_group`; the program's end does it too.
+        """End the thread and the process group. Call it before `destroy_process_group`; program exit also closes it.
 
         The counters and `state_dict` stay readable; a backward pass that would need the hook raises RuntimeError.
         """
@@ -155,7 +154,7 @@ class Hook:
             detach()
 
     def __repr__(self) -> str:
-        return in_a_line(self, named(self.exchange))
+        return one_line(self, named(self.exchange))
 
     def __enter__(self) -> Hook:
         return self

@@ -1,11 +1,10 @@
-"""Local steps: the optimizer runs on every rank by itself, and every so many steps the models are brought together.
+"""Local steps: every rank's optimizer runs by itself, and the models are synchronised at the end of each round.
 
     the optimizer's step post-hook counts -> a round is over -> x = anchor - parameters is exchanged -> the outer step
     moves the anchor -> the parameters follow it
 
-The training loop, its gradients and the optimizer's state are not touched. A rank that takes fewer steps than others,
-for its GradScaler has skipped one, reaches the end of its round later, and the others wait for it there: ranks count
-their own steps, and exchanges are numbered.
+The training loop, its gradients and the optimizer's state do not change. Ranks count their own steps, and exchanges are
+numbered. So a rank whose GradScaler has skipped a step reaches the end of its round later, and the others wait there.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Any, cast
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from gradwire.doors.counters import Log, in_a_line, named
+from gradwire.doors.counters import Log, named, one_line
 from gradwire.doors.group import Group, as_group
 from gradwire.doors.position import check_position, moment
 from gradwire.engine.anchored import Anchored, CatchUp
@@ -38,7 +37,7 @@ from gradwire.transport.process import Process
 
 @dataclass(frozen=True)
 class Schedule:
-    """When fragments are exchanged, and how parameters that went on meanwhile catch up."""
+    """When fragments are exchanged, and how local steps taken during an exchange count (see `local`)."""
 
     every: Every
     delay: int
@@ -47,7 +46,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class _Pending:
-    """An exchange under way: its fragment, and the local step at which its mean is needed."""
+    """An exchange under way: its fragment, the local step at which its mean is needed, and whether it has a copy."""
 
     fragment: int
     arrives: int
@@ -56,14 +55,14 @@ class _Pending:
 
 
 class Local:
-    """What `gradwire.local` returns. Works as a context manager that finishes the last round and closes.
+    """Running local training, returned by `gradwire.local`. As a context manager it calls `finish`, then `close`.
 
     Args:
-        rounds: the engine.
-        optimizer: the one whose steps are counted.
-        schedule: when what happens.
-        part: which part of the model this rank exchanges, and of how many; (0, 1) unless the model is sharded.
-        written: is called when the parameters have been written; None where nothing follows from that.
+        rounds: the engine that exchanges differences.
+        optimizer: the optimizer whose steps are counted.
+        schedule: when fragments are exchanged.
+        part: (index, count): this rank exchanges part `index` of `count` of the model; (0, 1) unless it is sharded.
+        written: called after the parameters were written; None if nobody needs to know.
     """
 
     def __init__(
@@ -81,17 +80,17 @@ class Local:
         self._settled = [0] * rounds.fragments
         self._handle = optimizer.register_step_post_hook(self._after_step)
         self._params = [param for group in optimizer.param_groups for param in group["params"]]
-        self._nbytes = sum(tensor.nbytes for unit in rounds.everything() for tensor in unit.tensors)
+        self._nbytes = sum(tensor.nbytes for unit in rounds.all_units() for tensor in unit.tensors)
         self._logs: list[Log] = []
 
     @property
     def exchange(self) -> Exchange:
-        """What averages the differences."""
+        """The exchange that averages the differences."""
         return self.engine.exchange
 
     @property
     def outer(self) -> Outer:
-        """What moves the anchor by their mean."""
+        """The outer step that moves the anchor by the mean difference."""
         return self.engine.outer
 
     @property
@@ -101,17 +100,17 @@ class Local:
 
     @property
     def process(self) -> Process:
-        """The group of the door's own, and this rank in it."""
+        """The door's own process group as a transport, with `rank` and `size`."""
         return self.engine.process
 
     @property
     def step(self) -> int:
-        """Exchanges so far: one a round, or one a fragment and round."""
+        """Exchanges so far: one per round and fragment."""
         return self.engine.step
 
     @property
     def skipped(self) -> int:
-        """How many of those changed nothing, for some rank's parameters were not finite."""
+        """Exchanges that changed nothing because some rank's parameters were not finite."""
         return self.engine.skipped
 
     @property
@@ -121,14 +120,14 @@ class Local:
 
     @property
     def layouts(self) -> list[Layout]:
-        """What is exchanged together: one layout a unit, fragment by fragment."""
-        return [unit.layout for unit in self.engine.everything()]
+        """The layouts of the units, fragment by fragment."""
+        return [unit.layout for unit in self.engine.all_units()]
 
     def finish(self) -> bool:
-        """End the round now, so that all ranks hold the same model: before an evaluation or a save, or at the end.
+        """End the round now, so that all ranks hold the same model, as before an evaluation or at the end of training.
 
-        Every rank calls it, after however many local steps. Nothing is sent if no rank has taken a step since the last
-        exchange.
+        Every rank calls it, after any number of local steps. If no rank has taken a step since the last exchange, no
+        exchange runs.
 
         Returns:
             False if some rank's parameters were not finite. Then the models still differ.
@@ -137,7 +136,7 @@ class Local:
         while self._pending:
             self._arrive()
         fragments, ended, moved = self.engine.fragments, 0, list[bool]()
-        while ended < fragments:  # a rank that is not at its end yet takes part in these exchanges at its own pace
+        while ended < fragments:  # ranks that are not at their end yet take part in these exchanges at their own pace
             self._submit(last=True)
             outcome = self._arrive()
             moved.append(outcome.moved)
@@ -147,14 +146,17 @@ class Local:
         return all(moved[-fragments:])
 
     def state_dict(self, *, copy: bool = True) -> dict[str, Any]:
-        """Copy the state: every tensor by the name of its parameter. Each rank saves its own, between steps.
+        """Copy the state, every tensor under its parameter's name. Each rank saves its own, between steps.
 
-        It holds this rank's parameters too, which differ from other ranks' in the middle of a round, and tensors,
-        numbers and strings only, so `torch.load(..., weights_only=True)` reads it. The caller saves each
-        rank's own optimizer state. An exchange under way is waited for. RuntimeError after a failed exchange.
+        It also holds this rank's parameters, which differ from other ranks' in the middle of a round. It consists of
+        tensors, numbers and strings only, so `torch.load(..., weights_only=True)` reads it. The caller saves each
+        rank's own optimizer state. The call waits for an exchange under way.
 
-        With `copy=False` the tensors are the memory of the rounds and of the model themselves: for what is written to
-        a file before the next step.
+        With `copy=False` the tensors are the model's and the engine's own memory; write them to a file before the next
+        step.
+
+        Raises:
+            RuntimeError: an exchange has failed.
         """
         state = self.engine.session.lane.result(lambda: self.engine.snapshot(held=self._holds, copy=copy))
         arrivals = [[number.fragment, number.arrives] for number in self._pending if number.outcome.result().moved]
@@ -168,49 +170,49 @@ class Local:
         return state | {"local": self._terms() | position}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken, in the middle of a round too; the parameters are written as well.
+        """Continue from a `state_dict`, also one from the middle of a round. The parameters are overwritten too.
 
-        Every rank calls it, with its own checkpoint or with a merged one, between steps. Equal settings, ranks and
-        optimizer states give equal bits.
+        Every rank calls it between steps, with its own checkpoint or a merged one. The run is bit-equal if settings,
+        ranks and optimizer states are equal.
 
         Raises:
-            ValueError: in one sentence: the checkpoint does not fit, another rank has refused its own, or the ranks'
-                checkpoints are of different moments or runs. Then nothing has changed on any rank.
+            ValueError: the checkpoint does not fit, another rank has refused its own, or the ranks' checkpoints are of
+                different steps, seeds or runs. Then nothing has changed on any rank.
         """
         self.engine.session.lane.result(lambda: self._load(saved))
 
     def regroup(self, group: Group) -> None:
         """Continue with the ranks of another group, after some have left (a failed exchange) or others have joined.
 
-        Every rank of the new group calls it between two steps; a rank that joins is made alone first, with
+        Every rank of the new group calls it between two steps; a rank that joins first calls `local` alone, with
         `group=gradwire.Members()`. Ranks that stay continue from the anchor of the rank that was furthest, each with
         its own parameters, so none of their local steps is lost. Ranks that join start with that anchor and that rank's
         buffers; the caller copies the optimizer's state. Memories keep what `Hook.regroup` keeps. A new round begins,
         and the ledger restarts at 0.
 
         Raises:
-            ValueError: the ranks do not agree; then anchors and memories have not changed.
+            ValueError: the ranks disagree; then anchors and memories have not changed.
         """
         group = as_group(group, "regroup")
         self._end_pending()
         found = self.engine.regroup(group, self.local_steps)
         if found.joined:
             self.local_steps = found.progress[-1]
-            self._catch_up(self.engine.everything(), "drop", moved=True)
+            self._catch_up(self.engine.all_units(), "drop", moved=True)
         self._event = self.engine.step
         self._plan()
 
     def log_to(self, writer: object, every: int = 100) -> None:
-        """Write the counters to a TensorBoard, W&B or MLflow writer every so many local steps, until `close`.
+        """Write the counters to a TensorBoard, W&B or MLflow writer every `every` local steps, until `close`.
 
-        One rank calls it, or each with a writer of its own; nothing is sent for it. See `doors.counters.Log`.
+        One rank calls it, or each rank with its own writer; it sends no message. See `doors.counters.Log`.
         """
         self._logs.append(Log(self, self._params, writer, every, lambda: self.local_steps))
 
     def close(self) -> None:
-        """End the thread and the process group. Call it before `destroy_process_group`; the program's end does it too.
+        """End the thread and the process group. Call it before `destroy_process_group`; program exit also closes it.
 
-        The counters stay readable. The optimizer goes on without exchanges.
+        The counters stay readable. The optimizer continues without exchanges.
         """
         self._handle.remove()
         for log in self._logs:
@@ -219,7 +221,7 @@ class Local:
 
     def __repr__(self) -> str:
         rounds = f"{named(self.exchange)} every {self.schedule.every.steps} steps, {describe(self.outer)}"
-        return in_a_line(self, f"{rounds}, {self.local_steps} local steps")
+        return one_line(self, f"{rounds}, {self.local_steps} local steps")
 
     def __enter__(self) -> Local:
         return self
@@ -236,10 +238,10 @@ class Local:
     # ---- rounds
 
     def _after_step(self, *_: Any) -> None:
-        """After a real step of the optimizer."""
+        """Count a step of the optimizer, and receive and submit the exchanges that are due."""
         started = time.perf_counter()
         self.local_steps += 1
-        self.ledger.dense += self._nbytes  # a dense average of gradients at every step
+        self.ledger.dense += self._nbytes  # what averaging dense gradients at every step would send
         while self._pending and self._pending[0].arrives <= self.local_steps:
             self._arrive()
         if self.local_steps >= self._due:
@@ -250,7 +252,7 @@ class Local:
         self.seconds += time.perf_counter() - started
 
     def _submit(self, *, last: bool) -> None:
-        """Let the next event begin, in the session's thread. A fragment is not exchanged twice at a time."""
+        """Submit the next exchange to the session's thread, after any earlier one of the same fragment has ended."""
         fragment = self._event % self.engine.fragments
         while any(pending.fragment == fragment for pending in self._pending):
             self._arrive()
@@ -266,7 +268,7 @@ class Local:
         self._event += 1
 
     def _arrive(self) -> Outcome:
-        """Wait for the oldest exchange under way, and let the parameters catch up."""
+        """Wait for the oldest exchange under way, and move its fragment's parameters as the schedule says."""
         pending = self._pending.popleft()
         fragment = pending.fragment
         try:
@@ -282,34 +284,34 @@ class Local:
         return outcome
 
     def _catch_up(self, units: Sequence[Anchored], how: CatchUp, *, moved: bool) -> None:
-        """Move parameters to their anchors, and tell owners of copies (sharded modules) that they changed."""
+        """Move parameters towards their anchors, then call `written`, so that FSDP2 frees its gathered copies."""
         for unit in units:
             unit.catch_up(how, moved=moved)
         if self._written is not None:
             self._written()
 
     def _end_pending(self) -> None:
-        """Wait for the exchanges under way; those that fail are why ranks regroup."""
+        """Wait for the exchanges under way. Failures are ignored: they are why ranks regroup."""
         while self._pending:
             with suppress(Exception):
                 self._arrive()
-        for unit in self.engine.everything():
+        for unit in self.engine.all_units():
             unit.held = None
         self.engine.buffers.catch_up(moved=False)
 
     def _plan(self) -> None:
-        """Say when the next event is."""
+        """Set the local step of the next exchange."""
         self._due = self.local_steps + self.schedule.every.gap(self._event, self.engine.fragments, self.local_steps)
 
     # ---- checkpoints
 
     @property
     def _holds(self) -> bool:
-        """Whether a checkpoint needs what was held of the tensors."""
+        """Whether a checkpoint needs the copies made at the start of an exchange (`Anchored.held`)."""
         return self.schedule.catch_up == "add" and self.schedule.delay > 0
 
     def _terms(self) -> dict[str, Any]:
-        """What a checkpoint must have been taken with."""
+        """Return the settings that a checkpoint and this run must share."""
         schedule = self.schedule
         terms = {"outer": self.outer, "every": schedule.every, "delay": schedule.delay, "catch_up": schedule.catch_up}
         return {name: repr(value) for name, value in terms.items()} | {"fragments": repr(self.engine.fragments)}
@@ -334,10 +336,10 @@ class Local:
                 if fragment not in waiting:
                     unit.held = None
                 elif not self._holds:
-                    unit.hold()  # what was held is not needed, but that the tensors went on is
+                    unit.hold()  # `catch_up` reads no values of the copy, only that there is one
 
     def _prepare(self, saved: dict[str, Any]) -> tuple[list[State], list[Tensor]]:
-        """Read a checkpoint into new tensors, and check all of it (ValueError)."""
+        """Check a checkpoint and read it into new tensors (ValueError)."""
         position = saved.get("local") if isinstance(saved, dict) else None
         if not isinstance(position, dict):
             raise ValueError("this is not a checkpoint of gradwire.local")

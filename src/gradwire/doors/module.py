@@ -1,6 +1,6 @@
-"""The module door: gradients of any module without a wrapper, be it whole or sharded by FSDP2 or tensor parallelism.
+"""The module door: gradients of any module without DDP, whole or sharded by FSDP2 or tensor parallelism.
 
-    a gradient is accumulated -> the parameter's hook hands it to the engine, while backward goes on -> the end of
+    a gradient is accumulated -> the parameter's hook hands it to the engine, while backward continues -> the end of
     backward waits until `param.grad` holds means
 
 FSDP2 calls the same hooks with this rank's shard of a gradient, as soon as it is reduced inside the island. Each rank
@@ -27,10 +27,10 @@ from gradwire.exchange import Exchange
 from gradwire.transport.members import Ranks
 
 _ATTACHED: WeakKeyDictionary[nn.Module, list[tuple[Arrivals, Scaling]]] = WeakKeyDictionary()
-"""Doors live as long as their modules, to which nothing in a door refers."""
+"""Keeps doors alive as long as their modules. Doors hold no reference to a module, so this makes no cycle."""
 
 UNIT_BYTES = 25 * 2**20
-"""Default number of bytes that are exchanged together: DDP's default."""
+"""Default size of a unit: that of DDP's buckets."""
 
 
 def attach_module(
@@ -62,15 +62,15 @@ def attach_module(
     )
     start_alike(model, engine.process)
     door, scaling = Arrivals(engine, named, find_unused), Scaling(engine, [param for _, param in named])
-    _ATTACHED.setdefault(model, []).append((door, scaling))  # whether the caller keeps the hook or not
+    _ATTACHED.setdefault(model, []).append((door, scaling))  # the caller need not keep the hook
     return Hook(engine, door.no_sync, [door.detach, scaling.detach], door.forget)
 
 
 def in_order_of_arrival(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Names and trainable parameters, about in the order in which backward brings their gradients.
+    """Return names and trainable parameters, roughly in the order in which backward produces their gradients.
 
-    The last registered come first. What FSDP2 has put into one group comes together: a group after those inside it, so
-    the root's shards, wherever they are registered, come last.
+    The last registered come first. FSDP2 reduces the parameters of a group together, a group after those inside it, so
+    the root's shards come last wherever they are registered.
 
     Raises:
         ValueError: a module is wrapped in FSDP1.
@@ -79,5 +79,5 @@ def in_order_of_arrival(model: nn.Module) -> list[tuple[str, Tensor]]:
     named = [(plain(name), param) for name, param in model.named_parameters() if param.requires_grad][::-1]
     group_of: dict[int, int] = {}
     for number, module in enumerate(sharded_modules(model)):
-        group_of |= {id(param): number for param in module.parameters()}  # the innermost has the last word
+        group_of |= {id(param): number for param in module.parameters()}  # inner modules overwrite outer ones
     return sorted(named, key=lambda pair: -group_of.get(id(pair[1]), 0))

@@ -1,4 +1,4 @@
-"""Where in a round a checkpoint of local steps was taken: what is allowed in one, and what all ranks have in common."""
+"""The position in a round that a checkpoint of local steps stores: its check, and the comparison over ranks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gradwire.transport.group import digest
 
 
 def check_position(position: dict[str, Any], fragments: int) -> None:
-    """Refuse what no `state_dict` has written (ValueError)."""
+    """Raise ValueError if `Local.state_dict` cannot have written this position."""
     arrivals = position.get("arrivals")
     pairs = [_whole(pair) for pair in cast(list[Any], arrivals)] if isinstance(arrivals, list) else [None]
     settled, now = _whole(position.get("settled")), _whole([position.get("local_steps"), position.get("due")])
@@ -21,11 +21,11 @@ def check_position(position: dict[str, Any], fragments: int) -> None:
 
 
 def _whole(value: Any) -> list[int] | None:
-    """A list of whole numbers from 0 on; None for anything else."""
+    """Return the value if it is a list of non-negative ints, else None."""
     numbers: list[Any] = cast(list[Any], value) if isinstance(value, list) else [None]
     return numbers if all(type(number) is int and number >= 0 for number in numbers) else None
 
 
 def moment(saved: Mapping[str, Any]) -> str:
-    """What the checkpoints of all ranks have in common: anchors too are equal everywhere."""
+    """Return a string that is equal on all ranks if their checkpoints are of one moment; anchors are equal too."""
     return checkpoint.moment(saved) + digest(parts["anchor"] for _, parts in sorted(saved["memory"].items()))

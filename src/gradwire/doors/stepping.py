@@ -1,4 +1,4 @@
-"""Hooks on the steps of all optimizers, which do not keep alive what they call."""
+"""Hooks on the steps of all optimizers that do not keep their owners alive."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from torch.optim.optimizer import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 
-def weakly(register: Callable[[Any], RemovableHandle], method: Callable[[Optimizer], None]) -> RemovableHandle:
-    """Register a bound method as torch's hook on every optimizer's step. torch keeps such hooks for ever."""
+def register_weakly(register: Callable[[Any], RemovableHandle], method: Callable[[Optimizer], None]) -> RemovableHandle:
+    """Register a bound method as a hook on every optimizer's step, through a weak reference.
+
+    torch keeps such hooks for ever, and would keep the method's object alive.
+    """
     reference = weakref.WeakMethod(method)
 
     def on_step(optimizer: Optimizer, *_: Any) -> None:
@@ -22,5 +25,5 @@ def weakly(register: Callable[[Any], RemovableHandle], method: Callable[[Optimiz
 
 
 def trains(optimizer: Optimizer, params: Container[int]) -> bool:
-    """Whether an optimizer has one of these parameters, which are given by id."""
+    """Whether an optimizer has a parameter whose `id` is in `params`."""
     return any(id(param) in params for group in optimizer.param_groups for param in group["params"])

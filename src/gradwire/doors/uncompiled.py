@@ -1,4 +1,4 @@
-"""Models without what torch.compile puts around them."""
+"""The module inside torch.compile's wrapper."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from torch import nn
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
-    """The module itself, if torch.compile has wrapped it."""
+    """Return the module that torch.compile has wrapped, or the model itself."""
     return cast(nn.Module, getattr(model, "_orig_mod", model))

@@ -1,8 +1,8 @@
-"""Gradients that DDP has not exchanged, and that an optimizer has used: noticed, and said once.
+"""Warn once if an optimizer uses gradients that DDP has not exchanged.
 
-DDP exchanges one backward pass a forward pass. After two forward passes, the second of two backward passes is added to
-`param.grad` on each rank by itself; so is that of a graph that is used twice (`retain_graph=True`). DDP says nothing,
-compressed or not, and the ranks' parameters part for good.
+DDP exchanges one backward pass per forward pass. After two forward passes, the second of two backward passes is added
+to `param.grad` on each rank without an exchange; so is a second backward pass of one graph (`retain_graph=True`). DDP
+does not warn, compressed or not, and the ranks' parameters diverge for good.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-from gradwire.doors.stepping import trains, weakly
+from gradwire.doors.stepping import register_weakly, trains
 
 log = logging.getLogger("gradwire")
 
 
 class Unsynced:
-    """Watch one parameter: has it had a gradient since DDP's last exchange when an optimizer has stepped?
+    """Watch one parameter: did it get a gradient between DDP's last exchange and an optimizer's step?
 
     Args:
         param: a parameter that DDP reduces.
@@ -31,32 +31,32 @@ class Unsynced:
         self.param, self.behind, self.warned = param, False, False
         self._handles: list[RemovableHandle] = [
             param.register_post_accumulate_grad_hook(partial(_accumulated, weakref.ref(self))),
-            weakly(register_optimizer_step_post_hook, self._after_step),
+            register_weakly(register_optimizer_step_post_hook, self._after_step),
         ]
 
     def exchanged(self) -> None:
-        """DDP has handed over the last bucket of a pass, which it does when all gradients are there."""
+        """Note that DDP has handed over the last bucket of a pass, which it does when all gradients are there."""
         self.behind = False
 
     def detach(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
     def _after_step(self, optimizer: Optimizer) -> None:
-        """After the step, for a closure given to it runs backward inside of it."""
+        """Warn after the step, not before it: a closure that is passed to `step` runs backward inside of it."""
         if self.warned or not self.behind or self.param.grad is None:
             return
         if trains(optimizer, {id(self.param)}):
             self.warned = True
             log.warning(
                 "gradwire: the optimizer steps on gradients of a backward pass that DDP has not exchanged, so the "
-                "ranks' models part; call backward once after each forward pass, or hand DDP one joint loss"
+                "ranks' models diverge; call backward once after each forward pass, or give DDP one joint loss"
             )
 
 
 def _accumulated(reference: weakref.ref[Unsynced], _: Tensor) -> None:
-    """The garbage collector does not see what a parameter's hooks refer to."""
+    """Note a gradient, through a weak reference: the garbage collector does not see a hook's references."""
     if (watch := reference()) is not None:
         watch.behind = True

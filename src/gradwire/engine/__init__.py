@@ -1,4 +1,4 @@
-"""The engine: named tensors over a process group -> units -> any exchange -> means. It knows no wrapper of torch's."""
+"""The engine: it averages named tensors over a process group through any exchange. It depends on no torch wrapper."""
 
 from gradwire.engine.engine import Engine, Reduce, Scaler
 from gradwire.engine.units import Unit, make_units

@@ -1,7 +1,7 @@
-"""Anchored units: tensors that wander from a common anchor, and are brought back to it.
+"""Anchored units: tensors that move away from a common anchor by local steps, and are synchronised with it.
 
-x = anchor - tensors is one more vector for an exchange. A unit keeps the anchor, the exchange's memory and the outer
-step's state. x, and the memory as it was before, live only while the unit is exchanged.
+The exchange averages x = anchor - tensors. A unit keeps the anchor, the exchange's memory and the outer step's state. x
+and a backup of the memory exist only while the unit is exchanged.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ from gradwire.outer import Outer
 from gradwire.vector import wide
 
 CatchUp: TypeAlias = Literal["add", "mix", "drop"]
-"""What becomes of local steps that were taken while an exchange was under way."""
+"""How local steps that were taken during an exchange count; see `Anchored.catch_up`."""
 
 ALPHA = 0.5
-"""Part of the tensors' own way in "mix": that of Streaming DiLoCo (Douillard et al. 2025, arXiv:2501.18512)."""
+"""Weight of the tensors in "mix", as in Streaming DiLoCo (Douillard et al. 2025, arXiv:2501.18512)."""
 
 
 class Anchored:
-    """Tensors that are exchanged together, and where they were when all workers last agreed.
+    """Tensors that are exchanged together, and their anchor: the last values that all workers had in common.
 
     Args:
         named: the tensors by name, of one dtype and device.
-        exchange: makes the memory.
-        outer: moves the anchor, and makes its own state.
-        device: where anchor, memory and outer state live.
+        exchange: its `init` makes the memory.
+        outer: the outer step; its `init` makes the outer state.
+        device: the device of anchor, memory and outer state.
 
     Attributes:
-        anchor: f[d], float32 at least; the same on all workers.
+        anchor: f[d], at least float32; the same on all workers.
         memory, outer: states of the exchange and of the outer step.
-        held: f[d] in the tensors' dtype, what they were when the exchange under way began; None if they wait for it.
+        held: f[d] in the tensors' dtype, a copy of the tensors from the start of an exchange during which they change;
+            None if they do not change during it.
     """
 
     def __init__(
@@ -59,28 +60,28 @@ class Anchored:
 
     @property
     def vector(self) -> VectorSpec:
-        """What the anchor is like, and the difference to it."""
+        """Layout, dtype and device of the anchor, and of the difference to it."""
         return VectorSpec(self.layout, self.anchor.dtype, self.anchor.device)
 
     def start(self) -> None:
-        """Put the anchor where the tensors are."""
+        """Copy the tensors to the anchor."""
         self._read(self.anchor)
 
     def hold(self) -> None:
-        """Copy the tensors, so that they can go on while their difference is exchanged."""
+        """Copy the tensors to `held`, so that they can change while their difference is exchanged."""
         if self.held is None:
             self.held = torch.empty(self.layout.d, dtype=self.dtype, device=self.anchor.device)
         self._read(self.held)
 
     def finite(self) -> bool:
-        """Whether the tensors, or what was held of them, hold real numbers only."""
+        """Whether all values of the tensors, or of `held` if there is a copy, are finite."""
         parts = self.tensors if self.held is None else (self.held,)
         return all(bool(kernels.finite(part.detach().reshape(-1))) for part in parts if part.numel())
 
     async def average(self, exchange: Exchange, outer: Outer, turn: Turn, x: Tensor) -> None:
-        """Exchange the difference to the anchor, and move the anchor. What fails leaves anchor and memory as they were.
+        """Exchange the difference to the anchor, and move the anchor. If that raises, anchor and memory are unchanged.
 
-        x is f[d], to be overwritten by the difference.
+        x f[d] is overwritten by the difference.
         """
         self._subtract(x)
         made = exchange.accumulate([x], self.memory, turn) if isinstance(exchange, Accumulates) else None
@@ -100,9 +101,10 @@ class Anchored:
         outer(self.anchor, sent.mean, self.outer, turn.size)
 
     def catch_up(self, how: CatchUp, *, moved: bool) -> None:
-        """After an exchange, put the tensors where the anchor is, or, if they went on meanwhile, as `how` says.
+        """Move the tensors after an exchange: to the anchor, or, if they changed during it (`held`), as `how` says.
 
-        add: move them by as much as the anchor is away from what was held. mix: halfway. drop: to the anchor.
+        "add": by anchor - held. "mix": to the midpoint of tensors and anchor. "drop": to the anchor. Nothing moves
+        unless `moved`, the anchor's. `held` becomes None.
         """
         if moved:
             before = [None] * len(self.tensors) if self.held is None else self._cut(self.held)
@@ -117,13 +119,13 @@ class Anchored:
         self.held = None
 
     def replicas(self) -> list[Tensor]:
-        """What is the same on all workers: the anchor, and the outer step's state."""
+        """Return the tensors that are the same on all workers: the anchor, and those of the outer step's state."""
         return [self.anchor, *(values for *_, values in flatten(self.outer))]
 
     def named(self, *, held: bool, copy: bool) -> dict[str, dict[str, Tensor]]:
-        """All that a checkpoint needs, what was `held` of the tensors included: {parameter: {dotted name: tensor}}.
+        """Return what a checkpoint stores: {parameter: {dotted name: tensor}}, with the copy `held` if asked for.
 
-        If not `copy`, the memory of unit and model themselves, to be read only.
+        Unless `copy`, the tensors share memory with the unit and the model, and must not be written.
         """
         state = self._state()
         if held and self.held is not None:
@@ -135,12 +137,12 @@ class Anchored:
         return parts
 
     def read(self, memory: Mapping[str, Mapping[str, Tensor]], *, held: bool) -> State:
-        """Make what `load` takes, of new tensors, out of what `named` has given."""
+        """Read what `named` returned into new tensors, for `load`."""
         like = self._state() | dict.fromkeys(["params", "held"] if held else ["params"], self.anchor)
         return checkpoint.read(like, self.layout, memory)
 
     def load(self, state: State) -> None:
-        """Become what `state` was."""
+        """Overwrite tensors, anchor, memory and outer state with what `read` returned."""
         self.memory.update(cast(State, state["memory"]))
         self.outer.update(cast(State, state["outer"]))
         self.anchor.copy_(cast(Tensor, state["anchor"]))
@@ -153,19 +155,19 @@ class Anchored:
         return {"anchor": self.anchor, "memory": self.memory, "outer": self.outer}
 
     def _pairs(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Every tensor with its part of a flat vector, in its shape."""
+        """Return every tensor with its part of a flat vector f[d], in the tensor's shape."""
         return [(tensor.detach(), part) for tensor, part in zip(self.tensors, self._cut(flat), strict=True)]
 
     def _cut(self, flat: Tensor) -> list[Tensor]:
         return list(self.layout.cut(flat).values())
 
     def _read(self, flat: Tensor) -> None:
-        """Copy the tensors into a flat vector."""
+        """Copy the tensors to a flat vector f[d]."""
         for tensor, part in self._pairs(flat):
             part.copy_(tensor)
 
     def _subtract(self, x: Tensor) -> None:
-        """x = anchor - tensors. Half-precision tensors began at the anchor's rounding, so that is what is left."""
+        """Write anchor - tensors to x f[d]. Half-precision tensors started at the rounded anchor."""
         if self.held is not None:
             x.copy_(self.held)
         anchor = self.anchor if self.dtype == self.anchor.dtype else self.anchor.to(self.dtype).to(self.anchor.dtype)

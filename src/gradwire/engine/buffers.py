@@ -1,4 +1,4 @@
-"""What a model keeps beside its parameters, such as the running statistics of a batch normalisation."""
+"""A model's buffers, such as the running statistics of batch normalisation."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from gradwire.ask import AllReduce, Broadcast
 
 
 class Buffers:
-    """Buffers that are made equal on all workers: real ones by their mean, others by rank 0's.
+    """Synchronises buffers over the workers: floating-point ones by their mean, the others by rank 0's values.
 
-    Real buffers travel together in one vector, float32 at least, and others in one of int64.
+    The floating-point buffers travel in one vector, at least float32, and the others in one of int64.
     """
 
     def __init__(self, buffers: Sequence[Tensor], device: torch.device) -> None:
@@ -25,23 +25,23 @@ class Buffers:
         self._common: tuple[Tensor, Tensor] | None = None
 
     def hold(self) -> None:
-        """Copy the buffers, so that they can go on while these values are averaged."""
+        """Copy the buffers, so that they can change while the copies are averaged."""
         self._held = self._read()
 
     def finite(self) -> bool:
-        """Whether the real buffers, or what was held of them, are finite."""
+        """Whether all values of the floating-point buffers, or of their copies if there are any, are finite."""
         if self._held is not None:
             return bool(self._held[0].isfinite().all())
         return all(bool(buffer.isfinite().all()) for buffer in self.real)
 
     async def average(self, size: int) -> None:
-        """Find out what is common; `catch_up` writes it."""
+        """Compute the common values; `catch_up` writes them."""
         real, whole = self._held or self._read()
         mean = (await AllReduce(real)) / size if len(real) else real
         self._common = mean, (await Broadcast(whole, 0) if len(whole) else whole)
 
     def catch_up(self, *, moved: bool) -> None:
-        """Write what is common: in place of the buffers, or, if they were held, by as much as they have to move."""
+        """Write the common values if `moved`. Buffers that were copied by `hold` are moved by common - copy instead."""
         if moved and self._common is not None:
             for number, buffers in enumerate((self.real, self.whole)):
                 sizes = [buffer.numel() for buffer in buffers]
@@ -51,8 +51,8 @@ class Buffers:
                     buffer.copy_(now.view(buffer.shape))
         self._common = self._held = None
 
-    async def take(self, root: int, *, write: bool) -> None:
-        """Send one worker's buffers to all; those that `write` take them."""
+    async def broadcast(self, root: int, *, write: bool) -> None:
+        """Broadcast the root's buffers. Every worker calls it; those that `write` overwrite their own."""
         for values, buffers in zip(self._read(), (self.real, self.whole), strict=True):
             theirs = await Broadcast(values, root)
             sizes = [buffer.numel() for buffer in buffers]
@@ -60,11 +60,11 @@ class Buffers:
                 buffer.copy_(part.view(buffer.shape))
 
     def pending(self) -> list[Tensor]:
-        """What was held, and what is common, of an exchange that has not been caught up with: for a checkpoint."""
+        """Return copies and common values of an exchange that `catch_up` has not ended, for a checkpoint; else []."""
         return [] if self._held is None or self._common is None else [*self._held, *self._common]
 
     def prepare(self, pending: Any) -> list[Tensor]:
-        """Copy what `pending` gave. Raises ValueError if it is of other buffers, or was given by nothing."""
+        """Copy what `pending` returned, for `resume`. Raises ValueError if it does not fit these buffers."""
         mine, parts = self._read(), cast(list[Any], pending) if isinstance(pending, list) else [None]
         if not all(isinstance(part, Tensor) for part in parts):
             raise ValueError("the checkpoint's buffers are not a list of tensors")
@@ -74,14 +74,14 @@ class Buffers:
         return [part.detach().to(self.device, copy=True) for part in cast(list[Tensor], parts)]
 
     def resume(self, prepared: list[Tensor]) -> None:
-        """Go on with what `prepare` has read."""
+        """Continue with the values that `prepare` returned."""
         self._held = self._common = None
         if prepared:
             real, whole, mean, root = prepared
             self._held, self._common = (real, whole), (mean, root)
 
     def _read(self) -> tuple[Tensor, Tensor]:
-        """The buffers in two vectors, one of real and one of whole numbers."""
+        """Return the floating-point buffers and the others as two vectors, the second of int64."""
         kind = torch.float64 if any(buffer.dtype == torch.float64 for buffer in self.real) else torch.float32
         return _flat(self.real, kind, self.device), _flat(self.whole, torch.int64, self.device)
 

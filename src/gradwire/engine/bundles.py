@@ -1,9 +1,9 @@
-"""Bundles: units that are exchanged side by side, while the next bundle may already begin.
+"""Bundles: units that are exchanged side by side, while the next bundle may already compute.
 
 A collective costs a latency, however little it sends. So the exchanges of small neighbouring units run together, and
-their messages travel as one. And while a bundle waits for the network, the next one, if it is complete, computes what
-needs no answer: it accumulates, selects and encodes. The collectives of a bundle still end before those of the next
-begin, in an order that does not depend on which gradients came first on which rank.
+their messages are joined. While a bundle waits for the network, the next one, if it is complete, computes up to its
+first message: it accumulates, selects and encodes. A bundle's collectives still end before those of the next begin, in
+an order that does not depend on which gradients came first on which rank.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from gradwire.transport.process import Process
 T = TypeVar("T")
 
 SMALL = 1 << 18
-"""Bytes up to which units are exchanged together. Uncompressed they take 20 ms at 100 Mbit/s; a latency is 1 to 100."""
+"""Bytes of a bundle at most. Uncompressed they take 20 ms at 100 Mbit/s; latencies are 1 to 100 ms."""
 
 
 class VectorSpec(NamedTuple):
-    """What a flat vector is like: the layout of its f[d], dtype and device."""
+    """Layout, dtype and device of a flat vector f[d]."""
 
     layout: Layout
     dtype: torch.dtype
@@ -35,22 +35,22 @@ class VectorSpec(NamedTuple):
 
 
 class HasVector(Protocol):
-    """Whatever is exchanged as one flat vector."""
+    """An object that is exchanged as one flat vector."""
 
     @property
     def vector(self) -> VectorSpec:
-        """What the vector is like."""
+        """Layout, dtype and device of the vector."""
         ...
 
 
 U = TypeVar("U", bound=HasVector)
 
 _Kind: TypeAlias = tuple[int, torch.dtype, torch.device]
-"""What lies in one tensor: vectors of bundles with even or odd numbers, of one dtype, on one device."""
+"""(parity, dtype, device): a workspace has one tensor for the vectors of all bundles of one parity."""
 
 
 def bundled(units: Sequence[U]) -> list[list[U]]:
-    """Deal units out to bundles in their order: neighbours together up to `SMALL` bytes, any larger one alone."""
+    """Group units into bundles in order: neighbours of up to `SMALL` bytes; a larger unit is a bundle alone."""
     bundles: list[list[U]] = []
     left = 0
     for unit in units:
@@ -64,10 +64,12 @@ def bundled(units: Sequence[U]) -> list[list[U]]:
 
 
 class Workspace:
-    """One vector f[d] for every unit, in memory that units use in turns: two bundles under way share none.
+    """One scratch vector f[d] per unit, in memory that bundles share.
+
+    Only two neighbouring bundles are ever under way, so even and odd bundles have separate memory.
 
     Args:
-        parts: bundles that may follow each other, part by part.
+        parts: sequences of bundles; the bundles of one sequence run one after the other.
     """
 
     def __init__(self, *parts: Sequence[Sequence[HasVector]]) -> None:
@@ -83,22 +85,22 @@ class Workspace:
         self._memory = {kind: torch.empty(end, dtype=kind[1], device=kind[2]) for kind, end in ends.items()}
 
     def of(self, layout: Layout) -> Tensor:
-        """The vector of the unit with this layout, which holds nothing in particular."""
+        """Return the vector of the unit with this layout, uninitialised."""
         kind, start, end = self._spans[layout]
         return self._memory[kind][start:end]
 
     def another(self) -> Workspace:
-        """The same in other memory."""
+        """Return a workspace of the same shape in memory of its own."""
         made = Workspace()
         made._spans, made._memory = self._spans, {kind: memory.clone() for kind, memory in self._memory.items()}
         return made
 
 
 def run_in_order(process: Process, talks: Sequence[Talk[T]]) -> Iterator[T]:
-    """Run talks to their ends, one after the other; while one waits for its first answer, the next begins.
+    """Run coroutines one after the other; while one waits for its first answer, the next computes up to its first ask.
 
     Raises:
-        Exception: whatever a talk or a collective raises; then no talk goes on.
+        Exception: whatever a coroutine or a collective raises; then all coroutines are closed.
     """
     ahead = [Ahead(talk) for talk in talks]
     try:

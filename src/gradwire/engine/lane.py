@@ -1,7 +1,7 @@
 """A thread that runs calls one after the other, in the order in which they were submitted.
 
-Not a ThreadPoolExecutor, whose `submit` takes locks: a signal handler may interrupt the main thread while it holds one,
-and ask for a snapshot itself. `SimpleQueue.put` may be interrupted by itself.
+It is not a ThreadPoolExecutor because `submit` of that acquires locks: a signal handler that asks for a snapshot may
+interrupt the main thread while it holds one. `SimpleQueue.put` is reentrant.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ class Lane:
 
     def __init__(self, name: str) -> None:
         self._calls: Calls = SimpleQueue()
-        # A daemon: the interpreter joins other threads before anything can tell them to end.
+        # A daemon, because the interpreter joins all other threads at exit before any finalizer could end them.
         self._thread = threading.Thread(target=_serve, args=(self._calls,), name=name, daemon=True)
         self._thread.start()
         self._end = weakref.finalize(self, self._calls.put, None)
 
     def submit(self, call: Callable[[], None]) -> None:
-        """Run a call after all that were submitted before. It must not raise."""
+        """Queue a call, which must not raise."""
         self._calls.put(call)
 
     def result(self, call: Callable[[], T]) -> T:
-        """Run a call in its turn, wait for it, and return what it returns or raise what it raises."""
+        """Queue a call, wait for it, and return its result or raise its error. After `close` it runs in this thread."""
         if not self._end.alive or threading.current_thread() is self._thread:
             return call()
         return self.future(call).result()
 
     def future(self, call: Callable[[], T]) -> Future[T]:
-        """Run a call in its turn, and return at once what will hold its result. A closed lane runs it here."""
+        """Queue a call, and return the future of its result at once. After `close` it runs in this thread."""
         future: Future[T] = Future()
         if self._end.alive:
             self._calls.put(lambda: _complete(future, call))
@@ -48,11 +48,11 @@ class Lane:
         return future
 
     def end(self) -> None:
-        """End the thread when it has finished what was submitted; do not wait for that."""
+        """End the thread after the queued calls, without waiting for it."""
         self._end()
 
     def close(self) -> None:
-        """Finish what was submitted and end the thread."""
+        """Run the queued calls, end the thread and wait for it."""
         self._end()
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -61,7 +61,7 @@ class Lane:
 def _serve(calls: Calls) -> None:
     while (call := calls.get()) is not None:
         call()
-        del call  # or the thread would keep what it has served alive until the next call
+        del call  # otherwise the thread would keep the call's objects alive until the next call
 
 
 def _complete(future: Future[T], call: Callable[[], T]) -> None:

@@ -1,4 +1,4 @@
-"""Membership: what the ranks of a new group bring with them, and whose state is the newest."""
+"""Membership: the former groups and the progress of a new group's ranks, and whose state is the newest."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ _SEED_BYTES = 32
 
 @dataclass(frozen=True)
 class Membership:
-    """What all ranks of a session know of the sessions they were in before.
+    """What the ranks of a new session know about the sessions they were in before.
 
     Args:
-        before: ranks of the session in which the source was. stayed: how many of them are here.
-        source: the rank whose `progress` is the furthest; of several the lowest. seed: its seed.
-        joined: whether this rank was not in that session.
-        same: whether exactly those ranks are here, and equally far: then nothing needs to change.
+        session: the new session.
+        before: number of ranks of the source's former session.
+        stayed: number of those ranks that are in the new session.
+        source: the rank with the furthest progress; the lowest such rank.
+        progress: the source's progress.
+        seed: the source's seed.
+        joined: whether this rank was not in the source's former session.
+        same: whether the new session has exactly the ranks of that one, with equal progress; nothing changes then.
     """
 
     session: Session
@@ -39,14 +43,14 @@ class Membership:
     joined: bool
     same: bool
 
-    def of(self, layout: Layout) -> Change:
-        """What an exchange may know of it."""
+    def change(self, layout: Layout) -> Change:
+        """Describe the change of workers to the exchange of one unit."""
         size, device = self.session.process.size, self.session.device
         return Change(layout, self.before, self.stayed, size, self.source, self.joined, device)
 
 
-def meet(session: Session, before: Session, progress: Sequence[int], seed: int) -> Membership:
-    """Find out who is here. Every rank of the session calls it; `before` is the session that it comes from."""
+def gather_membership(session: Session, before: Session, progress: Sequence[int], seed: int) -> Membership:
+    """Gather all ranks' progress, seeds and former sessions. Every rank calls it; `before` is its former session."""
     words = torch.tensor([before.token, before.process.size, *progress], device=session.device)
     mine = torch.frombuffer(bytearray(seed.to_bytes(_SEED_BYTES, "little", signed=True)), dtype=torch.uint8)
     gathered = session.process.ask(AllGather(torch.cat([words.view(torch.uint8), mine.to(session.device)])))
@@ -56,7 +60,7 @@ def meet(session: Session, before: Session, progress: Sequence[int], seed: int) 
     token, size, *furthest = rows[source]
     stayed = [row for row in rows if row[0] == token]
     if len(stayed) < size:
-        log.warning("gradwire: %d of %d workers are gone, and what they had not sent yet", size - len(stayed), size)
+        log.warning("gradwire: %d of %d workers are gone, and their residuals are lost", size - len(stayed), size)
     return Membership(
         session,
         before=size,

@@ -1,12 +1,12 @@
-"""Rounds: tensors that took local steps are brought together again, through any exchange and an outer step.
+"""Rounds: tensors that took local steps are synchronised through any exchange and an outer step.
 
-    a door calls `exchange` -> the engine's thread agrees with the other ranks -> every unit of the fragment:
-    x = anchor - tensors, the exchange, anchor = outer(anchor, mean) -> the door puts the tensors where the anchor is
+    a door submits `run` -> the engine's thread agrees with the other ranks -> every unit of the fragment:
+    x = anchor - tensors, the exchange, anchor = outer(anchor, mean) -> the door moves the tensors to the anchor
 
-An *event* is one exchange of one fragment. Events are numbered, and event e is of fragment e modulo the number of
-fragments, on all ranks. It begins with one short message: is everything finite, and is this rank at its end (`last`)?
-If any rank's tensors hold an inf or a NaN, the event is over there: nothing has changed, and the fragment's next
-difference contains this one.
+An *event* is one exchange of one fragment. Events are numbered, and event e exchanges fragment e modulo the number of
+fragments, on all ranks. It begins with one short message per rank: the event's number, whether all values are finite,
+and whether the rank is at its end (`last`). If any rank's tensors hold an inf or a NaN, the event ends there: nothing
+has changed, and the fragment's next difference contains this one.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from gradwire.ask import AllGather, Broadcast, together
 from gradwire.engine.anchored import Anchored
 from gradwire.engine.buffers import Buffers
 from gradwire.engine.bundles import Workspace, bundled, run_in_order
-from gradwire.engine.membership import Membership, meet
-from gradwire.engine.session import Session, in_words
+from gradwire.engine.membership import Membership, gather_membership
+from gradwire.engine.session import Session, describe_units
 from gradwire.engine.units import cut
 from gradwire.exchange import Exchange, State, divide_budget
 from gradwire.exchange.change import change_
-from gradwire.exchange.parts import check_workers
 from gradwire.exchange.protocol import clone, visible
 from gradwire.layout import Turn
 from gradwire.outer import Outer
@@ -40,7 +39,7 @@ log = logging.getLogger("gradwire")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an event ended: whether anchors have moved, and whether it was every rank's last."""
+    """The result of an event. moved: all values were finite. last: every rank was at its end."""
 
     moved: bool
     last: bool
@@ -51,22 +50,24 @@ class Rounds:
 
     Args:
         named: the tensors by name. Every rank gives the same, with equal values.
-        buffers: tensors that are not trained: real ones are averaged at every event of fragment 0, others copied from
-            rank 0.
-        exchange, outer: what averages differences, and what moves the anchor by their mean.
-        group: the ranks; the engine opens a group of its own over them, but for `Members`, whose group it speaks on.
-        seed: of all randomness in the exchange.
-        unit_bytes: bytes that are exchanged together.
-        fragments: into how many parts units are dealt out, one after the other.
-        device: where anchors, memories and outer states live, and x is made; that of the tensors if None.
-        contract: what else the ranks must agree about.
+        buffers: the model's buffers. At every event of fragment 0, floating-point ones are averaged and the others
+            copied from rank 0.
+        exchange: averages the differences.
+        outer: the outer step, which moves the anchor by the mean difference.
+        group: the ranks. The engine opens its own group over them, except for `Members`, whose group it uses directly.
+        seed: the seed of all randomness in the exchange.
+        unit_bytes: largest size of a unit, unless one tensor is larger.
+        fragments: number of fragments; unit u belongs to fragment u modulo this number.
+        device: the device of anchors, memories and outer states, on which x is computed; the tensors' if None.
+        contract: further terms that all ranks must agree about, as text by name.
 
     Attributes:
-        units: every fragment's units.
-        step: events so far. skipped: of those, how many changed nothing for a value was not finite.
+        units: the units of every fragment.
+        step: events so far.
+        skipped: events that changed nothing because a value was not finite.
 
     Raises:
-        ValueError: nothing to exchange, fewer units than fragments, or the ranks do not agree.
+        ValueError: there is nothing to exchange, there are fewer units than fragments, or the ranks disagree.
     """
 
     def __init__(
@@ -102,18 +103,11 @@ class Rounds:
         terms = {
             "exchange": repr(exchange),
             "outer step": repr(outer),
-            "parameters": in_words([(unit.layout, unit.dtype) for unit in units]),
+            "parameters": describe_units([(unit.layout, unit.dtype) for unit in units]),
         }
         self._terms = (contract or {}) | terms
-        self._use(self._open_session(group, {"seed": repr(seed)}))
+        self._use(Session(group, self.device, exchange, self._terms | {"seed": repr(seed)}))
         log.info("gradwire: %s and %s over %d ranks, %d units", exchange, outer, self.process.size, len(units))
-
-    def _open_session(self, group: Ranks, contract: dict[str, str]) -> Session:
-        """Agree with the ranks of a group, and refuse one that does not fit the exchange."""
-        session = Session(group, self.device, self._terms | contract)
-        with session.closed_if_it_fails():
-            check_workers(self.exchange, session.process.size)
-        return session
 
     def _use(self, session: Session) -> None:
         self.session, self.process, self.ledger = session, session.process, session.ledger
@@ -121,23 +115,24 @@ class Rounds:
     def regroup(self, group: Ranks, local_steps: int) -> Membership:
         """Continue over the ranks of another group. Every rank of it calls this.
 
-        Step, seed, anchors and outer states become those of the rank that is furthest, and memories what the exchange
-        says (`exchange.change`). Who was not in its group takes its buffers too, and is to start at the anchor. The
-        ledger counts from nothing again.
+        Step, seed, anchors and outer states become those of the rank that is furthest. The exchange changes the
+        memories (`exchange.change`). Ranks that were not in its former group also receive its buffers; their caller
+        moves their tensors to the anchor. The ledger restarts at 0.
 
         Raises:
-            ValueError: the ranks do not agree; then nothing has changed.
-            Exception: whatever a collective raises; nor has anything then.
+            ValueError: the ranks disagree; then nothing has changed.
+            Exception: whatever a collective raises; then anchors and memories have not changed either.
         """
-        before, session, units = self.session, self._open_session(group, {}), self.everything()
+        before, units = self.session, self.all_units()
+        session = Session(group, self.device, self.exchange, self._terms)
         memories, replicas = [clone(visible(unit.memory)) for unit in units], list[Tensor]()
         with session.closed_if_it_fails():
-            found = meet(session, before, [self.step, len(self._averaged), local_steps], self.seed)
+            found = gather_membership(session, before, [self.step, len(self._averaged), local_steps], self.seed)
             for unit, memory in zip(units, memories, strict=True):
                 replicas += [session.process.ask(Broadcast(tensor, found.source)) for tensor in unit.replicas()]
                 if not found.same:
-                    session.process.run(change_(self.exchange, memory, found.of(unit.layout)))
-            session.process.run(self.buffers.take(found.source, write=found.joined))
+                    session.process.run(change_(self.exchange, memory, found.change(unit.layout)))
+            session.process.run(self.buffers.broadcast(found.source, write=found.joined))
         before.close()
         self._use(session)
         for unit, memory in zip(units, memories, strict=True):
@@ -148,27 +143,28 @@ class Rounds:
         return found
 
     def finished(self) -> list[Anchored]:
-        """The units of an event that has failed whose anchors have moved all the same; told once."""
+        """Return, once, the units of a failed event whose anchors had moved before the failure."""
         finished, self._finished = self._finished, []
         return finished
 
-    def everything(self) -> list[Anchored]:
-        """All units, fragment by fragment."""
+    def all_units(self) -> list[Anchored]:
+        """Return all units, fragment by fragment."""
         return [unit for part in self.units for unit in part]
 
     def due(self) -> int:
-        """The fragment of the next event that is submitted in the session's lane."""
+        """Return the fragment of the next event to run."""
         return self.step % self.fragments
 
     def run(self, *, last: bool = False, idle: bool = False) -> Outcome:
-        """Hold the next event, in the session's thread. Every rank calls it for every event.
+        """Run the next event, in the session's thread. Every rank calls it for every event.
 
-        `idle` tells that the fragment's tensors are where its anchor is. If they are on all ranks, nothing is sent.
+        `last`: this rank is at its end. `idle`: the fragment's tensors equal its anchor; if that holds on all ranks,
+        nothing is exchanged.
 
         Raises:
-            RuntimeError: an earlier event has failed; ranks are not at the same event.
-            Exception: whatever a collective raises. Units that were exchanged before stay so (`finished`); all others
-                are as they were.
+            RuntimeError: an earlier event has failed, or the ranks are at different events.
+            Exception: whatever a collective raises. Units that were exchanged before keep their new anchors
+                (`finished`); all others are unchanged.
         """
         if self._failure is not None:
             raise RuntimeError(f"gradwire cannot go on after an earlier failure: {self._failure}") from self._failure
@@ -190,7 +186,7 @@ class Rounds:
             raise RuntimeError(f"the ranks are at different exchanges: {', '.join(map(str, events))}")
         if any(broken):
             ranks = ", ".join(str(rank) for rank, wrong in enumerate(broken) if wrong)
-            log.warning("gradwire: rank %s holds a value that is not finite, so its round goes on", ranks)
+            log.warning("gradwire: a value of rank %s is not finite, so this exchange is skipped", ranks)
             self.skipped += 1
         elif not all(idles):
             self._average(units)
@@ -198,7 +194,7 @@ class Rounds:
         return Outcome(moved=not any(broken), last=all(ends))
 
     def _average(self, units: Sequence[Anchored]) -> None:
-        """Exchange units in their order, and buffers with the first fragment."""
+        """Exchange the units in order, and with fragment 0 the buffers."""
         budgets = divide_budget({unit.layout: visible(unit.memory) for unit in units})
         talks = [
             together([self._talk(unit, budgets[unit.layout]) for unit in bundle])
@@ -210,7 +206,7 @@ class Rounds:
             self.process.run(self.buffers.average(self.process.size))
 
     async def _talk(self, unit: Anchored, budget: float) -> None:
-        """Exchange a unit, and note that its anchor has moved."""
+        """Exchange a unit, and record that its anchor has moved."""
         rank, size = self.process.rank, self.process.size
         turn = Turn(rank, size, self.step, unit.layout, self.seed, budget=budget)
         await unit.average(self.exchange, self.outer, turn, self._workspace.of(unit.layout))
@@ -219,26 +215,30 @@ class Rounds:
     # ---- checkpoints
 
     def snapshot(self, *, held: bool, copy: bool = True) -> dict[str, Any]:
-        """Copy the state: memories, anchors, outer states and tensors by the name of their parameter.
+        """Copy the state: memories, anchors, outer states and the model's tensors, under their parameters' names.
 
-        If not `copy`, tensors are the engine's and the model's own memory. RuntimeError after a failed exchange.
+        `held` includes the copies that "add" needs (`Anchored.held`). Unless `copy`, the tensors are the engine's and
+        the model's own memory.
+
+        Raises:
+            RuntimeError: an exchange has failed.
         """
         if self._failure is not None:
             raise RuntimeError(f"the exchange has failed and its memory with it: {self._failure}") from self._failure
         memory: dict[str, dict[str, Tensor]] = {}
-        for unit in self.everything():
+        for unit in self.all_units():
             memory.update(unit.named(held=held, copy=copy))
         rank, size = self.process.rank, self.process.size
         return checkpoint.pack(memory, repr(self.exchange), self.seed, self.step, rank, size)
 
     def prepare(self, saved: dict[str, Any], *, held: bool) -> list[State]:
-        """Read a checkpoint into new tensors. Raises ValueError if it does not fit."""
+        """Check a checkpoint and read it into new tensors (ValueError)."""
         checkpoint.check(saved, self.snapshot(held=held, copy=False))
-        return [unit.read(saved["memory"], held=held) for unit in self.everything()]
+        return [unit.read(saved["memory"], held=held) for unit in self.all_units()]
 
     def load(self, saved: dict[str, Any], states: Sequence[State]) -> None:
-        """Become what `prepare` has read."""
-        for unit, state in zip(self.everything(), states, strict=True):
+        """Overwrite units, seed and step with what `prepare` has read."""
+        for unit, state in zip(self.all_units(), states, strict=True):
             unit.load(state)
         self.seed, self.step = saved["seed"], saved["step"]
 

@@ -1,6 +1,6 @@
-"""Units: what is exchanged together. A unit is a flat vector of whole tensors, made once and never changed.
+"""Units: tensors that are exchanged together as one flat vector. Units are made once and never change.
 
-So a state stays where it is, whatever order gradients arrive in, and a resumed run is bit-equal.
+So every state keeps its layout, in whatever order gradients arrive, and a resumed run is bit-equal.
 """
 
 from __future__ import annotations
@@ -16,25 +16,30 @@ from torch import Tensor
 from gradwire import kernels
 from gradwire.engine.bundles import VectorSpec, Workspace, bundled
 from gradwire.engine.shards import copies, shard
-from gradwire.exchange import Exchange, State
+from gradwire.exchange import Exchange, State, divide_budget
 from gradwire.exchange.protocol import Accumulates, visible
 from gradwire.exchange.undo import before, keep_, logged, restore_
 from gradwire.kernels import Accumulated
 from gradwire.layout import Layout, Turn
 from gradwire.vector import Sent, Sparse, Vector, wide
 
-APART = 4
-"""Separate storages up to which the values for each are looked up among all values of a sparse mean."""
+MAX_STORAGES = 4
+"""Up to this number of gradient storages, one kernel call per storage scans all values of a sparse mean."""
 
 
 @dataclass
 class Unit:
-    """Tensors that are exchanged together, as one flat vector; of a tensor that lies on a mesh, this rank's part.
+    """Tensors that are exchanged together as one flat vector; of a DTensor, this rank's shard.
 
-    layout: their names and shapes. tensors: in the layout's order. dtype: that of the vector. state: the exchange's.
-    fused: whether an exchange that accumulates may do so; of others the state is copied before each step. workspace:
-    memory that units use one after the other; None if this one's mean is read later. missing: ids of tensors whose
-    gradients have not come yet in this step. gradients: those that have, where the door holds them.
+    Attributes:
+        layout: names and shapes of the tensors.
+        tensors: the tensors, in the layout's order.
+        dtype: the vector's dtype.
+        state: the exchange's state.
+        fused: whether an exchange that `Accumulates` may do so. Otherwise a backup of the state is kept in each step.
+        workspace: scratch memory that units share; None if the means are read after the step.
+        missing: ids of tensors whose gradients have not arrived in this step.
+        gradients: the gradients that have arrived, by id of tensor, in the door's own memory.
     """
 
     layout: Layout
@@ -51,22 +56,22 @@ class Unit:
 
     @property
     def names(self) -> dict[int, str]:
-        """Names of the tensors by id, in the layout's order."""
+        """The tensors' names by id, in the layout's order."""
         return {id(tensor): name for tensor, name in zip(self.tensors, self.layout.names, strict=True)}
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """The tensors' device."""
         return self.tensors[0].device
 
     @property
     def vector(self) -> VectorSpec:
-        """What its flat vector is like."""
+        """Layout, dtype and device of the flat vector."""
         return VectorSpec(self.layout, self.dtype, self.device)
 
     @property
     def buffer(self) -> Tensor:
-        """f[d]: where gradients come together, unless the exchange accumulates, and their mean afterwards."""
+        """f[d]: the concatenated gradients, unless the exchange accumulates them, and afterwards their mean."""
         if self.workspace is not None:
             return self.workspace.of(self.layout)
         if self._buffer is None:
@@ -74,36 +79,37 @@ class Unit:
         return self._buffer
 
     def views(self, flat: Tensor) -> dict[int, Tensor]:
-        """Cut one of the unit's vectors f[d] by id of tensor, each in its tensor's shape."""
+        """Return cached views of one of the unit's vectors f[d] by id of tensor, each in its tensor's shape."""
         if flat.data_ptr() not in self._views:
             cuts = self.layout.cut(flat)
             self._views[flat.data_ptr()] = {tensor: cuts[name] for tensor, name in self.names.items()}
         return self._views[flat.data_ptr()]
 
     def begin(self) -> None:
-        """Wait for the gradients of another step."""
+        """Begin a step: all gradients are missing."""
         self._collected = None
         self.missing = set(map(id, self.tensors))
         self.gradients.clear()
 
     def fill(self, tensor: int, gradient: Tensor) -> None:
-        """Take a tensor's gradient, contiguous in the order in which the tensor lies in memory."""
+        """Set a tensor's gradient, contiguous and in the tensor's memory layout."""
         self.gradients[tensor] = gradient
         self.missing.discard(tensor)
 
-    async def average(self, exchange: Exchange, turn: Turn, scale: float = 1.0, times: float = 1.0) -> Sent:
-        """Replace the gradients by `times` their mean over the workers; `finite` tells about what was written too.
+    async def average(self, exchange: Exchange, turn: Turn, scale: float = 1.0, factor: float = 1.0) -> Sent:
+        """Overwrite the gradients with `factor` times their mean over the workers.
 
-        Gradients are divided by `scale` before and multiplied after the exchange.
+        Gradients are divided by `scale` before the exchange, and the mean is multiplied by it afterwards. `finite` of
+        the result also covers the values that were written.
         """
         x = self._collect(exchange, turn, scale)
         given = x if isinstance(exchange, Accumulates) else x.values
         sent = await exchange(given, self.state, turn)  # pyright: ignore[reportArgumentType] - what accumulates takes it
-        finite = self._deliver(sent.mean, scale * times)
+        finite = self._deliver(sent.mean, scale * factor)
         return sent if finite or not sent.finite else Sent(sent.own, sent.mean, finite=False)
 
     def rollback(self, exchange: Exchange) -> None:
-        """Make the state what it was before this step; once, and nothing if the step has not begun."""
+        """Restore the state from before this step's exchange; do nothing if there was none, or a second time."""
         if self._collected is None:
             return
         if self._collected.residual is not None and isinstance(exchange, Accumulates):
@@ -113,21 +119,21 @@ class Unit:
         self._collected = None
 
     def forget(self) -> None:
-        """Let go of this step: what the state was before it is not wanted any more."""
+        """Make this step final: `rollback` no longer undoes it."""
         self._collected = None
 
     def before(self) -> State:
-        """Return the state as it was before this step's exchange, to be read only."""
+        """Return the state from before this step's exchange; the caller must not write it."""
         return visible(self.state) if self._collected is None else before(self.state)
 
     def params(self) -> Tensor:
-        """Copy the tensors to f[d], at least float32, each as it lies in memory, like its gradient."""
+        """Copy the tensors to f[d], at least float32, each in its memory layout, as its gradient is."""
         parts = map(shard, self.tensors)
         flat = [part.as_strided((part.numel(),), (1,)) for part in parts]
         return torch.cat(flat).to(wide(self.dtype))
 
     def _collect(self, exchange: Exchange, turn: Turn, scale: float) -> Accumulated:
-        """Put the gradients together, with the residual of an exchange that accumulates."""
+        """Concatenate the gradients divided by `scale`; an exchange that accumulates adds its residual."""
         gradients = [self.gradients[tensor] for tensor in self.names]
         pieces = gradients if scale == 1.0 else [gradient / scale for gradient in gradients]
         made = None
@@ -143,9 +149,9 @@ class Unit:
         return made
 
     def _deliver(self, mean: Vector, factor: float) -> bool:
-        """Overwrite the gradients by their mean times a factor; tell whether it is finite, which huge ones may not be.
+        """Overwrite the gradients with `factor` times their mean; return whether all written values are finite.
 
-        Half precision is rounded once, not at each addition.
+        They may overflow. Values of half precision are rounded once, not at each addition.
         """
         cleared = self._collected is not None and self._collected.cleared
         if isinstance(mean, Sparse) and cleared:
@@ -166,12 +172,12 @@ class Unit:
         return finite
 
     def _scatter(self, mean: Sparse) -> None:
-        """Write k values among the zeros where the gradients lie, without a dense vector between."""
+        """Add a sparse mean to gradients that were zeroed: k writes, no dense vector."""
         ends = list(itertools.accumulate(self.layout.sizes))
         gradients = [self.gradients[tensor] for tensor in self.names]
         storages = {gradient.untyped_storage().data_ptr(): gradient for gradient in gradients if gradient.numel()}
-        if len(storages) > APART:
-            _scatter_apart(gradients, mean, ends)
+        if len(storages) > MAX_STORAGES:
+            _scatter_runs(gradients, mean, ends)
             return
         for pointer, one in storages.items():
             starts = [int(g.storage_offset()) if g.untyped_storage().data_ptr() == pointer else -1 for g in gradients]
@@ -179,8 +185,8 @@ class Unit:
             kernels.scatter_(whole, mean.indices, mean.values, ends, starts)
 
 
-def _scatter_apart(gradients: Sequence[Tensor], mean: Sparse, ends: Sequence[int]) -> None:
-    """Add the values to gradients that lie far apart, run by run of neighbours that belong to one gradient."""
+def _scatter_runs(gradients: Sequence[Tensor], mean: Sparse, ends: Sequence[int]) -> None:
+    """Add a sparse mean to gradients in many storages, one `index_add_` per run of entries of one gradient."""
     bounds = torch.tensor(ends, device=mean.indices.device)
     piece = torch.searchsorted(bounds, mean.indices, right=True)
     changes = (piece[1:] != piece[:-1]).nonzero().flatten().add_(1)
@@ -200,17 +206,17 @@ def make_units(
     widened: bool = False,
     fused: bool = True,
 ) -> list[Unit]:
-    """Cut named tensors into units of one dtype and device, of at most unit_bytes unless one tensor is larger.
+    """Make units of one dtype and device, of at most `unit_bytes` unless one tensor is larger.
 
     Args:
-        named: real tensors by name, in the order in which units go to the network.
-        exchange: makes the states.
-        unit_bytes: what a unit holds at most.
-        widened: exchange float32 at least.
-        fused: let an exchange accumulate gradients itself. Means then lie in memory that units use in turns.
+        named: floating-point tensors by name, in the order in which units are exchanged.
+        exchange: its `init` makes the states.
+        unit_bytes: largest size of a unit.
+        widened: exchange in float32 at least, even if the tensors are narrower.
+        fused: let an exchange that `Accumulates` do so. Units then share the memory of their means.
 
     Raises:
-        ValueError: nothing to exchange, or a tensor that does not hold real numbers.
+        ValueError: there is no tensor, or one that is not floating-point.
     """
     units = [_unit(part, exchange, widened=widened, fused=fused) for part in cut(named, unit_bytes)]
     if fused:
@@ -225,18 +231,18 @@ def _unit(part: list[tuple[str, Tensor]], exchange: Exchange, *, widened: bool, 
     narrow, device = part[0][1].dtype, part[0][1].device
     dtype = wide(narrow) if widened else narrow
     state = exchange.init(layout, wide(narrow), device)
-    # Residuals are float32 at least, so half precision is widened where the exchange reads it, and rounded once.
+    # Residuals are at least float32, so the exchange itself widens half precision where it reads it, and rounds once.
     return Unit(layout, tuple(tensor for _, tensor in part), dtype, state, fused and dtype == wide(narrow))
 
 
 def cut(named: Sequence[tuple[str, Tensor]], unit_bytes: float) -> list[list[tuple[str, Tensor]]]:
-    """Deal named tensors out to units of one dtype and device, of at most unit_bytes unless one tensor is larger.
+    """Group named tensors into units of one dtype and device, of at most `unit_bytes` unless one tensor is larger.
 
-    What several ranks of a mesh hold alike stays apart from what they do not: an exchange chooses by all values of a
-    unit, and those ranks must choose alike.
+    Tensors that a mesh replicates have units of their own: an exchange selects by all values of a unit, and the ranks
+    that hold the same tensor must select alike.
 
     Raises:
-        ValueError: nothing to exchange, or a tensor that does not hold real numbers.
+        ValueError: there is no tensor, or one that is not floating-point.
     """
     if not named:
         raise ValueError("the model has no parameter that requires a gradient")
@@ -248,12 +254,23 @@ def cut(named: Sequence[tuple[str, Tensor]], unit_bytes: float) -> list[list[tup
     return [part for group in alike for part in _filled(group, unit_bytes)]
 
 
+def budgets(units: Iterable[Unit]) -> dict[Layout, float]:
+    """Return every unit's part of the budget (`Turn.budget`), divided before a step among the units of a kind.
+
+    Tensors that a mesh replicates have a budget of their own, which is the same on all ranks that hold them.
+    """
+    kinds: dict[tuple[bool, ...], dict[Layout, State]] = {}
+    for unit in units:
+        kinds.setdefault(copies(unit.tensors[0]), {})[unit.layout] = visible(unit.state)
+    return {layout: part for states in kinds.values() for layout, part in divide_budget(states).items()}
+
+
 def _kind(tensor: Tensor) -> tuple[torch.dtype, torch.device, tuple[bool, ...]]:
     return tensor.dtype, tensor.device, copies(tensor)
 
 
 def _filled(named: list[tuple[str, Tensor]], unit_bytes: float) -> Iterable[list[tuple[str, Tensor]]]:
-    """Fill one list after the other up to unit_bytes."""
+    """Yield lists of neighbouring tensors of at most `unit_bytes`, unless one tensor is larger."""
     part: list[tuple[str, Tensor]] = []
     left = unit_bytes
     for name, tensor in named:

@@ -1,7 +1,7 @@
-"""Exchanges: collective algorithms. Each obeys the law: all workers get one mean, the average of what each one sent.
+"""Exchanges: collective algorithms. The law: all workers get the same mean, the average of what each of them sent.
 
-Every module here registers its parts, and they are attributes of this package: `gradwire.exchange.DEFT`. A type checker
-knows a part's type where it is imported from the module that defines it, and takes it for Any from here.
+Every module here registers its parts, which become attributes of this package: `gradwire.exchange.DEFT`. To a type
+checker they are Any; import a part from the module that defines it to get its type.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,15 +1,15 @@
-"""Workers leave or join between two steps: what becomes of what the others remember.
+"""How states change when workers leave or join between two steps.
 
-Memories keep a promise to the mean over the workers, and that is what a change of workers must leave as it was:
+Methods rely on invariants of the mean over the workers, and a change of workers must preserve them:
 
-| state                                | of those who stay    | of those who join | so that                        |
+| state                                | workers that stay    | workers that join | invariant                      |
 |--------------------------------------|----------------------|-------------------|--------------------------------|
-| owed: EF's error, DGC's u and v      | times after / before | 0                 | (1/n) sum e is the same        |
-| shifts: DIANA's h, MARINA's estimate | the mean shift       | the mean shift    | the mean shift is the same     |
-| averages: Momentum's v               | the same             | a peer's          | it is an average at once       |
-| replicated: a threshold, mean_h      | the newest worker's  | the same          | all workers know it alike      |
+| residuals: EF's error, DGC's u and v | times after / before | 0                 | (1/n) sum e                    |
+| shifts: DIANA's h, MARINA's estimate | the mean shift       | the mean shift    | the mean shift                 |
+| averages: Momentum's v               | unchanged            | a peer's          | v is an average from the start |
+| replicated: a threshold, mean_h      | the newest worker's  | the newest's      | equal on all workers           |
 
-What a worker still owed that is gone is lost with it: e_i / n of the owed mean.
+The residual of a worker that left is lost: e_i / n of the mean residual.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from gradwire.exchange.protocol import Exchange, State, flatten, tensor
 from gradwire.layout import Layout
 
 _DIMENSIONS = 7
-"""As many as a replicated tensor may have."""
+"""The largest number of dimensions of a replicated tensor."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """What a worker may know when other workers are there than at the step before.
+    """A change of workers between two steps, as one of the present workers sees it.
 
     Args:
-        layout: whose state it is.
-        before: workers there were.
-        stayed: how many of them are still there.
-        after: workers there are.
-        source: rank, among those who are there, of the worker whose state is the newest.
-        joined: whether this worker was not there.
-        device: where tensors are that travel.
+        layout: the layout of the state.
+        before: number of workers before.
+        stayed: number of those that are still present.
+        after: number of workers now.
+        source: rank, among the present workers, of the one whose state is the newest.
+        joined: whether this worker was not present before.
+        device: the device of the tensors that are sent.
     """
 
     layout: Layout
@@ -53,18 +53,18 @@ class Change:
 
 @runtime_checkable
 class Changes(Protocol):
-    """An exchange with per-worker state that knows how it goes on with other workers."""
+    """An exchange that adapts its state to a change of workers."""
 
     async def change(self, state: State, change: Change) -> None:
-        """Make the state, in place, one of the workers that are there now. All workers run it."""
+        """Adapt the state to the present workers, in place. All of them run it."""
         ...
 
 
 async def change_(exchange: Exchange, state: State, change: Change) -> None:
-    """Make an exchange's state one of the workers that are there now, in place.
+    """Adapt an exchange's state to the present workers, in place.
 
-    An exchange that does not say how, having no `change`, gets its replicated state from the newest worker, and of
-    every tensor [d] the mean over the workers that stayed.
+    For an exchange without `change`, replicated state becomes the newest worker's, and every tensor [d] becomes its
+    mean over the workers that stayed.
     """
     if isinstance(exchange, Changes):
         await exchange.change(state, change)
@@ -78,7 +78,7 @@ async def change_(exchange: Exchange, state: State, change: Change) -> None:
 
 
 def owe_(x: Tensor, change: Change) -> None:
-    """Keep (1/n) sum x over the workers, in place and without a word: x is what a worker owes to the mean."""
+    """Preserve (1/n) sum x over the workers for a residual x f[..., d], in place and without a message."""
     if change.joined:
         x.zero_()
     elif change.after != change.before:
@@ -86,7 +86,7 @@ def owe_(x: Tensor, change: Change) -> None:
 
 
 async def replace_(state: State, name: str, change: Change) -> None:
-    """Replace a tensor by the newest worker's, of whatever shape that is."""
+    """Replace a tensor of the state by the newest worker's, whose shape may differ."""
     mine = tensor(state, name)
     there = mine.to(change.device)
     words = torch.tensor([mine.ndim, *mine.shape, *[0] * (_DIMENSIONS - mine.ndim)], device=change.device)

@@ -1,8 +1,8 @@
 """CLT-k: the workers take turns in selecting for all, so no index is sent twice (ScaleCom, Chen et al. 2020, NeurIPS).
 
 The leader of step t is worker t mod n. All workers' values are summed at the indices of its k largest magnitudes. The
-support is always k, but the others wait for the leader's selection, and their values there need not be large. ScaleCom
-pairs it with a memory that forgets slowly: `EF(CLTK(density), beta)`.
+support always has k indices, but the others wait for the leader's selection, and their values there need not be large.
+ScaleCom pairs it with a low-pass memory: `EF(CLTK(density), beta)`.
 
 rank r at step t of n workers                                                         per step
 -----------------------------------------------------------------------------------------------------------
@@ -30,7 +30,7 @@ from gradwire.wire import index
 @part("cltk", "exchange", example="ef(cltk(density=0.01), beta=0.1)")
 @dataclass(frozen=True)
 class CLTK:
-    """Sum the values where this step's leader has its density * d largest, at least one."""
+    """Sum all workers' values at the indices of the step's leader's density * d largest magnitudes, at least one."""
 
     density: float
 
@@ -40,7 +40,7 @@ class CLTK:
     init = stateless
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """One Broadcast of u8[index.nbytes(d, k)], one AllReduce of f[k]; `own` is x at the leader's indices."""
+        """Use one Broadcast of u8[index.nbytes(d, k)] and one AllReduce of f[k]; `own` is x at the leader's indices."""
         d, x = x.shape[-1], widen(x)
         k, leader = kept(self.density, d), turn.step % turn.size
         wire = torch.zeros((*x.shape[:-1], index.nbytes(d, k)), dtype=torch.uint8, device=x.device)
@@ -54,11 +54,11 @@ class CLTK:
         return Sent(own=Sparse(indices.expand_as(values), values, d), mean=Sparse(indices, total.div_(turn.size), d))
 
     def omega(self, d: int) -> float | None:
-        """None: biased, unless it keeps everything."""
+        """Return 0 if it keeps everything, else None: it is biased."""
         return 0.0 if kept(self.density, d) == d else None
 
     def delta(self, d: int) -> float | None:
-        """0: a projection, never expansive; but the leader's indices need not hold large values here. 1 for all."""
+        """Return 1 if it keeps everything, else 0: a projection, whose leader's indices need not hold large values."""
         return 1.0 if kept(self.density, d) == d else 0.0
 
 

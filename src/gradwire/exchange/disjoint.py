@@ -1,4 +1,4 @@
-"""Workers that search disjoint parts of the vector gather how many indices each has found, and which."""
+"""Gather the indices that workers have found in disjoint parts of the vector."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from gradwire.ask import AllGather
 from gradwire.wire import index
 
 SLACK = 1.25
-"""Room beyond what a worker is expected to find: at 1 % an index takes a quarter of what its value takes."""
+"""Messages have space for this many times the expected number of indices; at 1 %, an index has a quarter of the bytes
+of its value."""
 
 
-def room(dims: Sequence[int], counts: Sequence[float]) -> int:
-    """Bytes of the longest index block, if counts[r] indices or a quarter more are found among dims[r]."""
+def expected_nbytes(dims: Sequence[int], counts: Sequence[float]) -> int:
+    """Return the bytes of the longest index block if rank r finds SLACK * counts[r] indices below dims[r]."""
     wanted = (index.nbytes(d, min(d, math.ceil(SLACK * count))) for d, count in zip(dims, counts, strict=True))
     return max(wanted, default=0)
 
 
 async def gather_indices(found: Tensor, counts: Sequence[int], dims: Sequence[int], rank: int) -> list[Tensor]:
-    """The indices of each rank r inside its part: int64[counts[r]], increasing, below dims[r].
+    """Gather each rank r's indices inside its part: int64[counts[r]], increasing, below dims[r].
 
-    One AllGather of an index block (wire/index.py), padded to the longest. `found` are the indices of this worker,
-    whose rank is `rank`; dims are the sizes of all parts, which all workers know.
+    It takes one AllGather of index blocks (wire/index.py), padded to the longest. `found` are the indices of this
+    worker, whose rank is `rank`; `dims` are the sizes of all parts, which all workers know.
 
     Raises:
-        ValueError: counts that the parts cannot have, or bytes that are no such indices.
+        ValueError: the counts do not fit the parts, or the bytes are not such indices.
     """
     if counts[rank] != len(found):
         raise ValueError(f"rank {rank} sent {len(found)} indices but announced {counts[rank]}")
@@ -38,18 +39,18 @@ async def gather_indices(found: Tensor, counts: Sequence[int], dims: Sequence[in
     return _decode(await AllGather(_padded(wire, longest)), counts, dims)
 
 
-async def gather_found(found: Tensor, dims: Sequence[int], rank: int, room: int) -> list[Tensor]:
-    """The same where no worker knows what the others have found: | count, 4 bytes | index block, up to `room` bytes |.
+async def gather_found(found: Tensor, dims: Sequence[int], rank: int, nbytes: int) -> list[Tensor]:
+    """Gather like `gather_indices`, without known counts: | count, 4 bytes | index block, up to `nbytes` bytes |.
 
-    If a block is longer, a second AllGather brings what is left of all, padded to the longest.
+    If a block is longer, a second AllGather sends the rest of all blocks, padded to the longest.
     """
     wire = index.encode(found, dims[rank])
     count = torch.tensor([len(found)], dtype=torch.int32, device=found.device).view(torch.uint8)
-    gathered = await AllGather(torch.cat([count, _padded(wire[:room], room)]))
+    gathered = await AllGather(torch.cat([count, _padded(wire[:nbytes], nbytes)]))
     counts = cast(list[int], gathered[:, :4].reshape(-1).view(torch.int32).tolist())
-    rows, left = gathered[:, 4:], max(index.nbytes(d, k) for d, k in zip(dims, counts, strict=True)) - room
+    rows, left = gathered[:, 4:], max(index.nbytes(d, k) for d, k in zip(dims, counts, strict=True)) - nbytes
     if left > 0:
-        rows = torch.cat([rows, await AllGather(_padded(wire[room:], left))], 1)
+        rows = torch.cat([rows, await AllGather(_padded(wire[nbytes:], left))], 1)
     return _decode(rows, counts, dims)
 
 
@@ -58,7 +59,7 @@ def _padded(wire: Tensor, length: int) -> Tensor:
 
 
 def _decode(rows: Tensor, counts: Sequence[int], dims: Sequence[int]) -> list[Tensor]:
-    """u8[n, m] of index blocks, each with zeros behind it -> int64[counts[r]] of every rank."""
+    """Index blocks u8[n, m], padded with zeros -> int64[counts[r]] of every rank."""
     return [
         index.decode(row[: index.nbytes(d, k)], d, k) for row, d, k in zip(rows.unbind(), dims, counts, strict=True)
     ]

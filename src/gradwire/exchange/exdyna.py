@@ -3,9 +3,10 @@
 Indices are padded to the longest list, so a part with more large values than others costs all workers. Here the vector
 is cut into blocks, and each worker's part is a range of them. If one part holds more than 1.05 times the average count
 and its neighbour less than 1 / 1.05 of it, one block moves from the first to the second. All workers know all counts
-and move blocks alike, so nothing is sent for it. The messages are MiCRO's (micro.py); their padding is `inefficiency`.
+and move the same blocks, so this takes no message. The messages are MiCRO's (micro.py); `inefficiency` measures their
+padding.
 
-The edge between two parts moves by one of about 1024 blocks a step, and only if both sides call for it. If all large
+The edge between two parts moves by one of about 1024 blocks per step, and only if both conditions hold. If all large
 values lie in one of four parts, it takes hundreds of steps to spread them.
 """
 
@@ -38,9 +39,12 @@ class ExDyna:
     """MiCRO with parts that adapt, so that all workers select about the same number.
 
     Args:
-        density: k / d, the fraction of values that is sent, kept between 0.909 and 1.1 of it for steady gradients.
-        start: "sample", which fits every gradient, or "formula", the authors' 1 / (2 sqrt(k)) (threshold.py).
-        official: follow the authors' code also in its slip: inside its band the threshold only rises.
+        density: k / d, the fraction of values to send; with steady gradients the fraction that is sent stays between
+            0.909 and 1.1 times this.
+        start: the first threshold: "sample", for any gradient, or "formula", the authors' 1 / (2 sqrt(k))
+            (threshold.py).
+        official: reproduce an error in the authors' code: for 0.909 < k' / k <= 1 the threshold rises instead of
+            falling.
     """
 
     density: float
@@ -61,7 +65,7 @@ class ExDyna:
         device: torch.device | str = "cpu",
         batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """No threshold and no parts yet: zeros [1], and for each block the number of its part, zeros [blocks]."""
+        """Make the threshold, 0 [1] for none yet, and each block's part number, zeros [blocks]; both are replicated."""
         number, _ = blocks(layout.d)
         return {
             "threshold": torch.zeros(1, dtype=dtype, device=device),
@@ -69,7 +73,7 @@ class ExDyna:
         }
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Two collectives a step; one more if the threshold is sampled, and one if a part has found far too many."""
+        """Use two collectives; one more if the threshold is sampled, and one if a part has far more than k / n."""
         rank, d = rank_of(turn, "exdyna"), x.shape[-1]
         owner = replicated(state, "owner", blocks(d)[:1])
         parts = _read(owner, turn.size)
@@ -79,19 +83,20 @@ class ExDyna:
         return sent
 
     def omega(self, d: int) -> float | None:
-        """None: biased."""
+        """Return None: it is biased."""
         return None
 
     def delta(self, d: int) -> float | None:
-        """0: a projection, never expansive; but the values that others select need not be large here."""
+        """Return 0: a projection, but the values that other workers select need not be large here."""
         return 0.0
 
 
 def blocks(d: int) -> tuple[int, int]:
-    """The number of blocks in [0, d), and their size. The remainder at the end belongs to the last part.
+    """Return the number of blocks in [0, d), and their size. The remainder at the end belongs to the last part.
 
     The authors' code makes 1024 blocks of d / 1024 elements, rounded down to a multiple of 32. The remainder is up to
-    32767 elements, which below d = 2^20 is more than a 32nd of all. There the size is rounded up, and blocks are fewer.
+    32767 elements, which below d = 2^20 may be more than d / 32. For such d the size is rounded up, and blocks are
+    fewer.
     """
     if d >= BLOCKS * LANES**2:
         return BLOCKS, d // BLOCKS // LANES * LANES
@@ -100,17 +105,17 @@ def blocks(d: int) -> tuple[int, int]:
 
 
 def spans(parts: Sequence[int], d: int) -> list[Span]:
-    """Turn n parts, given in blocks, into spans (start, end) that tile [0, d)."""
+    """Convert n parts, as numbers of blocks, to spans (start, end) that tile [0, d)."""
     _, size = blocks(d)
     edges = [size * number for number in itertools.accumulate(parts, initial=0)]
     return list(zip(edges[:-1], [*edges[1:-1], d], strict=True))
 
 
 def move(parts: Sequence[int], counts: Sequence[int], d: int) -> list[int]:
-    """n parts in blocks, and the number of values found in each -> the parts of the next step.
+    """Return the parts of the next step, given n parts as numbers of blocks and the number of values found in each.
 
-    From the first pair of neighbours to the last: one block moves from a part that found too many to one that found too
-    few, unless it would leave less than a quarter of an even split. The pair's counts are corrected at once.
+    For every pair of neighbours in order, one block moves from a part that found too many to one that found too few,
+    unless less than a quarter of an even split would be left. The pair's counts are corrected immediately.
     """
     parts, found, (number, size) = list(parts), list(counts), blocks(d)
     total, n = sum(found), len(parts)
@@ -125,12 +130,12 @@ def move(parts: Sequence[int], counts: Sequence[int], d: int) -> list[int]:
 
 
 def inefficiency(counts: Sequence[int]) -> float:
-    """The padding per index: n max k_p / k' - 1; 0 if all counts are equal, at most n - 1."""
+    """Return the padding per index: n max k_p / k' - 1; 0 if all counts are equal, at most n - 1."""
     return len(counts) * max(counts) / sum(counts) - 1 if any(counts) else 0.0
 
 
 def _read(owner: Tensor, n: int) -> list[int]:
-    """Blocks in each of n parts; an even split if there are none yet, or they are for another number of workers."""
+    """Return the blocks in each of n parts; an even split if the state has none or is of another number of workers."""
     held = Counter(cast(list[float], owner.tolist()))
     if held.keys() <= set(range(n)) and max(held, default=-1) == min(n, len(owner)) - 1:
         return [held[part] for part in range(n)]

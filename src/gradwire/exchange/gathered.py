@@ -1,4 +1,4 @@
-"""Gathered: every worker sends its compressed vector to every other, and all average the decoded vectors."""
+"""Gathered: every worker sends its compressed vector to all others, and averages the decoded vectors."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from gradwire.vector import Message, Sent, wide, widen
 @implied
 @dataclass(frozen=True)
 class Gathered:
-    """Gather any compressor's messages; each worker sends nbytes(d) to each other.
+    """Gather any compressor's messages; each worker sends nbytes(d) to every other worker.
 
-    With a `Ragged` compressor it first gathers the lengths, 8 bytes, then messages padded to the longest.
+    With a `Ragged` compressor it first gathers the lengths, 8 bytes each, then messages padded to the longest.
     """
 
     compressor: Compressor
@@ -34,54 +34,54 @@ class Gathered:
     init = stateless
 
     def wants_largest(self, turn: Turn) -> int:
-        """The compressor's."""
+        """Return the compressor's."""
         return wants_largest(self.compressor, turn)
 
     async def __call__(self, x: Tensor | Accumulated, state: State, turn: Turn) -> Sent:
-        """One AllGather of u8[nbytes(d)]; two if the messages are ragged."""
+        """Use one AllGather of u8[nbytes(d)], or two if the messages are ragged."""
         x = x if isinstance(x, Accumulated) else widen(x)
-        # In x's dtype before averaging, so that the mean is the average of the `own`s also in float64.
+        # In x's dtype before averaging, so that the mean is the average of the `own` in float64 too.
         decoded = (await self._exchange(x, turn)).to(wide(kernels.values(x).dtype))
         return Sent(own=decoded if isinstance(turn.rank, slice) else decoded.row(turn.rank), mean=decoded.average())
 
     async def _exchange(self, x: Tensor | Accumulated, turn: Turn) -> Message:
-        """Gather and decode every worker's message, a row each."""
+        """Gather and decode every worker's message, one row each."""
         c, like = self.compressor, kernels.values(x)
         d, x = like.shape[-1], cast(Tensor, x)  # only a `Selective` compressor is given anything else
         if _is_ragged(type(c)):
             return c.decode(await _gather_ragged(c.encode(x, turn), c.nbytes(d)), d)
         if isinstance(turn.rank, slice):
-            # Batched mode does not serialise: the bytes that there would be are only counted.
-            await AllGather(_unread(like.shape[:-1], c.nbytes(d), like.device))
+            # Batched mode does not serialise: the ledger counts the bytes that would be sent.
+            await AllGather(_placeholder(like.shape[:-1], c.nbytes(d), like.device))
             return operate(c, x, turn)
         return c.decode(await AllGather(c.encode(x, turn)), d)
 
     def omega(self, d: int) -> float | None:
-        """The compressor's."""
+        """Return the compressor's omega."""
         return self.compressor.omega(d)
 
     def delta(self, d: int) -> float | None:
-        """The compressor's."""
+        """Return the compressor's delta."""
         return self.compressor.delta(d)
 
 
 @lru_cache
 def _is_ragged(kind: type) -> bool:
-    """Cached: a protocol check takes longer than a round of a small problem may."""
+    """Whether a compressor class is `Ragged`; cached, because a protocol check is slow for rounds on short vectors."""
     return issubclass(kind, Ragged)
 
 
 @lru_cache(maxsize=64)
-def _unread(batch_shape: torch.Size, length: int, device: torch.device) -> Tensor:
-    """u8[*batch_shape, length] of one byte in memory: it has the shape of messages, which are only counted."""
+def _placeholder(batch_shape: torch.Size, length: int, device: torch.device) -> Tensor:
+    """Return u8[*batch_shape, length] with the shape of the messages, backed by a single byte."""
     return torch.zeros(1, dtype=torch.uint8, device=device).expand(*batch_shape, length)
 
 
 async def _gather_ragged(wire: Tensor, most: int) -> Tensor:
-    """Gather u8[m] of a length that differs among workers: u8[n, largest m], zeros after the shorter ones.
+    """Gather u8[m], where m differs among workers: u8[n, largest m], padded with zeros.
 
     Raises:
-        ValueError: a length below 0 or above `most`; nothing of that length is allocated.
+        ValueError: a length is below 0 or above `most`; no memory of that length is allocated.
     """
     length = torch.full((*wire.shape[:-1], 1), wire.shape[-1], device=wire.device).view(torch.uint8)
     lengths = (await AllGather(length)).view(torch.int64)

@@ -1,8 +1,8 @@
 """gTop-k: only the k largest values of the sum of all workers' Top-k are kept (Shi et al. 2019, arXiv:1901.04359).
 
-Here all workers' Top-k are gathered and each worker adds them up, as the DEFT authors' baseline does. The paper's tree
-drops values on its way, so it sums fewer of them and does not select exactly the k largest. Among sums of equal
-magnitude those at the lowest indices are kept, as Top-k does among equal values.
+Here all workers' Top-k are gathered and each worker sums them, as the DEFT authors' baseline does. The paper sums along
+a tree and drops values on the way, so it sums fewer values and does not select exactly the k largest. Among sums of
+equal magnitude those at the lowest indices are kept, as in Top-k.
 
 `own` holds a worker's value where the worker selected it and the sum is kept. Error feedback keeps the rest, including
 values at kept indices that only other workers selected.
@@ -31,7 +31,7 @@ from gradwire.vector import Sent, Sparse, widen
 @part("globaltopk", "exchange", example="ef(globaltopk(density=0.01))")
 @dataclass(frozen=True)
 class GlobalTopK:
-    """Keep the density * d largest of the sum of all workers' density * d largest, at least one."""
+    """Keep the density * d largest values, at least one, of the sum of all workers' density * d largest."""
 
     density: float
 
@@ -41,7 +41,7 @@ class GlobalTopK:
     init = stateless
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """One AllGather of u8[TopK(density).nbytes(d)]; `own` is x where selected and kept, else 0."""
+        """Use one AllGather of u8[TopK(density).nbytes(d)]; `own` is x where selected and kept, else 0."""
         d, x, topk = x.shape[-1], widen(x), TopK(self.density)
         gathered = topk.decode(await AllGather(topk.encode(x, turn)), d).to(x.dtype)
         union, slots = _unite(gathered.indices)
@@ -54,23 +54,24 @@ class GlobalTopK:
         return Sent(own=own, mean=Sparse(union[best], total[best].div_(turn.size), d))
 
     def omega(self, d: int) -> float | None:
-        """None: biased, unless it keeps everything."""
+        """Return 0 if it keeps everything, else None: it is biased."""
         return 0.0 if kept(self.density, d) == d else None
 
     def delta(self, d: int) -> float | None:
-        """0: a projection, never expansive; but the kept sums need not be large here. 1 if it keeps everything."""
+        """Return 1 if it keeps everything, else 0: a projection, but the kept sums need not be large here."""
         return 1.0 if kept(self.density, d) == d else 0.0
 
 
 def _unite(indices: Tensor) -> tuple[Tensor, Tensor]:
-    """int64[n, k] -> the union, increasing, int64[u], and the position of each index in it, int64[n, k]."""
+    """int64[n, k] -> the union int64[u], increasing, and the position of each index in it, int64[n, k]."""
     return cast(tuple[Tensor, Tensor], indices.unique(return_inverse=True))
 
 
 def _add(slots: Tensor, values: Tensor, size: int) -> Tensor:
-    """Add rows f[n, k] into f[size] at int64[n, k], distinct within a row.
+    """Add rows f[n, k] into f[size] at positions int64[n, k], which are distinct within a row.
 
-    Row by row: in one call a GPU adds in any order, and workers whose sums differ in a bit may keep other indices.
+    It adds row by row, because a GPU adds in any order within one call, and workers whose sums differ in a bit might
+    keep different indices.
     """
     total = values.new_zeros(size)
     for positions, row in zip(slots, values, strict=True):

@@ -1,4 +1,4 @@
-"""The law of every exchange, as a check: all workers return one mean, and the average of their `own` is that mean."""
+"""The law of exchanges as a check: all workers return the same mean, and the average of their `own` is that mean."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ _CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 class BrokenLaw(AssertionError):
-    """A law that an operator or an exchange breaks. The message names the law, the spec, where, and the numbers."""
+    """An operator or an exchange breaks a law. The message names the law, the spec, the place and the numbers."""
 
 
 def tolerance(dtype: torch.dtype, workers: int) -> float:
-    """How far the average of `own` may be from the mean, relative to the largest value of a run.
+    """Return how far the average of `own` may be from the mean, relative to the largest value of a run.
 
-    Float32 leaves room for memories that drift (docs/design.md) and for differences of large numbers. A mean in a
-    16-bit dtype is a sum in that dtype.
+    Float32's tolerance covers the drift of memories (docs/design.md) and cancellation. A mean in a 16-bit dtype is a
+    sum in that dtype.
     """
     return _CLOSE.get(dtype, (8 + workers) * torch.finfo(dtype).eps)
 
 
 def law_broken(owns: Sequence[Tensor], means: Sequence[Tensor], rtol: float, atol: float) -> str | None:
-    """Say what is wrong with the workers' own f[d] and mean f[d], in the order of ranks; None if nothing is.
+    """Describe how the workers' own f[d] and mean f[d], in the order of ranks, break the law; None if they do not.
 
-    The average of `own` may be rtol |mean| + atol from the mean. Of a batch there is one mean.
+    The average of `own` may be rtol |mean| + atol from the mean. A batch has one mean for all workers.
     """
     for name, vectors in (("own", owns), ("mean", means)):
         for worker, vector in enumerate(vectors):
@@ -52,7 +52,7 @@ def law_broken(owns: Sequence[Tensor], means: Sequence[Tensor], rtol: float, ato
 
 
 def largest_difference(found: Tensor, wanted: Tensor) -> str:
-    """Say where two tensors of one shape differ most, and by how much."""
+    """Describe where two tensors of one shape differ most, with both values."""
     gap = (found.double() - wanted.double()).abs().nan_to_num(nan=torch.inf).flatten()
     place = int(gap.argmax())
     mine, other = float(found.flatten()[place]), float(wanted.flatten()[place])

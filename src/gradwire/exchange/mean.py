@@ -1,4 +1,4 @@
-"""Mean: the plain average, nothing lost. What DDP does without gradwire."""
+"""Mean: the plain average without compression, as DDP computes it without gradwire."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Mean:
     init = stateless
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """One AllReduce of f[d], divided first, because float16 values may overflow in the sum and not in the mean."""
+        """Use one AllReduce of f[d], divided first, because float16 may overflow in the sum but not in the mean."""
         return Sent(own=Dense(x.clone()), mean=Dense(await AllReduce(x / turn.size, spare=True)))
 
     def omega(self, d: int) -> float | None:
-        """0: exact."""
+        """Return 0: it is exact."""
         return 0.0
 
     def delta(self, d: int) -> float | None:
-        """1: exact."""
+        """Return 1: it is exact."""
         return 1.0

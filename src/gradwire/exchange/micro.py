@@ -1,13 +1,13 @@
 """MiCRO: each worker sends the values of its part that reach a common threshold (HiPC 2023, arXiv:2310.00967).
 
-Yoon and Oh's successor of DEFT: no sorting, no norms, no plan to broadcast, and one pass over d / n values per worker.
+Yoon and Oh's successor of DEFT. It needs no sorting, norms or broadcast plan, and each worker reads d / n values once.
 
 rank r at step t of n workers                                                       per step and worker
 -----------------------------------------------------------------------------------------------------------------
 AllGather  if there is no threshold: the largest values of a sample (threshold.py)     4 min(k, 511) bytes at most
 select  the values of part (t + r) % n that reach it; if none, index t % its size   nothing
-AllGather  how many, and which: gaps inside the part, bit-packed, padded               4 + 1.25 k / n indices
-AllGather  what is left, if a worker has found more                                    max_r k_r - 1.25 k / n
+AllGather  count, and indices as bit-packed gaps inside the part, padded               4 + 1.25 k / n indices
+AllGather  the remaining indices, if a worker has found more                           max_r k_r - 1.25 k / n
 AllReduce  all workers' values at all k' indices                                       4 k'
 """
 
@@ -29,12 +29,15 @@ from gradwire.vector import Sent, widen
 @part("micro", "exchange", example="ef(micro(density=0.01))")
 @dataclass(frozen=True)
 class MiCRO:
-    """Each worker searches its own part of the vector for values that reach a threshold, which holds the density.
+    """Each worker searches its own part of the vector for values that reach a threshold, adapted to the density.
 
     Args:
-        density: k / d, the fraction of values that is sent, kept between 0.909 and 1.1 of it for steady gradients.
-        start: "sample", which fits every gradient, or "formula", the authors' 1 / (2 sqrt(k)) (threshold.py).
-        official: follow the authors' code also in its slip: inside its band the threshold only rises.
+        density: k / d, the fraction of values to send; with steady gradients the fraction that is sent stays between
+            0.909 and 1.1 times this.
+        start: the first threshold: "sample", for any gradient, or "formula", the authors' 1 / (2 sqrt(k))
+            (threshold.py).
+        official: reproduce an error in the authors' code: for 0.909 < k' / k <= 1 the threshold rises instead of
+            falling.
     """
 
     density: float
@@ -55,21 +58,21 @@ class MiCRO:
         device: torch.device | str = "cpu",
         batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """No threshold yet: zeros [1], replicated."""
+        """Make the threshold, replicated, 0 [1] for none yet."""
         return {"threshold": torch.zeros(1, dtype=dtype, device=device)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Two collectives a step; one more if the threshold is sampled, and one if a part has found far too many."""
+        """Use two collectives; one more if the threshold is sampled, and one if a part has far more than k / n."""
         rank, spans = rank_of(turn, "micro"), partition(x.shape[-1], turn.size)
         sent, _ = await search(self._control, widen(x), spans, state, rank, turn.step)
         return sent
 
     def omega(self, d: int) -> float | None:
-        """None: biased."""
+        """Return None: it is biased."""
         return None
 
     def delta(self, d: int) -> float | None:
-        """0: a projection, never expansive; but the values that others select need not be large here."""
+        """Return 0: a projection, but the values that other workers select need not be large here."""
         return 0.0
 
 

@@ -1,4 +1,4 @@
-"""The parts of an exchange, and which of them are made for a number of workers."""
+"""Walk over the parts of an exchange, and check those that require a number of workers."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class ForWorkers(Protocol):
-    """A part whose hyperparameters fit some numbers of workers only."""
+    """A part whose hyperparameters fit certain numbers of workers only."""
 
     def check_workers(self, size: int) -> None:
-        """Refuse another number of workers (ValueError)."""
+        """Raise ValueError for a number of workers that does not fit."""
         ...
 
 
 def parts_of(part: object) -> Iterable[object]:
-    """A part and all parts inside it."""
+    """Yield a part and all parts inside it."""
     yield part
     for inner in _inside(part):
         yield from parts_of(inner)
 
 
 def check_workers(exchange: object, size: int) -> None:
-    """Refuse an exchange with a part that does not fit so many workers (ValueError).
+    """Raise ValueError if a part of an exchange does not fit this number of workers.
 
-    What is inside a part that is made for a number of workers is that part's to check: it may see fewer of them.
+    A part with `check_workers` checks the parts inside itself, which may see fewer workers.
     """
     if isinstance(exchange, ForWorkers):
         exchange.check_workers(size)

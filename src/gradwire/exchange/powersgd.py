@@ -1,13 +1,13 @@
-"""PowerSGD: send a few directions of each matrix, found by one step of power iteration; vectors as they are.
+"""PowerSGD: a low-rank approximation of each matrix, by one step of power iteration; vectors are sent in full.
 
 Vogels, Karimireddy and Jaggi 2019, arXiv:1905.13727. With M_i worker i's matrix [m, c] and Q [c, r] known to all:
     P = orthonormal basis of the sum of M_i Q,    Q_i = M_i^T P,    own_i = P Q_i^T,    mean = P (average of Q_i)^T.
-own_i = P P^T M_i is a projection of M_i: it never expands, and it is linear in M_i, so the average of the `own`s is
-`mean`. The average of the Q_i is the Q of the next step (warm start): if the matrices stay the same, the mean tends to
-the best approximation of their average of rank r.
+own_i = P P^T M_i is a projection of M_i: it never expands, and it is linear in M_i, so the average of the own_i is
+`mean`. The average of the Q_i is the Q of the next step (warm start): if the matrices stay the same, the mean converges
+to the best rank-r approximation of their average.
 
-A tensor of two axes or more is a matrix [shape[0], the rest] if r (m + c) < m c, so that bytes are saved. A step sums
-two messages for any number of tensors: first all P's and the tensors that are no matrices, then all Q's.
+A tensor of two axes or more is a matrix [shape[0], the rest] if r (m + c) < m c, so that bytes are saved. A step takes
+two AllReduces for any number of tensors: first all P and the tensors that are no matrices, then all Q.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gradwire.vector import Dense, Sent, widen
 @part("powersgd", "exchange", example="ef(powersgd(rank=2))")
 @dataclass(frozen=True)
 class PowerSGD:
-    """Send `rank` directions of each matrix. Biased: use it inside ef(...), as its authors do."""
+    """Send a rank-`rank` approximation of each matrix. Biased: use it inside ef(...), as its authors do."""
 
     rank: int = 1
 
@@ -44,16 +44,16 @@ class PowerSGD:
         device: torch.device | str = "cpu",
         batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """No direction yet: q is zeros [d], replicated, for any `batch_shape`.
+        """Make q, zeros [d] for no directions yet; it is the same on all workers, so `batch_shape` does not matter.
 
-        A matrix's Q [c, r] lies at the start of its tensor's span of q, so a checkpoint can cut q by parameter.
+        A matrix's Q [c, r] lies at the start of its tensor's span of q, so that a checkpoint can split q by parameter.
         """
         return {"q": torch.zeros(layout.d, dtype=dtype, device=device)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Two AllReduces: f[all m r and the tensors that are no matrices], then f[all c r].
+        """Use two AllReduces: f[all m r, and the tensors that are no matrices], then f[all c r].
 
-        Every worker orthonormalises the summed P itself: processors of different kinds may differ in rounding.
+        Every worker orthonormalises the summed P itself, so results may differ in rounding between kinds of processors.
         """
         x, q, axes = widen(x), tensor(state, "q"), x.ndim - 1
         matrices, rest = self._plan(turn.layout)
@@ -74,11 +74,11 @@ class PowerSGD:
         return Sent(own=Dense(own), mean=Dense(mean))
 
     def omega(self, d: int) -> float | None:
-        """None, or 0 if d is too small for a matrix: m c > r (m + c) >= 2 r sqrt(m c) means m c > 4 r^2."""
+        """Return 0 if d is too small for a matrix, else None: m c > r (m + c) >= 2 r sqrt(m c) implies m c > 4 r^2."""
         return 0.0 if d <= 4 * self.rank**2 else None
 
     def delta(self, d: int) -> float | None:
-        """0: a projection never expands, but may miss everything. 1 if d is too small for a matrix."""
+        """Return 1 if d is too small for a matrix, else 0: a projection never expands, but may miss everything."""
         return 1.0 if d <= 4 * self.rank**2 else 0.0
 
     def _plan(self, layout: Layout) -> tuple[list[_Matrix], list[slice]]:
@@ -97,7 +97,7 @@ class PowerSGD:
 
 
 class _Matrix(NamedTuple):
-    """A tensor [m, c] of a layout, from `start` on, and the rank r of what is sent."""
+    """A tensor [m, c] of a layout that begins at `start`, and the rank r of its approximation."""
 
     start: int
     m: int
@@ -109,14 +109,14 @@ class _Matrix(NamedTuple):
         return flat[..., self.start : self.start + self.m * self.c].view(*flat.shape[:-1], self.m, self.c)
 
     def q(self, flat: Tensor) -> Tensor:
-        """f[d] of a state -> its view f[c, r]; r < m because the matrix is worth compressing."""
+        """f[d] of a state -> its view f[c, r]; it fits because r < m for matrices that are compressed."""
         return flat[self.start : self.start + self.c * self.r].view(self.c, self.r)
 
 
 def _directions(q: Tensor, rng: torch.Generator) -> Tensor:
-    """Scale the columns of f[c, r] to at most 1, which spans the same; draw a column of (nearly) zeros at random.
+    """Scale the columns of f[c, r] to a largest magnitude of 1, and replace columns of (nearly) zeros by random ones.
 
-    It is zero before the first step, and after a step in which P happened to miss the whole matrix. Without new random
+    A column is zero before the first step, and after a step in which P missed the whole matrix. Without new random
     numbers it would stay zero.
     """
     size = q.abs().amax(0)
@@ -125,12 +125,12 @@ def _directions(q: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _orthonormal(p: Tensor) -> Tensor:
-    """f[m, r] -> f[m, r] with orthonormal columns, the first j spanning what p's do; some basis also if p is zero."""
+    """f[m, r] -> f[m, r] with orthonormal columns, of which the first j span p's first j; any basis if p is zero."""
     return cast(Tensor, torch.linalg.qr(p).Q)
 
 
 async def _sum(parts: Sequence[Tensor], axes: int) -> list[Tensor]:
-    """Sum tensors of any shapes, behind `axes` axes of workers, in one message; no message for no tensors."""
+    """Sum tensors of any shapes, after `axes` leading axes of workers, by one AllReduce; none if there is no tensor."""
     if not parts:
         return []
     total = await AllReduce(torch.cat([part.flatten(axes) for part in parts], -1))

@@ -17,15 +17,15 @@ from gradwire.vector import Sent
 State: TypeAlias = dict[str, Union[Tensor, "State"]]
 """A nest of tensors, owned by the caller and changed in place.
 
-A tensor [d] holds one value per coordinate. A tensor of any other shape is replicated: the same on all workers, such as
-a threshold. It may be replaced by one of another shape.
+A tensor [d] holds one value per coordinate. A tensor of any other shape is replicated, that is, the same on all
+workers, such as a threshold. It may be replaced by one of another shape.
 """
 
 WEIGHT = "weight"
-"""Replicated state of this name: how much an exchange asks of a budget for several (`Turn.budget`)."""
+"""The name of replicated state that weighs an exchange's unit in a budget for several units (`Turn.budget`)."""
 
 NOMINAL = 1 << 20
-"""The dimension at which a pairing is checked before the real one is known; bias does not depend on it."""
+"""The dimension for checks of omega and delta before the real one is known; bias does not depend on it."""
 
 
 @runtime_checkable
@@ -42,7 +42,7 @@ class Exchange(Protocol):
         device: torch.device | str = "cpu",
         batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """Make the state of a worker before its first step. Refuses what does not fit the layout (ValueError).
+        """Make a worker's state before its first step (ValueError: the exchange does not fit the layout).
 
         In batched mode one state serves all n workers and batch_shape is (n,): state per worker is then [n, d], and
         replicated state keeps its shape.
@@ -50,80 +50,80 @@ class Exchange(Protocol):
         ...
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Average finite f[d] over the workers. x is only read; `own` and `mean` share no memory with it.
+        """Average finite f[d] over the workers. x is not written; `own` and `mean` share no memory with it.
 
-        On a batched turn (see Turn) x and `own` are f[n, d], one row a worker, and `mean` is f[d].
+        On a batched turn (see Turn) x and `own` are f[n, d], one row per worker, and `mean` is f[d].
         """
         ...
 
     def omega(self, d: int) -> float | None:
-        """Relative variance of `own` if unbiased, else None."""
+        """Return omega with E |own - x|^2 <= omega |x|^2 if `own` is unbiased, else None."""
         ...
 
     def delta(self, d: int) -> float | None:
-        """Contraction of `own`: E |own - x|^2 <= (1 - delta) |x|^2. 0 is not expansive; None may expand."""
+        """Return delta with E |own - x|^2 <= (1 - delta) |x|^2; 0 is not expansive, None may expand."""
         ...
 
 
 @runtime_checkable
 class Accumulates(Protocol):
-    """An exchange that adds a residual to x, and can do so in the one pass in which gradients are read.
+    """An exchange that adds a residual to x, and can do so in the same pass that reads the gradients.
 
-    The caller then hands the `Accumulated` to the exchange where others take x. The state before the step stays in
-    memory until the next one: to go back to it costs nothing.
+    The caller then calls the exchange with the `Accumulated` in place of x. The state before the step stays in memory
+    until the next one, so rolling back is free.
     """
 
     def accumulate(self, pieces: Sequence[Tensor], state: State, turn: Turn) -> Accumulated | None:
-        """Compute residual + pieces, the gradients f[...] of one unit in order; the sum is the new residual.
+        """Compute residual + pieces, the gradients f[...] of one unit in order; the sum becomes the new residual.
 
-        Local. The pieces may hold zeros afterwards (`Accumulated.cleared`). None if the exchange cannot take this step
-        so; then nothing has changed, and the caller hands over x as ever.
+        It sends nothing. The pieces may hold zeros afterwards (`Accumulated.cleared`). It returns None if the exchange
+        cannot accumulate in this step; then nothing has changed, and the caller calls the exchange with x.
         """
         ...
 
     def rollback(self, state: State) -> None:
-        """Make the state what it was before `accumulate`, in place and on the spot."""
+        """Restore the state from before `accumulate`, in place, without a copy of the residual."""
         ...
 
 
 @runtime_checkable
 class Selective(Protocol):
-    """An exchange or a compressor that selects by magnitude, and takes an `Accumulated` where others take a tensor.
+    """An exchange or a compressor that selects by magnitude, and accepts an `Accumulated` instead of a tensor.
 
-    Its values may be bfloat16; what is read of them is widened to float32 before it is sent.
+    The values may be bfloat16; selected ones are widened to float32 before they are sent.
     """
 
     def wants_largest(self, turn: Turn) -> int:
-        """How many of the largest magnitudes it selects on this turn; 0 if it cannot tell, and takes a tensor."""
+        """Return the number of largest magnitudes to select on this turn; 0 if unknown, and it needs a tensor."""
         ...
 
 
 @runtime_checkable
 class Layered(Protocol):
-    """An exchange that reads the norms of layers, and takes an `Accumulated`, of bfloat16 too, instead of a tensor."""
+    """An exchange that reads the norms of layers, and accepts an `Accumulated`, of any dtype, instead of a tensor."""
 
     def wants_norms(self, turn: Turn) -> Sequence[tuple[int, int]]:
-        """Whose norms it reads on this turn: spans that tile the vector, or none."""
+        """Return the spans (start, end) whose norms it reads on this turn; they tile the vector, or there are none."""
         ...
 
 
 BEFORE = "_before"
-"""Where a state keeps what it was before the step. A name that begins with an underscore is scratch: no checkpoint
-holds it, and only its owner reads it."""
+"""The name under which a state keeps a backup from before the step. Names that begin with an underscore are scratch:
+checkpoints do not contain them, and only their owner reads them."""
 
 
 def wants_largest(part: object, turn: Turn) -> int:
-    """How many of the largest magnitudes a part selects on this turn; 0 if it takes nothing but a tensor."""
+    """Return the number of largest magnitudes that a part selects on this turn; 0 if it needs a tensor."""
     return part.wants_largest(turn) if isinstance(part, Selective) else 0
 
 
 def wants_norms(part: object, turn: Turn) -> Sequence[tuple[int, int]]:
-    """Whose norms a part reads on this turn; empty if it reads none."""
+    """Return the spans whose norms a part reads on this turn; empty if it reads none."""
     return part.wants_norms(turn) if isinstance(part, Layered) else ()
 
 
 def forget_(state: State) -> None:
-    """Let go of all scratch in a nest, for callers that do not go back any more."""
+    """Delete all scratch in a nest, for callers that will not roll back any more."""
     for name in [name for name in state if name.startswith("_")]:
         del state[name]
     for part in state.values():
@@ -132,12 +132,12 @@ def forget_(state: State) -> None:
 
 
 def visible(state: State) -> State:
-    """Return the state without its scratch: the same tensors in a new dictionary."""
+    """Return the state without its own scratch: the same tensors in a new dictionary."""
     return {name: part for name, part in state.items() if not name.startswith("_")}
 
 
 def flatten(state: State, prefix: str = "") -> Iterator[tuple[State, str, str, Tensor]]:
-    """Walk through a nest, but for its scratch: (the dictionary it lies in, its key there, dotted name, tensor)."""
+    """Yield every tensor of a nest except scratch, as (the dictionary that holds it, its key, dotted name, tensor)."""
     for key, value in visible(state).items():
         if isinstance(value, Tensor):
             yield state, key, prefix + key, value
@@ -169,12 +169,12 @@ def stateless(
     device: torch.device | str = "cpu",
     batch_shape: tuple[int, ...] = (),
 ) -> State:
-    """No state: the `init` of an exchange whose steps are independent of each other."""
+    """Return no state: the `init` of an exchange whose steps are independent of each other."""
     return {}
 
 
 def check_exchange(exchange: Exchange, who: str) -> None:
-    """Refuse what is not an exchange, a bare compressor above all (TypeError)."""
+    """Raise TypeError for a value that is not an exchange, such as a compressor."""
     if (wrong := why_no_exchange(exchange)) is not None:
         raise TypeError(f"{who} wraps an exchange, {wrong}")
 
@@ -182,15 +182,15 @@ def check_exchange(exchange: Exchange, who: str) -> None:
 def tensor(state: State, name: str) -> Tensor:
     """Read a tensor out of a state."""
     found = state[name]
-    if isinstance(found, dict):  # not by Tensor, whose own check takes as long as a sum over a short vector
+    if isinstance(found, dict):  # not `isinstance(found, Tensor)`, which takes as long as the sum of a short vector
         raise TypeError(f"{name} of this state is a nest, not a tensor")
     return found
 
 
 def replicated(state: State, name: str, shape: tuple[int, ...]) -> Tensor:
-    """Read replicated state, which is zeros at first; a checkpoint's of another shape is replaced by zeros.
+    """Read replicated state, which is zeros at first; state of another shape, from a checkpoint, is replaced by zeros.
 
-    It is the same on all workers, so all start again alike.
+    All workers have the same state, so all of them replace it.
     """
     found = tensor(state, name)
     if found.shape != shape:
@@ -199,15 +199,15 @@ def replicated(state: State, name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def no_weight() -> State:
-    """No weight yet: f64[1, 1], on the CPU, where budgets are divided."""
+    """Return the weight, 0 for none yet: f64[1, 1], on the CPU, where budgets are divided."""
     return {WEIGHT: torch.zeros((1, 1), dtype=torch.float64)}
 
 
 def divide_budget(states: Mapping[Layout, State]) -> dict[Layout, float]:
-    """Divide a common budget among several units: `Turn.budget` of the next step, relative to each unit's size.
+    """Divide a common budget among units: return each unit's `Turn.budget` of the next step, relative to its size.
 
-    In proportion to their weights from the step before; by size if there are none. Weights are replicated, so all
-    workers divide alike.
+    The budget is divided in proportion to the weights of the step before, or by size if there are none. Weights are
+    replicated, so all workers divide alike.
     """
     weights = [_weight(state) or 0.0 for state in states.values()]
     total, d = math.fsum(weights), sum(layout.d for layout in states)
@@ -217,7 +217,7 @@ def divide_budget(states: Mapping[Layout, State]) -> dict[Layout, float]:
 
 
 def _weight(state: State) -> float | None:
-    """Read the weight that lies anywhere in a state; None if there is none."""
+    """Return the weight anywhere in a state; None if there is none."""
     for name, part in visible(state).items():
         found = _weight(part) if isinstance(part, dict) else float(part) if name == WEIGHT else None
         if found is not None:

@@ -1,4 +1,4 @@
-"""What is no exchange, and what to do about it, in one sentence: the same at every door and in every memory."""
+"""The error message for a value that is not an exchange, shared by doors, memories and the simulator."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from gradwire.compress.protocol import Compressor
 from gradwire.reprs import describe
 
 METHODS = ("init", "__call__", "omega", "delta")
-"""What an exchange must have."""
+"""The methods that an exchange must have."""
 
 
 def why_no_exchange(value: object) -> str | None:
     """Return the end of a sentence that begins "Simulator takes an exchange, "; None for an exchange.
 
-    Looks at names only: what an exchange does is for `step` and for `gradwire.testing` to say.
+    It checks names only; `step` and `gradwire.testing` check what an exchange does.
     """
     if isinstance(value, type):
         return f"and {value.__name__} is a class: give it an instance, {value.__name__}({_required(value)})"
@@ -32,7 +32,7 @@ def why_no_exchange(value: object) -> str | None:
 
 
 def _required(kind: type) -> str:
-    """Name the arguments that a class cannot do without."""
+    """Return the required arguments of a class, for an error message."""
     try:
         parameters = inspect.signature(kind).parameters.values()
     except (TypeError, ValueError):  # some classes of C have no signature

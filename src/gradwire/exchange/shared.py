@@ -1,6 +1,7 @@
 """SharedRandK: all workers keep the same random indices, so k values are summed and no index is sent.
 
-Unbiased with omega = d / k - 1 like Rand-k, but the workers' errors do not average out: all make the same one.
+Unbiased with omega = d / k - 1 like Rand-k, but the workers' errors do not average out, because all drop the same
+coordinates.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from gradwire.vector import Sent, Sparse, widen
 @part("sharedrandk", "exchange", example="sharedrandk(density=0.1)")
 @dataclass(frozen=True)
 class SharedRandK:
-    """Sum the values at random indices common to all; scaled by d / k to be unbiased, or not, to contract."""
+    """Sum the values at random indices common to all workers, scaled by d / k if `unbiased`, else contractive."""
 
     density: float
     unbiased: bool = True
@@ -35,7 +36,7 @@ class SharedRandK:
     init = stateless
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """One AllReduce of f[k]."""
+        """Use one AllReduce of f[k]."""
         d, x = x.shape[-1], widen(x)
         k = kept(self.density, d)
         key = torch.tensor(turn.key(shared=True), device=x.device)
@@ -47,11 +48,11 @@ class SharedRandK:
         return Sent(own=Sparse(indices.expand_as(values), values, d), mean=Sparse(indices, total.div_(turn.size), d))
 
     def omega(self, d: int) -> float | None:
-        """d / k - 1 if unbiased."""
+        """Return d / k - 1 if unbiased, else None."""
         fraction = kept(self.density, d) / d if d else 1.0
         return 1 / fraction - 1 if self.unbiased else None
 
     def delta(self, d: int) -> float | None:
-        """k / d if not scaled; 1 - omega, where that is positive, if unbiased."""
+        """Return k / d if not scaled; if unbiased, 1 - omega where that is positive, else None."""
         fraction = kept(self.density, d) / d if d else 1.0
         return from_omega(1 / fraction - 1) if self.unbiased else fraction

@@ -2,14 +2,14 @@
 
 If magnitudes are exponentially distributed, a fraction r of them exceeds their mean times ln(1 / r). The excess over a
 threshold is exponential again, so the fit is repeated on the values above it, one stage after the other:
-    t_m = t_{m-1} + (mean of the magnitudes from t_{m-1} on - t_{m-1}) ln(1 / r_m),    t_0 = 0.
-Passes over memory, no sort: O(d) for all stages together, since the first of several keeps a fraction r_1 = 1/4.
+    t_m = t_{m-1} + (mean of the magnitudes >= t_{m-1} - t_{m-1}) ln(1 / r_m),    t_0 = 0.
+It does not sort: all stages together read O(d) values, since the first of several keeps a fraction r_1 = 1/4.
 
 The number of stages is replicated state. It begins at 1; a step whose average count over the workers is not within 20 %
-of k adds one, up to `stages`. Ours, not the paper's: for m > 1, r_m divides what is still to be dropped evenly among
-the remaining stages, by the count that really passed, so each stage corrects the one before; the number of stages never
-falls; and no threshold is above the largest magnitude. So equal magnitudes are all sent, where the exponential fit
-would never send any.
+of k adds one, up to `stages`. This differs from the paper in three points. For m > 1, r_m divides the remaining
+reduction evenly among the remaining stages, by the count that really passed, so each stage corrects the one before. The
+number of stages never decreases. And no threshold is above the largest magnitude, so equal magnitudes are all sent,
+whereas the exponential fit would never send any.
 
 Every worker's selection is gathered as `HardThreshold` sends it (compress/threshold.py), and is its `own`.
 """
@@ -36,16 +36,16 @@ FIRST = 0.25
 """The fraction that the first of several stages keeps."""
 
 BAND = 0.2
-"""How far the average count may be from k, as a fraction of k, before a stage is added."""
+"""The largest deviation of the average count from k, as a fraction of k, without adding a stage."""
 
 TINY = torch.finfo(torch.float32).tiny
-"""The lowest threshold: smaller values, zero above all, are not sent."""
+"""The lowest threshold: smaller values, in particular zeros, are not sent."""
 
 
 @part("sidco", "exchange", example="ef(sidco(density=0.01))")
 @dataclass(frozen=True)
 class SIDCo:
-    """Send about density * d values: those above a threshold fitted in at most `stages` stages."""
+    """Send about density * d values: those that reach a threshold, fitted in at most `stages` stages."""
 
     density: float
     stages: int = 10
@@ -61,11 +61,11 @@ class SIDCo:
         device: torch.device | str = "cpu",
         batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """The number of stages [1], replicated, 1 before the first step."""
+        """Make the number of stages [1], replicated, 1 before the first step."""
         return {"stages": torch.ones(1, dtype=dtype, device=device)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Two AllGathers: lengths, then messages padded to the longest. Changes the number of stages in place."""
+        """Use two AllGathers: lengths, then messages padded to the longest. The number of stages changes in place."""
         if isinstance(turn.rank, slice):
             raise ValueError("sidco's threshold is each worker's own: it runs in lockstep, not batched")
         d, stages = len(x), replicated(state, "stages", (1,))
@@ -73,22 +73,22 @@ class SIDCo:
         threshold = fit_threshold(widen(x).abs(), k, used)
         sent = await Gathered(HardThreshold(max(threshold, TINY)))(x, {}, turn)
         count = int(cast(Sparse, sent.mean).values.count_nonzero()) / turn.size
-        # If no worker sends anything, there was nothing to fit.
+        # If no worker sends anything, all magnitudes are below TINY, and more stages would not help.
         if count > 0 and abs(count - k) > BAND * k:
             stages.fill_(min(used + 1, self.stages))
         return sent
 
     def omega(self, d: int) -> float | None:
-        """None: biased."""
+        """Return None: it is biased."""
         return None
 
     def delta(self, d: int) -> float | None:
-        """0: a projection, never expansive; but it may select fewer than k."""
+        """Return 0: a projection, but it may select fewer than k values."""
         return 0.0
 
 
 def fit_threshold(size: Tensor, k: int, stages: int) -> float:
-    """The threshold that about k, and at least one, of the magnitudes f[d] reach; 0 if there are none or all are 0."""
+    """Return a threshold that about k, at least one, of the magnitudes f[d] reach; 0 if d is 0 or all are 0."""
     threshold, peaks = 0.0, size
     for stage in range(stages if size.numel() else 0):
         if stage > 0:

@@ -1,4 +1,4 @@
-"""One step of an exchange whose author may have made a mistake: what is no coroutine or no `Sent` is refused."""
+"""One step of an exchange, with checks for mistakes in its definition: it must be a coroutine that returns a `Sent`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from gradwire.vector import Dense, Offset, Sent, Sparse
 
 
 async def step(exchange: Exchange, x: Tensor, state: State, turn: Turn) -> Sent:
-    """Do what `await exchange(x, state, turn)` does.
+    """Return `await exchange(x, state, turn)`.
 
     Raises:
-        TypeError: one sentence, if the exchange's __call__ is not `async def` or does not return `Sent` of vectors.
+        TypeError: the exchange's __call__ is not `async def`, or does not return `Sent` of vectors.
     """
     talk = cast(object, exchange(x, state, turn))
     if not isinstance(talk, Coroutine):
@@ -39,6 +39,6 @@ async def step(exchange: Exchange, x: Tensor, state: State, turn: Turn) -> Sent:
 
 
 def _kind(value: object) -> str:
-    """Name a type with its article: `a Tensor`, `None`."""
+    """Return a value's type with its article: `a Tensor`, `None`."""
     name = type(value).__name__
     return "None" if value is None else f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"

@@ -1,8 +1,8 @@
-"""Undo a step: an exchange that notes what it overwrites of a state saves its caller a copy of the whole state.
+"""Undo a step: if an exchange logs the values that it overwrites, its caller need not copy the whole state.
 
     keep_(state, logged(exchange)) -> the step, in which the exchange calls `log_` before it writes -> restore_(state)
 
-A sparse message overwrites k of d values, so that is all that is kept of them.
+A sparse message overwrites k of d values, so the log holds k values only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gradwire.exchange.protocol import BEFORE, Exchange, State, clone, copy_, ne
 from gradwire.vector import Sparse, Vector
 
 LOG = "_log"
-"""Where a state keeps what its step has overwritten: {name: {"values": f[k], "indices": int64[k]}}, or all values."""
+"""The name of a state's log of overwritten values: {name: {"values": f[k], "indices": int64[k]}}, or f[d] alone."""
 
 
 @runtime_checkable
@@ -23,17 +23,17 @@ class Logs(Protocol):
     """An exchange that calls `log_` before it overwrites parts of its state."""
 
     def logged(self) -> frozenset[str]:
-        """Names of these parts; f[d] each, and changed in place."""
+        """Return the names of these parts, each a tensor f[d] that changes in place."""
         ...
 
 
 def logged(exchange: Exchange) -> frozenset[str]:
-    """Names of the parts of its state that an exchange logs."""
+    """Return the names of the parts of its state that an exchange logs."""
     return exchange.logged() if isinstance(exchange, Logs) else frozenset()
 
 
 def keep_(state: State, but: frozenset[str] = frozenset()) -> None:
-    """Copy the state, `but` for what its exchange logs, to where `restore_` finds it; in place from the second time."""
+    """Back up the state for `restore_`, except the parts `but` that its exchange logs; later calls reuse the memory."""
     current = {name: part for name, part in visible(state).items() if name not in but}
     if isinstance(before := state.get(BEFORE), dict):
         copy_(before, current)
@@ -44,7 +44,7 @@ def keep_(state: State, but: frozenset[str] = frozenset()) -> None:
 
 
 def log_(state: State, name: str, change: Vector) -> None:
-    """Note the values that adding `change` to state[name] will overwrite, if the caller of the step wants them."""
+    """Log the values of state[name] that adding `change` will overwrite, if the caller has called `keep_` for it."""
     if not isinstance(log := state.get(LOG), dict):
         return
     values = tensor(state, name)
@@ -55,7 +55,7 @@ def log_(state: State, name: str, change: Vector) -> None:
 
 
 def restore_(state: State) -> None:
-    """Make the state what it was when `keep_` was called, in place; once."""
+    """Restore the state from the last `keep_`, in place."""
     if isinstance(before := state.get(BEFORE), dict):
         current = {name: part for name, part in visible(state).items() if name in before}
         copy_(current, before)
@@ -67,7 +67,7 @@ def restore_(state: State) -> None:
 
 
 def before(state: State) -> State:
-    """Return the state as it was when `keep_` was called, to be read only."""
+    """Return the state from the last `keep_`; the caller must not write it."""
     found = visible(state)
     for name in _log(state):
         found[name] = tensor(state, name).clone()

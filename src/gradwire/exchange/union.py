@@ -1,9 +1,9 @@
-"""Top-k with the union of all workers' indices, as the DEFT paper has it: all workers send what any worker selects.
+"""Top-k with the union of all workers' indices, the DEFT paper's baseline: all workers send what any worker selects.
 
 Each worker selects the k largest magnitudes of its own vector, and all workers' values are summed at the union of the
-selected indices. So the support grows with the number of workers, from k up to n k: the gradient build-up that
-exclusive selection (`DEFT`) and a leader's selection (`CLTK`) avoid. Independent uniform supports cover
-1 - (1 - k / d)^n of the vector (Yoon and Oh, ICPP 2023, arXiv:2307.03500; its baseline Top-k).
+selected indices. So the support grows with the number of workers, from k up to n k. Exclusive selection (`DEFT`) and a
+leader's selection (`CLTK`) avoid this gradient build-up. Independent uniform supports cover 1 - (1 - k / d)^n of the
+vector (Yoon and Oh, ICPP 2023, arXiv:2307.03500; its baseline Top-k).
 
 rank r of n workers                                                                   per step and worker
 -----------------------------------------------------------------------------------------------------------
@@ -32,7 +32,7 @@ from gradwire.wire import index
 @part("uniontopk", "exchange", example="ef(uniontopk(density=0.01))")
 @dataclass(frozen=True)
 class UnionTopK:
-    """Sum the values wherever any worker has one of its density * d largest, at least one each."""
+    """Sum the values at all indices where any worker has one of its density * d largest, at least one per worker."""
 
     density: float
 
@@ -42,11 +42,11 @@ class UnionTopK:
     init = stateless
 
     def wants_largest(self, turn: Turn) -> int:
-        """k."""
+        """Return k."""
         return kept(self.density, turn.layout.d)
 
     async def __call__(self, x: Tensor | Accumulated, state: State, turn: Turn) -> Sent:
-        """One AllGather of u8[index.nbytes(d, k)], one AllReduce of f[|union|]; `own` is x at the union."""
+        """Use one AllGather of u8[index.nbytes(d, k)] and one AllReduce of f[|union|]; `own` is x at the union."""
         x = x if isinstance(x, Accumulated) else widen(x)
         values = kernels.values(x)
         d = values.shape[-1]
@@ -59,9 +59,9 @@ class UnionTopK:
         return Sent(own=Sparse(union.expand_as(values), values, d), mean=Sparse(union, total.div_(turn.size), d))
 
     def omega(self, d: int) -> float | None:
-        """None: biased, unless it keeps everything."""
+        """Return 0 if it keeps everything, else None: it is biased."""
         return 0.0 if kept(self.density, d) == d else None
 
     def delta(self, d: int) -> float | None:
-        """k / d, as Top-k's: the union contains the worker's own indices."""
+        """Return k / d, as for Top-k: the union contains the worker's own indices."""
         return kept(self.density, d) / d if d else 1.0

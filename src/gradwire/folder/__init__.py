@@ -1,4 +1,4 @@
-"""A folder with the states of all ranks: every rank's own file, and a manifest that says which belong together."""
+"""A folder with the states of all ranks: every rank's own file, and a manifest that lists the files of one save."""
 
 from gradwire.folder.load import load
 from gradwire.folder.save import save

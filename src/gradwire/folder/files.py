@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, and are known by their bytes."""
+"""Files that are written completely or not at all, and digests of their contents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CHUNK = 2**20
 
 
 def write_whole(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
-    """Write a file under another name in the same folder, put it on the disk, and only then give it its name."""
+    """Write a file under a temporary name in the same folder, flush it to the disk, and only then rename it."""
     new = path.with_name(f"{path.name}.new")
     with open(new, "wb") as file:
         fill(file)
@@ -21,13 +21,13 @@ def write_whole(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
     os.replace(new, path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the name is an entry of the folder, and reaches the disk with it
+        os.fsync(folder)  # the name is an entry of the folder, so the folder must be flushed too
     finally:
         os.close(folder)
 
 
 def digest(path: Path) -> str:
-    """Sixteen bytes, as text, that tell a file's bytes from any others."""
+    """Return a 16-byte digest of a file's contents, in hexadecimal."""
     found = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK):

@@ -1,4 +1,4 @@
-"""What `save` and `load` need of a hook."""
+"""The interface of hooks that `save` and `load` use."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ class Saved(Protocol):
 
     @property
     def process(self) -> Process:
-        """This rank among those that exchange."""
+        """The transport, with this rank and the number of ranks."""
         ...
 
     @property
     def part(self) -> tuple[int, int]:
-        """Which part of the model these ranks exchange, and of how many."""
+        """(index, count): these ranks exchange part `index` of `count` of the model."""
         ...
 
     def state_dict(self, *, copy: bool = True) -> dict[str, Any]:
-        """Copy the state, or return it as it is."""
+        """Copy the state, or, unless `copy`, return it with the hook's own memory."""
         ...
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on from a state, on all of its ranks or on none."""
+        """Continue from a state, on all ranks of the hook or on none."""
         ...
 
 
@@ -36,7 +36,7 @@ Hooks: TypeAlias = Saved | Sequence[Saved]
 
 
 def listed(hooks: Hooks, ranks: int) -> list[Saved]:
-    """One hook or several, as a list, all of whose workers are among so many ranks (TypeError, ValueError)."""
+    """Return one or several hooks as a list (TypeError: not a hook; ValueError: none, or more workers than ranks)."""
     found = list(hooks) if isinstance(hooks, Sequence) else [hooks]
     for hook in found:
         if not isinstance(hook, Saved):
@@ -49,5 +49,5 @@ def listed(hooks: Hooks, ranks: int) -> list[Saved]:
 
 
 def place(hook: Saved) -> Place:
-    """Whose state a hook keeps."""
+    """Return the place of a hook's state: its part of the model and its worker."""
     return Place(*hook.part, hook.process.rank, hook.process.size)

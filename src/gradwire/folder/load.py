@@ -1,4 +1,4 @@
-"""`gradwire.load`: every rank's own state out of a folder, or the mean of all where the number of workers differs."""
+"""`gradwire.load`: read every rank's own state from a folder, or the mean of all if the number of workers differs."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ from gradwire.transport.everyone import Everyone
 def load(hooks: Hooks, folder: str | os.PathLike[str], *, group: dist.ProcessGroup | None = None) -> bool:
     """Continue from what `save` wrote into a folder, with any number of ranks. Every rank calls it, between steps.
 
-    If the number of workers is the same, every worker gets its own state back, bit for bit. Otherwise all get
-    `gradwire.merge` of all states, or, of a sharded model, of all states of the same part.
+    With the same number of workers, every worker gets its own state back, bit for bit. Otherwise all get
+    `gradwire.merge` of all states, or, for a sharded model, of all states of the same part.
 
     Args:
-        hooks: as many as were saved, in the same order.
+        hooks: as many hooks as were saved, in the same order.
         folder: the same on all ranks, on a file system that all ranks share.
-        group: the ranks that call it; all of them if left out.
+        group: the ranks that call it; all ranks by default.
 
     Returns:
-        True if a save was loaded. A folder without one is a warning, returns False and leaves memories as they are.
+        True if a save was loaded. If the folder contains none, it warns, returns False and changes no memory.
 
     Raises:
-        ValueError: on every rank, in one sentence: the save is not complete, a file is missing or is not the one that
-            was saved, or a state does not fit. Then nothing has been changed on any rank.
+        ValueError: on every rank: the save is not complete, a file is missing or is not the one that was saved, or a
+            state does not fit. Then nothing has changed on any rank.
     """
     everyone, path = Everyone(group), Path(folder)
     found = everyone.do(lambda: listed(hooks, everyone.size))
     manifest = everyone.do(lambda: read(path))
-    seen = everyone.tell("" if manifest is None else manifest.save)
+    seen = everyone.gather_text("" if manifest is None else manifest.save)
     if (other := next((rank for rank, save in enumerate(seen) if save != seen[0]), None)) is not None:
         raise ValueError(f"ranks 0 and {other} see different things in {path}: all ranks must share the folder")
     if manifest is None:
         warnings.warn(f"{path} holds no state of gradwire: memories start at zero", stacklevel=2)
         return False
     states = everyone.do(lambda: _states(manifest, _Files(path, everyone.rank), found))
-    become(everyone, found, states)
+    load_all(everyone, found, states)
     return True
 
 
 def _states(manifest: Manifest, files: _Files, hooks: Sequence[Saved]) -> list[dict[str, Any]]:
-    """This rank's state of every hook."""
+    """Return this rank's state of every hook (ValueError: another number of hooks was saved)."""
     if len(manifest.steps) != len(hooks):
         raise ValueError(f"{files.folder} holds {len(manifest.steps)} hooks' states, and {len(hooks)} are to be loaded")
     return [_state(manifest.files, files, number, place(hook)) for number, hook in enumerate(hooks)]
 
 
 def _state(saved: Sequence[File], files: _Files, number: int, mine: Place) -> dict[str, Any]:
-    """The state of hook `number` for this place: what was saved there, or the mean over the workers of its part."""
+    """Return the state of hook `number` for this place: what was saved there, or the mean over its part's workers."""
     if saved[0].places[number].parts != mine.parts:
         raise ValueError(
             f"the model was saved in {saved[0].places[number].parts} shards and is in {mine.parts} now: save and load "
@@ -66,7 +66,7 @@ def _state(saved: Sequence[File], files: _Files, number: int, mine: Place) -> di
     own = next((file for file in saved if file.name == file_of(files.rank) and file.places[number] == mine), None)
     if own is not None:
         return files.states(own)[number]
-    found: dict[int, File] = {}  # by worker: where the ranks of an island hold equal states, the first one's
+    found: dict[int, File] = {}  # by worker; if several ranks of an island are one worker, the first rank's
     for file in saved:
         if file.places[number].part == mine.part:
             found.setdefault(file.places[number].rank, file)
@@ -77,22 +77,25 @@ def _state(saved: Sequence[File], files: _Files, number: int, mine: Place) -> di
 
 
 class _Files:
-    """The files of a folder, checked and opened once; tensors are read from the disk when they are used."""
+    """The files of a folder, checked and memory-mapped once; tensors are read from the disk when they are used."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self.folder, self.rank = folder, rank
         self._opened: dict[str, list[dict[str, Any]]] = {}
 
     def states(self, file: File) -> list[dict[str, Any]]:
-        """Every hook's state in this file (ValueError)."""
+        """Return every hook's state in a file (ValueError: the file is missing or damaged)."""
         if file.name not in self._opened:
             path = file.check(self.folder)
             self._opened[file.name] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["states"]
         return self._opened[file.name]
 
 
-def become(everyone: Everyone, hooks: Sequence[Saved], states: Sequence[dict[str, Any]]) -> None:
-    """Load all states or none. A hook is whole or nothing among its own ranks; the others are put back here."""
+def load_all(everyone: Everyone, hooks: Sequence[Saved], states: Sequence[dict[str, Any]]) -> None:
+    """Load the states of all hooks or of none (ValueError).
+
+    A hook's own `load_state_dict` changes all of its ranks or none; if one refuses, the hooks before it are restored.
+    """
     before = everyone.do(lambda: [hook.state_dict() for hook in hooks])
     loaded: list[int] = []
 

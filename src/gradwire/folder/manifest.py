@@ -1,10 +1,10 @@
-"""The manifest of a folder: which files make one save, written last, by rank 0.
+"""The manifest of a folder: the files of one save. Rank 0 writes it last.
 
     gradwire.json    {"blake2b": digest of the rest, "manifest": {"format": 1, "save": "5d6e...", "steps": [120],
                       "exchanges": ["EF(...)"], "files": [{"name": "gradwire-0.pt", ...}, ...]}}
     gradwire-0.pt    {"format": 1, "save": "5d6e...", "states": [state_dict of every hook]}, and so on for every rank
 
-While a save is under way, and for ever after one that was cut short, the manifest names no files.
+While a save is under way, and after one that was cut short, the manifest lists no files.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from gradwire.folder.files import digest, write_whole
 FORMAT = 1
 MANIFEST = "gradwire.json"
 FILES = "gradwire-*.pt*"
-"""Files of ranks, those that are not finished too."""
+"""A pattern for the ranks' files, including unfinished ones."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Whose state it is: worker `rank` of `size`, which exchange part `part` of the `parts` of a model."""
+    """The owner of a state: worker `rank` of `size`, which exchange part `part` of the `parts` of a model."""
 
     part: int
     parts: int
@@ -37,7 +37,7 @@ class Place:
 
 @dataclass(frozen=True)
 class File:
-    """One rank's file: its bytes, and every hook's place there."""
+    """One rank's file: its name, size and digest, and the place of every hook's state in it."""
 
     name: str
     nbytes: int
@@ -45,7 +45,7 @@ class File:
     places: tuple[Place, ...]
 
     def check(self, folder: Path) -> Path:
-        """Where the file is. Raises ValueError if it is not there, or not as it was saved."""
+        """Return the file's path (ValueError: it is missing, or not as it was saved)."""
         path = folder / self.name
         if not path.is_file():
             raise ValueError(f"{path} is missing here: every rank must see all files of a save, in one shared folder")
@@ -58,7 +58,7 @@ class File:
 
 @dataclass(frozen=True)
 class Manifest:
-    """One save: its random name, every hook's step and exchange, and every rank's file; none if it is not complete."""
+    """One save: its random name, every hook's step and exchange, and every rank's file; no files if incomplete."""
 
     save: str
     steps: tuple[int, ...]
@@ -73,15 +73,15 @@ class Manifest:
 
 
 def file_of(rank: int) -> str:
-    """The name of a rank's file."""
+    """Return the name of a rank's file."""
     return f"gradwire-{rank}.pt"
 
 
 def read(folder: Path) -> Manifest | None:
-    """The manifest of a complete save; None if the folder holds nothing of gradwire's.
+    """Return the manifest of a complete save; None if the folder contains no files of gradwire's.
 
     Raises:
-        ValueError: the save was cut short; files without a manifest; a manifest that this gradwire cannot read.
+        ValueError: the save was cut short, there are files without a manifest, or this gradwire cannot read it.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -96,7 +96,7 @@ def read(folder: Path) -> Manifest | None:
 
 
 def parse(path: Path) -> Manifest:
-    """Read a manifest, of a save that is not complete too (ValueError)."""
+    """Read a manifest, also of an incomplete save (ValueError: it is damaged, or of another format)."""
     try:
         found: Any = json.loads(path.read_bytes())
         body = cast(dict[str, Any], found["manifest"])
@@ -118,13 +118,13 @@ def parse(path: Path) -> Manifest:
 
 
 def parse_file(saved: Mapping[str, Any]) -> File:
-    """A file's entry, out of what `asdict` made of it."""
+    """Return the `File` from which `asdict` made this dictionary."""
     places = tuple(Place(**place) for place in saved["places"])
     return File(saved["name"], saved["nbytes"], saved["blake2b"], places)
 
 
 def _is_sane(manifest: Manifest) -> bool:
-    """Whether everything has the type that it should have, and files lie in the folder: a checksum can be forged."""
+    """Whether all values have the right types and all files are in the folder; a checksum can be forged."""
     words: list[object] = [manifest.save, *manifest.exchanges, *(file.blake2b for file in manifest.files)]
     numbers: list[object] = [*manifest.steps, *(file.nbytes for file in manifest.files)]
     for file in manifest.files:

@@ -1,10 +1,10 @@
-"""`gradwire.save`: the states of all ranks into one folder, completely or not at all.
+"""`gradwire.save`: write the states of all ranks into one folder, completely or not at all.
 
-    all ranks read their states -> rank 0 makes the old manifest void -> every rank writes its file -> rank 0 writes the
-    manifest
+    all ranks read their states -> rank 0 replaces the manifest by one without files -> every rank writes its file ->
+    rank 0 writes the complete manifest
 
-All ranks agree after every arrow, so one that fails stops all. Killed at any moment, a save leaves what was there
-before it began, a folder that `load` refuses, or a save that is complete.
+All ranks agree after every arrow, so a failure on one rank stops all. If a save is killed at any moment, the folder
+contains the former save, or is refused by `load`, or contains the complete new save.
 """
 
 from __future__ import annotations
@@ -26,48 +26,48 @@ from gradwire.transport.everyone import Everyone
 
 
 def save(hooks: Hooks, folder: str | os.PathLike[str], *, group: dist.ProcessGroup | None = None) -> None:
-    """Save the states of hooks on all ranks into a folder, which may hold other things. Every rank calls it.
+    """Save the states of hooks on all ranks into a folder, which may contain other files. Every rank calls it.
 
-    Every rank writes a file of its own, and rank 0 a manifest when all are on the disk. An earlier save in the
-    folder is replaced: it is void from the first byte written.
+    Every rank writes a file of its own, and rank 0 a manifest when all files are on the disk. An earlier save in the
+    folder is replaced; it is invalid from the first byte written.
 
     Args:
         hooks: what `attach` or `local` returned, or a list of them, between steps.
-        folder: the same on all ranks, on a file system that all ranks share. Made if it is not there.
-        group: the ranks that call it; all of them if left out.
+        folder: the same on all ranks, on a file system that all ranks share. It is made if it does not exist.
+        group: the ranks that call it; all ranks by default.
 
     Raises:
-        ValueError: on every rank: a state or a file could not be made on some rank, the ranks are at different steps,
-            or they do not share the folder. What is in the folder then is refused by `load`.
+        ValueError: on every rank: some rank could not make its state or write its file, the ranks are at different
+            steps, or they do not share the folder. If writing has begun, `load` refuses the folder.
     """
     everyone, path = Everyone(group), Path(folder)
     found = everyone.do(lambda: listed(hooks, everyone.size))
     states = everyone.do(lambda: [hook.state_dict(copy=False) for hook in found])
     begun = _begun(everyone, states)
-    everyone.do(lambda: _void(begun, path) if everyone.rank == 0 else None)
+    everyone.do(lambda: _invalidate(begun, path) if everyone.rank == 0 else None)
     mine = everyone.do(lambda: _write(begun, path, everyone.rank, found, states))
-    files = tuple(parse_file(json.loads(words)) for words in everyone.tell(json.dumps(asdict(mine))))
+    files = tuple(parse_file(json.loads(words)) for words in everyone.gather_text(json.dumps(asdict(mine))))
     complete = Manifest(begun.save, begun.steps, begun.exchanges, files)
     everyone.do(lambda: _complete(complete, path) if everyone.rank == 0 else None)
 
 
 def _begun(everyone: Everyone, states: list[dict[str, Any]]) -> Manifest:
-    """A manifest without files, the same on all ranks (ValueError)."""
-    moments = everyone.tell(repr([(state["step"], state["exchange"]) for state in states]))
+    """Return a manifest without files, the same on all ranks (ValueError: the ranks are at different steps)."""
+    moments = everyone.gather_text(repr([(state["step"], state["exchange"]) for state in states]))
     if other := next((rank for rank, words in enumerate(moments) if words != moments[0]), None):
         raise ValueError(f"rank {other} saves {moments[other]} and rank 0 {moments[0]}: all ranks save at one step")
-    name = everyone.tell(secrets.token_hex(8))[0]
+    name = everyone.gather_text(secrets.token_hex(8))[0]
     return Manifest(name, tuple(state["step"] for state in states), tuple(state["exchange"] for state in states))
 
 
-def _void(begun: Manifest, folder: Path) -> None:
-    """From here on what an earlier save left is refused."""
+def _invalidate(begun: Manifest, folder: Path) -> None:
+    """Replace the manifest by one without files, so that `load` refuses an earlier save."""
     folder.mkdir(parents=True, exist_ok=True)
     begun.write(folder)
 
 
 def _write(begun: Manifest, folder: Path, rank: int, hooks: list[Saved], states: list[dict[str, Any]]) -> File:
-    """Write this rank's file, where rank 0 has begun."""
+    """Write this rank's file, if this rank sees the manifest that rank 0 has written (ValueError)."""
     seen = folder / MANIFEST
     if not seen.is_file() or parse(seen) != begun:
         raise ValueError(f"{seen}, which rank 0 has just written, is not seen here: all ranks must share the folder")
@@ -77,7 +77,7 @@ def _write(begun: Manifest, folder: Path, rank: int, hooks: list[Saved], states:
 
 
 def _complete(manifest: Manifest, folder: Path) -> None:
-    """Make the save count, and remove what a former one with more ranks has left."""
+    """Write the complete manifest, and remove the files of a former save with more ranks."""
     manifest.write(folder)
     names = {file.name for file in manifest.files}
     for left in folder.glob(FILES):

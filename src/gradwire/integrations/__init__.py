@@ -1,4 +1,4 @@
-"""gradwire inside trainers: one module a framework. `import gradwire` imports none of them, and they import no other's.
+"""gradwire inside trainers: one module per framework. `import gradwire` imports none of them.
 
 from gradwire.integrations.accelerate import attach, prepare_local
 from gradwire.integrations.transformers import attach, local

@@ -4,7 +4,8 @@
     handler = attach(accelerator, "ef(deft(density=0.01))")
     model, optimizer = accelerator.prepare(model, optimizer)
 
-`accelerator.save_state` and `load_state` save and load every rank's memories too, in a folder `gradwire` inside theirs.
+`accelerator.save_state` and `load_state` also save and load every rank's memories, in a folder `gradwire` inside
+Accelerate's.
 """
 
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
@@ -31,16 +32,19 @@ from gradwire.integrations.rounds import LocalState, Starts
 
 
 def attach(accelerator: Accelerator, exchange: Exchange | str | Opens) -> AttachHandler:
-    """Let every model that this accelerator prepares average its gradients through an exchange.
+    """Average the gradients of every model that this accelerator prepares through an exchange.
 
-    Call it before `accelerator.prepare`, on every rank. An fp16 accelerator's scaler goes along.
+    Call it before `accelerator.prepare`, on every rank. An fp16 accelerator's scaler is passed on.
 
     Args:
-        accelerator: set to DDP, on GPUs or CPUs.
+        accelerator: an accelerator that uses DDP, on GPUs or CPUs.
         exchange: an exchange or its spec, "auto", or `functools.partial(gradwire.attach, exchange=..., seed=...)`.
 
+    Returns:
+        The handler that attaches; `.hooks` contains one hook per prepared model.
+
     Raises:
-        ValueError: a bad spec; FSDP, DeepSpeed or the like; a comm_hook of Accelerate's own.
+        ValueError: the spec is invalid; the accelerator uses FSDP, DeepSpeed or the like, or a comm_hook of its own.
         RuntimeError: a model has been prepared already.
     """
     handler = AttachHandler(accelerator, opening(exchange))
@@ -62,19 +66,21 @@ def prepare_local(
 ) -> tuple[nn.Module, Any, Local]:
     """Prepare a model and its optimizer for local steps, in place of `accelerator.prepare`. Every rank calls it.
 
-    `save_state` ends a round, so that the model it saves is all ranks'. One process makes itself a process group.
+    `save_state` ends a round, so that it saves a model that all ranks share. A single process opens a process group of
+    its own.
 
     Args:
-        accelerator: set to DDP, on GPUs or CPUs, or of one process. It prepares loaders and schedulers as ever.
-        model: a bare module.
+        accelerator: an accelerator that uses DDP, on GPUs or CPUs, or a single process. It prepares loaders and
+            schedulers as usual.
+        model: a module without a wrapper.
         optimizer: one or several; the last one's steps are counted.
         start: `gradwire.local`, or `functools.partial(gradwire.local, every=20)`.
 
     Returns:
-        What Accelerate has made of model and optimizer, and the running local steps.
+        The prepared model, the prepared optimizer or optimizers, and the running local training.
 
     Raises:
-        ValueError: FSDP, DeepSpeed or the like; whatever `gradwire.local` refuses.
+        ValueError: the accelerator uses FSDP, DeepSpeed or the like, or `gradwire.local` refuses its arguments.
     """
     before, accelerator.ddp_handler = accelerator.ddp_handler, cast(Any, AloneHandler(accelerator))
     if not dist.is_initialized():
@@ -91,12 +97,12 @@ def prepare_local(
 
 
 def _save_rounds(accelerator: Accelerator, state: LocalState) -> None:
-    """End a round before a save, and load after Accelerate has loaded rank 0's model and optimizer everywhere."""
+    """End a round before every save, and load after Accelerate has loaded rank 0's model and optimizer on all ranks."""
     waiting: set[int] = set()
     folders: list[Path] = []
 
     def save(_models: object, _weights: object, folder: str) -> None:
-        state.local.finish()  # in place, so the weights that Accelerate has collected already are these
+        state.local.finish()  # in place, so it also updates the weights that Accelerate has collected already
         gradwire.save(state, Path(folder) / FOLDER)
 
     def begin(_models: object, folder: str) -> None:

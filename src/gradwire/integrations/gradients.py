@@ -1,4 +1,7 @@
-"""What all integrations share about `gradwire.attach`: the DDP model is the framework's, and sends other things too."""
+"""The integrations' common part for `gradwire.attach`, which attaches to the framework's own DDP model.
+
+It also warns of other messages that DDP or the framework sends at every step.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,11 @@ from gradwire.spec import as_exchange
 log = logging.getLogger("gradwire")
 
 Opens: TypeAlias = "partial[Any]"
-"""`functools.partial(gradwire.attach, exchange="ef(topk(density=0.01))", seed=1)`: what takes a model and attaches."""
+"""A partial of `gradwire.attach`, such as `functools.partial(gradwire.attach, exchange="ef(topk(density=0.01))")`."""
 
 
 def opening(exchange: Exchange | str | Opens) -> Opens:
-    """Make of an exchange, or of its spec, what attaches it to a model (ValueError, TypeError)."""
+    """Return a partial of `gradwire.attach` for an exchange or its spec (SpecError, TypeError)."""
     if isinstance(exchange, partial):
         return exchange
     if not (isinstance(exchange, str) and exchange.strip().lower() == AUTO):
@@ -41,7 +44,7 @@ def attach_to(model: nn.Module | None, opens: Opens, scaler: Scaler | None) -> H
 
 
 def traffic(ddp: DistributedDataParallel) -> list[str]:
-    """What DDP sends at every step beside gradients, and how to stop it."""
+    """Describe the messages that DDP sends at every step besides gradients, and how to avoid them."""
     found = list[str]()
     if ddp.find_unused_parameters:
         found.append("DDP all-reduces which parameters were used (find_unused_parameters=False stops it)")
@@ -52,12 +55,12 @@ def traffic(ddp: DistributedDataParallel) -> list[str]:
 
 
 def warn_of(found: list[str]) -> None:
-    """Name what travels at every step although gradwire compresses gradients; nothing if there is nothing."""
+    """Warn of messages at every step that gradwire does not compress, if there are any."""
     if found:
         log.warning("gradwire: on a slow link this costs a round trip at every step: %s", "; ".join(found))
 
 
 def warn_of_one_process(framework: str, *, wrapped: bool) -> None:
-    """Say that nothing is exchanged, and whether gradients go through the exchange all the same."""
-    then = "goes on with itself" if wrapped else "stays away"
-    log.warning("gradwire: %s runs one process, so nothing is exchanged and gradwire %s", framework, then)
+    """Warn that a single process exchanges nothing, and whether its gradients pass through the exchange anyway."""
+    then = "gradients still pass through the exchange" if wrapped else "gradwire has no effect"
+    log.warning("gradwire: %s runs one process, so nothing is exchanged; %s", framework, then)

@@ -1,6 +1,6 @@
-"""Handlers: objects that Accelerate asks for DDP's arguments, and then shows the DDP model that it has made.
+"""Handlers: objects from which Accelerate reads DDP's arguments, and to which it passes the DDP model that it has made.
 
-Plain objects, for Accelerate copies its own handlers field by field, which a running hook cannot stand.
+They do not derive from Accelerate's handlers, which are copied field by field; a running hook cannot be copied.
 """
 
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
@@ -22,18 +22,18 @@ from gradwire.integrations.gradients import Opens, attach_to, log
 from gradwire.integrations.rounds import alone
 
 FOLDER = "gradwire"
-"""Where gradwire's files lie in a checkpoint of Accelerate's or of Trainer's."""
+"""The folder of gradwire's files in a checkpoint of Accelerate's or of Trainer's."""
 
 
 class AsksDDP(Protocol):
-    """What Accelerate keeps for DDP: it is asked for DDP's arguments, and then shown the DDP model."""
+    """Accelerate's handler for DDP: it returns DDP's arguments, and then receives the DDP model."""
 
     def to_kwargs(self) -> dict[str, Any]:
         """Return DDP's arguments."""
         ...
 
     def register_comm_hook(self, model: nn.Module) -> None:
-        """Take the DDP model."""
+        """Receive the DDP model."""
         ...
 
 
@@ -41,7 +41,7 @@ class AttachHandler:
     """Attaches to every model that Accelerate wraps in DDP.
 
     Attributes:
-        hooks: one for every model, in the order in which they were prepared.
+        hooks: one hook per model, in the order of their preparation.
     """
 
     def __init__(self, accelerator: Accelerator, opens: Opens) -> None:
@@ -49,7 +49,7 @@ class AttachHandler:
         self.hooks: list[Hook | Auto] = []
 
     def to_kwargs(self) -> dict[str, Any]:
-        """Return DDP's arguments, as they were set before."""
+        """Return the DDP arguments of the handler that was set before."""
         return {} if self._inner is None else self._inner.to_kwargs()
 
     def register_comm_hook(self, model: nn.Module) -> None:
@@ -72,11 +72,11 @@ class AttachHandler:
             raise RuntimeError("Accelerate has wrapped no model since gradwire was attached: attach before prepare")
 
     def load(self, folder: Path) -> None:
-        """Load them; one process has none, and says so."""
+        """Load every rank's memories. A single process has none, and warns."""
         if self.hooks:
             gradwire.load(self.hooks, folder)
         elif folder.exists():
-            log.warning("gradwire: one process has no memories, so those in %s are left behind", folder)
+            log.warning("gradwire: one process has no memories, so those in %s are not loaded", folder)
 
 
 class AloneHandler:
@@ -86,7 +86,7 @@ class AloneHandler:
         self._inner = inner_handler(accelerator)
 
     def to_kwargs(self) -> dict[str, Any]:
-        """Return DDP's arguments with a group of this rank alone."""
+        """Return the former handler's DDP arguments, with a process group of this rank alone."""
         return ({} if self._inner is None else self._inner.to_kwargs()) | {"process_group": alone()}
 
     def register_comm_hook(self, model: nn.Module) -> None:
@@ -94,7 +94,7 @@ class AloneHandler:
 
 
 def inner_handler(accelerator: Accelerator) -> AsksDDP | None:
-    """What asks DDP's arguments today. Refuses an accelerator whose models cannot be attached to (ValueError)."""
+    """Return the accelerator's present handler for DDP (ValueError: gradwire cannot attach to its models)."""
     kind = str(accelerator.distributed_type.value)
     if wraps(accelerator) and not kind.startswith("MULTI_"):
         raise ValueError(f"gradwire comes between DDP and its gradients here, and this accelerator is set to {kind}")
@@ -105,5 +105,5 @@ def inner_handler(accelerator: Accelerator) -> AsksDDP | None:
 
 
 def wraps(accelerator: Accelerator) -> bool:
-    """Whether it wraps models in DDP at all: also one process under torchrun, but not one that was started plainly."""
+    """Whether the accelerator wraps models in DDP. A single process does so only under torchrun."""
     return str(accelerator.distributed_type.value) != "NO"

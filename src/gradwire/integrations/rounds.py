@@ -1,10 +1,10 @@
-"""What all integrations share about `gradwire.local`: DDP leaves gradients alone, and optimizers are saved beside.
+"""The integrations' common part for `gradwire.local`: DDP must not average, and every rank's optimizer is saved.
 
-A framework wraps the model in DDP. So DDP gets a group of this rank alone: it averages over one rank, its map of used
-parameters and its buffers stay here, and the model is an island of one rank to `gradwire.local`.
+Frameworks wrap the model in DDP. So DDP gets a process group of this rank alone: it averages over one rank, sends
+neither its map of used parameters nor buffers, and to `gradwire.local` the model is an island of one rank.
 
-A framework saves rank 0's model and optimizer. So a round ends before every save, and all ranks hold the model that is
-saved; and the optimizers, which stay every rank's own, are saved with the rounds' state.
+Frameworks save rank 0's model and optimizer. So a round ends before every save, and all ranks hold the model that is
+saved. Every rank's own optimizer is saved with the state of the rounds.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from gradwire.doors import Local
 from gradwire.transport.process import Process
 
 Starts: TypeAlias = Callable[[Any, list[Optimizer]], Local]
-"""`gradwire.local`, or `functools.partial(gradwire.local, every=20)`: what takes a model and its optimizers."""
+"""`gradwire.local` or a partial of it, such as `functools.partial(gradwire.local, every=20)`."""
 
 OPTIMIZERS = "optimizers"
 
 
 def alone() -> dist.ProcessGroup:
-    """Make a group of this rank alone. Every rank calls it."""
+    """Make a process group of this rank alone. Every rank calls it."""
     group = dist.new_group([dist.get_rank()], use_local_synchronization=True)
     if not isinstance(group, dist.ProcessGroup):
         raise RuntimeError(f"rank {dist.get_rank()} is no member of a group of itself")
@@ -34,9 +34,9 @@ def alone() -> dist.ProcessGroup:
 
 
 class LocalState:
-    """Local steps and the optimizers that take them, as one thing that `gradwire.save` and `gradwire.load` take.
+    """Local training and its optimizers, as one state for `gradwire.save` and `gradwire.load`.
 
-    With another number of workers all optimizers go on from rank 0's state.
+    With another number of workers, all optimizers continue from rank 0's state.
     """
 
     def __init__(self, local: Local, optimizers: Sequence[Optimizer]) -> None:
@@ -44,22 +44,22 @@ class LocalState:
 
     @property
     def process(self) -> Process:
-        """This rank among those that exchange."""
+        """The transport, with this rank and the number of ranks."""
         return self.local.process
 
     @property
     def part(self) -> tuple[int, int]:
-        """Which part of the model these ranks exchange, and of how many."""
+        """(index, count): these ranks exchange part `index` of `count` of the model."""
         return self.local.part
 
     def state_dict(self, *, copy: bool = True) -> dict[str, Any]:
-        """Return the rounds' state, copied unless told otherwise, and the optimizers', which is not."""
+        """Return the state of the rounds, copied if `copy`, and the optimizers' states, which are not copied."""
         return self.local.state_dict(copy=copy) | {
             OPTIMIZERS: [optimizer.state_dict() for optimizer in self.optimizers]
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken. Refuses what does not fit (ValueError), and then has changed nothing."""
+        """Continue from a `state_dict` (ValueError: it does not fit; then nothing has changed)."""
         states = cast("list[dict[str, Any]]", saved.get(OPTIMIZERS))
         if not isinstance(states, list) or len(states) != len(self.optimizers):
             raise ValueError(f"the checkpoint does not hold the states of {len(self.optimizers)} optimizers")
@@ -68,6 +68,6 @@ class LocalState:
             optimizer.load_state_dict(state)
 
     def anchor_here(self) -> None:
-        """Begin a round with the model as it is, after something else has written it. All ranks hold the same."""
-        for unit in self.local.engine.everything():
+        """Begin a round at the present model, after other code has written it equally on all ranks."""
+        for unit in self.local.engine.all_units():
             unit.start()

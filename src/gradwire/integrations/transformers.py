@@ -1,4 +1,4 @@
-"""Transformers' Trainer and its subclasses: one call after it is built.
+"""Transformers' Trainer and its subclasses: one call after the Trainer is built.
 
     trainer = Trainer(model, args, train_dataset=data)
     attach(trainer, "ef(deft(density=0.01))")
@@ -24,19 +24,19 @@ from gradwire.integrations.rounds import LocalState, Starts
 
 
 def attach(trainer: Trainer, exchange: Exchange | str | Opens, resume_from: str | None = None) -> AttachHandler:
-    """Let a Trainer average its gradients through an exchange. Call it before `trainer.train`, on every rank.
+    """Average a Trainer's gradients through an exchange. Call it before `trainer.train`, on every rank.
 
     Args:
-        trainer: a Trainer that uses DDP, or one process, which is left alone.
+        trainer: a Trainer that uses DDP, or a single process, in which nothing changes.
         exchange: an exchange or its spec, "auto", or `functools.partial(gradwire.attach, exchange=..., seed=...)`.
-        resume_from: the checkpoint that `train` resumes from, if it does not lie in `args.output_dir`.
+        resume_from: the checkpoint from which `train` resumes, if it is not in `args.output_dir`.
 
     Returns:
-        What attaches when Trainer wraps the model; `.hooks` holds the hook from then on.
+        The handler that attaches when Trainer wraps the model; then `.hooks` contains the hook.
 
     Raises:
-        ValueError: a bad spec; FSDP, DeepSpeed or the like.
-        RuntimeError: the model is wrapped already; by `train`, that Trainer has not wrapped it.
+        ValueError: the spec is invalid, or the Trainer uses FSDP, DeepSpeed or the like.
+        RuntimeError: the model is wrapped already; raised by `train`: Trainer has not wrapped the model.
     """
     handler = AttachHandler(trainer.accelerator, opening(exchange))
     _put_in(trainer, handler)
@@ -45,20 +45,21 @@ def attach(trainer: Trainer, exchange: Exchange | str | Opens, resume_from: str 
 
 
 def local(trainer: Trainer, start: Starts = gradwire.local, resume_from: str | None = None) -> LocalRounds:
-    """Let every rank of a Trainer train by itself, with rounds. Call it before `trainer.train`, on every rank.
+    """Train with local steps on every rank of a Trainer. Call it before `trainer.train`, on every rank.
 
-    A round ends before every evaluation and save, and at the end, so that all ranks hold the model that Trainer sees.
+    A round ends before every evaluation and save, and at the end, so that Trainer sees a model that all ranks share.
 
     Args:
-        trainer: a Trainer that uses DDP, or one process, which is left alone.
+        trainer: a Trainer that uses DDP, or a single process, in which nothing changes.
         start: `gradwire.local`, or `functools.partial(gradwire.local, every=20)`.
-        resume_from: the checkpoint that `train` resumes from, if it does not lie in `args.output_dir`.
+        resume_from: the checkpoint from which `train` resumes, if it is not in `args.output_dir`.
 
     Returns:
-        A callback of the Trainer's; `.local` holds the running local steps once training has begun.
+        The Trainer's callback; `.local` is the running local training once training has begun.
 
     Raises:
-        ValueError: FSDP, DeepSpeed or the like; by `train`, whatever `gradwire.local` refuses.
+        ValueError: the Trainer uses FSDP, DeepSpeed or the like; raised by `train`: `gradwire.local` refuses its
+            arguments.
         RuntimeError: the model is wrapped already.
     """
     _put_in(trainer, AloneHandler(trainer.accelerator))
@@ -67,7 +68,7 @@ def local(trainer: Trainer, start: Starts = gradwire.local, resume_from: str | N
 
 
 class LocalRounds(TrainerCallback):
-    """Begins local steps when training begins, and ends rounds when others look at the model."""
+    """Starts local training when training begins, and ends rounds before Trainer evaluates or saves the model."""
 
     def __init__(self, trainer: Trainer, start: Starts, resume_from: str | None) -> None:
         self._trainer, self._start, self._resume_from = trainer, start, resume_from
@@ -77,7 +78,7 @@ class LocalRounds(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Begin with the model that Trainer has loaded, or go on where a checkpoint was taken."""
+        """Start with the model that Trainer has loaded, or continue from a checkpoint."""
         if not wraps(self._trainer.accelerator):
             return
         if self._state is None:
@@ -91,18 +92,18 @@ class LocalRounds(TrainerCallback):
             self._state.anchor_here()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """End the round if somebody looks next."""
+        """End the round if Trainer evaluates, saves or stops next."""
         if self.local and (control.should_save or control.should_evaluate or control.should_training_stop):
             self.local.finish()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """End the round if somebody looks next."""
+        """End the round if Trainer evaluates, saves or stops next."""
         self.on_step_end(args, state, control)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save every rank's rounds and optimizer, in the folder that Trainer has made."""
+        """Save every rank's rounds and optimizer, in Trainer's checkpoint folder."""
         if self._state is not None:
             gradwire.save(self._state, _folder(args, state, None))
 
@@ -116,19 +117,19 @@ class _SavesMemories(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Go on where a checkpoint was taken. Refuses to train without an exchange (RuntimeError)."""
+        """Load a checkpoint's memories, if training resumes (RuntimeError: no model was attached to)."""
         if not self._handler.hooks and wraps(self._trainer.accelerator):
             raise RuntimeError("Trainer has not wrapped the model in DDP with gradwire's handler: nothing is attached")
         if state.global_step:
             self._handler.load(_folder(args, state, self._resume_from))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save every rank's memories, in the folder that Trainer has made."""
+        """Save every rank's memories, in Trainer's checkpoint folder."""
         self._handler.save(_folder(args, state, None))
 
 
 def _put_in(trainer: Trainer, handler: AttachHandler | AloneHandler) -> None:
-    """Give the Trainer's accelerator a handler, and say what Trainer itself sends."""
+    """Set the handler of the Trainer's accelerator, and warn of messages that Trainer itself sends (RuntimeError)."""
     if trainer.model_wrapped is not trainer.model:
         raise RuntimeError("gradwire comes before trainer.train: the model is wrapped already")
     trainer.accelerator.ddp_handler = cast(Any, handler)
@@ -139,7 +140,7 @@ def _put_in(trainer: Trainer, handler: AttachHandler | AloneHandler) -> None:
 
 
 def _gathers(args: TrainingArguments) -> list[str]:
-    """What Trainer sends at every step, and how to stop it."""
+    """Describe the messages that Trainer sends at every step, and how to avoid them."""
     found = list[str]()
     if args.average_tokens_across_devices:
         found.append("Trainer gathers numbers of tokens (average_tokens_across_devices=False stops it)")
@@ -149,5 +150,5 @@ def _gathers(args: TrainingArguments) -> list[str]:
 
 
 def _folder(args: TrainingArguments, state: TrainerState, resume_from: str | None) -> Path:
-    """Where gradwire's files of this step lie: in the checkpoint that Trainer saves, or in the one it was told of."""
+    """Return gradwire's folder in `resume_from`, if given, or in the checkpoint of the present step."""
     return Path(resume_from or f"{args.output_dir}/checkpoint-{state.global_step}") / FOLDER

@@ -1,7 +1,7 @@
-"""Memories: wrappers around an exchange that remember what was not sent (EF) or what was (Shifted, Difference).
+"""Memories: wrappers around an exchange that keep what was not sent (EF) or what was sent (Shifted, Difference).
 
-Every module here registers its parts, and they are attributes of this package: `gradwire.memory.EF`. A type checker
-knows a part's type where it is imported from the module that defines it, and takes it for Any from here.
+Every module here registers its parts, which become attributes of this package: `gradwire.memory.EF`. To a type checker
+they are Any; import a part from the module that defines it to get its type.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -2,11 +2,11 @@
 
 Lin et al. 2018, arXiv:1712.01887. With m the momentum and g a worker's gradient:
     u = m u + g,    v = v + u,    own = what the exchange sends of v,    v = v - own,    u = 0 where own is sent.
-The last is the paper's momentum factor masking: momentum of values just sent would push in a stale direction. So a
-coordinate that is sent at every step has no momentum at all. The workers' residuals v are conserved: the sum of v
-before a step is n times the mean plus the sum of v after it.
+The last is the paper's momentum factor masking: the momentum of values just sent would push in a stale direction. So a
+coordinate that is sent at every step has no momentum at all. The workers' residuals are conserved: the sum of v before
+the exchange is n times the mean plus the sum of v after it.
 
-The optimizer must have no momentum of its own: it would be applied twice.
+The optimizer must have no momentum of its own, because momentum would be applied twice.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class DGC:
     """Momentum-corrected error feedback with masking. Takes contractive operators; no momentum in the optimizer.
 
     Args:
-        exchange: what averages, with a delta.
+        exchange: the exchange that averages v; its `delta` must not be None.
         momentum: m in [0, 1).
         clip: if given, every worker scales its own vector to an L2 norm of at most clip / sqrt(n) (the paper's local
             clipping). Under DDP the vector is one unit of the model, not all of it.
@@ -66,7 +66,7 @@ class DGC:
         device: torch.device | str = "cpu",
         batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """Momentum u and residual v, zeros [*batch_shape, d]. Refuses an exchange that may expand in dimension d."""
+        """Make momentum u and residual v, zeros [*batch_shape, d] (ValueError: the exchange may expand a vector)."""
         self._check(layout.d)
         u, v = (torch.zeros((*batch_shape, layout.d), dtype=dtype, device=device) for _ in range(2))
         return {"u": u, "v": v, "inner": self.exchange.init(layout, dtype, device, batch_shape)}
@@ -82,33 +82,33 @@ class DGC:
         return sent
 
     async def change(self, state: State, change: Change) -> None:
-        """Residual and momentum are owed to the mean."""
+        """Preserve the workers' mean residual and mean momentum (`owe_`)."""
         for name in ("u", "v"):
             owe_(tensor(state, name), change)
         await change_(self.exchange, nest(state, "inner"), change)
 
     def omega(self, d: int) -> float | None:
-        """None: `own` also contains past vectors."""
+        """Return None: `own` also contains past vectors."""
         return None
 
     def delta(self, d: int) -> float | None:
-        """None: with its memory, `own` may be larger than x."""
+        """Return None: because of the memory, `own` may be larger than x."""
         return None
 
 
 def _mask_(u: Tensor, v: Tensor, own: Vector) -> None:
-    """Set u f[..., d] to 0 where `own` is sent, in place: where it is not 0, or a sparse one leaves no residual.
+    """Set u f[..., d] to 0 where `own` was sent, in place: where `own` is not 0, and at entries of a sparse `own`.
 
-    `v` is the residual after it: a zero of a sparse vector that leaves a residual is padding, and sends nothing.
+    `v` is the residual after the step. A sparse entry of value 0 with a residual left is padding, and was not sent.
     """
     if isinstance(own, Sparse):
         padding = (own.values == 0) & (v.gather(-1, own.indices) != 0)
-        u.scatter_reduce_(-1, own.indices, padding.to(u.dtype), "prod")  # of equal indices, one that is sent suffices
+        u.scatter_reduce_(-1, own.indices, padding.to(u.dtype), "prod")  # one sent entry among equal indices suffices
     else:
         u.masked_fill_(own.dense() != 0, 0.0)
 
 
 def _clip(x: Tensor, limit: float) -> Tensor:
-    """Scale each f[d] of f[..., d] to an L2 norm of `limit` if it is longer; the norm is computed in float64."""
+    """Scale every row f[d] of f[..., d] down to an L2 norm of at most `limit`; norms are computed in float64."""
     norm = cast(Tensor, torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64))
     return x * (limit / norm.clamp(min=limit)).to(wide(x.dtype))

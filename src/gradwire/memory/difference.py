@@ -1,8 +1,8 @@
-"""Differences: every worker sends how its vector has changed since the last step.
+"""Differences: every worker sends the change of its vector since the last step.
 
-Worker i keeps its estimate g_i, which all others could compute from its messages, and its last vector x_i'. All workers
-keep the mean g of the g_i. With x_i new,
-    g_i += Q(x_i - x_i' - a (g_i - x_i')),    g likewise by the average.
+Worker i keeps an estimate g_i, the sum of its messages, and its last vector x_i'. All workers keep the mean g of the
+g_i. For a new vector x_i,
+    g_i += Q(x_i - x_i' - a (g_i - x_i')),    g += the average of these messages.
 With probability p (one draw for all workers), and at the first step, x_i is sent whole and g_i = x_i.
 
 | method | a                 | p             | source                                           |
@@ -10,7 +10,8 @@ With probability p (one draw for all workers), and at the first step, x_i is sen
 | MARINA | 0                 | 1 / (1+omega) | Gorbunov et al. 2021, arXiv:2102.07845           |
 | DASHA  | 1 / (2 omega + 1) | 0             | Tyurin and Richtárik 2022, arXiv:2202.01268      |
 
-Their theory requires full gradients: with mini-batches x_i and x_i' also differ by the batch, which does not vanish.
+Their theory requires full gradients: with mini-batches, x_i - x_i' also contains the difference of two batches, which
+does not vanish.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from gradwire.vector import Dense, Sent, widen
 class Difference:
     """Send changes, corrected by the fraction a of the estimate's error; the whole vector with probability p.
 
-    By default a = 1 / (2 omega + 1) and p = 1 / (1 + omega).
+    By default a = 1 / (2 omega + 1) and p = 1 / (1 + omega). Takes unbiased operators.
     """
 
     exchange: Exchange
@@ -57,14 +58,14 @@ class Difference:
         device: torch.device | str = "cpu",
         batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """The estimate and the last vector [*batch_shape, d], and the mean of the estimates [d], all zero."""
+        """Make the estimate and the last vector [*batch_shape, d], and the mean estimate [d], all zero."""
         g, last = (torch.zeros((*batch_shape, layout.d), dtype=dtype, device=device) for _ in range(2))
         mean_g = torch.zeros(layout.d, dtype=dtype, device=device)
         inner = self.exchange.init(layout, dtype, device, batch_shape)
         return {"said": g, "mean_said": mean_g, "last": last, "inner": inner}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """One exchange of the change, or one dense AllReduce. The state changes in place."""
+        """Exchange the change, or, with probability p, x itself by one dense AllReduce. The state changes in place."""
         g, mean_g, last = (tensor(state, name) for name in ("said", "mean_said", "last"))
         if turn.step == 0 or self._sends_whole(turn):
             total = await AllReduce(widen(x))
@@ -81,18 +82,18 @@ class Difference:
         return Sent(own=Dense(g), mean=Dense(mean_g))
 
     async def change(self, state: State, change: Change) -> None:
-        """All workers continue from the mean of the estimates, as if it had been the last vector of each."""
+        """Let all workers continue from the mean estimate, as if it had been each one's last vector."""
         await replace_(state, "mean_said", change)
         for name in ("said", "last"):
             tensor(state, name).copy_(tensor(state, "mean_said"))
         await change_(self.exchange, nest(state, "inner"), change)
 
     def omega(self, d: int) -> float | None:
-        """None: `own` follows x with a memory."""
+        """Return None: `own` also depends on past vectors."""
         return None
 
     def delta(self, d: int) -> float | None:
-        """None: `own` may be larger than x."""
+        """Return None: `own` may be larger than x."""
         return None
 
     def _a(self, d: int) -> float:
@@ -105,7 +106,7 @@ class Difference:
 
 @part("marina", "memory", example="marina(randk(density=0.1))")
 def MARINA(exchange: Exchange, p: float | None = None) -> Difference:
-    """MARINA (Gorbunov et al. 2021, arXiv:2102.07845): unbiased operators, everything sent with probability p."""
+    """MARINA (Gorbunov et al. 2021, arXiv:2102.07845): unbiased operators, whole vectors with probability p."""
     return Difference(exchange, a=0.0, p=p)
 
 

@@ -1,23 +1,23 @@
-"""Error feedback: remember what was not sent, and send it later.
+"""Error feedback: keep what was not sent as a residual (`error`), and add it to the next gradient.
 
 EF14 (Seide et al. 2014; Stich et al. 2018, arXiv:1809.07599; Karimireddy et al. 2019, arXiv:1901.09847), with the
-learning rate outside the memory: send g + error, then error = g + error - own. What the workers hold is conserved: the
-sum of the accumulators is n times the mean plus the sum of the errors.
+learning rate outside the memory: send g + error, then error = g + error - own. Nothing is lost: the sum of the workers'
+g + error is n times the mean plus the sum of their new errors.
 
-Four options; `decay` and `beta` are two ways to forget, and at most one may be set:
+Four options; `decay` and `beta` both drop a part of the error, and at most one may be set:
   decay         SparseLoCo's (Sarfi et al. 2025, arXiv:2508.15706: 0.95; also DeMo, Peng et al. 2024, arXiv:2411.19870:
                 0.999, and MuLoCo, arXiv:2505.23725: 0.9): send a = g + decay error, then
-                error = a - own. Below 1 nothing is conserved: (1 - decay) error is dropped at every step.
+                error = a - own. Below 1, (1 - decay) error is dropped at every step.
   beta          ScaleCom's low-pass memory (Chen et al. 2020): error = (1 - beta) error + beta (error + g - own). Below
-                1 it forgets: (1 - beta) (g - own) is dropped at every step, so nothing is conserved.
+                1, (1 - beta) (g - own) is dropped at every step.
   lr_in_memory  DEFT's Algorithm 1 (Yoon and Oh 2023): the error is kept in units of lr * g, so that what was left out
                 at a high learning rate is sent in full at a low one: send a = g + error / lr,
                 then error = lr (a - own). With a decay, a = g + decay error / lr.
   dtype         "bfloat16" keeps the error in two bytes a value instead of four: send a = SR(g + decay error), then
-                error = SR(a - own). SR rounds at random to one of the two neighbouring bfloat16, so that its mean is
-                the value (kernels/half.py), and leaves a bfloat16 as it is: where values are sent in full, a - own is
-                0. So nothing is lost in the mean, not even gradients that are too small to change an error when they
-                are rounded to the nearest. At each step, element by element,
+                error = SR(a - own). SR rounds at random to one of the two neighbouring bfloat16, such that its
+                expectation is the value (kernels/half.py). It does not change a bfloat16: where values are sent in
+                full, a - own is 0. So nothing is lost in expectation, not even gradients too small to change an error
+                under rounding to nearest. At each step, element by element,
                 |own + error - (g + decay old error)| <= 2^-7 (1 + 2^-7) (|g + decay old error| + |error|).
 """
 
@@ -61,12 +61,12 @@ class EF:
     """Error feedback: carry what was not sent into the next step. Takes contractive operators.
 
     Args:
-        exchange: what averages, with a delta.
-        beta: in (0, 1], how much of the newest error enters the memory; 1 keeps all that was not sent.
-        lr_in_memory: keep the error in units of lr * g. Turns must then tell `lr`.
-        decay: in (0, 1], the factor of the old error before x is added; 1 forgets nothing.
-        dtype: "float32", at least, or "bfloat16", rounded at random, in which the error is kept; not with `beta` or
-            `lr_in_memory`, which scale it.
+        exchange: the exchange that averages g + error; its `delta` must not be None.
+        beta: in (0, 1], the weight of the newest error in the memory; 1 keeps all that was not sent.
+        lr_in_memory: keep the error in units of lr * g. Turns must then have an `lr`.
+        decay: in (0, 1], the factor of the old error before x is added; 1 drops nothing.
+        dtype: the error's dtype: "float32" (or wider, if the gradients are), or "bfloat16", rounded at random, which
+            excludes `beta` and `lr_in_memory`, because they scale the error.
     """
 
     exchange: Exchange
@@ -111,18 +111,18 @@ class EF:
         device: torch.device | str = "cpu",
         batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """No error yet: zeros [*batch_shape, d]. Refuses what contracts elsewhere but not in so small a dimension."""
+        """Make the error, zeros [*batch_shape, d] (ValueError: the exchange is not contractive in dimension d)."""
         self._check(layout.d)
         error = kernels.zeros((*batch_shape, layout.d), torch.bfloat16 if self._narrow else dtype, device)
         return {"error": error, "inner": self.exchange.init(layout, dtype, device, batch_shape)}
 
     async def __call__(self, x: Tensor | Accumulated, state: State, turn: Turn) -> Sent:
-        """Exchange x + error: one pass to accumulate, k writes to forget, no dense temporary.
+        """Exchange x + error: one pass to add x to the error, k writes to subtract `own`, no dense temporary.
 
-        Of an `Accumulated` the first pass is done: it is the error already. Each option costs a pass or two more.
+        An `Accumulated` x contains the error already, which saves the first pass. Each option costs one or two passes.
 
         Raises:
-            ValueError: on all workers alike, `lr_in_memory` without a learning rate above 0.
+            ValueError: `lr_in_memory` without a learning rate above 0.
         """
         error, lr = tensor(state, "error"), self._lr(turn)
         if lr != 1.0:
@@ -130,13 +130,13 @@ class EF:
         if not isinstance(x, Accumulated):
             self._add(error, x, turn)
         reads = wants_largest(self.exchange, turn) or wants_norms(self.exchange, turn)
-        # An exchange that wants to know nothing more is given the tensor alone, which is what the protocol promises it.
+        # The protocol promises a plain tensor to an exchange that asked for no facts from `accumulate`.
         given = x if isinstance(x, Accumulated) and reads else _wide(error, x)
         sent = await self.exchange(cast(Tensor, given), nest(state, "inner"), turn)
         if self._narrow:
             _subtract(error, sent.own, None if isinstance(given, Accumulated) else given, turn.fork("rest"))
             return sent
-        # With error = m + g by now, (1 - beta) m + beta (m + g - own) is this much less.
+        # `error` is e + g now; what follows makes it (1 - beta) e + beta (e + g - own).
         sent.own.add_to_(error, alpha=-self.beta)
         if self.beta != 1.0:
             error.add_(kernels.values(x), alpha=self.beta - 1.0)
@@ -145,10 +145,10 @@ class EF:
         return sent
 
     def accumulate(self, pieces: Sequence[Tensor], state: State, turn: Turn) -> Accumulated | None:
-        """Compute decay * error + pieces into a second buffer, which is the error from now on; the first one is kept.
+        """Write decay * error + pieces to a second buffer, which becomes the error; the first keeps the old error.
 
-        None with beta or lr_in_memory: they scale the old error, or need x by itself. None too where float64 would be
-        added to bfloat16 and sent on as float32.
+        Returns None with beta or lr_in_memory, which scale the old error or need x by itself, and for float64 pieces
+        with an error in bfloat16, whose sum would be exchanged as float32.
         """
         double = self._narrow and any(piece.dtype == torch.float64 for piece in pieces)
         if self.beta != 1.0 or self.lr_in_memory or double:
@@ -168,7 +168,7 @@ class EF:
         return made
 
     def rollback(self, state: State) -> None:
-        """Exchange the two buffers again; what the exchange inside remembers is copied back."""
+        """Swap the two buffers back, and copy the inner exchange's old state back."""
         before = nest(state, BEFORE)
         state["error"], before["error"] = before["error"], state["error"]
         copy_(nest(state, "inner"), nest(before, "inner"))
@@ -178,19 +178,19 @@ class EF:
         return self.dtype == "bfloat16"
 
     def _add(self, error: Tensor, x: Tensor, turn: Turn) -> None:
-        """error = decay * error + x, in place; in bfloat16 rounded as `accumulate` does it."""
+        """error = decay * error + x, in place; bfloat16 is rounded as in `accumulate`."""
         total = _wide(error, x)
         (total if self.decay == 1.0 else total.mul_(self.decay)).add_(x)
         if self._narrow:
             kernels.round_(error, total, _key(turn.fork("sum")))
 
     async def change(self, state: State, change: Change) -> None:
-        """The error is owed to the mean."""
+        """Preserve the workers' mean error (`owe_`)."""
         owe_(tensor(state, "error"), change)
         await change_(self.exchange, nest(state, "inner"), change)
 
     def _lr(self, turn: Turn) -> float:
-        """The factor of g in the memory."""
+        """Return the factor of g in the memory: the learning rate, or 1 without lr_in_memory."""
         if not self.lr_in_memory:
             return 1.0
         if turn.lr is None or not 0 < turn.lr < math.inf:
@@ -198,31 +198,31 @@ class EF:
         return turn.lr
 
     def omega(self, d: int) -> float | None:
-        """None: biased in every single step, unless nothing is lost."""
+        """Return 0 if nothing is lost, else None: every single step is biased."""
         return 0.0 if self.exchange.omega(d) == 0.0 and not self._narrow else None
 
     def delta(self, d: int) -> float | None:
-        """None: with its memory, what is sent may be larger than x."""
+        """Return None: because of the memory, what is sent may be larger than x."""
         return None
 
 
 def _wide(error: Tensor, x: Tensor | Accumulated) -> Tensor:
-    """Return the error itself, or, of bfloat16, a copy in x's dtype, float32 at least."""
+    """Return the error itself, or, if it is bfloat16, a copy in x's dtype, at least float32."""
     if error.dtype != torch.bfloat16:
         return error
     return error.to(wide(kernels.values(x).dtype))
 
 
 def _subtract(error: Tensor, own: Vector, copy: Tensor | None, turn: Turn) -> None:
-    """error bf16[..., d] -= own, in place, rounded at random; `copy` is one of the error that is not needed further.
+    """error bf16[..., d] -= own, in place, rounded at random; `copy`, if given, is the wide error, to be overwritten.
 
-    Where own is the error's own values, as of a selection that sends them in full, that is k zeros, and exact.
+    If own holds the error's values in full, as after a selection, the result there is exactly 0.
     """
     if isinstance(own, Sparse) and _distinct(own.indices):
         held = error.index_select(0, own.indices) if error.ndim == 1 else error.gather(-1, own.indices)
         rest = held.to(own.values.dtype).sub_(own.values)
         left = kernels.round_(torch.empty_like(rest, dtype=error.dtype), rest, _key(turn))
-        # As integers: on the CPU torch (2.13) scatters bfloat16 fifty times slower.
+        # As int16, because torch 2.13 scatters bfloat16 fifty times more slowly on the CPU.
         error.view(torch.int16).scatter_(-1, own.indices, left.view(torch.int16))
         return
     left = error.float() if copy is None else copy
@@ -231,7 +231,7 @@ def _subtract(error: Tensor, own: Vector, copy: Tensor | None, turn: Turn) -> No
 
 
 def _distinct(indices: Tensor) -> bool:
-    """Whether no index of int64[..., k] comes twice; those of a selection increase."""
+    """Whether no index of int64[..., k] is repeated; a selection's indices increase, which is tested first."""
     if bool((indices.diff() > 0).all()):
         return True
     return bool(indices.sort(-1).values.diff().ne(0).all())

@@ -1,6 +1,7 @@
 """Iterates: compress the next model instead of the gradient.
 
-Any exchange, conjugated by T(x) = params - gamma x, where x is a gradient and params the model at which it was taken:
+With x_i a gradient and params the model at which it was taken, worker i exchanges the model after a step of length
+gamma, and converts the result back to a gradient:
     send T_i = params - gamma x_i,    own_i = (params - what was sent of T_i) / gamma,    mean likewise.
 An optimizer's step of length eta gamma along the mean is then (1 - eta) params + eta * the average of what was sent.
 
@@ -46,7 +47,7 @@ class Iterates:
         device: torch.device | str = "cpu",
         batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """The inner exchange's state."""
+        """Make the inner exchange's state."""
         return {"inner": self.exchange.init(layout, dtype, device, batch_shape)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
@@ -59,15 +60,15 @@ class Iterates:
         return Sent(own=Offset(base, sent.own, -1 / self.gamma), mean=Offset(base, sent.mean, -1 / self.gamma))
 
     async def change(self, state: State, change: Change) -> None:
-        """The inner exchange's."""
+        """Change the inner exchange's state."""
         await change_(self.exchange, nest(state, "inner"), change)
 
     def omega(self, d: int) -> float | None:
-        """None: the variance is relative to x - params / gamma, not to x."""
+        """Return 0 if nothing is lost, else None: the variance is relative to x - params / gamma, not to x."""
         return 0.0 if self.exchange.omega(d) == 0.0 else None
 
     def delta(self, d: int) -> float | None:
-        """None: `own` may be larger than x."""
+        """Return None: `own` may be larger than x."""
         return None
 
 

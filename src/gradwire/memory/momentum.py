@@ -1,8 +1,8 @@
 """Momentum before compression: exchange a running average of the worker's own gradients.
 
-    v = (1 - eta) v + eta x, starting at the first x; then the exchange of v.
-Over EF21 this is EF21-SGDM (Fatkhullin, Tyurin and Richtárik 2023, arXiv:2305.15155), which does
-without EF21's large batches. The law holds as it is: the mean is the average of what the workers sent of their v.
+    v = (1 - eta) v + eta x, starting at the first x; then v is exchanged.
+Over EF21 this is EF21-SGDM (Fatkhullin, Tyurin and Richtárik 2023, arXiv:2305.15155), which does not need EF21's large
+batches. The law of exchanges holds: the mean is the average of what the workers sent of their v.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gradwire.vector import Sent
 @part("momentum", "memory", example="momentum(ef21(topk(density=0.01)), eta=0.1)")
 @dataclass(frozen=True)
 class Momentum:
-    """Exchange the running average v of the vectors, in which the newest weighs eta."""
+    """Exchange the running average v of the worker's vectors, in which the newest has weight eta."""
 
     exchange: Exchange
     eta: float
@@ -41,7 +41,7 @@ class Momentum:
         device: torch.device | str = "cpu",
         batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """v [*batch_shape, d]."""
+        """Make v, zeros [*batch_shape, d]."""
         v = torch.zeros((*batch_shape, layout.d), dtype=dtype, device=device)
         return {"v": v, "inner": self.exchange.init(layout, dtype, device, batch_shape)}
 
@@ -55,18 +55,18 @@ class Momentum:
         return await self.exchange(v, nest(state, "inner"), turn)
 
     async def change(self, state: State, change: Change) -> None:
-        """A running average is of one worker: those who stay keep theirs, and those who join begin with a peer's."""
+        """Keep the running average of a worker that stays; one that joins starts with the source's."""
         theirs = await Broadcast(tensor(state, "v"), change.source)
         if change.joined:
             tensor(state, "v").copy_(theirs)
         await change_(self.exchange, nest(state, "inner"), change)
 
     def omega(self, d: int) -> float | None:
-        """None: `own` also contains past vectors."""
+        """Return None: `own` also contains past vectors."""
         return None
 
     def delta(self, d: int) -> float | None:
-        """None: with its memory, `own` may be larger than x."""
+        """Return None: because of the memory, `own` may be larger than x."""
         return None
 
 

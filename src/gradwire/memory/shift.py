@@ -1,13 +1,13 @@
 """Shifted compression: keep a shift that follows the vector, and send only the difference to it.
 
-DCGD-SHIFT (Shulgin and Richtárik 2022, arXiv:2206.10452): worker i keeps a shift h_i, all keep the mean shift h,
+DCGD-SHIFT (Shulgin and Richtárik 2022, arXiv:2206.10452): worker i keeps a shift h_i, and all keep the mean shift h,
     m_i = Q(x_i - h_i),    own_i = h_i + m_i,    mean = h + average of m_i,
-and a rule moves the shifts. As they approach the vectors, the error of compression vanishes.
+and a rule moves the shifts. As they approach the vectors, the compression error vanishes.
 
 | method            | rule            | shift                                                                          |
 |-------------------|-----------------|--------------------------------------------------------------------------------|
 | DCGD              | Fixed()         | stays at 0                                                                     |
-| DCGD-FIXED        | Fixed()         | stays where `start_` has put it: at the gradients of the first point, say      |
+| DCGD-FIXED        | Fixed()         | stays where `start_` has put it, such as at the gradients of the first point   |
 | DCGD-STAR         | Fixed()         | the same, at the gradients of the optimum s_i; over Induced(C, Q) the message  |
 |                   |                 | carries C(x_i - s_i) as well, which is the paper's shift s_i + C(x_i - s_i)    |
 | DIANA             | Follow(alpha)   | h_i += alpha m_i, unbiased Q, alpha <= 1 / (1 + omega) (Mishchenko et al. 2019)|
@@ -43,7 +43,7 @@ class Rule(Protocol):
         ...
 
     async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, exchange: Exchange) -> Sent:
-        """Move both shifts in place, and return what the step sends: h + own and mean_h + mean from before."""
+        """Move both shifts in place, and return the step's result: old h + own and old mean_h + mean."""
         ...
 
 
@@ -66,7 +66,7 @@ class Shifted:
         device: torch.device | str = "cpu",
         batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """Both shifts at zero: h [*batch_shape, d] and mean_h [d]."""
+        """Make both shifts, zeros: h [*batch_shape, d] and mean_h [d]."""
         self.rule.check(self.exchange, layout.d)
         h = torch.zeros((*batch_shape, layout.d), dtype=dtype, device=device)
         mean_h = torch.zeros(layout.d, dtype=dtype, device=device)
@@ -81,21 +81,21 @@ class Shifted:
         return await self.rule.move_(h, mean_h, x, sent, turn, self.exchange)
 
     def logged(self) -> frozenset[str]:
-        """Both shifts, where the rule moves them by what is sent: of sparse messages that is little to undo."""
+        """Return both shifts' names if the rule moves them by the message, of which a sparse one is cheap to log."""
         return frozenset({"h", "mean_h"}) if isinstance(self.rule, Follow) else frozenset()
 
     async def change(self, state: State, change: Change) -> None:
-        """Every shift becomes the mean shift, which all know but those who join."""
+        """Set every shift to the mean shift, which is sent to the workers that join."""
         await replace_(state, "mean_h", change)
         tensor(state, "h").copy_(tensor(state, "mean_h"))
         await change_(self.exchange, nest(state, "inner"), change)
 
     def omega(self, d: int) -> float | None:
-        """None: the variance is relative to x - h, not to x."""
+        """Return 0 if nothing is lost, else None: the variance is relative to x - h, not to x."""
         return 0.0 if self.exchange.omega(d) == 0.0 else None
 
     def delta(self, d: int) -> float | None:
-        """None: with its memory, `own` may be larger than x."""
+        """Return None: because of the memory, `own` may be larger than x."""
         return None
 
 
@@ -108,7 +108,7 @@ class Fixed:
         """Accept any operator."""
 
     async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, exchange: Exchange) -> Sent:
-        """Leave both shifts."""
+        """Return the step's result; both shifts stay."""
         return Sent(own=Offset(h, sent.own, 1.0), mean=Offset(mean_h, sent.mean, 1.0))
 
 
@@ -117,7 +117,7 @@ class Fixed:
 class Follow:
     """Move the shifts by alpha times the message: DIANA, by default at alpha = 1 / (1 + omega), or EF21 at 1.
 
-    With nu, the step sends h + nu times the message: EF-BV. Without, nu is 1.
+    `nu` scales the message in the step's result, h + nu * message (EF-BV); it is 1 by default.
     """
 
     alpha: float | None = None
@@ -130,7 +130,7 @@ class Follow:
             raise ValueError(f"nu must lie in (0, 1], got {self.nu}")
 
     def check(self, exchange: Exchange, d: int) -> None:
-        """Refuse an exchange that the theory of the method, given by alpha and nu, does not cover."""
+        """Refuse an exchange that the theory of the method chosen by alpha and nu does not cover (ValueError)."""
         if self.nu is not None and self.alpha is not None:
             self._check_ef_bv(exchange, d, self.alpha)
         else:
@@ -139,7 +139,8 @@ class Follow:
     def _check_ef_bv(self, exchange: Exchange, d: int, lam: float) -> None:
         """Refuse an operator that is biased and may expand, and a lam with which the shifts would diverge.
 
-        The error of the shifts contracts by (1 - lam)^2 + lam^2 omega for unbiased operators, always for contractive.
+        For unbiased operators the shifts' squared error is multiplied by (1 - lam)^2 + lam^2 omega; for contractive
+        ones it always decreases.
         """
         omega, delta = exchange.omega(d), exchange.delta(d)
         if omega is None and delta is None:
@@ -171,7 +172,7 @@ class Follow:
                 )
 
     async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, exchange: Exchange) -> Sent:
-        """h += alpha own, mean_h += alpha mean, in place."""
+        """h += alpha own and mean_h += alpha mean, in place; return the step's result."""
         alpha = self.alpha if self.alpha is not None else 1 / (1 + (exchange.omega(turn.layout.d) or 0.0))
         sent.own.add_to_(h, alpha)
         sent.mean.add_to_(mean_h, alpha)
@@ -185,7 +186,7 @@ class Follow:
 class Restart:
     """Set the shifts to the vectors themselves with probability p: Rand-DIANA. By default p = 1 / (1 + omega).
 
-    One draw for all workers: a step that restarts costs one dense AllReduce, the others nothing.
+    All workers share one draw: a step that restarts costs one dense AllReduce, the other steps nothing.
     """
 
     p: float | None = None
@@ -195,14 +196,14 @@ class Restart:
             raise ValueError(f"p must lie in (0, 1], got {self.p}")
 
     def check(self, exchange: Exchange, d: int) -> None:
-        """Refuse biased operators."""
+        """Refuse biased operators (ValueError)."""
         if exchange.omega(d) is None:
             raise ValueError(
                 f"restart is Rand-DIANA and needs an unbiased operator, and {exchange} is biased; use ef21(...)"
             )
 
     async def move_(self, h: Tensor, mean_h: Tensor, x: Tensor, sent: Sent, turn: Turn, exchange: Exchange) -> Sent:
-        """With probability p, h = x and mean_h += mean of x - h, in place."""
+        """With probability p set h = x and mean_h += mean of x - h, in place; return the step's result."""
         p = self.p if self.p is not None else 1 / (1 + (exchange.omega(turn.layout.d) or 0.0))
         uniform = torch.rand((), generator=turn.fork("restart").rng(shared=True)).item()
         if uniform >= p:
@@ -222,13 +223,13 @@ def DIANA(exchange: Exchange, alpha: float | None = None) -> Shifted:
 
 @part("ef21", "memory", example="ef21(topk(density=0.01))")
 def EF21(exchange: Exchange) -> Shifted:
-    """EF21 (Richtárik et al. 2021, arXiv:2106.05203): contractive operators, the shift moves by the whole message."""
+    """EF21 (Richtárik et al. 2021, arXiv:2106.05203): contractive operators, shifts move by the whole message."""
     return Shifted(exchange, Follow(1.0))
 
 
 @part("efbv", "memory", example="efbv(topk(density=0.01), lam=1.0, nu=0.9)")
 def EFBV(exchange: Exchange, lam: float, nu: float) -> Shifted:
-    """EF-BV (Condat, Yi and Richtárik 2022, arXiv:2205.04180): DIANA at (alpha, 1), EF21 at (1, 1), and between."""
+    """EF-BV (Condat, Yi and Richtárik 2022, arXiv:2205.04180): DIANA at (lam, nu) = (alpha, 1), EF21 at (1, 1)."""
     return Shifted(exchange, Follow(lam, nu))
 
 

@@ -1,8 +1,8 @@
-"""A density that starts high and comes down in steps: the warm-up of deep gradient compression, for any exchange.
+"""A density that starts high and falls in stages: the warm-up of deep gradient compression, for any exchange.
 
 Lin et al. 2018, arXiv:1712.01887: early gradients change fast, and a sparse message contains too little of them. With
-the defaults and a final density of 0.001 the stages are 0.25, 0.0625, 0.015625, 0.00390625 and then 0.001, as in the
-paper, which spreads them over the first epochs. Here they take equal parts of the first `steps` synchronisations.
+the defaults and a final density of 0.001 the densities are 0.25, 0.0625, 0.015625, 0.00390625 and then 0.001, as in the
+paper, which spreads them over the first epochs. Here the stages take equal parts of the first `steps` synchronisations.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ class Warmup:
     """Run an exchange at the densities start, start / factor, ... above its own, then at its own.
 
     Args:
-        exchange: what runs in the end. It, or one part of it, has a `density`; its state must fit any density.
-        steps: synchronisations of all stages together: of S stages, synchronisation t < steps is of stage t S // steps.
+        exchange: the exchange to run after the warm-up. Exactly one part of it has a `density`, and its state must be
+            valid for any density.
+        steps: length of the warm-up: with S stages, synchronisation t < steps runs stage t S // steps.
         start: density of the first stage. Stages that are not above the exchange's own density are left out.
-        factor: every stage divides the density by this number, greater than 1.
+        factor: every stage divides the density by this number, which is greater than 1.
     """
 
     exchange: Exchange
@@ -55,19 +56,19 @@ class Warmup:
 
     @cached_property
     def stages(self) -> int:
-        """How many densities above the exchange's own there are."""
+        """The number of stages: densities above the exchange's own."""
         (final,) = _densities(self.exchange)
         if self.start <= final:
             return 0
-        nearly = max(1, round(math.log(self.start / final) / math.log(self.factor)))
-        while self._density(nearly) > final:
-            nearly += 1
-        while self._density(nearly - 1) <= final:  # the logarithms are rounded
-            nearly -= 1
-        return nearly
+        stages = max(1, round(math.log(self.start / final) / math.log(self.factor)))
+        while self._density(stages) > final:  # the logarithms are rounded, so the estimate may be off
+            stages += 1
+        while self._density(stages - 1) <= final:
+            stages -= 1
+        return stages
 
     def at(self, step: int) -> Exchange:
-        """The exchange at synchronisation `step`, counted from 0."""
+        """Return the exchange of synchronisation `step`, counted from 0."""
         stage = step * self.stages // self.steps
         return _stage(self.exchange, self._density(stage)) if stage < self.stages else self.exchange
 
@@ -81,36 +82,36 @@ class Warmup:
         device: torch.device | str = "cpu",
         batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """The exchange's state, for all stages."""
+        """Make the exchange's state, which all stages share."""
         return self.exchange.init(layout, dtype, device, batch_shape)
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """One step of the current stage."""
+        """Run the current stage's exchange."""
         return await self.at(turn.step)(x, state, turn)
 
     def wants_largest(self, turn: Turn) -> int:
-        """That of the current stage."""
+        """Return that of the current stage."""
         return wants_largest(self.at(turn.step), turn)
 
     def wants_norms(self, turn: Turn) -> Sequence[tuple[int, int]]:
-        """That of the current stage."""
+        """Return that of the current stage."""
         return wants_norms(self.at(turn.step), turn)
 
     async def change(self, state: State, change: Change) -> None:
-        """The inner exchange's."""
+        """Change the inner exchange's state."""
         await change_(self.exchange, state, change)
 
     def omega(self, d: int) -> float | None:
-        """The larger of the first stage's and the exchange's, between which the others lie; None if one is biased."""
+        """Return the larger of the first stage's and the exchange's, the extremes; None if one is biased."""
         return _worst(max, [stage.omega(d) for stage in (self.at(0), self.exchange)])
 
     def delta(self, d: int) -> float | None:
-        """The smaller of the first stage's and the exchange's, between which the others lie; None if one may expand."""
+        """Return the smaller of the first stage's and the exchange's, the extremes; None if one may expand."""
         return _worst(min, [stage.delta(d) for stage in (self.at(0), self.exchange)])
 
 
 def _densities(part: Any) -> Iterator[float]:
-    """Every density in a tree of dataclasses."""
+    """Yield every density in a tree of dataclasses."""
     if is_dataclass(part):
         for field in fields(part):
             value = getattr(part, field.name)
@@ -121,7 +122,7 @@ def _densities(part: Any) -> Iterator[float]:
 
 
 def _at(part: Any, density: float) -> Any:
-    """The same tree with another density; parts without one stay the same objects."""
+    """Return the tree with another density; parts without a density stay the same objects."""
     if not any(True for _ in _densities(part)):
         return part
     values = {field.name: getattr(part, field.name) for field in fields(part)}

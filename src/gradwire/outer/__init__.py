@@ -1,6 +1,6 @@
-"""Outer steps: what is done with the mean of the workers' differences after a round of local steps.
+"""Outer steps: they move the anchor by the mean of the workers' differences after a round of local steps.
 
-Every module here registers its parts, and they are attributes of this package: `gradwire.outer.SGD`.
+Every module here registers its parts, which become attributes of this package: `gradwire.outer.SGD`.
 """
 
 from typing import TYPE_CHECKING, Any

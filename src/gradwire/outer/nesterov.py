@@ -22,7 +22,7 @@ from gradwire.vector import Vector
 @part("nesterov", "outer", example="nesterov(lr=0.7, momentum=0.9)")
 @dataclass(frozen=True)
 class Nesterov:
-    """Nesterov's momentum over rounds; for dense messages and long rounds (every >= 100).
+    """Nesterov's momentum over rounds, for dense messages and long rounds (every >= 100).
 
     Args:
         lr: the outer learning rate, above 0.
@@ -40,11 +40,11 @@ class Nesterov:
         object.__setattr__(self, "momentum", float(self.momentum))
 
     def init(self, layout: Layout, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> State:
-        """The momentum: zeros [d]."""
+        """Make the momentum, zeros [d]."""
         return {"momentum": torch.zeros(layout.d, dtype=dtype, device=device)}
 
     def __call__(self, anchor: Tensor, mean: Vector, state: State, size: int) -> None:
-        """Two passes over f[d] and the mean twice."""
+        """Update the momentum and move the anchor f[d], both in place."""
         b = tensor(state, "momentum")
         mean.add_to_(b.mul_(self.momentum))
         mean.add_to_(anchor, alpha=-self.lr)

@@ -3,11 +3,11 @@
 anchor -= lr * mean. With lr 1 and an exchange that loses nothing this averages the workers' parameters (local SGD,
 Stich 2019, arXiv:1805.09767).
 
-Sparse messages of n workers hardly overlap: most coordinates of the mean are one worker's value over n, a step n times
-too short. With mean="senders" coordinate i moves by the mean over the n_i workers that sent it, the mean over all times
-n / n_i. That is what the code of SparseLoCo does (Sarfi et al. 2025, arXiv:2508.15706); the paper writes the mean over
-all. The exchange's law is untouched: it returns the mean over all workers, and n_i is counted from the indices that
-were gathered.
+Sparse messages of n workers hardly overlap: most coordinates of the mean are one worker's value divided by n, a step n
+times too short. With mean="senders" coordinate i moves by the mean over the n_i workers that sent it, which is n / n_i
+times the mean over all. SparseLoCo's code does this (Sarfi et al. 2025, arXiv:2508.15706); its paper writes the mean
+over all. The law of exchanges is not affected: the exchange returns the mean over all workers, and n_i is counted from
+the gathered indices.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class SGD:
         object.__setattr__(self, "lr", float(self.lr))
 
     def init(self, layout: Layout, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> State:
-        """No state."""
+        """Return no state."""
         return {}
 
     def __call__(self, anchor: Tensor, mean: Vector, state: State, size: int) -> None:
@@ -59,6 +59,6 @@ class SGD:
 
 
 def check_lr(lr: float) -> None:
-    """Refuse what is no learning rate (ValueError)."""
+    """Raise ValueError unless lr is a number above 0."""
     if not is_number(lr) or not lr > 0:
         raise ValueError(f"lr must be above 0, got {lr!r}")

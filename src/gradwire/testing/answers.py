@@ -10,7 +10,7 @@ from torch import Tensor
 from gradwire.ask import Ask, Talk
 from gradwire.exchange import Exchange
 from gradwire.exchange.step import step
-from gradwire.layout import Turn, octets
+from gradwire.layout import Turn, bytes_of
 from gradwire.testing.runs import Setup, gradients, start, turns
 from gradwire.testing.trial import Law, Trial
 from gradwire.transport import lockstep
@@ -60,7 +60,7 @@ def _corrupted(answer: Tensor, seed: int) -> Iterator[tuple[str, Tensor]]:
     """Answers of the same form with other bytes."""
     if not answer.numel():
         return
-    raw = octets(answer)
+    raw = bytes_of(answer)
     rng = torch.Generator().manual_seed(seed)
     one = raw.clone()
     one[int(torch.randint(len(raw), (), generator=rng))] ^= 1 + int(torch.randint(255, (), generator=rng))

@@ -1,4 +1,4 @@
-"""Transports run coroutines and answer what they ask."""
+"""Transports run an algorithm's coroutines and answer their asks."""
 
 from gradwire.transport.batched import EVERYBODY, batched
 from gradwire.transport.ledger import Ledger

@@ -1,4 +1,4 @@
-"""Ahead: a talk that may compute before its turn to speak."""
+"""Ahead: a coroutine that may compute up to its first ask before it is its turn to communicate."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 class Ahead(Coroutine[Ask, Tensor, T]):
-    """A talk that can begin before it is run: up to its first ask, which waits until somebody runs it.
+    """A coroutine that can compute up to its first ask before a transport runs it.
 
-    What it raises before that ask is raised when it is run, where all workers meet it in the same order.
+    An error before that ask is raised when a transport runs it, so that it comes in the same order on all workers.
     """
 
     def __init__(self, talk: Talk[T]) -> None:
@@ -24,14 +24,14 @@ class Ahead(Coroutine[Ask, Tensor, T]):
         self._raised: BaseException | None = None
 
     def begin(self) -> None:
-        """Compute up to the first ask; once."""
+        """Compute up to the first ask. Call it at most once."""
         try:
             self._first = self._talk.send(None)  # type: ignore[arg-type]  # a fresh coroutine takes None
         except BaseException as raised:
             self._raised = raised
 
     def send(self, value: Tensor, /) -> Ask:
-        """The first ask, if the talk has begun; then whatever the talk asks."""
+        """Return the first ask if `begin` has computed it; else send `value` to the coroutine and return its ask."""
         if self._raised is not None:
             raise self._raised
         if self._first is not None:
@@ -40,11 +40,11 @@ class Ahead(Coroutine[Ask, Tensor, T]):
         return self._talk.send(value)
 
     def throw(self, *args: Any) -> Ask:
-        """The talk's."""
+        """Throw into the coroutine."""
         return self._talk.throw(*args)
 
     def close(self) -> None:
-        """End the talk."""
+        """Close the coroutine."""
         self._talk.close()
 
     def __await__(self) -> Any:

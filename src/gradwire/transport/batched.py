@@ -1,6 +1,6 @@
-"""Batched: one coroutine for all n workers at once, for speed. Everything a worker owns has a leading axis of n rows.
+"""Batched: one coroutine for all n workers, for speed. Every tensor that a worker owns has a leading axis of n rows.
 
-It gives what lockstep gives, up to the draws of randomness: n workers draw from n streams there and from one here.
+Results agree with lockstep in distribution: n workers draw from n random streams there and from one here.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ EVERYBODY = slice(None)
 
 
 def batched(workers: Talk[T], size: int, ledger: Ledger | None = None) -> T:
-    """Run the one coroutine that stands for `size` workers to its end.
+    """Run the one coroutine that stands for `size` workers to its end, and return its result.
 
     Raises:
-        ValueError: it asks with something that does not have a row for every worker.
+        ValueError: the x of an ask does not have one row per worker.
     """
     answer: Tensor | None = None
     try:
@@ -38,7 +38,7 @@ def batched(workers: Talk[T], size: int, ledger: Ledger | None = None) -> T:
 
 
 def _answer(ask: Ask, size: int) -> Tensor:
-    """What every worker receives, once."""
+    """Return the batched answer to an ask."""
     if ask.x.ndim == 0 or ask.x.shape[0] != size:
         raise ValueError(f"a batched worker asks with one row for each of {size} workers, got {describe(ask)}")
     ask.check(size)

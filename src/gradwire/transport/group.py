@@ -1,4 +1,4 @@
-"""A process group of one's own, and what its ranks must agree about before they rely on each other."""
+"""A process group of gradwire's own, and the comparisons by which its ranks agree before the first step."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradwire.ask import AllGather, Broadcast
-from gradwire.layout import octets
+from gradwire.layout import bytes_of
 from gradwire.transport.opening import backend_of, group_of_some, timeout_of
 from gradwire.transport.process import Process
 
 
 def own_group(group: dist.ProcessGroup, device: torch.device) -> dist.ProcessGroup:
-    """Open a second group over the same ranks with the same backend and timeout, free of other callers' collectives.
+    """Open a second group over the same ranks, backend and timeout, which nobody else's collectives use.
 
     Raises:
         ValueError: the group has no backend for the device.
@@ -35,27 +35,28 @@ def own_group(group: dist.ProcessGroup, device: torch.device) -> dist.ProcessGro
 
 
 def agreed_number(process: Process, device: torch.device) -> int:
-    """A number that these ranks have in common, and no others. Every rank calls it."""
+    """Return rank 0's random 62-bit number on all ranks. Every rank calls it."""
     mine = torch.tensor([secrets.randbits(62)], device=device)
     return int(process.ask(Broadcast(mine, 0)).item())
 
 
 def agree(process: Process, device: torch.device, contract: Mapping[str, str]) -> None:
-    """Refuse ranks that attach different things (ValueError on every rank), before the first step could hang.
+    """Raise ValueError on every rank if the ranks' contracts differ, because the first step could hang.
 
-    One message if they agree; if not, one more for each term until the first that differs.
+    It takes one collective if they agree, and otherwise one more per term up to the first that differs.
     """
     terms = dict(contract) if compare(process, device, repr(dict(contract))) is not None else dict[str, str]()
     for what, mine in terms.items():
         if (other := compare(process, device, mine)) is not None:
-            theirs = tell(process, device, mine)[other]  # if any two ranks differ, every rank differs from some other
+            # All ranks get here: if any two ranks differ, every rank differs from some other one.
+            theirs = gather_text(process, device, mine)[other]
             ranks = f"rank {process.rank} with {mine}, rank {other} with {theirs}"
             raise ValueError(f"the ranks attach with another {what}: {ranks}")
     process.ledger.clear()
 
 
 def compare(process: Process, device: torch.device, words: str) -> int | None:
-    """Tell the lowest rank whose words differ from this rank's, if there is one. Every rank calls it."""
+    """Return the lowest rank whose text differs from this rank's, or None. Every rank calls it."""
     digest = hashlib.blake2b(words.encode(), digest_size=16).digest()
     mine = torch.frombuffer(bytearray(digest), dtype=torch.uint8).to(device)
     gathered = process.ask(AllGather(mine))
@@ -63,17 +64,17 @@ def compare(process: Process, device: torch.device, words: str) -> int | None:
 
 
 def digest(tensors: Iterable[Tensor]) -> str:
-    """Sixteen bytes, as text, that tell these values from any others."""
+    """Return a 16-byte digest of the tensors' values, in hexadecimal."""
     found = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
-        found.update(octets(tensor).numpy())  # pyright: ignore
+        found.update(bytes_of(tensor).numpy())  # pyright: ignore
     return found.hexdigest()
 
 
-def tell(process: Process, device: torch.device, words: str) -> list[str]:
-    """Every rank's words, by rank. Every rank calls it."""
-    octets = bytearray(words.encode() + b".")  # for empty tensors do not travel
-    mine = torch.frombuffer(octets, dtype=torch.uint8).to(device)
+def gather_text(process: Process, device: torch.device, words: str) -> list[str]:
+    """Return every rank's text, by rank. Every rank calls it."""
+    encoded = bytearray(words.encode() + b".")  # never empty: `Process` does not send empty tensors
+    mine = torch.frombuffer(encoded, dtype=torch.uint8).to(device)
     length = torch.tensor([len(mine)], dtype=torch.int64, device=device)
     gathered = process.ask(AllGather(length.view(torch.uint8))).view(torch.int64)
     lengths = cast(list[int], gathered.flatten().tolist())

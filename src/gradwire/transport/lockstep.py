@@ -1,4 +1,4 @@
-"""Lockstep: n coroutines in one thread, in the order of ranks. Deterministic, and the truth that others are held to."""
+"""Lockstep: n coroutines in one thread, in the order of ranks. It is the deterministic reference for the others."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 
 class Disagreement(RuntimeError):
-    """Workers asked for different things at the same time; on a network they would hang."""
+    """Workers asked for different collectives at the same time; on a network they would hang."""
 
 
 def lockstep(workers: Sequence[Talk[T]], ledger: Ledger | None = None) -> list[T]:
     """Run one coroutine per worker to the end and return their results in the order of ranks.
 
     Raises:
-        Disagreement: two workers ask for different things, or one asks while another has ended.
+        Disagreement: two workers ask for different collectives, or one asks while another has ended.
     """
     try:
         return _run(workers, ledger or Ledger(len(workers)))
@@ -50,7 +50,7 @@ def _run(workers: Sequence[Talk[T]], ledger: Ledger) -> list[T]:
 
 
 def agree(asks: Sequence[Ask | None]) -> list[Ask]:
-    """Refuse asks that differ (Disagreement), naming the first two that do. None is a worker that has ended."""
+    """Raise Disagreement if asks differ, naming the first that does. None stands for a worker that has ended."""
     described = ["nothing, it has ended" if ask is None else describe(ask) for ask in asks]
     for rank, words in enumerate(described):
         if words != described[0]:
@@ -59,6 +59,6 @@ def agree(asks: Sequence[Ask | None]) -> list[Ask]:
 
 
 def answer(asks: Sequence[Ask]) -> list[Tensor]:
-    """One answer per worker, none shared with another's, as on a network. ValueError: an ask does not fit."""
+    """Return one answer per worker, with no shared memory, as on a network (ValueError: an ask does not fit)."""
     asks[0].check(len(asks))
     return asks[0].answers(asks)

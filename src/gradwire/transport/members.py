@@ -1,4 +1,4 @@
-"""Members: a process group that torch.distributed does not know, and this process's place in it."""
+"""Members: a process group that torch.distributed does not know, with this process's rank in it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from gradwire.checks import is_whole
 
 @dataclass(frozen=True)
 class Members:
-    """The ranks of a group that was not made by torch.distributed, such as torchft's. `Members()` is a rank alone.
+    """The ranks of a group that was not made by torch.distributed, such as torchft's. `Members()` is a single rank.
 
-    Such a group cannot be opened a second time, so gradwire speaks on the group itself: do not use it for anything else
+    gradwire cannot open a second group over such ranks, so it uses the group itself: do not use it for anything else
     while gradients or differences are exchanged.
 
     Args:
-        group: has the methods of torch's ProcessGroup; None for a rank alone.
-        rank: this process's rank. torchft's groups do not tell it, its manager does (`participating_rank`).
+        group: has the methods of torch's ProcessGroup; None for a single rank.
+        rank: this process's rank. torchft's groups do not know it; its manager does (`participating_rank`).
         size: number of ranks.
 
     Raises:
-        ValueError: a rank that is none, or a number of ranks that the group contradicts.
+        ValueError: the rank is not from 0 to size - 1, or the group has another number of ranks.
     """
 
     group: dist.ProcessGroup | None = None
@@ -41,4 +41,4 @@ class Members:
 
 
 Ranks: TypeAlias = "dist.ProcessGroup | Members"
-"""Who takes part: a group of torch.distributed's, or the members of another one."""
+"""The ranks that take part: a group of torch.distributed's, or the members of another one."""

@@ -11,7 +11,10 @@ from torch.distributed import distributed_c10d
 
 
 def backend_of(group: dist.ProcessGroup) -> str:
-    """The backends of a group, by one name if that stands for them: torch warns whenever a group with several ends."""
+    """Return a group's backend, by one name if that implies all its backends.
+
+    torch warns whenever a group with several explicit backends is destroyed.
+    """
     name, every = dist.get_backend(group), dist.get_backend_config(group)
     known = name in distributed_c10d.Backend.backend_list
     stands = known and str(distributed_c10d.BackendConfig(dist.Backend(name))) == every  # pyright: ignore
@@ -19,7 +22,7 @@ def backend_of(group: dist.ProcessGroup) -> str:
 
 
 def timeout_of(group: dist.ProcessGroup, device: torch.device) -> timedelta:
-    """The timeout of the group's backend for tensors on this device."""
+    """Return the timeout of the group's backend for this device (ValueError: there is no such backend)."""
     try:
         return group._get_backend(device).options._timeout  # there is no public way to ask
     except RuntimeError as error:
@@ -30,11 +33,11 @@ def timeout_of(group: dist.ProcessGroup, device: torch.device) -> timedelta:
 
 
 def group_of_some(ranks: list[int], backend: str, timeout: timedelta, name: str) -> Any:
-    """What `new_group(use_local_synchronization=True)` does, but for the name.
+    """Open a group as `new_group(use_local_synchronization=True)` does, but under the given name.
 
-    torch names such a group by its ranks and by how many groups a rank belongs to. Ranks that belong to different
-    numbers of groups, as when some have joined later, would wait for each other under different names; and a group made
-    after another one of its name would find that one's addresses.
+    torch names such a group by its ranks and by the number of groups a rank belongs to. Ranks that belong to different
+    numbers of groups, because some joined later, would wait for each other under different names. And a group that is
+    opened after another one of the same name would find the addresses of that one in the store.
     """
     place, store = ranks.index(dist.get_rank()), distributed_c10d._get_default_store()  # pyright: ignore
     make = cast(Any, distributed_c10d._new_process_group_helper)  # pyright: ignore

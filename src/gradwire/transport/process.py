@@ -1,8 +1,8 @@
-"""Process: one worker of a torch.distributed group. Every ask is one collective, in the order of asking.
+"""Process: one worker of a torch.distributed group. Every ask is one collective, in the order of the asks.
 
-Works on gloo and NCCL, and on whatever else has a process group's methods. One collective at a time on purpose: a
-second one launched from a callback of the first hangs gloo when several buckets are under way. For overlap, run this in
-a thread of its own, on a group of its own; and while a worker waits, another one may compute (`Ahead`).
+It works on gloo, NCCL and any object with a process group's methods. It runs one collective at a time on purpose: a
+second one launched from a callback of the first hangs gloo when several buckets are under way. For overlap, run it in a
+thread of its own, on a group of its own; while one coroutine waits, another one may compute (`Ahead`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gradwire.transport.opening import backend_of, group_of_some, timeout_of
 T = TypeVar("T")
 
 Answer: TypeAlias = Callable[[], Tensor]
-"""Waits for the answer to a message that is on its way, and returns it."""
+"""A function that waits for a collective under way, and returns its answer."""
 
 _OPS: dict[Op, Any] = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}
 
@@ -39,12 +39,13 @@ class Process:
     """Answer one worker's asks over a process group.
 
     Args:
-        group: the group to speak on, not used for anything else meanwhile.
+        group: the group for all collectives; nothing else may use it meanwhile.
         ledger: counts what this worker sends and how long it waits.
 
     Attributes:
-        group: None once closed, and where a rank is alone.
-        rank, size: this worker's place in it.
+        group: the group; None once closed, and for a single rank.
+        rank: this worker's rank in it.
+        size: its number of ranks.
     """
 
     def __init__(self, group: Ranks, ledger: Ledger | None = None) -> None:
@@ -58,9 +59,13 @@ class Process:
             self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
 
     def run(self, worker: Talk[T], meanwhile: Callable[[], None] | None = None) -> T:
-        """Run a coroutine to its end. Whatever a collective raises (a lost peer, a timeout) is raised from here.
+        """Run a coroutine to its end and return its result.
 
-        `meanwhile` is called once, when the first message is on its way. It must neither raise nor speak.
+        `meanwhile` is called once, while the first collective is under way. It must neither raise nor communicate.
+
+        Raises:
+            RuntimeError: a collective has failed, because of a lost peer or a timeout.
+            Exception: whatever the coroutine raises.
         """
         answer: Tensor | None = None
         try:
@@ -85,9 +90,9 @@ class Process:
         return self.run(_answered(ask))
 
     def close(self) -> None:
-        """Destroy the group and let go of it. gloo's threads end with it: alive at the interpreter's end they abort.
+        """Destroy the group, and with it gloo's threads, which would abort a process that exits while they run.
 
-        A group that torch does not know is its owner's to end.
+        The owner of a group that torch does not know destroys it.
         """
         for part in self._parts.values():
             part.close()
@@ -96,15 +101,15 @@ class Process:
         self.group, self.closed = None, True
 
     def overwrite(self, ask: Ask) -> Tensor:
-        """Run one collective; where `ask.in_place`, on the ask's own tensor, which then holds the answer."""
+        """Run one collective. If `ask.in_place`, the answer overwrites the ask's own tensor."""
         return self.begin(ask)()
 
     def begin(self, ask: Ask) -> Answer:
-        """Begin one collective, which `overwrite` runs to its end; no other may begin before it has its answer."""
+        """Begin one collective and return a function that waits for it; no other may begin before it was called."""
         if self.closed:
             raise RuntimeError("this transport is closed")
         ask.check(self.size)
-        # Empty tensors are empty on every rank, and travel nowhere; nor does anything of a rank that is alone.
+        # A single rank sends nothing, and empty tensors, which are empty on every rank, are not sent.
         if self.group is None or not ask.x.numel():
             alone = ask.alone(self.size)
             return lambda: alone
@@ -127,11 +132,11 @@ class Process:
             raise RuntimeError(f"{self._others()} is gone or does not answer: {error}") from error
 
     def _others(self) -> str:
-        """Who may be to blame for a failed collective: backends do not say."""
+        """Name the ranks that may have caused a failed collective; backends do not report which one did."""
         return f"rank {1 - self.rank}" if self.size == 2 else f"one of the {self.size - 1} other ranks"
 
     def _collective(self, group: dist.ProcessGroup, ask: Plain) -> tuple[dist.Work, Tensor]:
-        """Begin one collective over a group, and say where its answer will be."""
+        """Begin one collective over a group; return its work and the tensor that will hold the answer."""
         x = ask.x
         match ask:
             case AllReduce(op=op):
@@ -147,7 +152,7 @@ class Process:
                 return group.alltoall_base(received, x.contiguous(), [], [], options), received
 
     def _part(self, group: dist.ProcessGroup, axis: Axis, device: torch.device) -> Process:
-        """This worker's group along an axis, opened when it is asked for the first time, by all workers at once."""
+        """Return this worker's group along an axis. All workers open their groups together at the first ask for one."""
         if axis not in self._parts:
             if axis.size == self.size:
                 return self
@@ -157,7 +162,7 @@ class Process:
         return self._parts[axis]
 
     def _opened(self, group: dist.ProcessGroup, axis: Axis, device: torch.device) -> dist.ProcessGroup:
-        """Open it under a name of its own: a number that all workers have in common, and the group's."""
+        """Open a group along an axis, named by a random number that all workers share and the group's number."""
         number = torch.tensor([secrets.randbits(62)], device=device)
         number = int(self.overwrite(Broadcast(number, 0)).item())
         name = f"gradwire-{number}-{axis.size}-{axis.stride}-{axis.number(self.rank)}"
@@ -166,13 +171,13 @@ class Process:
         return group_of_some(members, backend_of(group), timeout_of(group, device), name)
 
     def _gather(self, group: dist.ProcessGroup, gathered: Tensor, x: Tensor) -> dist.Work:
-        """Gather into one tensor, or into its rows: a group that torch does not know may have no other way."""
+        """Gather into one tensor; in a group that torch does not know, into its rows, which such groups support."""
         if self._foreign:
             return group.allgather([list(gathered.unbind())], [x], AllgatherOptions())
         return _all_gather(gathered.view(-1), x, group=group, async_op=True)
 
     def _answer(self, ask: Ask) -> Answer:
-        """Begin one collective and leave what the worker brought as it is."""
+        """Begin one collective without overwriting the worker's tensor."""
         if ask.in_place:
             ask = ask.bringing(ask.x.clone(memory_format=torch.contiguous_format))
         return self.begin(ask)
@@ -189,7 +194,7 @@ def _reduce_options(op: Op) -> Any:
 
 
 def _broadcast_options(root: int) -> Any:
-    """`root` counts within the group."""
+    """Return options for a root given as a rank of the group."""
     options = dist.BroadcastOptions()
     options.rootRank = root
     return options

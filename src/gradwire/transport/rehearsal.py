@@ -1,10 +1,10 @@
-"""Rehearsal: run an algorithm without a network, to learn what it would ask for and how long it computes in between.
+"""Rehearsal: run an algorithm without a network, to measure what it asks for and how long it computes between asks.
 
-An algorithm is a coroutine, and its runner answers. A rehearsal answers at once, notes the kind and the bytes of
-every ask, and the seconds before it. All workers of a small group are rehearsed, one after the other as in `lockstep`,
-and of each stretch the slowest worker's seconds count, for whom the others would wait. Of a large group one worker is.
-It receives answers as if all others were like it, or, if the others are given, what they would send: each of them is
-run up to its message, untimed.
+A rehearsal answers every ask at once, and records its kind, its bytes and the seconds of computing before it. In a
+small group all workers are rehearsed, one after the other as in `lockstep`, and each stretch of computing counts with
+the slowest worker's seconds, because the others would wait for it. In a large group one worker stands for all. It
+receives answers as if all workers sent the same, or, if the others are given, what they would send: each of them is run
+up to its message, untimed.
 """
 
 from __future__ import annotations
@@ -25,10 +25,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Asked:
-    """One ask: its kind, the bytes it puts on the busiest rank's link, and the seconds of computing before it.
+    """The measurements of one ask.
 
-    axis: among which ranks; None for all. arriving: bytes that arrive on a rank's link. brought, answer: bytes of what
-    a rank brings, and of what it is answered.
+    Attributes:
+        kind: the name of the collective.
+        traffic: bytes on the busiest rank's link.
+        seconds: seconds of computing before it.
+        axis: the axis of the groups that take part; None for all ranks.
+        arriving: bytes that arrive on a rank's link.
+        brought: bytes of a rank's tensor.
+        answer: bytes of a rank's answer.
     """
 
     kind: str
@@ -42,19 +48,19 @@ class Asked:
 
 @dataclass(frozen=True)
 class Course:
-    """What a step of an algorithm consists of: its asks in order, and the seconds of computing after the last."""
+    """A step of an algorithm: its asks in order, and `rest`, the seconds of computing after the last."""
 
     asks: tuple[Asked, ...]
     rest: float
 
     @property
     def seconds(self) -> float:
-        """Seconds of computing in all."""
+        """All seconds of computing."""
         return self.rest + sum(ask.seconds for ask in self.asks)
 
     @property
     def traffic(self) -> float:
-        """Bytes on the busiest rank's link in all."""
+        """All bytes on the busiest rank's link."""
         return sum(ask.traffic for ask in self.asks)
 
 
@@ -65,16 +71,20 @@ def rehearse(
     ready: Callable[[int, int], None] = lambda number, stretch: None,
     others: Callable[[int], Talk[object]] | None = None,
 ) -> tuple[list[T], Course]:
-    """Run the coroutines of all `size` workers, or of one that stands for all, to their end: results and the course.
+    """Run the coroutines of all `size` workers, or of one that stands for all, and return results and measurements.
 
-    `clock` tells seconds. `ready` is called before each stretch of computing, with the worker's number and how many
-    answers it has had; it is not timed. `others` begins the coroutine of another worker than the one that stands for
-    all, by its rank; it is closed before the next begins.
+    Args:
+        workers: the coroutines.
+        size: number of workers.
+        clock: returns seconds.
+        ready: called before each stretch of computing, untimed, with the worker's number and the number of answers it
+            has received.
+        others: starts the coroutine of another rank, when one worker stands for all; each is closed before the next
+            starts.
 
     Raises:
-        Disagreement: two workers ask for different things.
-        Exception: whatever a worker raises, which may be no more than that it cannot do with the answers of a
-            rehearsal where it stands for all.
+        Disagreement: two workers ask for different collectives.
+        Exception: whatever a worker raises. One that stands for all may fail on the answers of a rehearsal alone.
     """
     if len(workers) not in (1, size):
         raise ValueError(f"a rehearsal takes one worker or all {size}, got {len(workers)}")
@@ -120,7 +130,7 @@ def _run(
 
 
 def _copying(ask: Ask, clock: Callable[[], float]) -> float:
-    """Seconds that a process takes to copy what its collective would overwrite."""
+    """Return the seconds that `Process` takes to copy a tensor that its collective would overwrite."""
     if not ask.in_place:
         return 0.0
     started = clock()
@@ -129,7 +139,7 @@ def _copying(ask: Ask, clock: Callable[[], float]) -> float:
 
 
 def _alone(ask: Ask, size: int, before: Sequence[Tensor], others: Callable[[int], Talk[object]] | None) -> Tensor:
-    """What the first worker of `size` receives, who has received `before`; without others, if all are like it."""
+    """Answer the first of `size` workers; `others`, if given, are run through the answers `before` to this ask."""
     ask.check(size)
     if others is None:
         return ask.alone(size)
@@ -137,7 +147,7 @@ def _alone(ask: Ask, size: int, before: Sequence[Tensor], others: Callable[[int]
 
 
 def _asked(worker: Talk[object], before: Sequence[Tensor]) -> Ask | None:
-    """What a worker asks after so many answers; None if it has ended."""
+    """Return a worker's ask after the answers `before`; None if it has ended."""
     try:
         ask = worker.send(None)  # type: ignore[arg-type]  # a fresh coroutine takes None
         for received in before:

@@ -1,1 +1,1 @@
-"""Packed payloads: bits, sorted indices, values. A format is a promise: old bytes decode for ever."""
+"""Wire formats: packed bits, sorted indices and values. Formats never change: old bytes decode for ever."""

@@ -1,10 +1,11 @@
-"""Magnitudes as the means of a few classes, with a sign: 4 or 2 bits a value.
+"""Magnitudes quantised to the means of a few classes, with a sign: 4 or 2 bits per value.
 
 Wire: | C x float32: means, 0 of an empty class | k codes of `width` bits (wire/bits.py): class, plus C below zero |
 
-The C = 2^(width - 1) classes of a message lie between its smallest and its largest magnitude, in equal ratios of at
-most `RATIO` each; what is smaller joins the lowest one. Of all that a class can send the mean of its members is nearest
-to them, and |C(x) - x|^2 = |x|^2 - |C(x)|^2. Nothing is drawn. Equal magnitudes are exact, zeros among them too.
+The C = 2^(width - 1) classes of a message divide the range from its smallest to its largest magnitude in equal ratios
+of at most `RATIO`; smaller magnitudes belong to the lowest class. The mean is the value with the least squared error to
+the members of a class, so |C(x) - x|^2 = |x|^2 - |C(x)|^2. The format is deterministic. A message of equal magnitudes,
+or of one magnitude and zeros, is exact.
 """
 
 from __future__ import annotations
@@ -19,27 +20,28 @@ from gradwire.kernels.kernel import Kernel
 from gradwire.wire import bits
 
 RATIO = {2: 16.0, 4: 4.0}
-"""The largest ratio of a class's ends, for codes of so many bits."""
+"""The largest ratio of a class's upper to its lower end, by the codes' number of bits."""
 
 LARGEST = torch.finfo(torch.float32).max
 
 
 def count(width: int) -> int:
-    """Classes that a code of `width` bits tells apart, beside the sign."""
+    """Return the number of classes that a code of `width` bits distinguishes, one of the bits being the sign."""
     return 1 << (width - 1)
 
 
 def nbytes(k: int, width: int) -> int:
-    """Bytes that k values take."""
+    """Return the bytes of k values."""
     return 4 * count(width) + bits.nbytes(k, width)
 
 
 def delta(width: int, k: int) -> float:
-    """Contraction for k values, in the worst case.
+    """Return the contraction for k values, in the worst case.
 
-    Values in [a, r a] keep at least kappa = 4 r / (1 + r)^2 of their squares in their mean (Kantorovich). So do all
-    classes but the lowest, which may reach down to 0 below its threshold b, in units of the largest magnitude. With
-    squares Q there, whose sum is at least Q / b, the mean of n < k members keeps Q^2 / (n b^2) or more. Least over Q is
+    Values in [a, r a] keep at least kappa = 4 r / (1 + r)^2 of their squares in their mean (Kantorovich). This holds
+    for all classes but the lowest, which reaches from its upper end b, in units of the largest magnitude, down to 0. If
+    its squares sum to Q, its magnitudes sum to at least Q / b, and the mean of its n < k members keeps at least
+    Q^2 / (n b^2). The minimum over Q is
         (kappa + c Q^2) / (1 + Q) = 2 kappa / (1 + sqrt(1 + kappa / c))    with c = 1 / (n b^2).
     """
     if k < 2:
@@ -63,10 +65,10 @@ def decode(wire: Tensor, k: int, width: int) -> Tensor:
 
 
 def divide(x: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """f[..., k] -> where classes begin but the lowest, f32[..., C - 1], increasing, and a grain f64[..., 1].
+    """f[..., k] -> the lower ends of all classes but the lowest, f32[..., C - 1], increasing, and a grain f64[..., 1].
 
-    To add the grain and to take it away again rounds to 2^-26 of the lowest threshold's power of two, which changes
-    nothing from an eighth of the threshold on.
+    Adding the grain and subtracting it again rounds a magnitude to 2^-26 of the lowest threshold's power of two, which
+    does not change magnitudes of at least an eighth of that threshold.
     """
     classes = count(width)
     if x.shape[-1] == 0:
@@ -82,10 +84,10 @@ def divide(x: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 def _encode(x: Tensor, width: int, thresholds: Tensor, grain: Tensor) -> Tensor:
-    """f[..., k] and what `divide` says of it -> u8[..., nbytes(k, width)]."""
+    """f[..., k] and the results of `divide` -> u8[..., nbytes(k, width)]."""
     classes, size = count(width), x.abs().double().clamp_(max=LARGEST)
     member_of = torch.searchsorted(thresholds.double(), size, right=True)
-    # Rounded to the grain the sums are exact, so that their order does not matter.
+    # Sums of magnitudes rounded to the grain are exact, so their order does not matter.
     sums = torch.zeros((*x.shape[:-1], classes), dtype=torch.float64, device=x.device)
     members = sums.scatter_add(-1, member_of, torch.ones_like(size))
     sums.scatter_add_(-1, member_of, (size + grain) - grain)
@@ -94,7 +96,7 @@ def _encode(x: Tensor, width: int, thresholds: Tensor, grain: Tensor) -> Tensor:
 
 
 def _decode(wire: Tensor, width: int, table: Tensor, k: int) -> Tensor:
-    """u8[..., nbytes(k, width)] and the values of its codes f32[..., 2 C] -> f32[..., k]."""
+    """u8[..., nbytes(k, width)] and the codes' values f32[..., 2 C] -> f32[..., k]."""
     return table.gather(-1, bits.unpack(wire[..., 4 * count(width) :], width, k))
 
 

@@ -1,14 +1,14 @@
 """k sorted indices out of d as bit-packed gaps, in a length that both ends know beforehand (Elias-Fano).
 
-The lowest `low` bits of every index go as they are; the gaps between the rest go in unary, as one bitmap in which bit
-(index_i >> low) + i is set. At a density of 1 % that is 8.6 bits an index, at 0.1 % 12.0, whatever the support, where
-the entropy of a random support is 8.1 and 11.4. Sources: P. Elias 1974, R. Fano 1971.
+The lowest `low` bits of every index are stored as they are; the gaps between the upper bits are stored in unary, as one
+bitmap in which bit (index_i >> low) + i is set. That takes 8.6 bits per index at a density of 1 %, and 12.0 at 0.1 %,
+for any support; the entropy of a random support is 8.1 and 11.4. Sources: P. Elias 1974, R. Fano 1971.
 
 Wire, for k > 0:
     | low bits: k values of `low` bits | bitmap: k + ((d - 1) >> low) bits |      each part padded to a whole byte
-or, where it is shorter (dense supports), and then `low` is None:
+or, if it is shorter (dense supports), with `low` None:
     | bitmap of d bits |
-`low` is the value that makes the message shortest, the smaller one of two that tie.
+`low` is the smallest value that makes the message shortest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gradwire.wire import bits
 
 
 def nbytes(d: int, k: int) -> int:
-    """Bytes that k sorted indices out of d take."""
+    """Return the bytes of k sorted indices out of d."""
     return _plan(d, k)[1]
 
 
@@ -53,7 +53,7 @@ def decode(wire: Tensor, d: int, k: int) -> Tensor:
 
 @lru_cache(maxsize=4096)
 def _plan(d: int, k: int) -> tuple[int | None, int]:
-    """Low bits and bytes of the shortest message."""
+    """Return the number of low bits and the bytes of the shortest message."""
     if not 0 <= k <= d:
         raise ValueError(f"cannot send {k} distinct indices out of {d}")
     if k == 0:
@@ -65,7 +65,7 @@ def _plan(d: int, k: int) -> tuple[int | None, int]:
 
 
 def _layout(d: int, k: int, low: int | None) -> tuple[int, int]:
-    """Bytes of low bits, and bits of the bitmap behind them."""
+    """Return the bytes of the low bits, and the bits of the bitmap after them."""
     return (0, d) if low is None else (bits.nbytes(k, low), k + ((d - 1) >> low))
 
 
@@ -78,7 +78,7 @@ def _encode(indices: Tensor, d: int, low: int | None, split: int, length: int) -
 
 
 def _decode(wire: Tensor, d: int, k: int, low: int | None, split: int, length: int) -> Tensor:
-    """What `_encode` makes of k > 0 indices, u8[..., m], and a layout -> int64[..., k]."""
+    """u8[..., m] of k > 0 indices, and a layout -> int64[..., k]."""
     if low is None:
         return _positions(wire, length, k)
     upper = _positions(wire[..., split:], length, k) - torch.arange(k, device=wire.device)

@@ -1,9 +1,9 @@
-"""A scale and d whole numbers between -s and s, as quantisers send them.
+"""A scale and d integers (levels) between -s and s, as quantisers send them.
 
 Wire: | scale: float32 | d codes of ceil(log2(2 s + 1)) bits: level + s (wire/bits.py) |
 
-A level stands for a multiple of scale / s, or, if levels are binary, level k > 0 for 2^(k - s) times the scale. Ratios
-to the scale that is sent are rounded at random to one of the two levels around them.
+Level k stands for k scale / s, or, if levels are binary and k > 0, for 2^(k - s) scale. The ratio of a magnitude to the
+scale is rounded at random to one of the two levels around it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gradwire.wire import bits, values
 
 
 def nbytes(s: int, d: int) -> int:
-    """Bytes that a scale and d levels take."""
+    """Return the bytes of a scale and d levels."""
     return 4 + bits.nbytes(d, _width(s))
 
 
@@ -44,7 +44,7 @@ def draw(x: Tensor, scale: Tensor, s: int, key: int, *, binary: bool = False) ->
 
 
 def read(wire: Tensor, s: int, d: int, meaning: Meaning) -> Tensor:
-    """u8[..., nbytes(s, d)] -> f32[..., d]: what levels mean by their scale.
+    """u8[..., nbytes(s, d)] -> f32[..., d]: the values of the levels, by `meaning(scale, levels)`.
 
     Raises:
         ValueError: the bytes are not d levels between -s and s.
@@ -55,13 +55,13 @@ def read(wire: Tensor, s: int, d: int, meaning: Meaning) -> Tensor:
 
 
 def decoded(x: Tensor, scale: Tensor, s: int, key: int, meaning: Meaning, *, binary: bool = False) -> Tensor:
-    """f[..., d], f32[..., 1] -> what is read of what is drawn, in x's dtype."""
+    """f[..., d], f32[..., 1] -> `read` of `draw`, in x's dtype."""
     return decoded_levels(x, scale, s, key, binary, meaning).to(x.dtype)
 
 
 def ratios(x: Tensor, scale: Tensor, s: int = 1) -> Tensor:
     """f[..., d], f32[..., 1] -> f64[..., d]: s |x| / scale in [0, s], and 0 where the scale is 0."""
-    # No positive float32 is below 2^-149. What float64 holds beyond the largest float32 is clamped.
+    # The smallest positive float32 is 2^-149. float64 values beyond the largest float32 are clamped.
     return (x.abs().double() * (s / scale.double().clamp(min=2.0**-149))).clamp_(max=float(s))
 
 
@@ -82,7 +82,7 @@ def geometric(x: Tensor, scale: Tensor, s: int, key: int) -> Tensor:
 
 
 def _width(s: int) -> int:
-    """Bits that tell 2 s + 1 codes apart."""
+    """Return the bits of one of 2 s + 1 codes."""
     return (2 * s).bit_length()
 
 
@@ -108,13 +108,13 @@ def _draw(x: Tensor, scale: Tensor, s: int, key: int, width: int, binary: bool) 
 
 
 def _read(wire: Tensor, scale: Tensor, s: int, width: int, d: int, meaning: Meaning) -> tuple[Tensor, int]:
-    """u8[..., 4 + m], f32[..., 1] -> what d levels mean f32[..., d], and the largest code."""
+    """u8[..., 4 + m], f32[..., 1] -> the values of d levels f32[..., d], and the largest code."""
     codes = bits.unpack(wire[..., 4:], width, d)
     return meaning(scale, codes - s), _largest(codes)
 
 
 def _decoded(x: Tensor, scale: Tensor, s: int, key: int, binary: bool, meaning: Meaning) -> Tensor:
-    """f[..., d], f32[..., 1] -> what levels drawn at random mean, f32[..., d]."""
+    """f[..., d], f32[..., 1] -> the values of levels drawn at random, f32[..., d]."""
     return meaning(scale, (geometric if binary else linear)(x, scale, s, key))
 
 

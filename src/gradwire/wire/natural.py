@@ -1,10 +1,10 @@
-"""Values rounded at random to a power of two: an exponent byte and a sign bit each.
+"""Values rounded at random to a power of two: one exponent byte and one sign bit per value.
 
 Wire: | k bytes: exponent e | ceil(k / 8) bytes: signs, least bit first |      value: 0 if e = 0, else 2^(e - 127)
 
-|t| becomes one of the two powers of two around it, so that the mean is |t| and the variance at most t^2 / 8 (Horváth et
-al. 2019, arXiv:1905.10988, Theorem 3). Outside the normal float32 range: |t| < 2^-126 becomes 0 or 2^-126, unbiased
-still, and |t| > 2^127 becomes 2^127.
+|t| becomes one of the two powers of two around it, so that the expectation is |t| and the variance at most t^2 / 8
+(Horváth et al. 2019, arXiv:1905.10988, Theorem 3). |t| < 2^-126, below the normal range of float32, becomes 0 or
+2^-126, still without bias, and |t| > 2^127 becomes 2^127.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gradwire.wire import bits
 
 
 def nbytes(k: int) -> int:
-    """Bytes that k values take."""
+    """Return the bytes of k values."""
     return k + bits.nbytes(k, 1)
 
 
@@ -33,7 +33,7 @@ def exponents(x: Tensor, key: int) -> Tensor:
 
 
 def _encode(x: Tensor, key: int) -> Tensor:
-    """Finite f[..., k] -> u8[..., nbytes(k)]: exponents, and which are negative, -0.0 included."""
+    """Finite f[..., k] -> u8[..., nbytes(k)]: exponents, and sign bits, set for -0.0 too."""
     return torch.cat([exponents(x, key), bits.pack_flags(torch.signbit(x).byte())], -1)
 
 
@@ -44,12 +44,12 @@ def _decode(wire: Tensor, k: int) -> Tensor:
 
 
 def _decoded(x: Tensor, key: int) -> Tensor:
-    """f[..., k] -> what is decoded of what is encoded, in x's dtype."""
+    """f[..., k] -> `decode` of `encode`, in x's dtype."""
     return _power(exponents(x, key)).copysign_(x).to(x.dtype)
 
 
 def _power(exponents: Tensor) -> Tensor:
-    """u8[..., k] -> f32[..., k]: an exponent in the float's own field, an empty mantissa, is the power; 0 for 0."""
+    """Exponents u8[..., k] -> powers of two f32[..., k], 0 for 0: the exponent field of a float32 with mantissa 0."""
     return (exponents.int() << 23).view(torch.float32)
 
 

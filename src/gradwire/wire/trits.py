@@ -1,4 +1,4 @@
-"""A scale and d numbers of three values, five to a byte: 3^5 = 243 <= 256, so 1.6 bits each; log2(3) = 1.585 is least.
+"""A scale and d trits, five per byte: 3^5 = 243 <= 256, so 1.6 bits per trit; the minimum is log2(3) = 1.585.
 
 Wire: | scale: float32 | ceil(d / 5) bytes |
 Byte j is t[5 j] + 3 t[5 j + 1] + 9 t[5 j + 2] + 27 t[5 j + 3] + 81 t[5 j + 4]; the last is padded with zeros. A
@@ -17,7 +17,7 @@ from gradwire.wire import levels, values
 
 
 def nbytes(count: int) -> int:
-    """Bytes that `count` trits take, without a scale."""
+    """Return the bytes of `count` trits, without a scale."""
     return (count + 4) // 5
 
 
@@ -29,7 +29,7 @@ def pack(trits: Tensor) -> Tensor:
 
 
 def unpack(wire: Tensor, count: int) -> Tensor:
-    """u8[..., nbytes(m)] -> u8[..., m]. Raises ValueError for bytes that no five trits make."""
+    """u8[..., nbytes(m)] -> u8[..., m] (ValueError: a byte is not an encoding of five trits)."""
     check(wire)
     return _unpack(wire, count)
 
@@ -40,7 +40,7 @@ def draw(x: Tensor, scale: Tensor, key: int) -> Tensor:
 
 
 def read(wire: Tensor, d: int) -> Tensor:
-    """u8[..., 4 + nbytes(d)] -> f32[..., d]. Raises ValueError for bytes that no five trits make."""
+    """u8[..., 4 + nbytes(d)] -> f32[..., d] (ValueError: a byte is not an encoding of five trits)."""
     scale = values.decode(wire[..., :4], "float32", 1)
     floats, sound = read_trits(wire, scale, d, _values)
     if not sound:
@@ -49,12 +49,12 @@ def read(wire: Tensor, d: int) -> Tensor:
 
 
 def decoded(x: Tensor, scale: Tensor, key: int) -> Tensor:
-    """f[..., d], f32[..., 1] -> what is read of what is drawn, in x's dtype."""
+    """f[..., d], f32[..., 1] -> `read` of `draw`, in x's dtype."""
     return decoded_trits(x, scale, key).to(x.dtype)
 
 
 def check(wire: Tensor) -> None:
-    """Refuse bytes that no five trits make."""
+    """Raise ValueError for a byte that is not an encoding of five trits."""
     if bool((wire >= 243).any()):
         raise ValueError(f"bytes of five trits are below 243, got {int(wire.max())}")
 
@@ -78,7 +78,7 @@ def _draw(x: Tensor, scale: Tensor, s: int, key: int, width: int, binary: bool) 
 
 
 def _read(wire: Tensor, scale: Tensor, d: int, meaning: Meaning) -> tuple[Tensor, bool]:
-    """u8[..., 4 + m], f32[..., 1] -> what d trits mean f32[..., d], and whether all bytes are trits."""
+    """u8[..., 4 + m], f32[..., 1] -> the values of d trits f32[..., d], and whether all bytes are valid."""
     sound = not bool((wire[..., 4:] >= 243).any())
     return meaning(scale, _unpack(wire[..., 4:], d).float() - 1), sound
 

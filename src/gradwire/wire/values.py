@@ -2,13 +2,13 @@
 
 float64   | k x 8 bytes |
 float32   | k x 4 bytes |
-bfloat16  | k x 2 bytes |    rounded to nearest even; what is beyond the largest bfloat16 is clamped to it
+bfloat16  | k x 2 bytes |    rounded to nearest even; values beyond the largest bfloat16 are clamped to it
 natural   | k bytes of exponents | ceil(k / 8) bytes of signs |      (wire/natural.py)
 bits4     | 8 x float32: levels | k codes of 4 bits |                (wire/classes.py)
 bits2     | 2 x float32: levels | k codes of 2 bits |
 
-natural is unbiased; bfloat16, bits4 and bits2 are for error feedback, which adds what they round away to the next
-message.
+natural is unbiased. bfloat16, bits4 and bits2 are for error feedback, which adds their rounding errors to the next
+vector.
 """
 
 from __future__ import annotations
@@ -35,32 +35,32 @@ OMEGA: dict[str, float | None] = {
     "bits4": None,
     "bits2": None,
 }
-"""Relative variance, for the unbiased formats; float32 and float64 count as exact."""
+"""Relative variance of the unbiased formats, None for biased ones; float32 and float64 count as exact."""
 
 _DELTA: dict[str, float] = {"float64": 1.0, "float32": 1.0, "bfloat16": 1 - 2.0**-16, "natural": 7 / 8}
-"""Contraction: half a unit in the last of bfloat16's 8 bits is 2^-9 of the value."""
+"""Contraction of formats. bfloat16's rounding error is at most half a unit in its last place, 2^-8 of the value."""
 
 
 def check(name: str) -> None:
-    """Refuse a format that does not exist."""
+    """Raise ValueError for a format that does not exist."""
     if name not in get_args(Format):
         raise ValueError(f"values must be one of {', '.join(get_args(Format))}, got {name!r}")
 
 
 def delta(name: Format, k: int) -> float:
-    """Contraction of k values in a format; of bits4 and bits2 the worst case over all messages of k values."""
+    """Return the contraction of k values in a format; for bits4 and bits2 the worst case over all messages."""
     return classes.delta(_WIDTHS[name], k) if name in _WIDTHS else _DELTA[name]
 
 
 def nbytes(name: Format, k: int) -> int:
-    """Bytes that k values take."""
+    """Return the bytes of k values in a format."""
     if name in _WIDTHS:
         return classes.nbytes(k, _WIDTHS[name])
     return natural.nbytes(k) if name == "natural" else k * _DTYPES[name].itemsize
 
 
 def encode(x: Tensor, name: Format, key: int = 0) -> Tensor:
-    """f[..., k], finite -> u8[..., nbytes(name, k)]; only `natural` rounds at random, by the uniforms of `key`."""
+    """Finite f[..., k] -> u8[..., nbytes(name, k)]; only `natural` rounds at random, by the uniforms of `key`."""
     if name == "natural":
         return natural.encode(x, key)
     if name in _WIDTHS:
@@ -77,14 +77,14 @@ def decode(wire: Tensor, name: Format, k: int) -> Tensor:
         return natural.decode(wire, k)
     if name in _WIDTHS:
         return classes.decode(wire, k, _WIDTHS[name])
-    # Into a new tensor, because a slice of a larger message need not be aligned for the wider dtype.
+    # Copy to a new tensor, because a slice of a larger message may not be aligned for the wider dtype.
     values = torch.empty((*wire.shape[:-1], k), dtype=_DTYPES[name], device=wire.device)
     values.view(torch.uint8).copy_(wire)
     return values if name == "float64" else values.float()
 
 
 def decoded(x: Tensor, name: Format, turn: Turn) -> Tensor:
-    """f[..., k] -> the same dtype, newly made: what a peer decodes of values in a format."""
+    """f[..., k] -> f[..., k] in the same dtype and new memory: the values that a peer decodes."""
     if name in _WIDTHS:
         return decode(encode(x, name), name, x.shape[-1]).to(x.dtype)
     if name == "natural":
@@ -96,6 +96,6 @@ def decoded(x: Tensor, name: Format, turn: Turn) -> Tensor:
 
 @lru_cache
 def _range(name: Format, source: torch.dtype) -> tuple[torch.dtype, float]:
-    """The dtype of a format, and the largest value that both it and the source can hold."""
+    """Return the dtype of a format, and the largest value that both it and the source represent."""
     dtype = _DTYPES[name]
     return dtype, min(torch.finfo(dtype).max, torch.finfo(source).max)

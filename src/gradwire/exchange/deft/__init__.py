@@ -1,7 +1,8 @@
 """DEFT: each worker searches its own part of the model (Yoon and Oh, ICPP 2023, arXiv:2307.03500).
 
-`plan` is the arithmetic: cut the model into layers, divide k among the layers by their norms, pack the layers into bins
-of equal work. `exchange` is the algorithm, `agreement` its part about the plan, `indices` translates the selection.
+`plan` divides the model into layers, k among the layers by their norms, and the layers into bins of equal work.
+`exchange` is the algorithm, `agreement` distributes the plan, `norms` measures layers, and `indices` converts positions
+in a bin to indices of the vector.
 """
 
 from gradwire.exchange.deft.exchange import DEFT

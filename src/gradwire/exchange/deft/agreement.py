@@ -1,8 +1,8 @@
 """How the workers agree on one plan: a delegate broadcasts it, or all reuse the last one.
 
-The last plan is replicated state, f64[1, 2 + m]: | layout and n, in 32 bits | window | the m numbers broadcast |. A
-window is `every` steps, from a multiple of it on. A plan of another layout, number of workers or window is ignored, on
-all workers alike, so the checkpoint of a larger run may be loaded as it is.
+The last plan is replicated state, f64[1, 2 + m]: | hash of layout and n, 32 bits | window | the m numbers broadcast |.
+A window is `every` steps, starting at a multiple of `every`. All workers ignore a plan of another layout, number of
+workers or window, so a checkpoint of a larger run may be loaded as it is.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from gradwire.layout import Turn
 
 
 def no_plan() -> State:
-    """No plan yet: f64[1, 0], on the CPU, where plans are read.
+    """Return the state without a plan: f64[1, 0], on the CPU, where plans are read.
 
-    float64 for any dtype of the vectors, because budgets are whole numbers; two axes, because a tensor [d] would count
-    as one value per coordinate.
+    It is float64 for any dtype of the vectors, because budgets are integers, and has two axes, because a tensor [d]
+    would count as one value per coordinate.
     """
     return {"plan": torch.zeros((1, 0), dtype=torch.float64)}
 
@@ -39,10 +39,19 @@ async def agree(
 ) -> list[int]:
     """Return the numbers of this window's plan: those in the state, or `length` new ones that its delegate broadcasts.
 
-    Numbers in the state that do not fit are ignored: a checkpoint may have been tampered with.
+    Numbers in the state that do not fit are ignored, because a checkpoint may have been tampered with.
 
-    The delegate changes with the window. If it were t mod n at the steps t that broadcast, then with every = n it would
-    always be rank 0, and only rank 0's norms would count.
+    The delegate is window mod n. If it were t mod n at the steps t that broadcast, then with every = n it would always
+    be rank 0, and only rank 0's norms would count.
+
+    Args:
+        make: computes the delegate's numbers.
+        fits: whether numbers are a valid plan.
+        length: how many numbers there are.
+        every: steps of a window.
+        state: holds the last plan, if `every` is above 1; it is replaced in place.
+        turn: the worker's turn.
+        device: the device of the message.
 
     Raises:
         ValueError: the delegate's numbers do not fit.

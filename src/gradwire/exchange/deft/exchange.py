@@ -6,12 +6,12 @@ layers  = partition(sizes, n, merge)                                            
 k_x     = assign_k(sizes, own norms, k)                                               nothing
 Broadcast  the plan packed by rank (t // R) % n, if R divides t                          4 (n + L + 1) bytes
 select  k_x largest of every layer x in bin (t + r) % n, by the worker's own k_x      nothing
-AllGather  how many, and which: gaps inside the bin, bit-packed, padded to the room    4 + about k / n indices
-AllGather  what is left, if a worker has found more than there is room for               nothing as a rule
+AllGather  count, and indices as bit-packed gaps inside the bin, padded to the space     4 + about k / n indices
+AllGather  the remaining indices, if a worker has found more than fit the space          usually nothing
 AllReduce  all workers' values at all indices, common layers included                    the union's values
 
-The room is what the plan's own budgets take in the bin that needs most, and a quarter more. With k_source="delegate"
-the plan includes L budgets instead, 4 (n + 2 L) bytes, and no counts are sent.
+The space is that of the largest index block by the delegate's budgets, plus a quarter; the plan contains it. With
+k_source="delegate" the plan contains L budgets instead, 4 (n + 2 L) bytes, and no counts are sent.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from gradwire.exchange.deft.agreement import agree, no_plan
 from gradwire.exchange.deft.indices import Span, globalise, length
 from gradwire.exchange.deft.norms import as_whole, from_whole, relative_norms
 from gradwire.exchange.deft.plan import PACKINGS, Packing, apportion_k, assign_k, pack, partition
-from gradwire.exchange.disjoint import gather_found, gather_indices, room
+from gradwire.exchange.disjoint import expected_nbytes, gather_found, gather_indices
 from gradwire.exchange.protocol import WEIGHT, State, no_weight, tensor
 from gradwire.kernels import Accumulated
 from gradwire.layout import Layout, Turn
@@ -47,32 +47,33 @@ from gradwire.vector import Sent, Sparse, widen
 class DEFT:
     """Every worker searches its own part of the model; layers with larger norms get more of k = density * d.
 
-    By default the paper's algorithm, as in its authors' code. The options change it:
+    The default is the paper's algorithm, as in its authors' code. The options change it:
 
     Args:
-        density: k / d, the fraction of values that is sent, in (0, 1].
-        k_source: whose budgets k_x are used to search a layer. "local", the paper's: those of the worker that searches
-            it, so about k values are sent. "delegate": those of the step's delegate, broadcast with the plan; exactly
-            their sum is sent, and no counts are gathered.
+        density: k / d, the fraction of values to send, in (0, 1].
+        k_source: the source of the budgets k_x by which layers are searched. "local", as in the paper: each worker uses
+            its own, so about k values are sent. "delegate": all use those of the step's delegate, broadcast with the
+            plan; exactly their sum is sent, and no counts are gathered.
         exact_k: divide k by largest remainders, so that a worker's budgets sum to exactly k, or to 1 if k is below one;
-            a layer may then get nothing. By default, the paper's, each of the L layers gets at least one, so the sum is
-            above k by up to L - 1, or is L if k = 0; if the last layers are small it is below k. Exactly k values are
-            sent only with k_source="delegate", where no worker searches a layer without a budget; with "local" such a
-            layer is in a bin, because the worker that searches the bin may have a budget for it.
-        repack_every: steps that a plan is used for. 1, the paper's: a plan each step. Between two plans nothing is
-            broadcast; with k_source="delegate" norms are not computed either, and the budgets are as old as the plan.
+            a layer may then get nothing. By default, as in the paper, each of the L layers gets at least one, so the
+            sum exceeds k by up to L - 1, or is L if k = 0; if the last layers are small it is below k. Exactly k values
+            are sent only with k_source="delegate", where no worker searches a layer without a budget. With "local" such
+            a layer is still in a bin, because the worker that searches the bin may have a budget for it.
+        repack_every: number of steps for which a plan is used. 1, as in the paper: every step has its own. Between two
+            plans nothing is broadcast; with k_source="delegate" norms are not computed either, and the budgets are as
+            old as the plan.
         merge: neighbouring tensors become one layer while together they have at most this many elements (and d / n),
-            for models of many small tensors. 0, the paper's: a tensor is one layer, or n if it is larger than d / n.
-        pack_by: the cost that is balanced over the bins. "cost", the paper's: n_x log2 k_x, the time of a selection by
-            a heap. "elements": n_x + 20 k_x, that of a selection in linear time. "time": what the kernel that selects
-            here takes, measured (plan.py).
+            for models of many small tensors. 0, as in the paper: a tensor is one layer, or n if larger than d / n.
+        pack_by: the cost that is balanced over the bins. "cost", as in the paper: n_x log2 k_x, the time of a selection
+            by a heap. "elements": n_x + 20 k_x, that of a selection in linear time. "time": the measured time of the
+            kernel that selects here (plan.py).
         overlap: how the model's k is divided if the model is exchanged in several units, each as soon as its gradients
-            are complete, before the norms of other units are known. False: by size, the same density for all. True: by
-            the sums of the layers' norms one step ago, broadcast with that step's plans, 4 bytes more; by size in the
-            first step. With a single unit, the paper's case, it makes no difference.
-        cut: 0, the paper's: a tensor larger than d / n becomes n layers. Above 0: a tensor is cut where a multiple of
-            d / (cut n) lies in it, which makes few layers and no large one. 2 at a density of 1 % and less; 4 at 10 %,
-            where layers that are rich in large values take longest.
+            are complete, before the norms of other units are known. False: by size, with the same density for all.
+            True: by the sums of the layers' norms of the step before, broadcast with that step's plans (4 bytes more);
+            by size in the first step. With a single unit, as in the paper, it makes no difference.
+        cut: 0, as in the paper: a tensor larger than d / n becomes n layers. Above 0: a tensor is cut where a multiple
+            of d / (cut n) lies in it, which makes few layers and no large one. Use 2 at a density of 1 % or less, and 4
+            at 10 %, where layers with many large values take longest.
     """
 
     density: float
@@ -104,19 +105,19 @@ class DEFT:
         device: torch.device | str = "cpu",
         batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """Empty; or replicated: no plan yet, if a plan is used for several steps, and no weight, with `overlap`."""
+        """Make replicated state: a plan if it is used for several steps, and a weight with `overlap`; none at first."""
         return ({} if self.repack_every == 1 else no_plan()) | (no_weight() if self.overlap else {})
 
     def wants_norms(self, turn: Turn) -> Sequence[Span]:
-        """All layers, where this worker divides k."""
+        """Return all layers if this worker divides k on this turn, else none."""
         window, age = divmod(turn.step, self.repack_every)
         divides = self.k_source == "local" or (turn.rank == window % turn.size and age == 0)
         return _layers(turn.layout.sizes, turn.size, self.merge, self.cut) if divides else ()
 
     async def __call__(self, x: Tensor | Accumulated, state: State, turn: Turn) -> Sent:
-        """Three collectives a step for any number of layers; one read of all norms from the device.
+        """Use three collectives for any number of layers, and read all norms from the device once.
 
-        One more where a worker's budgets are much larger than the delegate's.
+        It takes one collective more if a worker's budgets are much larger than the delegate's.
         """
         if isinstance(turn.rank, slice):
             raise ValueError("deft's plan depends on the rank: it runs in lockstep, not batched")
@@ -139,17 +140,17 @@ class DEFT:
         return Sent(own=Sparse(indices, values, len(x)), mean=Sparse(indices, total.div_(turn.size), len(x)))
 
     def omega(self, d: int) -> float | None:
-        """None: biased."""
+        """Return None: it is biased."""
         return None
 
     def delta(self, d: int) -> float | None:
-        """0: a projection, never expansive; but the values that others select need not be large here."""
+        """Return 0: a projection, but the values that other workers select need not be large here."""
         return 0.0
 
     async def _agree(
         self, x: Tensor | Accumulated, layers: Sequence[Span], state: State, turn: Turn
     ) -> tuple[Packing, list[int], int]:
-        """Return the common plan, the budgets by which this worker searches, and the room for indices in bytes."""
+        """Return the common plan, the budgets by which this worker searches, and the space for indices in bytes."""
         sizes, n, own = [end - start for start, end in layers], turn.size, self.k_source == "local"
         norms: Sequence[float] = relative_norms(x, layers) if own else ()
         budgets = self._budgets(sizes, norms, turn) if own else []
@@ -158,7 +159,7 @@ class DEFT:
             delegates = norms if own else relative_norms(x, layers)
             ks = budgets if own else self._budgets(sizes, delegates, turn)
             plan = pack(sizes, ks, n, self.pack_by)
-            return plan.message() + ([_room(plan, sizes, ks)] if own else ks) + weight(delegates)
+            return plan.message() + ([_space(plan, sizes, ks)] if own else ks) + weight(delegates)
 
         def weight(norms: Sequence[float]) -> list[int]:
             return [as_whole(math.fsum(norms))] if self.overlap else []
@@ -181,7 +182,7 @@ class DEFT:
         return Packing([[i for i in bin if ks[i] > 0] for bin in plan.bins], plan.common, []), ks, 0
 
     def _budgets(self, sizes: Sequence[int], norms: Sequence[float], turn: Turn) -> list[int]:
-        """k_x of every layer."""
+        """Return k_x of every layer."""
         d, budget = sum(sizes), turn.budget if self.overlap else 1.0
         if self.exact_k:
             k = kept(self.density, d) if budget == 1.0 else min(d, round(self.density * budget * d))
@@ -192,11 +193,12 @@ class DEFT:
 _layers = lru_cache(maxsize=256)(partition)
 
 
-def _room(plan: Packing, sizes: Sequence[int], ks: Sequence[int]) -> int:
-    """Bytes for the indices of a bin, by the delegate's budgets."""
-    return room([sum(sizes[i] for i in bin) for bin in plan.bins], [sum(ks[i] for i in bin) for bin in plan.bins])
+def _space(plan: Packing, sizes: Sequence[int], ks: Sequence[int]) -> int:
+    """Return the bytes for the indices of a bin, by the delegate's budgets."""
+    dims, counts = [sum(sizes[i] for i in bin) for bin in plan.bins], [sum(ks[i] for i in bin) for bin in plan.bins]
+    return expected_nbytes(dims, counts)
 
 
 def _rotate(bins: list[list[int]], step: int) -> list[list[int]]:
-    """Bin (step + rank) % n for every rank, its layers in order so that indices come out sorted."""
+    """Return bin (step + rank) % n for every rank, with its layers in order, so that indices are sorted."""
     return [sorted(bins[(step + rank) % len(bins)]) for rank in range(len(bins))]

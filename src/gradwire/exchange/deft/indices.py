@@ -1,4 +1,4 @@
-"""From positions in the layers of a bin, laid end to end, to indices of the flat vector."""
+"""Convert positions in the concatenated layers of a bin to indices of the flat vector."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Span: TypeAlias = tuple[int, int]
 
 
 def length(spans: Sequence[Span]) -> int:
-    """Elements of all spans together."""
+    """Return the number of elements of all spans together."""
     return sum(end - start for start, end in spans)
 
 
 def globalise(positions: Tensor, spans: Sequence[Span]) -> Tensor:
-    """From positions in spans laid end to end, int64[m], to indices of the flat vector, int64[m]."""
+    """Positions int64[m] in the concatenated spans -> indices int64[m] of the flat vector."""
     if not spans:
         return positions
     edges = torch.tensor([(start, end - start) for start, end in spans], device=positions.device)

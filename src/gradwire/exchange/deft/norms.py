@@ -1,4 +1,4 @@
-"""Norms of layers, by which k is divided; correct at any scale of the gradient."""
+"""Norms of layers, by which k is divided, without overflow or underflow at any scale of the gradient."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ FLOAT32_MAX = 3.4028234663852886e38
 
 
 def relative_norms(x: Tensor | Accumulated, layers: Sequence[Span]) -> Sequence[float]:
-    """L2 norms of the layers of finite f[d], up to a common factor: budgets depend only on their ratios.
+    """Return the L2 norms of the layers of finite f[d], up to a common factor, because budgets depend on ratios only.
 
-    Of an accumulated vector they may have been measured on the way.
+    An `Accumulated` may already contain them.
 
     The squares of float64 values may overflow or underflow. Then all values are first scaled by the power of two that
-    brings the largest one near 1, which rounds nothing. The squares of float32 values are safe in float64.
+    brings the largest one near 1, which is exact. The squares of float32 values are safe in float64.
 
     Raises:
-        ValueError: a value is not finite, as where a gradient and a residual are finite and their sum is not.
+        ValueError: a value is not finite, for example because the sum of a gradient and a residual has overflowed.
     """
     if isinstance(x, Accumulated) and x.norms and x.layers == layers:
         return x.norms
@@ -44,16 +44,16 @@ def _norms(x: Tensor, layers: Sequence[Span]) -> Sequence[float]:
     exponent = math.frexp(float(x.abs().max()))[1]
     if abs(exponent) < 400:
         return kernels.norms(x, layers)
-    half = -exponent // 2  # the whole factor may itself lie beyond the range
+    half = -exponent // 2  # in two factors, because their product may overflow float64
     return kernels.norms(x * 2.0**half * 2.0 ** (-exponent - half), layers)
 
 
 def as_whole(value: float) -> int:
-    """The 32 bits of a float32, at least 0 and clamped to be finite, as a whole number that travels among others."""
+    """Return the 32 bits of a value >= 0 as float32, clamped to be finite, as an integer for an integer message."""
     return int(struct.unpack("<i", struct.pack("<f", min(value, FLOAT32_MAX)))[0])
 
 
 def from_whole(bits: int) -> float:
-    """The number that `as_whole` was given; -1 for bits that it never makes."""
+    """Invert `as_whole`; return -1 for bits that it never returns."""
     value = float(struct.unpack("<f", struct.pack("<I", bits & 0xFFFFFFFF))[0])
     return value if 0 <= value < math.inf else -1.0

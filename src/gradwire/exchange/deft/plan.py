@@ -1,7 +1,8 @@
-"""DEFT's plan: layers, their budgets, their bins. Plain Python over layers, never over elements.
+"""DEFT's plan: layers, their budgets and their bins. Plain Python loops over layers, never over elements.
 
 Symbols as in the paper: n workers, n_g elements in all, k = int(density * n_g), a layer is a piece of the flat vector
-after partitioning, n_{g,x} its size and k_x its budget. Algorithms 2 to 4 of the paper, as its authors' code has them.
+after partitioning, n_{g,x} its size and k_x its budget. These are Algorithms 2 to 4 of the paper, as in its authors'
+code.
 """
 
 from __future__ import annotations
@@ -12,27 +13,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 KEPT = 20
-"""Elements that kernels.segmented_topk skips in the time it takes to keep one more: 15 of many, 45 of few."""
+"""Cost of keeping one more element in kernels.segmented_topk, in skipped elements: 15 if many are kept, 45 if few."""
 
 FEW, MANY = 17, 9
-"""The same by later measurements, where few of a layer are kept and where all are."""
+"""The same cost by later measurements: if few elements of a layer are kept, and if all are."""
 
 SAMPLED = 120
-"""The same for (n_x k_x)^(1/3), to which its sample is proportional, and what the sample leaves too many of."""
+"""Cost per (n_x k_x)^(1/3), in skipped elements: the kernel's sample, and the superfluous candidates that it leaves,
+are proportional to that."""
 
 SEARCH = 2000
-"""The same for a search of nothing."""
+"""Fixed cost of searching a layer, in skipped elements."""
 
 PACKINGS = ("cost", "elements", "time")
-"""What bins can be even in."""
+"""The costs that can be balanced over the bins."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """The plan: which bin holds which layers. One worker searches each bin.
+    """The plan: the layers of each bin. One worker searches each bin.
 
-    bins: n lists of layer numbers. common: layers that are sent whole, so no worker searches them.
-    loads: the estimated cost of each bin, by default the sum of n_{g,x} * log2(k_x).
+    Attributes:
+        bins: n lists of layer numbers.
+        common: layers that are sent whole, so no worker searches them.
+        loads: the estimated cost of each bin, by default the sum of n_{g,x} * log2(k_x).
     """
 
     bins: list[list[int]]
@@ -40,7 +44,7 @@ class Packing:
     loads: list[float]
 
     def message(self) -> list[int]:
-        """The plan as n + L numbers: the lengths of the bins, then their layers, then the common ones."""
+        """Return the plan as n + L integers: the lengths of the bins, then their layers, then the common layers."""
         return [len(bin) for bin in self.bins] + [x for bin in self.bins for x in bin] + self.common
 
     @staticmethod
@@ -55,7 +59,7 @@ class Packing:
 
     @staticmethod
     def fits(message: Sequence[int], n: int, sizes: Sequence[int]) -> bool:
-        """Whether a message holds every layer once and, if budgets follow, budgets that layers can have."""
+        """Whether a message contains every layer once and, if budgets follow, possible budgets."""
         lengths, layers, ks = message[:n], message[n : n + len(sizes)], message[n + len(sizes) :]
         return (
             min(lengths) >= 0
@@ -69,17 +73,17 @@ class Packing:
 def partition(sizes: Sequence[int], n: int, merge: int = 0, cut: int = 0) -> list[tuple[int, int]]:
     """Cut the flat vector into layers (start, end): one per tensor, n pieces of a tensor larger than n_g / n (Alg. 2).
 
-    With `cut` above 0 a tensor is cut where a multiple of n_g / (cut n) lies in it, and nowhere else.
+    With `cut` above 0 a tensor is cut only where a multiple of n_g / (cut n) lies in it.
 
     Pieces differ by at most one element, the longer ones first. Empty tensors make no layer. From the first tensor to
-    the last, whole neighbours become one layer while together they have at most `merge` elements, and at most n_g / n:
-    the paper's bound on the largest layer holds for every `merge`.
+    the last, whole neighbours become one layer while together they have at most `merge` elements and at most n_g / n,
+    so the paper's bound on the largest layer holds for every `merge`.
     """
     if n < 1:
         raise ValueError(f"a partition needs at least one worker, got {n}")
     total, start, layers, merge_end = sum(sizes), 0, list[tuple[int, int]](), 0
     for size in sizes:
-        ends = _shares(start, size, total, cut * n) if cut else _pieces(start, size, total, n)
+        ends = _cuts(start, size, total, cut * n) if cut else _pieces(start, size, total, n)
         for end in ends:
             if start < end <= merge_end:
                 layers[-1] = (layers[-1][0], end)
@@ -91,33 +95,33 @@ def partition(sizes: Sequence[int], n: int, merge: int = 0, cut: int = 0) -> lis
 
 
 def _pieces(start: int, size: int, total: int, n: int) -> list[int]:
-    """Where the n pieces of a large tensor end, or a small one."""
+    """Return the ends of the n pieces of a large tensor, or of a small one."""
     pieces = n if size > total / n else 1
     shorter, longer = divmod(size, pieces)
     return [start + piece * shorter + min(piece, longer) for piece in range(1, pieces + 1)]
 
 
-def _shares(start: int, size: int, total: int, shares: int) -> list[int]:
-    """Where a tensor meets an edge of `shares` equal parts of the vector, and where it ends."""
+def _cuts(start: int, size: int, total: int, parts: int) -> list[int]:
+    """Return the edges of `parts` equal parts of the vector inside a tensor, and the tensor's end."""
     if not size:
         return [start]
-    first, last = start * shares // total + 1, -(-(start + size) * shares // total)
-    inside = (total * share // shares for share in range(first, last))
+    first, last = start * parts // total + 1, -(-(start + size) * parts // total)
+    inside = (total * part // parts for part in range(first, last))
     return [*(edge for edge in inside if start < edge < start + size), start + size]
 
 
 def assign_k(sizes: Sequence[int], norms: Sequence[float], k: int) -> list[int]:
     """Divide k among the layers in proportion to their norms, the largest norm first (Alg. 3).
 
-    Every layer gets at least 1 and at most its size; what a layer cannot take goes to the layers after it. So the sum
-    may exceed k by up to the number of layers, or fall short of it if the last layers are small. Among equal norms the
+    Every layer gets at least 1 and at most its size; the excess of a small layer goes to the layers after it. So the
+    sum may exceed k by up to the number of layers, or be below it if the last layers are small. Among equal norms the
     first layer comes first. If k covers all elements, all are sent whatever the norms: at density 1 nothing is lost.
     """
     if k >= sum(sizes):
         return list(sizes)
     budget, left_k, left_norm = [0] * len(sizes), k, math.fsum(norms)
     for x in sorted(range(len(sizes)), key=norms.__getitem__, reverse=True):
-        # Never more than is left: after many subtractions, rounding may have made left_norm too small.
+        # Never more than left_k: after many subtractions, rounding may have made left_norm too small.
         wanted = min(left_k, int(left_k * norms[x] / left_norm)) if left_norm > 0 else 0
         budget[x] = sizes[x] if sizes[x] < wanted else max(1, wanted)
         left_k -= budget[x]
@@ -129,23 +133,24 @@ def apportion_k(sizes: Sequence[int], norms: Sequence[float], k: int) -> list[in
     """Divide exactly min(k, n_g) among the layers in proportion to their norms, by largest remainders.
 
     A layer whose quota reaches its size is sent whole, and the excess goes to the others in proportion. The others get
-    their quotas rounded down, and those with the largest remainders one more; among equal remainders the first layer.
-    A layer may get nothing. If all layers with a norm are whole, the rest goes to those of norm zero in proportion to
-    their sizes. Hamilton's method with caps; not in the paper.
+    their quotas rounded down, and those with the largest remainders one more; among equal remainders the first layer
+    wins. A layer may get nothing. If all layers with a nonzero norm are whole, the rest goes to those of norm zero in
+    proportion to their sizes. This is Hamilton's method with caps; it is not in the paper.
     """
-    top = max(norms, default=0.0)
-    # Whole numbers, so that no sum is rounded. A norm below 2^-64 of the largest one counts as zero.
-    weights = [int(math.ldexp(norm / top, 64)) if top > 0 else 0 for norm in norms]
+    largest = max(norms, default=0.0)
+    # Integers, so that no sum is rounded. A norm below 2^-64 of the largest one counts as zero.
+    weights = [int(math.ldexp(norm / largest, 64)) if largest > 0 else 0 for norm in norms]
     first = _apportion(sizes, weights, k)
     zeros = [0 if weight else size for size, weight in zip(sizes, weights, strict=True)]
     return [a + b for a, b in zip(first, _apportion(sizes, zeros, k - sum(first)), strict=True)]
 
 
 def _apportion(sizes: Sequence[int], weights: Sequence[int], k: int) -> list[int]:
-    """Divide k among the layers with a positive weight; if k exceeds their sizes, all are whole.
+    """Divide k among the layers with a positive weight; if k exceeds their total size, all are whole.
 
-    Whole layers never take more than k, because each takes at most its quota. The quota of any other layer is below its
-    size, so one more fits; and fewer layers get one more than have a remainder, because each remainder is below one.
+    Whole layers never take more than k, because each takes at most its quota. Any other layer's quota is below its
+    size, so one more fits. The number of layers that get one more is below the number of remainders, because each
+    remainder is below one.
     """
     budget, rest = [0] * len(sizes), [x for x in range(len(sizes)) if sizes[x] and weights[x]]
     total = sum(weights[x] for x in rest)
@@ -165,11 +170,11 @@ def _apportion(sizes: Sequence[int], weights: Sequence[int], k: int) -> list[int
 def pack(sizes: Sequence[int], ks: Sequence[int], n: int, by: str = "cost") -> Packing:
     """Pack the layers into n bins, longest processing time first, by cost n_{g,x} * log2(k_x) (Alg. 4).
 
-    With by="elements" the cost is n_{g,x} + 20 * k_x, that of a selection in linear time; with by="time" it is what
-    kernels.segmented_topk takes, n_{g,x} + k_x (17 - 8 k_x / n_{g,x}) + 120 (n_{g,x} k_x)^(1/3) + 2000.
+    With by="elements" the cost is n_{g,x} + 20 * k_x, that of a selection in linear time. With by="time" it is that of
+    kernels.segmented_topk, n_{g,x} + k_x (17 - 8 k_x / n_{g,x}) + 120 (n_{g,x} k_x)^(1/3) + 2000.
 
-    A layer that is sent whole (k_x = n_{g,x}) needs no search: it is common. A layer with k_x = 0 costs nothing here,
-    but may have a budget on other workers: layer x goes to bin x % n. Ties: the lowest layer, the lowest bin.
+    A layer that is sent whole (k_x = n_{g,x}) needs no search: it is common. A layer x with k_x = 0 costs nothing here,
+    but other workers may have a budget for it, so it goes to bin x % n. Ties go to the lowest layer and the lowest bin.
     """
     costs = _costs(sizes, ks, by)
     bins: list[list[int]] = [[] for _ in range(n)]
@@ -192,9 +197,9 @@ def _costs(sizes: Sequence[int], ks: Sequence[int], by: str) -> list[float]:
         return [float(size + KEPT * k) for size, k in zip(sizes, ks, strict=True)]
     if by == "time":
         both = zip(sizes, ks, strict=True)
-        return [_seconds(size, k) for size, k in both]
+        return [_search_cost(size, k) for size, k in both]
     return [size * math.log2(k) if k > 1 else float(size) for size, k in zip(sizes, ks, strict=True)]
 
 
-def _seconds(size: int, k: int) -> float:
+def _search_cost(size: int, k: int) -> float:
     return size + k * (FEW - (FEW - MANY) * k / size) + SAMPLED * (size * k) ** (1 / 3) + SEARCH

@@ -1,4 +1,4 @@
-"""Islands: one exchange inside groups of neighbours, another one between the groups."""
+"""Islands: one exchange inside groups of neighbouring ranks, and another one between the groups."""
 
 from gradwire.exchange.islands.exchange import Islands
 

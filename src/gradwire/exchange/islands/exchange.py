@@ -1,16 +1,16 @@
-"""Islands: average inside islands of fast links first, then exchange the islands' means over the slow links between.
+"""Islands: average inside islands with fast links first, then exchange the islands' means over the slow links.
 
 Of n workers in islands of s, worker r is number r % s of island r // s.
     y_i    = mean of x over island i, by the exchange `inner`
     mean   = mean of y over the n / s islands, by the exchange `between`, in which island i is worker i
     own_r  = own_r of `inner` - y_i + own_i of `between`
-The average of own over an island is that of `between`, so the law of exchanges holds.
+The average of own_r over an island is own_i of `between`, so the law of exchanges holds.
 
-All members of an island hold the same y_i and the same memory of `between`, so they have the same messages to send.
-Each sends a part of them, one s-th, to the members of the same number in other islands, and the island puts together
-what its members have received (slices.py). A byte leaves an island once.
+All members of an island hold the same y_i and the same memory of `between`, so they would send the same messages. Each
+sends one s-th of them, to the members of the same number in other islands, and the members gather what they have
+received (slices.py). So every byte leaves an island once.
 
-Averages inside an island are taken in float32 at least: what `between` remembers of them must not depend on rounding.
+Averages inside an island are computed in float32 at least, because the memory of `between` must not depend on rounding.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Islands:
     """Average inside islands of `size` workers with neighbouring ranks, then exchange the islands' means.
 
     Args:
-        inner: what averages inside an island; without a memory.
-        between: what averages the islands' means; a memory belongs here.
-        size: workers of an island, at least 1.
+        inner: the exchange inside an island; it must not have a memory.
+        between: the exchange of the islands' means, with or without a memory.
+        size: number of workers of an island, at least 1.
     """
 
     inner: Exchange
@@ -54,7 +54,7 @@ class Islands:
         check_whole("size", self.size)
 
     def check_workers(self, size: int) -> None:
-        """Refuse a number of workers that does not fill islands, or does not fit one of the exchanges (ValueError)."""
+        """Raise ValueError if a number of workers does not fill islands, or does not fit one of the exchanges."""
         if size % self.size:
             raise ValueError(
                 f"islands of {self.size} need a number of workers that is a multiple of {self.size}, and this run has "
@@ -70,7 +70,7 @@ class Islands:
         device: torch.device | str = "cpu",
         batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """The state of `between`, which an island has once: of a batch of n workers, n / size rows.
+        """Make the state of `between`, which is common to an island: a batch of n workers has n / size rows.
 
         Raises:
             ValueError: `inner` has a memory, or the batch does not fill islands.
@@ -87,7 +87,7 @@ class Islands:
         return {"inner": inner, "between": self.between.init(layout, dtype, device, islands)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Two exchanges, one after the other."""
+        """Run `inner` inside the island, then `between`."""
         self.check_workers(turn.size)
         inside, between = Axis(self.size), Axis(turn.size // self.size, self.size)
         if isinstance(turn.rank, slice):
@@ -98,12 +98,12 @@ class Islands:
         whose = replace(turn, rank=turn.rank // self.size, size=between.size)
         talk, place = self.between(y, nest(state, "between"), whose), inside.place(turn.rank)
         sent = await relayed(talk, lambda ask: sliced(ask, inside, between, place))
-        # x - (y - what the island has sent), without a dense temporary.
+        # own of `inner` - (y - own of `between`), without a dense temporary.
         own = Offset(met.own.dense(), Offset(y, sent.own, -1.0), -1.0)
         return Sent(own, _of_all(sent.mean, self.size), sent.finite)
 
     async def _batched(self, x: Tensor, state: State, turn: Turn, inside: Axis, between: Axis) -> Sent:
-        """All workers at once: a batch for each island, and one of all islands."""
+        """Run one batch per island for `inner`, and one batch of all islands for `between`."""
         everybody = slice(None)
         rows = x.view(between.size, self.size, -1).unbind()
         talks = [
@@ -118,10 +118,10 @@ class Islands:
         return Sent(Dense(own.flatten(0, 1)), _of_all(sent.mean, self.size), sent.finite)
 
     async def change(self, state: State, change: Change) -> None:
-        """What `between` does; then islands of other members agree on the mean of their memories.
+        """Change the state of `between`; then the members of each new island average their memories.
 
         Raises:
-            ValueError: on all workers, if those that are there now do not fill islands.
+            ValueError: the present workers do not fill islands; raised on all of them.
         """
         self.check_workers(change.after)
         await change_(self.between, nest(state, "between"), change)
@@ -130,20 +130,20 @@ class Islands:
                 values.copy_(await among(AllReduce(values / self.size), Axis(self.size)))
 
     def omega(self, d: int) -> float | None:
-        """None: a worker's own depends on its neighbours' vectors. 0 where nothing is lost."""
+        """Return 0 if nothing is lost, else None: a worker's own depends on its neighbours' vectors."""
         return 0.0 if self.inner.omega(d) == 0.0 and self.between.omega(d) == 0.0 else None
 
     def delta(self, d: int) -> float | None:
-        """None, for the same reason; 1 where nothing is lost."""
+        """Return 1 if nothing is lost, else None: a worker's own depends on its neighbours' vectors."""
         return 1.0 if self.omega(d) == 0.0 else None
 
     def _island(self, turn: Turn, number: int, rank: int | slice) -> Turn:
-        """A worker's turn in its island; every island draws for itself."""
+        """Return a worker's turn in its island, with independent randomness for every island."""
         return replace(turn, rank=rank, size=self.size).fork(f"island {number}")
 
 
 async def _together(talks: Sequence[Talk[Sent]], inside: Axis) -> list[Sent]:
-    """Run the batches of all islands side by side: their asks are one, with a row for every worker."""
+    """Run the batches of all islands side by side; their asks are joined to one, with a row for every worker."""
     answers: Sequence[Tensor | None] = [None] * len(talks)
     try:
         while True:
@@ -157,7 +157,7 @@ async def _together(talks: Sequence[Talk[Sent]], inside: Axis) -> list[Sent]:
             if len(sent) == len(talks):
                 return sent
             rows = asks[0].bringing(torch.cat([ask.x for ask in asks]))
-            # [islands, groups of an island, ...]; one group, unless the ask names others.
+            # [islands, groups of an island, ...]; there is one group, unless the ask itself is among groups.
             found = await among(rows, inside)
             found = found.view(len(talks), len(found) // len(talks), *found.shape[1:])
             answers = (found if rows.axis is not None else found[:, 0]).unbind()
@@ -167,5 +167,5 @@ async def _together(talks: Sequence[Talk[Sent]], inside: Axis) -> list[Sent]:
 
 
 def _of_all(mean: Vector, size: int) -> Vector:
-    """The mean over islands as one over workers: what an island has sent, `size` workers have."""
+    """Convert the mean over islands to one over workers, `size` of which stand behind each island's entry."""
     return replace(mean, per_sender=mean.per_sender * size) if isinstance(mean, Sparse) else mean

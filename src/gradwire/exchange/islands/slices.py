@@ -1,13 +1,13 @@
-"""What all members of an island have to say alike, each member says a part of.
+"""Messages that all members of an island would send alike: each member sends one slice.
 
-An ask of an island to the other islands is brought by all its s members, with the same x. Member p asks the members p
-of the other islands with the p-th of s slices, and the island gathers the answers:
+All s members of an island have the same ask to the other islands, with the same x. Member p sends the p-th of s slices
+in a collective of the members p of all islands, and the island gathers the answers:
 
-    x of the island   |  slice 0  |  slice 1  | ... | slice s - 1 |     zeros fill the last one
+    x of the island   |  slice 0  |  slice 1  | ... | slice s - 1 |     the last one is padded with zeros
     between islands        member 0    member 1        member s - 1     the same ask, of a slice
     inside an island  |  answer 0 |  answer 1 | ... | answer s - 1 |    AllGather
 
-An x of fewer than SHORT bytes goes whole, by every member: it would cost a second round trip, and save nothing.
+Every member sends all of an x below SHORT bytes, because a second round trip would cost more than slices save.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHORT = 1024
 
 
 async def relayed(talk: Talk[Sent], through: Callable[[Ask], Awaitable[Tensor]]) -> Sent:
-    """Run a coroutine to its end, and answer its asks by what `through` makes of them."""
+    """Run a coroutine to its end, and answer every ask of it by awaiting `through(ask)`."""
     answer: Tensor | None = None
     try:
         while True:
@@ -37,7 +37,7 @@ async def relayed(talk: Talk[Sent], through: Callable[[Ask], Awaitable[Tensor]])
 
 
 async def sliced(ask: Ask, inside: Axis, between: Axis, place: int) -> Tensor:
-    """Answer an island's ask to the other islands, as its member number `place`."""
+    """Answer an island's ask to the other islands, as the island's member number `place`."""
     if _whole(ask, ask.x, inside):
         return await among(ask, between)
     answer = await among(ask.bringing(_slices(ask, ask.x, inside.size)[place]), between)
@@ -46,9 +46,9 @@ async def sliced(ask: Ask, inside: Axis, between: Axis, place: int) -> Tensor:
 
 
 async def sliced_batch(ask: Ask, inside: Axis, between: Axis) -> Tensor:
-    """Answer the ask of a batch of all islands, x [islands, ...]: every row is brought by an island's members."""
+    """Answer a batched ask of all islands, x [islands, ...]: the members of an island send its row."""
     rows, members = ask.x, inside.size
-    axis = Axis(len(rows)) if ask.axis is None else ask.axis  # along which groups of islands lie
+    axis = Axis(len(rows)) if ask.axis is None else ask.axis  # the axis of the ask's groups of islands
     groups = axis.groups(len(rows))
     if _whole(ask, rows[0], inside):
         answers = await among(ask.bringing(rows.repeat_interleave(members, 0)), between)
@@ -58,7 +58,7 @@ async def sliced_batch(ask: Ask, inside: Axis, between: Axis) -> Tensor:
         answers = await among(ask.bringing(cut.flatten(0, 1)), between)
         answers = _by(answers, len(groups), members)
         own: list[Tensor] = [answers[axis.number(i)] for i in range(len(rows))]  # [members, ...] of island i
-        if ask.kind == "AllToAll":  # every island has an answer of its own
+        if ask.kind == "AllToAll":  # the islands of a group have different answers
             own = [answer[:, axis.place(i)] for i, answer in enumerate(own)]
         gathered = await among(AllGather(_bytes(torch.cat(own).flatten(1))), inside)
         parts = gathered.view(answers.dtype).view(len(rows), *own[0].shape)
@@ -68,22 +68,22 @@ async def sliced_batch(ask: Ask, inside: Axis, between: Axis) -> Tensor:
 
 
 def _by(answers: Tensor, groups: int, members: int) -> Tensor:
-    """[groups * members, ...] as [groups, members, ...]."""
+    """[groups * members, ...] -> [groups, members, ...]."""
     return answers.view(groups, members, *answers.shape[1:])
 
 
 def _whole(ask: Ask, x: Tensor, inside: Axis) -> bool:
-    """Whether every member brings all of x."""
+    """Whether every member sends all of x."""
     return inside.size == 1 or x.nbytes < SHORT
 
 
 def _rows(ask: Ask, x: Tensor) -> Tensor:
-    """What is cut along its last axis: bytes of messages, a row for every receiver, or any tensor as it lies."""
+    """Return x in the shape that is cut along its last axis: as it is for messages in bytes, else flat."""
     return x if ask.kind in ("AllGather", "AllToAll") else x.reshape(-1)
 
 
 def _slices(ask: Ask, x: Tensor, members: int) -> Tensor:
-    """Cut x into [members, ..., part], the last one filled with zeros."""
+    """Cut x into [members, ..., part], the last part padded with zeros."""
     rows = _rows(ask, x)
     part = -(-rows.shape[-1] // members)
     filled = F.pad(rows, (0, members * part - rows.shape[-1]))

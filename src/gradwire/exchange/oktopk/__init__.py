@@ -1,6 +1,7 @@
 """Ok-Topk: a sparse all-reduce whose volume does not grow with the workers (Li and Hoefler, PPoPP 2022).
 
-`regions` holds what the workers agree on: regions and thresholds. `pieces` is the message, `exchange` the algorithm.
+`exchange` is the algorithm, `regions` the common regions and thresholds, `threshold` selects by them, `survivors`
+gathers the kept sums, and `pieces` is the message format.
 """
 
 from gradwire.exchange.oktopk.exchange import OkTopk

@@ -3,23 +3,23 @@
 rank r of n workers, k = density * d                                                                 per ordinary step
 ---------------------------------------------------------------------------------------------------------------------
 select     indices of x that reach the worker's own threshold, in n regions known to all              nothing
-AllGather  the count in the fullest region, and in all                                                8 bytes
-AllToAll   indices and values of region j to rank j, padded to the fullest, p; j sums them            n p entries
-AllGather  how many sums reach the common threshold                                                   8 bytes
-AllToAll   those, spread evenly over the workers, if one has far more than others                     (seldom)
-AllGather  those, padded to the most of a worker, q                                                   q entries
+AllGather  the counts in the worker's fullest region, and in all regions                              8 bytes
+AllToAll   indices and values of region j to rank j, which sums them; padded to the largest count p   n p entries
+AllGather  the count of sums that reach the common threshold                                          8 bytes
+AllToAll   those sums, spread evenly over the workers, if one worker has far more than others         (seldom)
+AllGather  those sums, padded to the largest count q of a worker                                      q entries
 
 An entry is an index and a value: two elements in the paper's count. On a worker's link that is 2 (n - 1) (p + q)
 elements, or 4 k (n - 1) / n if p = q = k / n. Let c = ceil(kept sums / n): if q is above 2 c, or earlier, it pays to
-spread the sums first, and the last two then take at most 4 c (n - 1) elements. So with p and c at k / n the volume is
-below 6 k elements, the paper's bound, for any n. Padding adds to it: p is the largest count of any worker in any
-region, near k / n only if the workers agree on where the large values are, and up to k if each has all its values in
-one region. An index takes less than an element of 4 bytes (wire/index.py).
+spread the sums first, and the last two collectives then take at most 4 c (n - 1) elements. So with p and c at k / n the
+volume is below 6 k elements, the paper's bound, for any n. Padding adds to it: p is the largest count of any worker in
+any region. It is near k / n only if the workers' large values are in the same places, and up to k if a worker has all
+its values in one region. An index takes less than an element of 4 bytes (wire/index.py).
 
 Every `recompute_every` steps the workers select exactly: each its k largest values, then the k largest sums. In between
 thresholds and regions stay, and counts drift. If a worker's count leaves [k / 2, 2 k], all select exactly before
-anything is sent; if the count of the sums does, the sums are selected exactly. So neither is ever more than 2 k. New
-regions cost an AllReduce of 16 n bytes, a new common threshold four of 2 KB (eight for float64), and each a new count.
+anything is sent; if the count of sums does, the sums are selected exactly. So neither exceeds 2 k. New regions cost an
+AllReduce of 16 n bytes, a new common threshold four AllReduces of 2 KB (eight for float64), and each a new count.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from gradwire.vector import Sent, Sparse, widen
 @part("oktopk", "exchange", example="ef(oktopk(density=0.01))")
 @dataclass(frozen=True)
 class OkTopk:
-    """About the k = density * d largest sums of the workers' large values; exactly k every `recompute_every` steps."""
+    """Send about the k = density * d largest sums of all workers' values; exactly k every `recompute_every` steps."""
 
     density: float
     recompute_every: int = 32
@@ -64,11 +64,11 @@ class OkTopk:
         device: torch.device | str = "cpu",
         batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """No regions yet: f64[2, 0]; after the first step f64[2, n + 1], replicated (see `Regions.write`)."""
+        """Make the regions, replicated: f64[2, 0] for none; the first step makes f64[2, n + 1] (`Regions.write`)."""
         return {"plan": torch.zeros(2, 0, dtype=torch.float64, device=device)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Four collectives in an ordinary step, for any n. The state keeps the regions."""
+        """Use four collectives in an ordinary step, for any n. The state keeps the regions."""
         if isinstance(turn.rank, slice):
             raise ValueError("oktopk's regions belong to ranks: it runs in lockstep, not batched")
         x, n = widen(x), turn.size
@@ -83,19 +83,19 @@ class OkTopk:
         return Sent(own=Sparse(own, x[own], len(x)), mean=Sparse(indices, totals.div_(n), len(x)))
 
     def omega(self, d: int) -> float | None:
-        """None: biased."""
+        """Return None: it is biased."""
         return None
 
     def delta(self, d: int) -> float | None:
-        """0: a projection, never expansive; but a value that is large here need not be large in the sum."""
+        """Return 0: a projection, but a value that is large here need not be large in the sum."""
         return 0.0
 
 
 async def _select(x: Tensor, k: int, regions: Regions | None, turn: Turn) -> tuple[Tensor, Regions, int]:
-    """This worker's indices, the regions they are sorted into, and the largest count of any worker in any region.
+    """Return this worker's indices, the regions, and the largest count of any worker in any region.
 
-    Without regions, or if a worker's count has drifted too far: exactly the k largest and new regions, whose common
-    threshold is not known yet (NaN).
+    Without regions, or if a worker's count has drifted too far, it selects exactly the k largest and makes new regions,
+    whose common threshold is not known yet (NaN).
     """
     if regions is not None:
         selected = indices_above(x, regions.local[cast(int, turn.rank)])
@@ -112,7 +112,7 @@ async def _select(x: Tensor, k: int, regions: Regions | None, turn: Turn) -> tup
 
 
 async def _reduce(x: Tensor, selected: Tensor, regions: Regions, width: int, rank: int) -> Tensor:
-    """Send each region's entries to its owner and sum the received ones: f[size of this worker's region]."""
+    """Send each region's entries to its owner, and return the sums of the received ones: f[this region's size]."""
     edges = _edges(selected, regions)
     counts = [end - start for start, end in itertools.pairwise(edges)]
     starts = torch.tensor(regions.bounds[:-1], device=x.device)
@@ -120,20 +120,20 @@ async def _reduce(x: Tensor, selected: Tensor, regions: Regions, width: int, ran
     pieces = Pieces(width, regions.largest, x.dtype)
     indices, values = pieces.decode(await AllToAll(pieces.encode(offsets, x[selected], counts)))
     sums = x.new_zeros(regions.largest + width)
-    # Row by row: indices are distinct within a row, so every device adds in the order of ranks.
+    # Row by row, because indices are distinct within a row, so that every device adds in the order of ranks.
     for row, value in zip(indices, values, strict=True):
         sums.index_add_(0, row, value.to(x.dtype))
     return sums[: regions.bounds[rank + 1] - regions.bounds[rank]]
 
 
 def _edges(indices: Tensor, regions: Regions) -> list[int]:
-    """Positions among increasing indices at which the regions begin and end."""
+    """Return the positions among increasing indices at which the regions begin and end."""
     bounds = torch.tensor(regions.bounds, device=indices.device)
     return cast(list[int], torch.searchsorted(indices, bounds).tolist())
 
 
 async def _count(selected: Tensor, regions: Regions, rank: int) -> tuple[int, list[int]]:
-    """The largest count of any worker in any region, and the total count of each worker."""
+    """Return the largest count of any worker in any region, and the total count of each worker."""
     edges = _edges(selected, regions)
     fullest = max(end - start for start, end in itertools.pairwise(edges))
     pairs = await gather_counts((fullest, len(selected)), regions.bounds[-1], rank, selected.device)

@@ -1,8 +1,8 @@
-"""Ok-Topk's message: rows of equally many indices and values; shorter ones are padded.
+"""Ok-Topk's message: rows of indices and values, padded to one length.
 
 Wire of a row of `width` entries with indices below `span`; both ends know the width beforehand:
     | index block of `width` indices below span + width (wire/index.py) | value block (wire/values.py) |
-Padding comes last: indices span, span + 1, ... and value 0.
+Padding comes last: indices span, span + 1, ... with value 0.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ from gradwire.wire.values import Format
 
 @dataclass(frozen=True)
 class Pieces:
-    """The format of rows. `dtype` is that of the values, float32 or float64."""
+    """The format of rows: `width` entries with indices below `span`, and values in `dtype`, float32 or float64."""
 
     width: int
     span: int
     dtype: torch.dtype
 
     def encode(self, indices: Tensor, entries: Tensor, counts: Sequence[int]) -> Tensor:
-        """int64[m], f[m] -> u8[n, nbytes]: the first counts[0] entries are row 0, and so on; increasing in a row."""
+        """int64[m], f[m] -> u8[n, nbytes]: the first counts[0] entries make row 0, and so on.
+
+        Indices must increase within a row.
+        """
         n, device = len(counts), indices.device
         lengths = torch.tensor(counts, device=device)
         row = torch.repeat_interleave(lengths)
@@ -47,10 +50,10 @@ class Pieces:
         return indices, values.decode(wires[:, split:], self._format, self.width)
 
     def read(self, wires: Tensor, starts: Sequence[int], d: int) -> tuple[Tensor, Tensor]:
-        """u8[n, nbytes] -> int64[m], f[m]: the rows one after the other without padding; row r begins at starts[r].
+        """u8[n, nbytes] -> int64[m], f[m]: all rows without padding; starts[r] is added to the indices of row r.
 
         Raises:
-            ValueError: an index of d or more.
+            ValueError: an index is d or larger.
         """
         indices, entries = self.decode(wires)
         real = indices < self.span
@@ -65,10 +68,10 @@ class Pieces:
 
 
 async def gather_counts(pair: tuple[int, int], d: int, rank: int, device: torch.device) -> list[tuple[int, int]]:
-    """Gather two counts from every worker, 8 bytes.
+    """Gather two counts from every worker, 8 bytes each.
 
     Raises:
-        ValueError: a count below 0 or above d, or other counts of this worker, whose rank is `rank`.
+        ValueError: a count is below 0 or above d, or the counts received from this worker, `rank`, are not its own.
     """
     wires = await AllGather(torch.tensor(pair, dtype=torch.int32, device=device).view(torch.uint8))
     pairs = cast(list[list[int]], wires.view(torch.int32).tolist())

@@ -1,7 +1,7 @@
 """Ok-Topk's regions and thresholds, the same on all workers.
 
-A region is the part of the flat vector that one worker sums for all. Regions are cut so that each holds about k / n of
-the indices that a worker selects, by the average of the workers' proposals (the paper's balanced regions).
+A region is the part of the flat vector that one worker sums for all. The bounds are averages of the workers' proposals,
+so that each region has about k / n of the indices that a worker selects (the paper's balanced regions).
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from gradwire.layout import Turn
 class Regions:
     """Regions and thresholds, used until they are computed again.
 
-    bounds: n + 1 indices from 0 to d; region r reaches from bounds[r] to bounds[r + 1].
-    local: the threshold of each worker's own values; 0 if it sends all.
-    common: the threshold of the sums; 0 if all are sent.
+    Attributes:
+        bounds: n + 1 indices from 0 to d; region r is from bounds[r] to bounds[r + 1].
+        local: each worker's threshold of its own values; 0 if it sends all.
+        common: the threshold of the sums; 0 if all are sent.
     """
 
     bounds: tuple[int, ...]
@@ -34,7 +35,7 @@ class Regions:
 
     @staticmethod
     def read(state: State, n: int, d: int) -> Regions | None:
-        """Those of a state, or None if it has none for n workers and d elements, as before the first step."""
+        """Read the regions from a state; None if it has none for n workers and d elements, as before the first step."""
         kept = tensor(state, "plan")
         if kept.shape != (2, n + 1):
             return None
@@ -42,13 +43,13 @@ class Regions:
         return Regions(tuple(ends), tuple(local), common) if ends == sorted(ends) and ends[::n] == [0, d] else None
 
     def write(self, state: State) -> None:
-        """Keep them in a state, f64[2, n + 1]: the bounds; local, then common."""
+        """Write the regions to a state, f64[2, n + 1]: row 0 the bounds, row 1 the local and the common thresholds."""
         device = tensor(state, "plan").device
         state["plan"] = torch.tensor([self.bounds, (*self.local, self.common)], dtype=torch.float64, device=device)
 
     @property
     def largest(self) -> int:
-        """Elements of the largest region."""
+        """The number of elements of the largest region."""
         return max(end - start for start, end in zip(self.bounds, self.bounds[1:], strict=False))
 
 
@@ -56,11 +57,13 @@ async def propose(selected: Tensor, threshold: float, d: int, turn: Turn) -> tup
     """Agree on the regions and gather all local thresholds, by one AllReduce of f64[2 n - 1].
 
     Args:
-        selected: int64[m], the increasing indices below d that this worker selects; it proposes regions of m / n each.
+        selected: int64[m], the increasing indices that this worker selects; it proposes regions with m / n each.
         threshold: this worker's threshold.
+        d: the number of elements.
+        turn: the worker's turn.
 
     Raises:
-        ValueError: what comes of the proposals is no regions of a vector of d.
+        ValueError: the averages are not finite, or do not form bounds from 0 to d.
     """
     n, rank = turn.size, cast(int, turn.rank)
     m = len(selected)

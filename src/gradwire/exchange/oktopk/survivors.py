@@ -1,4 +1,4 @@
-"""Ok-Topk's second half: the largest of the sums, which lie with their owners, are sent to all workers."""
+"""Ok-Topk's second half: the largest sums are sent from their owners to all workers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from gradwire.exchange.oktopk.threshold import indices_above, is_near, kth_large
 
 
 async def select_sums(sums: Tensor, k: int, regions: Regions, rank: int) -> tuple[Tensor, list[int], Regions]:
-    """The indices of this worker's sums that are kept, the count on every worker, and the regions with the threshold.
+    """Return the indices of this worker's kept sums, every worker's count, and the regions with the common threshold.
 
-    By the common threshold. If there is none, or it keeps too few or too many, exactly the k largest; among equal
-    magnitudes the first.
+    The common threshold selects. If there is none, or it keeps too few or too many, exactly the k largest sums are
+    kept; among equal magnitudes those at the lowest indices.
     """
     d = regions.bounds[-1]
     if not math.isnan(regions.common):
@@ -43,9 +43,12 @@ async def select_sums(sums: Tensor, k: int, regions: Regions, rank: int) -> tupl
 async def gather_sums(
     found: Tensor, sums: Tensor, counts: list[int], regions: Regions, rank: int
 ) -> tuple[Tensor, Tensor]:
-    """All workers' kept sums at increasing indices below d: int64[m], f[m]. First balanced, if one has far too many."""
+    """Gather all workers' kept sums, at increasing indices below d: int64[m], f[m].
+
+    If one worker has far more than the others, the sums are first spread evenly.
+    """
     n, d, starts, span = len(counts), regions.bounds[-1], regions.bounds[:-1], regions.largest
-    # All sums in order: owner a has ends[a] to ends[a + 1]. Balanced, worker b has cuts[b] to cuts[b + 1].
+    # Of all sums in order, owner a has ends[a] to ends[a + 1]. Spread evenly, worker b has cuts[b] to cuts[b + 1].
     ends = [0, *itertools.accumulate(counts)]
     even = -(-ends[n] // n)
     cuts = [min(even * worker, ends[n]) for worker in range(n + 1)]

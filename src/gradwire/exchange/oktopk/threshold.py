@@ -1,4 +1,4 @@
-"""Ok-Topk's thresholds: the indices above one, whether it still keeps about k, and the one that keeps exactly k."""
+"""Ok-Topk's thresholds: select by one, check that it still keeps about k, and find the one that keeps exactly k."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from gradwire.ask import AllReduce
 
 
 def indices_above(x: Tensor, threshold: float) -> Tensor:
-    """The increasing indices int64[m] of the magnitudes of f[d] that reach the threshold; never those of zeros."""
+    """Return the increasing indices int64[m] of nonzero values of f[d] whose magnitudes reach the threshold."""
     return kernels.indices_above(x, threshold) if threshold > 0 else x.nonzero().view(-1)
 
 
 def is_near(count: int, k: int, threshold: float) -> bool:
-    """Whether a threshold keeps about k: k / 2 to 2 k. A threshold of 0 keeps everything and may keep fewer."""
+    """Whether a threshold keeps k / 2 to 2 k values. A threshold of 0 keeps all nonzero ones, which may be fewer."""
     return count <= 2 * k and (2 * count >= k or threshold == 0)
 
 
 async def kth_largest(sizes: Tensor, k: int) -> float:
-    """The k-th largest, k > 0, of all workers' magnitudes f[m], or 0 if there are fewer than k: exact, by radix.
+    """Return the k-th largest, k > 0, of all workers' magnitudes f[m], or 0 if there are fewer: exact, by radix.
 
-    Magnitudes are ordered like their bits, read as a whole number. Byte by byte from the highest, the workers sum a
-    histogram f64[256] of the remaining candidates: four AllReduces of 2 KB for float32, for any m, k and n.
+    Magnitudes are ordered like their bits as integers. Byte by byte from the highest, the workers sum a histogram
+    f64[256] of the remaining candidates: four AllReduces of 2 KB for float32, for any m, k and n.
 
     Raises:
-        ValueError: a histogram that is none.
+        ValueError: a summed histogram is impossible.
     """
     keys = sizes.view(torch.int32 if sizes.dtype == torch.float32 else torch.int64)
     found = 0

@@ -1,7 +1,7 @@
-"""Folders beside Lightning's checkpoint files, and how the two are known to belong together.
+"""Folders beside Lightning's checkpoint files, and a stamp by which a file and its folder are matched.
 
-Rank 0 writes the file, and all ranks write the folder after it. A run may be killed in between, and files such as
-`last.ckpt` are written again and again. So the file tells at how many exchanges it was taken, and so does the folder.
+Rank 0 writes the file, and then all ranks write the folder. A run may be killed in between, and files such as
+`last.ckpt` are overwritten repeatedly. So both contain the number of exchanges so far.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from gradwire.integrations.gradients import log
 from gradwire.integrations.rounds import LocalState
 
 STAMP = "gradwire_steps"
-"""The name in a checkpoint file under which every hook's number of exchanges stands."""
+"""The key in a checkpoint file of every hook's number of exchanges."""
 
 Kept: TypeAlias = Hook | Auto | LocalState
 
 
 def folder(path: str | Path) -> Path:
-    """The folder beside a checkpoint file (ValueError where there can be none)."""
+    """Return the folder beside a checkpoint file (ValueError: the path is a URL)."""
     if "://" in str(path):
         raise ValueError(f"gradwire saves to a folder beside the checkpoint, which {path} has not")
     return Path(f"{path}.gradwire")
 
 
 def steps(kept: Sequence[Kept]) -> list[int]:
-    """Every hook's number of exchanges."""
+    """Return every hook's number of exchanges."""
     return [(each.local if isinstance(each, LocalState) else each).step for each in kept]
 
 
@@ -42,10 +42,10 @@ def save(kept: Sequence[Kept], path: str | Path) -> None:
 
 
 def load(kept: Sequence[Kept], path: str | Path, stamp: Any) -> bool:
-    """Load what lies beside a checkpoint, if the checkpoint says that something does.
+    """Load the folder beside a checkpoint file, if the file has a stamp; return whether a state was loaded.
 
     Raises:
-        ValueError: on every rank: the two were not taken at the same moment; or whatever `gradwire.load` refuses.
+        ValueError: on every rank: the folder does not match the stamp, or `gradwire.load` refuses it.
     """
     if stamp is None:
         log.warning("gradwire: %s was saved without gradwire, so memories start at zero", path)
@@ -60,5 +60,5 @@ def load(kept: Sequence[Kept], path: str | Path, stamp: Any) -> bool:
 
 
 def remove(path: str | Path) -> None:
-    """Remove the folder with its checkpoint."""
+    """Remove the folder beside a checkpoint file."""
     shutil.rmtree(folder(path), ignore_errors=True)

@@ -25,10 +25,10 @@ class FabricAttachStrategy(DDPStrategy):
 
     Args:
         exchange: an exchange or its spec, "auto", or `functools.partial(gradwire.attach, exchange=..., seed=...)`.
-        ddp: whatever Fabric's own `DDPStrategy` takes.
+        ddp: arguments of Fabric's own `DDPStrategy`.
 
     Attributes:
-        hooks: one for every model that `fabric.setup` has wrapped.
+        hooks: one hook per model that `fabric.setup` has wrapped.
     """
 
     def __init__(self, exchange: Exchange | str | Opens, **ddp: Any) -> None:
@@ -55,7 +55,7 @@ class FabricAttachStrategy(DDPStrategy):
     def load_checkpoint(
         self, path: str | Path, state: Any = None, strict: bool = True, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Load every rank's memories after the file; a raw state dict of one model or optimizer brings none."""
+        """Load every rank's memories after the file; a raw state dict of one model or optimizer has none."""
         found = super().load_checkpoint(path, state, strict, weights_only)
         if self.hooks and not isinstance(state, nn.Module | Optimizer):
             beside.load(self.hooks, path, found.pop(beside.STAMP, None))
@@ -63,11 +63,11 @@ class FabricAttachStrategy(DDPStrategy):
 
 
 class FabricLocalStrategy(DDPStrategy):
-    """Local steps: every rank trains by itself, with rounds. `fabric.save` ends one; `finish` on each of `locals` too.
+    """Local steps: every rank trains by itself, in rounds. `fabric.save` ends a round, as `finish` on `locals` does.
 
     Args:
         start: `gradwire.local`, or `functools.partial(gradwire.local, every=20)`.
-        ddp: whatever Fabric's own `DDPStrategy` takes.
+        ddp: arguments of Fabric's own `DDPStrategy`.
     """
 
     def __init__(self, start: Starts = gradwire.local, **ddp: Any) -> None:
@@ -76,17 +76,17 @@ class FabricLocalStrategy(DDPStrategy):
 
     @property
     def locals(self) -> list[Local]:
-        """The running local steps of every model that `fabric.setup` has wrapped with its optimizers."""
+        """The running local training of every model that `fabric.setup` has wrapped with its optimizers."""
         return [state.local for state in self._states]
 
     def setup_module(self, module: nn.Module) -> DistributedDataParallel:
-        """Refuse a model without its optimizer: local steps are the optimizer's (RuntimeError)."""
+        """Raise RuntimeError: local steps need the model's optimizers too."""
         raise RuntimeError("local steps need a model and its optimizers together: fabric.setup(model, optimizer)")
 
     def setup_module_and_optimizers(
         self, module: nn.Module, optimizers: list[Optimizer], scheduler: Any = None
     ) -> tuple[nn.Module, list[Optimizer], Any]:
-        """Wrap a model over this rank alone, and begin local steps."""
+        """Wrap a model in DDP over this rank alone, and start local training."""
         self._ddp_kwargs = {**self._ddp_kwargs, "process_group": alone()}
         ddp = super().setup_module(module)
         inner = [self.setup_optimizer(optimizer) for optimizer in optimizers]
@@ -96,7 +96,7 @@ class FabricLocalStrategy(DDPStrategy):
     def save_checkpoint(
         self, path: str | Path, state: dict[str, Any], storage_options: Any = None, filter: Any = None
     ) -> None:
-        """End the round, so that the checkpoint holds all ranks' model, and save every rank's state beside it."""
+        """End the round, so that all ranks share the saved model, and save every rank's state beside the file."""
         for local in self.locals:
             local.finish()
         super().save_checkpoint(path, state | {beside.STAMP: beside.steps(self._states)}, storage_options, filter)
@@ -105,7 +105,7 @@ class FabricLocalStrategy(DDPStrategy):
     def load_checkpoint(
         self, path: str | Path, state: Any = None, strict: bool = True, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Load rank 0's model and optimizers, and then every rank's own state."""
+        """Load rank 0's model and optimizers from the file, and then every rank's own state."""
         found = super().load_checkpoint(path, state, strict, weights_only)
         raw = isinstance(state, nn.Module | Optimizer)
         if raw or (self._states and not beside.load(self._states, path, found.pop(beside.STAMP, None))):

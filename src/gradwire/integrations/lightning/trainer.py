@@ -24,10 +24,10 @@ class AttachStrategy(DDPStrategy):
 
     Args:
         exchange: an exchange or its spec, "auto", or `functools.partial(gradwire.attach, exchange=..., seed=...)`.
-        ddp: whatever Lightning's own `DDPStrategy` takes.
+        ddp: arguments of Lightning's own `DDPStrategy`.
 
     Attributes:
-        hook: what `gradwire.attach` has returned, once `fit` has begun. A second `fit` begins with a new one.
+        hook: what `gradwire.attach` has returned, once `fit` has begun. A second `fit` makes a new one.
     """
 
     def __init__(self, exchange: Exchange | str | Opens, **ddp: Any) -> None:
@@ -36,7 +36,7 @@ class AttachStrategy(DDPStrategy):
         self.hook: Hook | Auto | None = None
 
     def configure_ddp(self) -> None:
-        """Wrap the model, attach, and load memories: by now the checkpoint has been read."""
+        """Wrap the model, attach, and load memories; Lightning has read the checkpoint by now."""
         super().configure_ddp()
         if self.world_size == 1:
             warn_of_one_process("Lightning", wrapped=True)
@@ -47,7 +47,7 @@ class AttachStrategy(DDPStrategy):
             beside.load([hook], *self._resume.pop())
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint; the model is not wrapped yet, so that memories come later."""
+        """Read a checkpoint; memories are loaded later, because the model is not wrapped yet."""
         checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
         if _fitting(self):
             self._resume = [(checkpoint_path, checkpoint.get(beside.STAMP))]
@@ -65,21 +65,21 @@ class AttachStrategy(DDPStrategy):
         super().remove_checkpoint(filepath)
 
     def teardown(self) -> None:
-        """Close the hook before Lightning lets go of the model."""
+        """Close the hook before Lightning releases the model."""
         if self.hook is not None:
             self.hook.close()
         super().teardown()
 
 
 class LocalStrategy(DDPStrategy):
-    """Local steps: every rank trains by itself, with rounds. One ends before every validation and save, and at the end.
+    """Local steps: every rank trains by itself, in rounds, which end before every validation and save, and at the end.
 
     Args:
         start: `gradwire.local`, or `functools.partial(gradwire.local, every=20)`.
-        ddp: whatever Lightning's own `DDPStrategy` takes.
+        ddp: arguments of Lightning's own `DDPStrategy`.
 
     Attributes:
-        local: the running local steps, once `fit` has begun.
+        local: the running local training, once `fit` has begun.
     """
 
     def __init__(self, start: Starts = gradwire.local, **ddp: Any) -> None:
@@ -90,58 +90,58 @@ class LocalStrategy(DDPStrategy):
 
     @property
     def local(self) -> Local | None:
-        """The running local steps."""
+        """The running local training; None before `fit`."""
         return None if self._state is None else self._state.local
 
     def configure_ddp(self) -> None:
-        """Wrap the model over this rank alone."""
+        """Wrap the model in DDP over this rank alone."""
         self._ddp_kwargs = {**self._ddp_kwargs, "process_group": alone()}
         super().configure_ddp()
 
     def setup(self, trainer: Trainer) -> None:
-        """Begin local steps with the model that Lightning has loaded."""
+        """Start local training with the model that Lightning has loaded."""
         super().setup(trainer)
         if _fitting(self) and self.model is not None:
             self._state = LocalState(self._start(self.model, self.optimizers), self.optimizers)
             self._running = True
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint; rounds come after its optimizers."""
+        """Read a checkpoint; the state of the rounds is loaded after the optimizers."""
         checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
         if _fitting(self):
             self._resume = [(checkpoint_path, checkpoint.get(beside.STAMP))]
         return checkpoint
 
     def load_optimizer_state_dict(self, checkpoint: Any) -> None:
-        """Load rank 0's optimizers, and then every rank's own with its rounds."""
+        """Load rank 0's optimizers, and then every rank's own optimizers and rounds."""
         super().load_optimizer_state_dict(checkpoint)
         while self._resume and self._state is not None:
             beside.load([self._state], *self._resume.pop())
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
-        """End the round, in place, so that the checkpoint holds all ranks' model, and save every rank's state."""
+        """End the round, in place, so that all ranks share the model that is saved, and save every rank's state."""
         kept = [] if self._state is None else [self._state]
         self._finish()
         super().save_checkpoint(checkpoint | {beside.STAMP: beside.steps(kept)}, filepath, storage_options)
         beside.save(kept, filepath)
 
     def remove_checkpoint(self, filepath: str | Path) -> None:
-        """Remove the rounds with the file."""
+        """Remove the state of the rounds with the file."""
         _remove(self, filepath)
         super().remove_checkpoint(filepath)
 
     def on_validation_start(self) -> None:
-        """End the round: all ranks validate one model."""
+        """End the round, so that all ranks validate the same model."""
         self._finish()
         super().on_validation_start()
 
     def on_train_end(self) -> None:
-        """End the round: all ranks end with one model."""
+        """End the round, so that all ranks end with the same model."""
         self._finish()
         super().on_train_end()
 
     def teardown(self) -> None:
-        """Close the rounds before Lightning lets go of the model."""
+        """Close local training before Lightning releases the model."""
         if self.local is not None:
             self.local.close()
         self._running = False
@@ -153,7 +153,7 @@ class LocalStrategy(DDPStrategy):
 
 
 def _fitting(strategy: DDPStrategy) -> bool:
-    """Whether this is training, and not validation or prediction."""
+    """Whether Lightning is in `fit`, and not in validation or prediction alone."""
     module = strategy.lightning_module
     return module is not None and module.trainer.state.fn == TrainerFn.FITTING
 

@@ -17,7 +17,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwire.lab.ways import NONE, powersgd_rank
-from gradwire.layout import octets
+from gradwire.layout import bytes_of
 from gradwire.transport.group import compare
 from gradwire.transport.process import Process
 
@@ -37,7 +37,7 @@ def start_alike(model: nn.Module) -> None:
     digest = hashlib.blake2b()
     for name, tensor in tensors.items():
         digest.update(repr((name, tensor.shape, tensor.dtype)).encode())
-        digest.update(octets(tensor).numpy())  # pyright: ignore
+        digest.update(bytes_of(tensor).numpy())  # pyright: ignore
     device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
     if compare(Process(cast(dist.ProcessGroup, dist.group.WORLD)), device, digest.hexdigest()) is not None:
         for tensor in tensors.values():
