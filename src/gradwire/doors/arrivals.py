@@ -18,7 +18,11 @@ from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 from torch.utils.hooks import RemovableHandle
 
 from gradwire.doors.gradient import holds_anything, laid
@@ -36,13 +40,21 @@ class Arrivals:
         engine: takes the gradients.
         named: the parameters by name, as the engine has them.
         find_unused: end the pass with backward, whatever has no gradient by then.
+        frozen: parameters of the model that the engine does not have, by name.
     """
 
-    def __init__(self, engine: Engine, named: Sequence[tuple[str, Tensor]], find_unused: bool) -> None:
-        self.engine, self.find_unused = engine, find_unused
+    def __init__(
+        self,
+        engine: Engine,
+        named: Sequence[tuple[str, Tensor]],
+        find_unused: bool,
+        frozen: Sequence[tuple[str, Tensor]] = (),
+    ) -> None:
+        self.engine, self.find_unused, self.frozen = engine, find_unused, frozen
         self.params = [param for _, param in named]
         self.names = {id(param): name for name, param in named}
         self._given: dict[int, Tensor | None] = {}
+        self._versions: dict[int, int] = {}
         self._means: list[Future[None]] = []
         self._accumulating = self._warned = False
         self._task = self._finished = -1
@@ -50,6 +62,7 @@ class Arrivals:
         self._handles: list[RemovableHandle] = [
             *(param.register_post_accumulate_grad_hook(arrive) for param in self.params),
             weakly(register_optimizer_step_pre_hook, self._before_step),
+            weakly(register_optimizer_step_post_hook, self._after_step),
         ]
 
     @contextmanager
@@ -66,6 +79,11 @@ class Arrivals:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+    @property
+    def attached(self) -> bool:
+        """Whether gradients still come here."""
+        return bool(self._handles)
 
     def arrive(self, param: Tensor) -> None:
         """A gradient is there: hand it over."""
@@ -104,6 +122,9 @@ class Arrivals:
         flat = laid(param, self.names[id(param)])
         future: Future[None] = Future()
         first, self._given[id(param)] = not self._given, param.grad
+        if param.grad is not None and not param.grad.requires_grad:
+            # `data` has a version counter of its own, so what the engine writes does not count as the caller's.
+            flat, self._versions[id(param)] = flat.data, param.grad._version
         self._means.append(future)
         self.engine.contribute([(id(param), flat)], lambda failure: _settle(future, failure), first=first)
 
@@ -117,17 +138,55 @@ class Arrivals:
         """Before any optimizer's step: if it has parameters of ours, finish a pass that is not, and commit it."""
         if not trains(optimizer, self.names):
             return
+        self._check_frozen()
         if self._given:
             if self.engine.scaler is not None and len(self._given) < len(self.params):
-                unused = sorted(name for param, name in self.names.items() if param not in self._given)
                 raise RuntimeError(
-                    f"no gradient has come of {', '.join(unused)}, and under a scaler that must be known when backward "
+                    f"no gradient has come of {self._unused()}, and under a scaler that must be known when backward "
                     "ends; pass find_unused_parameters=True to attach"
                 )
             self._finish()
-        elif self.engine.step == 0 and not self._warned:
-            self._warn_of_silence()
         self.engine.commit()
+
+    def _after_step(self, optimizer: Optimizer) -> None:
+        """After the step, for a closure given to it runs backward inside of it."""
+        if not trains(optimizer, self.names):
+            return
+        if self._given:
+            raise RuntimeError(
+                "the optimizer has stepped on gradients that are not averaged: its closure has run backward, and no "
+                f"gradient has come of {self._unused()}; pass find_unused_parameters=True to attach"
+            )
+        if self.engine.step == 0 and not self._warned:
+            self._warn_of_silence()
+
+    def _unused(self) -> str:
+        """The names of parameters without a gradient in this pass."""
+        return ", ".join(sorted(name for param, name in self.names.items() if param not in self._given))
+
+    def _check_frozen(self) -> None:
+        for name, param in self.frozen:
+            if param.requires_grad and param.grad is not None:
+                raise RuntimeError(
+                    f"parameter {name!r} was frozen when gradwire was attached, and is trainable now: close the hook "
+                    "and attach again"
+                )
+
+    def _check_unchanged(self) -> None:
+        """Refuse gradients that were written while they were exchanged: ranks would get different ones."""
+        for param in self.params:
+            version, grad = self._versions.get(id(param)), self._given.get(id(param))
+            if version is None or grad is None or param.grad is not grad or grad._version == version:
+                continue
+            if len(self._given) < len(self.params):
+                raise RuntimeError(
+                    f"the gradient of {self.names[id(param)]!r} was changed, by clipping for one, before it was "
+                    f"averaged: no gradient has come of {self._unused()}; pass find_unused_parameters=True to attach"
+                )
+            raise RuntimeError(
+                f"the gradient of {self.names[id(param)]!r} was changed while gradwire averaged it, as "
+                "DistributedDataParallel does if it wraps a module after attach: wrap the module first"
+            )
 
     def _warn_of_silence(self) -> None:
         """Tell, once, that an optimizer steps though no gradient has come. With zeros it only makes its state."""
@@ -138,6 +197,7 @@ class Arrivals:
 
     def _finish(self) -> None:
         """Hand over zeros for what was unused, wait for all means, and leave no gradient where nothing came of it."""
+        self._check_unchanged()
         unused: list[Tensor] = []
         for param in self.params:
             if id(param) in self._given:
@@ -157,7 +217,7 @@ class Arrivals:
 
     def forget(self) -> None:
         """The next gradient begins a pass."""
-        self._given, self._means = {}, []
+        self._given, self._versions, self._means = {}, {}, []
 
 
 def _hand_over(reference: weakref.ref[Arrivals], param: Tensor) -> None:
