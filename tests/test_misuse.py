@@ -105,6 +105,75 @@ def test_what_is_unfrozen_after_attach_is_refused() -> None:
             optimizer.step()
 
 
+def test_a_parameter_that_is_unfrozen_under_local_steps_is_refused() -> None:
+    net = Partly().busy
+    net[0].requires_grad_(False)
+    optimizer = sgd(net)
+    local = gw.local(net, optimizer, every=2)
+    for _ in range(2):
+        backward(net)
+        optimizer.step()
+    net[0].requires_grad_(True)
+    backward(net)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match=r"parameter '0.weight' was frozen when local steps began, .* close before"):
+        optimizer.step()
+    local.close()
+
+
+def test_a_parameter_takes_local_steps_once() -> None:
+    """An optimizer that is gone has taken its local steps along."""
+    net = Partly()
+    local = gw.local(net, sgd(net))
+    optimizer = sgd(net)
+    with pytest.raises(ValueError, match=r"parameter 'busy.2.bias' takes local steps already: close those first"):
+        gw.local(net, optimizer)
+    del local
+    with gw.local(net, optimizer):
+        pass
+    gw.local(net, optimizer).close()
+
+
+@pytest.mark.parametrize("options", [{}, {"delay": 2, "catch_up": "add"}, {"outer": "nesterov"}])
+def test_weights_that_are_loaded_stay_if_rounds_restart(options: dict[str, object]) -> None:
+    net = Partly().busy
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with gw.local(net, optimizer, every=3, **options) as local:
+        for _ in range(4):
+            backward(net)
+            optimizer.step()
+        loaded = {name: torch.full_like(part, 2.0) for name, part in net.state_dict().items()}
+        net.load_state_dict(loaded)
+        local.restart()
+        optimizer.param_groups[0]["lr"] = 0.0
+        for _ in range(7):
+            optimizer.step()
+        assert local.finish()
+        assert local.local_steps == 11
+    for name, part in net.state_dict().items():
+        assert torch.equal(part, loaded[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_rounds_see_a_module_that_is_converted(dtype: torch.dtype) -> None:
+    """`module.to` puts the values of parameters elsewhere, and many modules replace their buffers."""
+    net = Partly().busy
+    net.register_buffer("seen", torch.zeros(2))
+    optimizer = sgd(net)
+    with gw.local(net, optimizer, every=1) as local:
+        net.to(dtype)
+        net.seen = torch.ones(2, dtype=dtype)
+        for param in net.parameters():
+            param.grad = torch.ones_like(param)
+        optimizer.step()
+        assert local.step == 1
+        for unit in local.engine.everything():
+            values = torch.cat([tensor.detach().flatten() for tensor in unit.tensors])
+            assert torch.equal(unit.anchor.to(dtype), values)
+            assert unit.memory["error"].any()
+        assert torch.equal(local.engine.buffers.real[0], net.seen)
+
+
 def test_a_parameter_is_attached_once() -> None:
     net = Partly()
     with gw.attach(net, SPARSE):

@@ -64,6 +64,7 @@ class Local:
         schedule: when what happens.
         part: which part of the model this rank exchanges, and of how many; (0, 1) unless the model is sharded.
         written: is called when the parameters have been written; None where nothing follows from that.
+        frozen: parameters of the model that are not exchanged, by name.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Local:
         schedule: Schedule,
         part: tuple[int, int] = (0, 1),
         written: Callable[[], None] | None = None,
+        frozen: Sequence[tuple[str, Tensor]] = (),
     ) -> None:
         self.engine, self.schedule, self.part, self._written = rounds, schedule, part, written
         self.local_steps, self.seconds, self._event = 0, 0.0, 0
@@ -81,8 +83,9 @@ class Local:
         self._settled = [0] * rounds.fragments
         self._handle = optimizer.register_step_post_hook(self._after_step)
         self._params = [param for group in optimizer.param_groups for param in group["params"]]
-        self._nbytes = sum(tensor.nbytes for unit in rounds.everything() for tensor in unit.tensors)
+        self._nbytes = sum(unit.layout.d * unit.dtype.itemsize for unit in rounds.everything())
         self._logs: list[Log] = []
+        self._frozen = frozen
 
     @property
     def exchange(self) -> Exchange:
@@ -145,6 +148,21 @@ class Local:
         self._plan()
         self.seconds += time.perf_counter() - started
         return all(moved[-fragments:])
+
+    def restart(self) -> None:
+        """Begin a round with the model as it is, after something else has written it, such as weights that were loaded.
+
+        Every rank calls it, between steps, with the same model. Otherwise the next exchange would bring back the
+        parameters of the round before. Memory and outer state begin at zero; an exchange under way is dropped.
+
+        Raises:
+            ValueError: the ranks' models differ; then anchors and memories have not changed.
+        """
+        self.engine.session.lane.result(self.engine.restart)
+        self._pending.clear()
+        self.engine.buffers.catch_up(moved=False)
+        self._settled = [self.local_steps] * self.engine.fragments
+        self._plan()
 
     def state_dict(self, *, copy: bool = True) -> dict[str, Any]:
         """Copy the state: every tensor by the name of its parameter. Each rank saves its own, between steps.
@@ -243,11 +261,20 @@ class Local:
         while self._pending and self._pending[0].arrives <= self.local_steps:
             self._arrive()
         if self.local_steps >= self._due:
+            self._check_frozen()
             self._submit(last=False)
             if not self.schedule.delay:
                 self._arrive()
             self._plan()
         self.seconds += time.perf_counter() - started
+
+    def _check_frozen(self) -> None:
+        for name, param in self._frozen:
+            if param.requires_grad and param.grad is not None:
+                raise RuntimeError(
+                    f"parameter {name!r} was frozen when local steps began, and is trainable now: finish the round and "
+                    "close before you unfreeze, and call gradwire.local again"
+                )
 
     def _submit(self, *, last: bool) -> None:
         """Let the next event begin, in the session's thread. A fragment is not exchanged twice at a time."""

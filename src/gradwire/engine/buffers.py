@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -15,14 +15,26 @@ class Buffers:
     """Buffers that are made equal on all workers: real ones by their mean, others by rank 0's.
 
     Real buffers travel together in one vector, float32 at least, and others in one of int64.
+
+    Args:
+        now: tells the buffers, which a module may replace by others at any time.
+        device: where they are averaged.
     """
 
-    def __init__(self, buffers: Sequence[Tensor], device: torch.device) -> None:
-        self.device = device
-        self.real = [buffer.detach() for buffer in buffers if buffer.is_floating_point() and buffer.numel()]
-        self.whole = [buffer.detach() for buffer in buffers if not buffer.is_floating_point() and buffer.numel()]
+    def __init__(self, now: Callable[[], Sequence[Tensor]], device: torch.device) -> None:
+        self._now, self.device = now, device
         self._held: tuple[Tensor, Tensor] | None = None
         self._common: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def real(self) -> list[Tensor]:
+        """Those that are averaged."""
+        return [buffer.detach() for buffer in self._now() if buffer.is_floating_point() and buffer.numel()]
+
+    @property
+    def whole(self) -> list[Tensor]:
+        """Those that are rank 0's."""
+        return [buffer.detach() for buffer in self._now() if not buffer.is_floating_point() and buffer.numel()]
 
     def hold(self) -> None:
         """Copy the buffers, so that they can go on while these values are averaged."""
@@ -82,8 +94,9 @@ class Buffers:
 
     def _read(self) -> tuple[Tensor, Tensor]:
         """The buffers in two vectors, one of real and one of whole numbers."""
-        kind = torch.float64 if any(buffer.dtype == torch.float64 for buffer in self.real) else torch.float32
-        return _flat(self.real, kind, self.device), _flat(self.whole, torch.int64, self.device)
+        real = self.real
+        kind = torch.float64 if any(buffer.dtype == torch.float64 for buffer in real) else torch.float32
+        return _flat(real, kind, self.device), _flat(self.whole, torch.int64, self.device)
 
 
 def _flat(buffers: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -29,9 +29,9 @@ from gradwire.ask import Talk, together
 from gradwire.engine.bundles import bundled, run_in_order
 from gradwire.engine.membership import meet
 from gradwire.engine.session import Session, in_words
-from gradwire.engine.shards import copies, part_of
-from gradwire.engine.units import Unit, make_units
-from gradwire.exchange import Exchange, State, divide_budget
+from gradwire.engine.shards import part_of
+from gradwire.engine.units import Unit, divided, make_units
+from gradwire.exchange import Exchange, State
 from gradwire.exchange.change import change_
 from gradwire.exchange.parts import check_workers
 from gradwire.exchange.protocol import clone, flatten, visible
@@ -214,16 +214,9 @@ class Engine:
         self._void(RuntimeError("this backward pass was cut short, and another one has begun"))
         self._finite, self._open, self._undoable = True, True, False
         self._scale = self.scaler.get_scale() if self.scaler is not None else 1.0
-        self._budgets = self._divided()
+        self._budgets = divided((unit.tensors, unit.layout, unit.state) for unit in self.units)
         for unit in self.units:
             unit.begin()
-
-    def _divided(self) -> dict[Layout, float]:
-        """Every unit's part of the budget; what the ranks of a mesh hold alike has a budget that they all know."""
-        kinds: dict[tuple[bool, ...], dict[Layout, State]] = {}
-        for unit in self.units:
-            kinds.setdefault(copies(unit.tensors[0]), {})[unit.layout] = visible(unit.state)
-        return {layout: part for states in kinds.values() for layout, part in divide_budget(states).items()}
 
     def _void(self, reason: Exception) -> None:
         """End a pass that is not complete: roll back what it has begun, and tell those who wait."""

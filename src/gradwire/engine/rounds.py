@@ -12,7 +12,7 @@ difference contains this one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -26,13 +26,15 @@ from gradwire.engine.buffers import Buffers
 from gradwire.engine.bundles import Workspace, bundled, run_in_order
 from gradwire.engine.membership import Membership, meet
 from gradwire.engine.session import Session, in_words
-from gradwire.engine.units import cut
-from gradwire.exchange import Exchange, State, divide_budget
+from gradwire.engine.shards import shard
+from gradwire.engine.units import cut, divided
+from gradwire.exchange import Exchange, State
 from gradwire.exchange.change import change_
 from gradwire.exchange.parts import check_workers
 from gradwire.exchange.protocol import clone, visible
 from gradwire.layout import Turn
 from gradwire.outer import Outer
+from gradwire.transport.group import compare, digest
 from gradwire.transport.members import Ranks
 
 log = logging.getLogger("gradwire")
@@ -50,9 +52,10 @@ class Rounds:
     """Exchange differences of named tensors over a process group.
 
     Args:
-        named: the tensors by name. Every rank gives the same, with equal values.
-        buffers: tensors that are not trained: real ones are averaged at every event of fragment 0, others copied from
-            rank 0.
+        named: the tensors by name. Every rank gives the same, with equal values. Of what lies on a mesh this rank's
+            part is exchanged.
+        buffers: tells the tensors that are not trained, which a module may replace at any time: real ones are averaged
+            at every event of fragment 0, others copied from rank 0.
         exchange, outer: what averages differences, and what moves the anchor by their mean.
         group: the ranks; the engine opens a group of its own over them, but for `Members`, whose group it speaks on.
         seed: of all randomness in the exchange.
@@ -72,7 +75,7 @@ class Rounds:
     def __init__(
         self,
         named: Sequence[tuple[str, Tensor]],
-        buffers: Sequence[Tensor],
+        buffers: Callable[[], Sequence[Tensor]],
         exchange: Exchange,
         outer: Outer,
         group: Ranks,
@@ -85,7 +88,7 @@ class Rounds:
     ) -> None:
         self.exchange, self.outer, self.seed, self.fragments = exchange, outer, seed, fragments
         self.step = self.skipped = 0
-        total = sum(tensor.nbytes for _, tensor in named)
+        total = sum(shard(tensor).nbytes for _, tensor in named)
         parts = cut(named, min(unit_bytes, total / fragments) if fragments > 1 else unit_bytes)
         self.device = device or named[0][1].device
         units = [Anchored(part, exchange, outer, self.device) for part in parts]
@@ -147,6 +150,18 @@ class Rounds:
         self.step, self.seed, self._failure, self._averaged = found.progress[0], found.seed, None, []
         return found
 
+    def restart(self) -> None:
+        """Begin where the tensors are, with memories and outer states as new. Every rank calls it.
+
+        Raises:
+            ValueError: the ranks' tensors differ; then nothing has changed.
+        """
+        tensors = [shard(tensor) for unit in self.everything() for tensor in unit.tensors]
+        if (other := compare(self.process, self.device, digest(tensors))) is not None:
+            raise ValueError(f"rank {other} has another model: load the same one on every rank, or finish the round")
+        for unit in self.everything():
+            unit.restart(self.exchange, self.outer)
+
     def finished(self) -> list[Anchored]:
         """The units of an event that has failed whose anchors have moved all the same; told once."""
         finished, self._finished = self._finished, []
@@ -199,7 +214,7 @@ class Rounds:
 
     def _average(self, units: Sequence[Anchored]) -> None:
         """Exchange units in their order, and buffers with the first fragment."""
-        budgets = divide_budget({unit.layout: visible(unit.memory) for unit in units})
+        budgets = divided((unit.tensors, unit.layout, unit.memory) for unit in units)
         talks = [
             together([self._talk(unit, budgets[unit.layout]) for unit in bundle])
             for bundle in self._bundles[self.due()]

@@ -16,7 +16,7 @@ from torch import Tensor
 from gradwire import kernels
 from gradwire.engine.bundles import VectorSpec, Workspace, bundled
 from gradwire.engine.shards import copies, shard
-from gradwire.exchange import Exchange, State
+from gradwire.exchange import Exchange, State, divide_budget
 from gradwire.exchange.protocol import Accumulates, visible
 from gradwire.exchange.undo import before, keep_, logged, restore_
 from gradwire.kernels import Accumulated
@@ -227,6 +227,14 @@ def _unit(part: list[tuple[str, Tensor]], exchange: Exchange, *, widened: bool, 
     state = exchange.init(layout, wide(narrow), device)
     # Residuals are float32 at least, so half precision is widened where the exchange reads it, and rounded once.
     return Unit(layout, tuple(tensor for _, tensor in part), dtype, state, fused and dtype == wide(narrow))
+
+
+def divided(units: Iterable[tuple[Sequence[Tensor], Layout, State]]) -> dict[Layout, float]:
+    """Every unit's part of the budget; what the ranks of a mesh hold alike has a budget that they all know."""
+    kinds: dict[tuple[bool, ...], dict[Layout, State]] = {}
+    for tensors, layout, state in units:
+        kinds.setdefault(copies(tensors[0]), {})[layout] = visible(state)
+    return {layout: part for states in kinds.values() for layout, part in divide_budget(states).items()}
 
 
 def cut(named: Sequence[tuple[str, Tensor]], unit_bytes: float) -> list[list[tuple[str, Tensor]]]:
