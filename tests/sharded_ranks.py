@@ -202,6 +202,28 @@ def tensor_parallel() -> None:
             assert torch.equal(*both), spec
 
 
+def tensor_parallel_rounds() -> None:
+    """The same under local steps."""
+    mesh, rank = mesh_of_islands(), dist.get_rank()
+    for spec in ("mean", "ef(topk(density=0.05))", "ef(deft(density=0.2))"):
+        net = parallel(mesh["shard"])
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        with gw.local(net, optimizer, every=2, exchange=spec, outer="sgd", group=mesh["replicate"]):
+            for step in range(5):
+                generator = torch.Generator().manual_seed(10 * step + rank // 2)
+                x = torch.randn(6, 8, generator=generator)[3 * (rank % 2) :][:3]
+                net(DTensor.from_local(x, mesh["shard"], [Shard(0)])).full_tensor().square().sum().backward()
+                for param in net.parameters():
+                    param.grad = param.grad.redistribute(placements=param.placements)
+                optimizer.step()
+                optimizer.zero_grad()
+        assert islands_agree(held(net), mesh)
+        for part in held(net.norm):
+            both = [torch.empty_like(part) for _ in range(2)]
+            dist.all_gather(both, part, mesh["shard"].get_group())
+            assert torch.equal(*both), spec
+
+
 def parallel(mesh: DeviceMesh) -> Parallel:
     plan = {
         "norm": SequenceParallel(sequence_dim=0),
@@ -337,7 +359,17 @@ def silence() -> None:
 
 def others() -> None:
     """Everything else, in one start."""
-    for life in (nothing_held, tensor_parallel, resumed, sums, refusals, silence, compiled, compiled_autograd):
+    for life in (
+        nothing_held,
+        tensor_parallel,
+        tensor_parallel_rounds,
+        resumed,
+        sums,
+        refusals,
+        silence,
+        compiled,
+        compiled_autograd,
+    ):
         life()
 
 

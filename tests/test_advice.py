@@ -49,6 +49,7 @@ from gradwire.cli.advise import door_lines, local_lines, loss_lines, rate_of, ta
 from gradwire.lab import records
 from gradwire.lab.bench.advised import Advised, Question
 from gradwire.lab.bench.advising import ask
+from gradwire.lab.failed import Failed
 from gradwire.memory import Guard
 from gradwire.transport.rehearsal import Asked, Course, rehearse
 
@@ -471,6 +472,18 @@ def tiny(rank: int) -> tuple[torch.nn.Module, object]:
     """What the story below asks about."""
     rows = torch.randn(4, 8, generator=torch.Generator().manual_seed(rank))
     return torch.nn.Linear(8, 2), lambda model: model(rows).square().mean()
+
+
+def vector() -> tuple[torch.nn.Module, object]:
+    """A loss that nobody can descend on."""
+    return torch.nn.Linear(8, 2), lambda model: model(torch.ones(4, 8))
+
+
+@pytest.mark.story
+def test_advice_on_a_bad_loss_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+    with pytest.raises(Failed, match=r"^the loss must be a tensor of one element .*, got one of shape \[4, 2\]$"):
+        ask(Question("test_advice:vector"), 2, None)
 
 
 @pytest.mark.story

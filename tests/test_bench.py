@@ -47,6 +47,10 @@ def fails():
 def vector():
     return nn.Linear(4, 2), lambda model: model(torch.randn(8, 4))
 
+def frozen():
+    model = nn.Linear(4, 2).requires_grad_(False)
+    return model, lambda model: model(torch.randn(8, 4)).sum()
+
 def breaks():
     return nn.Linear(4, 2), lambda model: {}["batch"]
 
@@ -222,6 +226,7 @@ def test_built_in_models_are_of_the_size_they_say(name: str, parameters: int) ->
         ("bench_own:fails", "the factory bench_own:fails fails: RuntimeError: no data"),
         ("bench_own:alone", "must return a model and a function of it, (model, loss); got (Sequential)"),
         ("bench_own:vector", "a tensor of one element that depends on the model, got one of shape [8, 2]"),
+        ("bench_own:frozen", "that depends on the model, got one of shape [] without a gradient"),
         ("bench_own:breaks", "the loss fails: KeyError: 'batch'"),
     ],
 )

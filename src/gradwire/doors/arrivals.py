@@ -22,7 +22,11 @@ from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 from torch.utils.hooks import RemovableHandle
 
 from gradwire.doors.gradient import is_nonzero, local_gradient
@@ -40,13 +44,21 @@ class Arrivals:
         engine: averages the gradients.
         named: the engine's parameters by name.
         find_unused: end the pass with backward, even if some parameters have no gradient by then.
+        frozen: the model's frozen parameters by name; the engine does not have them.
     """
 
-    def __init__(self, engine: Engine, named: Sequence[tuple[str, Tensor]], find_unused: bool) -> None:
-        self.engine, self.find_unused = engine, find_unused
+    def __init__(
+        self,
+        engine: Engine,
+        named: Sequence[tuple[str, Tensor]],
+        find_unused: bool,
+        frozen: Sequence[tuple[str, Tensor]] = (),
+    ) -> None:
+        self.engine, self.find_unused, self.frozen = engine, find_unused, frozen
         self.params = [param for _, param in named]
         self.names = {id(param): name for name, param in named}
         self._contributed: dict[int, Tensor | None] = {}
+        self._versions: dict[int, int] = {}
         self._means: list[Future[None]] = []
         self._accumulating = self._warned = False
         self._task = self._finished = -1
@@ -54,6 +66,7 @@ class Arrivals:
         self._handles: list[RemovableHandle] = [
             *(param.register_post_accumulate_grad_hook(arrive) for param in self.params),
             register_weakly(register_optimizer_step_pre_hook, self._before_step),
+            register_weakly(register_optimizer_step_post_hook, self._after_step),
         ]
 
     @contextmanager
@@ -70,6 +83,11 @@ class Arrivals:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+    @property
+    def attached(self) -> bool:
+        """Whether the hooks are still on the model."""
+        return bool(self._handles)
 
     def arrive(self, param: Tensor) -> None:
         """Hand over a parameter's gradient; autograd calls this once the gradient is accumulated."""
@@ -108,6 +126,9 @@ class Arrivals:
         flat = local_gradient(param, self.names[id(param)])
         future: Future[None] = Future()
         first, self._contributed[id(param)] = not self._contributed, param.grad
+        if param.grad is not None and not param.grad.requires_grad:
+            # `data` has its own version counter, so that the engine's writes do not count as the caller's.
+            flat, self._versions[id(param)] = flat.data, param.grad._version
         self._means.append(future)
         self.engine.contribute([(id(param), flat)], lambda failure: _settle(future, failure), first=first)
 
@@ -121,17 +142,56 @@ class Arrivals:
         """Before the step of an optimizer with parameters of this model: finish an open pass, and commit it."""
         if not trains(optimizer, self.names):
             return
+        self._check_frozen()
         if self._contributed:
             if self.engine.scaler is not None and len(self._contributed) < len(self.params):
-                unused = sorted(name for param, name in self.names.items() if param not in self._contributed)
                 raise RuntimeError(
-                    f"backward has ended without a gradient of {', '.join(unused)}, and with a scaler the unused "
+                    f"backward has ended without a gradient of {self._unused()}, and with a scaler the unused "
                     "parameters must be known by then; pass find_unused_parameters=True to attach"
                 )
             self._finish()
-        elif self.engine.step == 0 and not self._warned:
-            self._warn_no_gradients()
         self.engine.commit()
+
+    def _after_step(self, optimizer: Optimizer) -> None:
+        """After the step of such an optimizer: refuse gradients that its closure has produced, but not averaged."""
+        if not trains(optimizer, self.names):
+            return
+        if self._contributed:
+            raise RuntimeError(
+                "the optimizer has stepped on gradients that are not averaged: its closure has run backward without a "
+                f"gradient of {self._unused()}; pass find_unused_parameters=True to attach"
+            )
+        if self.engine.step == 0 and not self._warned:
+            self._warn_no_gradients()
+
+    def _unused(self) -> str:
+        """Return the names of parameters without a gradient in this pass."""
+        return ", ".join(sorted(name for param, name in self.names.items() if param not in self._contributed))
+
+    def _check_frozen(self) -> None:
+        """Raise RuntimeError if a parameter has been unfrozen: its gradients are not averaged."""
+        for name, param in self.frozen:
+            if param.requires_grad and param.grad is not None:
+                raise RuntimeError(
+                    f"parameter {name!r} was frozen when gradwire was attached, and is trainable now: close the hook "
+                    "and attach again"
+                )
+
+    def _check_unchanged(self) -> None:
+        """Raise RuntimeError if a gradient was written during its exchange: the ranks would get different ones."""
+        for param in self.params:
+            version, grad = self._versions.get(id(param)), self._contributed.get(id(param))
+            if version is None or grad is None or param.grad is not grad or grad._version == version:
+                continue
+            if len(self._contributed) < len(self.params):
+                raise RuntimeError(
+                    f"the gradient of {self.names[id(param)]!r} was changed, for example by clipping, before it was "
+                    f"averaged, because {self._unused()} got no gradient; pass find_unused_parameters=True to attach"
+                )
+            raise RuntimeError(
+                f"the gradient of {self.names[id(param)]!r} was changed while gradwire averaged it, as "
+                "DistributedDataParallel does if it wraps a module after attach: wrap the module first"
+            )
 
     def _warn_no_gradients(self) -> None:
         """Warn once that an optimizer steps although no gradient has arrived.
@@ -148,6 +208,7 @@ class Arrivals:
 
         An unused parameter whose mean is zero gets back `grad = None`.
         """
+        self._check_unchanged()
         unused: list[Tensor] = []
         for param in self.params:
             if id(param) in self._contributed:
@@ -167,7 +228,7 @@ class Arrivals:
 
     def forget(self) -> None:
         """Forget the current pass; the next gradient begins another one."""
-        self._contributed, self._means = {}, []
+        self._contributed, self._versions, self._means = {}, {}, []
 
 
 def _hand_over(reference: weakref.ref[Arrivals], param: Tensor) -> None:

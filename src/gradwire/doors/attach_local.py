@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, cast, get_args
@@ -23,7 +25,7 @@ from gradwire.doors.local import Local, Schedule
 from gradwire.doors.uncompiled import uncompiled
 from gradwire.engine.anchored import CatchUp
 from gradwire.engine.rounds import Rounds
-from gradwire.engine.shards import part_of, shard
+from gradwire.engine.shards import part_of
 from gradwire.exchange import Exchange
 from gradwire.exchange.parts import parts_of
 from gradwire.memory.dgc import DGC
@@ -42,6 +44,8 @@ EXCHANGE = "ef(topk(density=0.015625, values='bits2'), decay=0.95)"
 """One value of 64 is sent, with sign and magnitude class in two bits; the rest stays in a residual that decays."""
 
 OUTER = "sgd(lr=1.0, mean='senders')"
+
+_RUNNING: weakref.WeakSet[Local] = weakref.WeakSet()
 
 
 def local(
@@ -105,14 +109,15 @@ def local(
     reshard(bare)
     named = [(plain(name), param) for name, param in bare.named_parameters() if param.requires_grad][::-1]
     _check_tensors(bare, named, _optimizers(optimizer))
+    _check_free(named)
     world = as_group(group, "local")
     check_shards(named, world)
     part = part_of(param for _, param in named)
     terms = {name: repr(getattr(schedule, name)) for name in ("every", "delay", "catch_up")}
     persistent = set(bare.state_dict())
     rounds = Rounds(
-        [(name, shard(param)) for name, param in named],
-        [buffer for name, buffer in bare.named_buffers() if name in persistent],
+        named,
+        lambda: [buffer for name, buffer in bare.named_buffers() if name in persistent],
         exchange,
         outer,
         world,
@@ -130,7 +135,25 @@ def local(
     for unit in rounds.all_units():
         unit.start()
     written = partial(reshard, bare) if sharded_modules(bare) else None
-    return Local(rounds, counted, schedule, part, written)
+    frozen = [(plain(name), param) for name, param in bare.named_parameters() if not param.requires_grad]
+    running = Local(rounds, counted, schedule, part, written, frozen)
+    _RUNNING.add(running)
+    return running
+
+
+def _check_free(named: Sequence[tuple[str, Tensor]]) -> None:
+    """Raise ValueError if a parameter takes local steps already: each exchange would undo the other's."""
+    if _taken(named):
+        gc.collect()  # frees a Local whose optimizer is gone
+    if taken := _taken(named):
+        raise ValueError(f"parameter {taken[0]!r} takes local steps already: close those first")
+
+
+def _taken(named: Sequence[tuple[str, Tensor]]) -> list[str]:
+    """Return the names of parameters that another open Local exchanges."""
+    open_ones = [local.engine for local in _RUNNING if not local.engine.session.closed]
+    busy = {id(tensor) for rounds in open_ones for unit in rounds.all_units() for tensor in unit.tensors}
+    return [name for name, param in named if id(param) in busy]
 
 
 def _optimizers(given: Any) -> list[Optimizer]:

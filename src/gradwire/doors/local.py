@@ -63,6 +63,7 @@ class Local:
         schedule: when fragments are exchanged.
         part: (index, count): this rank exchanges part `index` of `count` of the model; (0, 1) unless it is sharded.
         written: called after the parameters were written; None if nobody needs to know.
+        frozen: the model's frozen parameters by name; they are not exchanged.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Local:
         schedule: Schedule,
         part: tuple[int, int] = (0, 1),
         written: Callable[[], None] | None = None,
+        frozen: Sequence[tuple[str, Tensor]] = (),
     ) -> None:
         self.engine, self.schedule, self.part, self._written = rounds, schedule, part, written
         self.local_steps, self.seconds, self._event = 0, 0.0, 0
@@ -80,8 +82,9 @@ class Local:
         self._settled = [0] * rounds.fragments
         self._handle = optimizer.register_step_post_hook(self._after_step)
         self._params = [param for group in optimizer.param_groups for param in group["params"]]
-        self._nbytes = sum(tensor.nbytes for unit in rounds.all_units() for tensor in unit.tensors)
+        self._nbytes = sum(unit.layout.d * unit.dtype.itemsize for unit in rounds.all_units())
         self._logs: list[Log] = []
+        self._frozen = frozen
 
     @property
     def exchange(self) -> Exchange:
@@ -144,6 +147,21 @@ class Local:
         self._plan()
         self.seconds += time.perf_counter() - started
         return all(moved[-fragments:])
+
+    def restart(self) -> None:
+        """Begin a round with the model's current parameters, after other code has written them (loaded weights).
+
+        Without it the next exchange restores the parameters of the round before. Every rank calls it between steps,
+        with the same model. Memory and outer state begin anew; an exchange under way is discarded.
+
+        Raises:
+            ValueError: the ranks' models differ; then anchors and memories have not changed.
+        """
+        self.engine.session.lane.result(self.engine.restart)
+        self._pending.clear()
+        self.engine.buffers.catch_up(moved=False)
+        self._settled = [self.local_steps] * self.engine.fragments
+        self._plan()
 
     def state_dict(self, *, copy: bool = True) -> dict[str, Any]:
         """Copy the state, every tensor under its parameter's name. Each rank saves its own, between steps.
@@ -245,11 +263,21 @@ class Local:
         while self._pending and self._pending[0].arrives <= self.local_steps:
             self._arrive()
         if self.local_steps >= self._due:
+            self._check_frozen()
             self._submit(last=False)
             if not self.schedule.delay:
                 self._arrive()
             self._plan()
         self.seconds += time.perf_counter() - started
+
+    def _check_frozen(self) -> None:
+        """Raise RuntimeError if a parameter has been unfrozen: it would differ between the ranks."""
+        for name, param in self._frozen:
+            if param.requires_grad and param.grad is not None:
+                raise RuntimeError(
+                    f"parameter {name!r} was frozen when local steps began, and is trainable now: finish the round and "
+                    "close before you unfreeze, and call gradwire.local again"
+                )
 
     def _submit(self, *, last: bool) -> None:
         """Submit the next exchange to the session's thread, after any earlier one of the same fragment has ended."""

@@ -9,7 +9,7 @@ of an island then exchanges its own shards with the ranks of other islands that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
@@ -47,6 +47,7 @@ def attach_module(
 ) -> Hook:
     """Average `param.grad` of a module before the optimizer's step; see `gradwire.attach`."""
     named, unit_bytes = in_order_of_arrival(model), UNIT_BYTES if unit_bytes is None else unit_bytes
+    _check_free(named)
     check_shards(named, group)
     engine = Engine(
         named,
@@ -61,9 +62,17 @@ def attach_module(
         contract=unit_term(unit_bytes) | {"find_unused_parameters": repr(find_unused)},
     )
     start_alike(model, engine.process)
-    door, scaling = Arrivals(engine, named, find_unused), Scaling(engine, [param for _, param in named])
+    frozen = [(plain(name), param) for name, param in model.named_parameters() if not param.requires_grad]
+    door, scaling = Arrivals(engine, named, find_unused, frozen), Scaling(engine, [param for _, param in named])
     _ATTACHED.setdefault(model, []).append((door, scaling))  # the caller need not keep the hook
     return Hook(engine, door.no_sync, [door.detach, scaling.detach], door.forget)
+
+
+def _check_free(named: Sequence[tuple[str, Tensor]]) -> None:
+    """Raise ValueError if a parameter is attached already: two engines would write its gradient."""
+    doors = [door for pairs in list(_ATTACHED.values()) for door, _ in pairs if door.attached]
+    if taken := [name for name, param in named if any(id(param) in door.names for door in doors)]:
+        raise ValueError(f"parameter {taken[0]!r} is attached already: close its hook first")
 
 
 def in_order_of_arrival(model: nn.Module) -> list[tuple[str, Tensor]]:

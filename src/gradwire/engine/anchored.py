@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gradwire import checkpoint, kernels
 from gradwire.engine.bundles import VectorSpec
+from gradwire.engine.shards import shard
 from gradwire.exchange import Exchange, State
 from gradwire.exchange.protocol import Accumulates, flatten, forget_
 from gradwire.exchange.step import step
@@ -33,7 +34,7 @@ class Anchored:
     """Tensors that are exchanged together, and their anchor: the last values that all workers had in common.
 
     Args:
-        named: the tensors by name, of one dtype and device.
+        named: the tensors by name, of one dtype and device. Of a sharded tensor this rank's shard is exchanged.
         exchange: its `init` makes the memory.
         outer: the outer step; its `init` makes the outer state.
         device: the device of anchor, memory and outer state.
@@ -48,15 +49,19 @@ class Anchored:
     def __init__(
         self, named: Sequence[tuple[str, Tensor]], exchange: Exchange, outer: Outer, device: torch.device
     ) -> None:
-        self.layout = Layout([name for name, _ in named], [tuple(tensor.shape) for _, tensor in named])
+        self.layout = Layout([name for name, _ in named], [tuple(shard(tensor).shape) for _, tensor in named])
         self.tensors = tuple(tensor for _, tensor in named)
-        self.dtype = named[0][1].dtype
         kept = wide(self.dtype)
         self.anchor = torch.empty(self.layout.d, dtype=kept, device=device)
         self.memory = exchange.init(self.layout, kept, device)
         self.outer = outer.init(self.layout, kept, device)
         self.held: Tensor | None = None
         self.start()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The tensors' dtype, which `module.to` may change at any time."""
+        return self.tensors[0].dtype
 
     @property
     def vector(self) -> VectorSpec:
@@ -67,6 +72,13 @@ class Anchored:
         """Copy the tensors to the anchor."""
         self._read(self.anchor)
 
+    def restart(self, exchange: Exchange, outer: Outer) -> None:
+        """Copy the tensors to the anchor, and initialise memory and outer state."""
+        self.start()
+        self.memory = exchange.init(self.layout, self.anchor.dtype, self.anchor.device)
+        self.outer = outer.init(self.layout, self.anchor.dtype, self.anchor.device)
+        self.held = None
+
     def hold(self) -> None:
         """Copy the tensors to `held`, so that they can change while their difference is exchanged."""
         if self.held is None:
@@ -75,8 +87,8 @@ class Anchored:
 
     def finite(self) -> bool:
         """Whether all values of the tensors, or of `held` if there is a copy, are finite."""
-        parts = self.tensors if self.held is None else (self.held,)
-        return all(bool(kernels.finite(part.detach().reshape(-1))) for part in parts if part.numel())
+        parts = [shard(tensor) for tensor in self.tensors] if self.held is None else [self.held]
+        return all(bool(kernels.finite(part.reshape(-1))) for part in parts if part.numel())
 
     async def average(self, exchange: Exchange, outer: Outer, turn: Turn, x: Tensor) -> None:
         """Exchange the difference to the anchor, and move the anchor. If that raises, anchor and memory are unchanged.
@@ -132,7 +144,7 @@ class Anchored:
             state["held"] = self.held.to(self.anchor.dtype)
         parts = checkpoint.by_name(state, self.layout, copy=copy)
         for name, tensor in zip(self.layout.names, self.tensors, strict=True):
-            params = tensor.detach().to(self.anchor.device, self.anchor.dtype, copy=copy)
+            params = shard(tensor).to(self.anchor.device, self.anchor.dtype, copy=copy)
             parts[name] |= {"params": params, "held": params} if held and self.held is None else {"params": params}
         return parts
 
@@ -155,8 +167,8 @@ class Anchored:
         return {"anchor": self.anchor, "memory": self.memory, "outer": self.outer}
 
     def _pairs(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return every tensor with its part of a flat vector f[d], in the tensor's shape."""
-        return [(tensor.detach(), part) for tensor, part in zip(self.tensors, self._cut(flat), strict=True)]
+        """Return every tensor's current memory with its part of a flat vector f[d], in the tensor's shape."""
+        return [(shard(tensor), part) for tensor, part in zip(self.tensors, self._cut(flat), strict=True)]
 
     def _cut(self, flat: Tensor) -> list[Tensor]:
         return list(self.layout.cut(flat).values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -15,14 +15,26 @@ class Buffers:
     """Synchronises buffers over the workers: floating-point ones by their mean, the others by rank 0's values.
 
     The floating-point buffers travel in one vector, at least float32, and the others in one of int64.
+
+    Args:
+        current: returns the buffers, which a module may replace by others at any time.
+        device: the device on which they are averaged.
     """
 
-    def __init__(self, buffers: Sequence[Tensor], device: torch.device) -> None:
-        self.device = device
-        self.real = [buffer.detach() for buffer in buffers if buffer.is_floating_point() and buffer.numel()]
-        self.whole = [buffer.detach() for buffer in buffers if not buffer.is_floating_point() and buffer.numel()]
+    def __init__(self, current: Callable[[], Sequence[Tensor]], device: torch.device) -> None:
+        self._current, self.device = current, device
         self._held: tuple[Tensor, Tensor] | None = None
         self._common: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def real(self) -> list[Tensor]:
+        """The floating-point buffers, which are averaged."""
+        return [buffer.detach() for buffer in self._current() if buffer.is_floating_point() and buffer.numel()]
+
+    @property
+    def whole(self) -> list[Tensor]:
+        """The other buffers, which become rank 0's."""
+        return [buffer.detach() for buffer in self._current() if not buffer.is_floating_point() and buffer.numel()]
 
     def hold(self) -> None:
         """Copy the buffers, so that they can change while the copies are averaged."""
@@ -82,8 +94,9 @@ class Buffers:
 
     def _read(self) -> tuple[Tensor, Tensor]:
         """Return the floating-point buffers and the others as two vectors, the second of int64."""
-        kind = torch.float64 if any(buffer.dtype == torch.float64 for buffer in self.real) else torch.float32
-        return _flat(self.real, kind, self.device), _flat(self.whole, torch.int64, self.device)
+        real = self.real
+        kind = torch.float64 if any(buffer.dtype == torch.float64 for buffer in real) else torch.float32
+        return _flat(real, kind, self.device), _flat(self.whole, torch.int64, self.device)
 
 
 def _flat(buffers: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -207,7 +207,7 @@ class Engine:
         self._abort(RuntimeError("this backward pass was cut short, and another one has begun"))
         self._finite, self._open, self._undoable = True, True, False
         self._scale = self.scaler.get_scale() if self.scaler is not None else 1.0
-        self._budgets = budgets(self.units)
+        self._budgets = budgets((unit.tensors, unit.layout, unit.state) for unit in self.units)
         for unit in self.units:
             unit.begin()
 

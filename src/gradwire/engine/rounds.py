@@ -12,7 +12,7 @@ has changed, and the fragment's next difference contains this one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -26,12 +26,14 @@ from gradwire.engine.buffers import Buffers
 from gradwire.engine.bundles import Workspace, bundled, run_in_order
 from gradwire.engine.membership import Membership, gather_membership
 from gradwire.engine.session import Session, describe_units
-from gradwire.engine.units import cut
-from gradwire.exchange import Exchange, State, divide_budget
+from gradwire.engine.shards import shard
+from gradwire.engine.units import budgets, cut
+from gradwire.exchange import Exchange, State
 from gradwire.exchange.change import change_
 from gradwire.exchange.protocol import clone, visible
 from gradwire.layout import Turn
 from gradwire.outer import Outer
+from gradwire.transport.group import compare, digest
 from gradwire.transport.members import Ranks
 
 log = logging.getLogger("gradwire")
@@ -49,9 +51,10 @@ class Rounds:
     """Exchange differences of named tensors over a process group.
 
     Args:
-        named: the tensors by name. Every rank gives the same, with equal values.
-        buffers: the model's buffers. At every event of fragment 0, floating-point ones are averaged and the others
-            copied from rank 0.
+        named: the tensors by name. Every rank gives the same, with equal values. Of a sharded tensor this rank's shard
+            is exchanged.
+        buffers: returns the model's buffers, which a module may replace at any time. At every event of fragment 0,
+            floating-point ones are averaged and the others copied from rank 0.
         exchange: averages the differences.
         outer: the outer step, which moves the anchor by the mean difference.
         group: the ranks. The engine opens its own group over them, except for `Members`, whose group it uses directly.
@@ -73,7 +76,7 @@ class Rounds:
     def __init__(
         self,
         named: Sequence[tuple[str, Tensor]],
-        buffers: Sequence[Tensor],
+        buffers: Callable[[], Sequence[Tensor]],
         exchange: Exchange,
         outer: Outer,
         group: Ranks,
@@ -86,7 +89,7 @@ class Rounds:
     ) -> None:
         self.exchange, self.outer, self.seed, self.fragments = exchange, outer, seed, fragments
         self.step = self.skipped = 0
-        total = sum(tensor.nbytes for _, tensor in named)
+        total = sum(shard(tensor).nbytes for _, tensor in named)
         parts = cut(named, min(unit_bytes, total / fragments) if fragments > 1 else unit_bytes)
         self.device = device or named[0][1].device
         units = [Anchored(part, exchange, outer, self.device) for part in parts]
@@ -142,6 +145,18 @@ class Rounds:
         self.step, self.seed, self._failure, self._averaged = found.progress[0], found.seed, None, []
         return found
 
+    def restart(self) -> None:
+        """Copy the tensors to the anchors, and initialise memories and outer states. Every rank calls it.
+
+        Raises:
+            ValueError: the ranks' tensors differ; then nothing has changed.
+        """
+        tensors = [shard(tensor) for unit in self.all_units() for tensor in unit.tensors]
+        if (other := compare(self.process, self.device, digest(tensors))) is not None:
+            raise ValueError(f"rank {other} has another model: load the same one on every rank, or finish the round")
+        for unit in self.all_units():
+            unit.restart(self.exchange, self.outer)
+
     def finished(self) -> list[Anchored]:
         """Return, once, the units of a failed event whose anchors had moved before the failure."""
         finished, self._finished = self._finished, []
@@ -195,9 +210,9 @@ class Rounds:
 
     def _average(self, units: Sequence[Anchored]) -> None:
         """Exchange the units in order, and with fragment 0 the buffers."""
-        budgets = divide_budget({unit.layout: visible(unit.memory) for unit in units})
+        divided = budgets((unit.tensors, unit.layout, unit.memory) for unit in units)
         talks = [
-            together([self._talk(unit, budgets[unit.layout]) for unit in bundle])
+            together([self._talk(unit, divided[unit.layout]) for unit in bundle])
             for bundle in self._bundles[self.due()]
         ]
         for _ in run_in_order(self.process, talks):

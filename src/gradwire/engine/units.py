@@ -254,14 +254,17 @@ def cut(named: Sequence[tuple[str, Tensor]], unit_bytes: float) -> list[list[tup
     return [part for group in alike for part in _filled(group, unit_bytes)]
 
 
-def budgets(units: Iterable[Unit]) -> dict[Layout, float]:
+def budgets(units: Iterable[tuple[Sequence[Tensor], Layout, State]]) -> dict[Layout, float]:
     """Return every unit's part of the budget (`Turn.budget`), divided before a step among the units of a kind.
 
     Tensors that a mesh replicates have a budget of their own, which is the same on all ranks that hold them.
+
+    Args:
+        units: tensors, layout and state of each unit.
     """
     kinds: dict[tuple[bool, ...], dict[Layout, State]] = {}
-    for unit in units:
-        kinds.setdefault(copies(unit.tensors[0]), {})[unit.layout] = visible(unit.state)
+    for tensors, layout, state in units:
+        kinds.setdefault(copies(tensors[0]), {})[layout] = visible(state)
     return {layout: part for states in kinds.values() for layout, part in divide_budget(states).items()}
 
 

@@ -66,6 +66,7 @@ def answer(question: Question, tell: remote.Tell) -> Advised:
     """
     question.check_ranks(dist.get_world_size())
     workload = make(question.model, dist.get_rank())
+    workload.check()
     process = Process(own_group(cast(dist.ProcessGroup, dist.group.WORLD), torch.device("cpu")))
     ddp = wrap(workload.model)
     ddp.register_comm_hook(None, silent)

@@ -45,6 +45,7 @@ class Workload:
             raise ValueError(f"the loss fails: {type(error).__name__}: {error}") from error
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
             shape = f"one of shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            shape += " without a gradient" if isinstance(loss, Tensor) and not loss.requires_grad else ""
             raise ValueError(f"the loss must be a tensor of one element that depends on the model, got {shape}")
 
 
