@@ -24,7 +24,7 @@ from gradwire.checkpoint import plain
 from gradwire.dcp.parts import BUFFERS, HEAD, Piece, assemble, head, pending, pieces
 from gradwire.folder.hooks import Saved, listed
 from gradwire.folder.load import load_all
-from gradwire.transport.everyone import Everyone
+from gradwire.transport.allranks import AllRanks
 
 if TYPE_CHECKING:  # torch takes a second to import these
     from torch.distributed.checkpoint.storage import StorageReader
@@ -66,13 +66,13 @@ class Stateful:
         key: str | None = None,
         group: dist.ProcessGroup | None = None,
     ) -> None:
-        self._hook, self._everyone = hook, Everyone(group)
-        self._named = self._everyone.do(lambda: _parameters(hook, model, self._everyone.size))
-        self._source = None if source is None else self._everyone.do(lambda: _read(source, key, hook))
+        self._hook, self._all_ranks = hook, AllRanks(group)
+        self._named = self._all_ranks.do(lambda: _parameters(hook, model, self._all_ranks.size))
+        self._source = None if source is None else self._all_ranks.do(lambda: _read(source, key, hook))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as tensors; with a source that has not been loaded yet, zeros of the saved sizes."""
-        state = self._everyone.do(self._hook.state_dict)  # waits for an exchange under way, so the group is free
+        state = self._all_ranks.do(self._hook.state_dict)  # waits for an exchange under way, so the group is free
         found, grid = pieces(state, self._hook.part), self._grid(state)
         return _zeros(found, grid, self._source) if self._source else _rows(state, found, grid)
 
@@ -82,10 +82,10 @@ class Stateful:
         Raises:
             ValueError: on every rank: the state does not fit; then nothing has changed on any rank.
         """
-        state = self._everyone.do(lambda: self._state(saved))
+        state = self._all_ranks.do(lambda: self._state(saved))
         if self._workers != self._hook.process.size:
             self._average(state)
-        load_all(self._everyone, [self._hook], [state])
+        load_all(self._all_ranks, [self._hook], [state])
         self._source = None
 
     @property
@@ -98,7 +98,7 @@ class Stateful:
 
         tensors = (piece.tensor for piece in pieces(state, (0, 1)))
         device = next(tensors, torch.empty(0)).device
-        return self._everyone.do(lambda: Grid(self._hook.process, self._named, device))
+        return self._all_ranks.do(lambda: Grid(self._hook.process, self._named, device))
 
     def _state(self, saved: Mapping[str, Any]) -> dict[str, Any]:
         """Return this rank's state; if the number of workers differs, with its own rows' part of the mean over rows."""
