@@ -6,7 +6,7 @@
     "facts/PART/NAME/PATH"  f[...]          replicated state, the same on all workers of this part of the model
     "buffers/NUMBER"        [n, m]          of local steps, buffers whose exchange is under way
 
-n is the number of workers that saved. All values are tensors, so nothing is unpickled.
+n is the number of workers that saved. All values are tensors, whose bytes are read as they are.
 """
 
 from __future__ import annotations

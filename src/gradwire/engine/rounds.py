@@ -176,6 +176,7 @@ class Rounds:
             raise
 
     def _event(self, *, last: bool, idle: bool) -> Outcome:
+        """Gather the ranks' numbers, then exchange the fragment unless a value is not finite or all ranks are idle."""
         units = self.units[self.due()]
         finite = all(unit.finite() for unit in units) and (self.due() > 0 or self.buffers.finite())
         words = torch.tensor([self.step, not finite, last, idle], dtype=torch.int64, device=self.device)
