@@ -190,7 +190,7 @@ def damaged(wrap: Callable[[], dict[str, gw.Stateful]], folder: Path, refused: C
     ((key, stateful),) = wrap().items()
     for part, words in (("error", "the memory of worker 1 in the checkpoint is damaged"), ("head", "was not read")):
         read = stateful.state_dict()
-        dcp.load({key: read}, checkpoint_id=folder, no_dist=stateful._everyone.size == 1)
+        dcp.load({key: read}, checkpoint_id=folder, no_dist=stateful._all_ranks.size == 1)
         rows = next(rows for name, rows in read.items() if name.endswith(part))
         local = rows.to_local() if isinstance(rows, DTensor) else rows
         if dist.get_rank() == 1 or len(local) == 2:

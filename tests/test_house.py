@@ -68,7 +68,7 @@ def test_only_the_hook_the_transport_and_the_lab_speak_torch_distributed() -> No
     doors = {f"doors/{name}.py" for name in ("attach_local", "ddp", "fsdp", "gradient", "group")} | {"engine/shards.py"}
     doors |= {f"integrations/{name}.py" for name in ("gradients", "rounds", "accelerate")}
     transport = {f"transport/{name}.py" for name in ("process", "group", "members", "opening")}
-    folders = {"transport/everyone.py", "folder/save.py", "folder/load.py"}
+    folders = {"transport/allranks.py", "folder/save.py", "folder/load.py"}
     folders |= {"dcp/grid.py", "dcp/source.py", "dcp/stateful.py"}
     assert speakers == {*transport, *folders, *doors, *advisers, *laboratory}
 

@@ -31,7 +31,7 @@ from ranks import assert_equal_on_all_ranks, loss
 from torch import Tensor, nn
 
 import gradwire as gw
-from gradwire.doors.alike import digest
+from gradwire.doors.initial import digest
 
 SPEC = "ef(topk(density=0.05))"
 STEPS, SAVED_AT = 8, 4

@@ -18,7 +18,7 @@ from gradwire.memory.guard import Guard
 from gradwire.memory.shift import start_
 from gradwire.reprs import describe
 from gradwire.spec import as_exchange
-from gradwire.transport import EVERYBODY, Ledger, batched, lockstep
+from gradwire.transport import ALL_ROWS, Ledger, batched, lockstep
 from gradwire.vector import Dense, Sent, widen
 
 
@@ -130,7 +130,7 @@ class Simulator:
             self.start(xs)
         known = None if params is None else lambda: params
         if self.batched:
-            turn = Turn(EVERYBODY, self.workers, at, self.layout, self.seed, params=known, lr=lr, budget=budget)
+            turn = Turn(ALL_ROWS, self.workers, at, self.layout, self.seed, params=known, lr=lr, budget=budget)
             return [batched(step(self.exchange, xs, self.state[0], turn), self.workers, self.ledger)]
         turns = [
             Turn(rank, self.workers, at, self.layout, self.seed, params=known, lr=lr, budget=budget)

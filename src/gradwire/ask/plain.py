@@ -291,8 +291,8 @@ class Broadcast:
 
     def carried(self, answer: Tensor, tag: int = 0, size: int = 1) -> tuple[Tensor, bool]:
         """Return the root's message and whether any flag is set, from the sum."""
-        words, anybody = AllReduce(answer[:-1]).carried(answer, tag, size)
-        return words.view(torch.uint8)[: self.x.nbytes].view(self.x.dtype).view(self.x.shape), anybody
+        words, any_flag = AllReduce(answer[:-1]).carried(answer, tag, size)
+        return words.view(torch.uint8)[: self.x.nbytes].view(self.x.dtype).view(self.x.shape), any_flag
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@
     "facts/PART/NAME/PATH"  f[...]          replicated state, the same on all workers of this part of the model
     "buffers/NUMBER"        [n, m]          of local steps, buffers whose exchange is under way
 
-n is the number of workers that saved. All values are tensors, so nothing is unpickled.
+n is the number of workers that saved. All values are tensors, whose bytes are read as they are.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from gradwire.dcp.parts import (
 )
 from gradwire.folder.hooks import Saved, listed
 from gradwire.folder.load import load_all
-from gradwire.transport.everyone import Everyone
+from gradwire.transport.allranks import AllRanks
 
 if TYPE_CHECKING:  # torch takes a second to import these
     from torch.distributed.checkpoint.storage import StorageReader
@@ -83,16 +83,16 @@ class Stateful:
         key: str | None = None,
         group: dist.ProcessGroup | None = None,
     ) -> None:
-        self._hook, self._everyone = hook, Everyone(group)
-        self._named = self._everyone.do(lambda: _parameters(hook, model, self._everyone.size))
-        self._source = None if source is None else self._everyone.do(lambda: _read(source, key, hook))
+        self._hook, self._all_ranks = hook, AllRanks(group)
+        self._named = self._all_ranks.do(lambda: _parameters(hook, model, self._all_ranks.size))
+        self._source = None if source is None else self._all_ranks.do(lambda: _read(source, key, hook))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as tensors; with a source that has not been loaded yet, tensors of the saved sizes.
 
         These hold this hook's own values if the number of workers is the same, and zeros otherwise.
         """
-        state = self._everyone.do(self._hook.state_dict)  # waits for an exchange under way, so the group is free
+        state = self._all_ranks.do(self._hook.state_dict)  # waits for an exchange under way, so the group is free
         found, grid = pieces(state, self._hook.part), self._grid(state)
         if self._source is not None and not self._same_size:
             return _zeros(found, grid, self._source)
@@ -105,10 +105,10 @@ class Stateful:
         Raises:
             ValueError: on every rank: the state does not fit; then nothing has changed on any rank.
         """
-        state = self._everyone.do(lambda: self._state(saved))
+        state = self._all_ranks.do(lambda: self._state(saved))
         if not self._same_size:
             self._average(state)
-        load_all(self._everyone, [self._hook], [state])
+        load_all(self._all_ranks, [self._hook], [state])
         self._source = None
 
     @property
@@ -120,7 +120,7 @@ class Stateful:
         """Gather this worker's checksums, one for each part of the model; empty if the group lacks a part."""
         names = zlib.crc32("\n".join(sorted(state["memory"])).encode())  # differs for the hook of another model
         own = [names, self._hook.process.rank]
-        gathered = map(json.loads, self._everyone.gather_text(json.dumps([own, self._hook.part[0], state[CHECKSUM]])))
+        gathered = map(json.loads, self._all_ranks.gather_text(json.dumps([own, self._hook.part[0], state[CHECKSUM]])))
         found = {part: checksum for worker, part, checksum in gathered if worker == own}
         return [found[part] for part in sorted(found)] if len(found) == self._hook.part[1] else []
 
@@ -140,7 +140,7 @@ class Stateful:
 
         tensors = (piece.tensor for piece in pieces(state, (0, 1)))
         device = next(tensors, torch.empty(0)).device
-        return self._everyone.do(lambda: Grid(self._hook.process, self._named, device))
+        return self._all_ranks.do(lambda: Grid(self._hook.process, self._named, device))
 
     def _state(self, saved: Mapping[str, Any]) -> dict[str, Any]:
         """Return this rank's state; if the number of workers differs, with its own rows' part of the mean over rows."""

@@ -17,10 +17,10 @@ from torch.optim.optimizer import Optimizer
 
 from gradwire.checkpoint import plain
 from gradwire.checks import is_whole
-from gradwire.doors.alike import start_alike
 from gradwire.doors.arguments import as_seed, as_unit_bytes, unit_term
 from gradwire.doors.fsdp import reshard, sharded_modules
 from gradwire.doors.group import Group, as_group, check_shards
+from gradwire.doors.initial import broadcast_initial
 from gradwire.doors.local import Local, Schedule
 from gradwire.doors.uncompiled import uncompiled
 from gradwire.engine.anchored import CatchUp
@@ -131,7 +131,7 @@ def local(
     )
     if rounds.process.size == 1:
         log.warning("gradwire.local: there is one rank only, so nothing is exchanged")
-    start_alike(bare, rounds.process)
+    broadcast_initial(bare, rounds.process)
     for unit in rounds.all_units():
         unit.start()
     written = partial(reshard, bare) if sharded_modules(bare) else None

@@ -345,6 +345,7 @@ class Local:
         return {name: repr(value) for name, value in terms.items()} | {"fragments": repr(self.engine.fragments)}
 
     def _load(self, saved: dict[str, Any]) -> None:
+        """Load a checkpoint in the session's thread (ValueError); an exchange that was under way counts as received."""
         states, buffers = self.engine.session.load(saved, lambda: self._prepare(saved), moment)
         position = saved["local"]
         self.engine.load(saved, states)

@@ -15,12 +15,12 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from gradwire.checkpoint import plain
-from gradwire.doors.alike import start_alike
 from gradwire.doors.arguments import unit_term
 from gradwire.doors.arrivals import Arrivals
 from gradwire.doors.fsdp import reshard, sharded_modules
 from gradwire.doors.group import check_shards
 from gradwire.doors.hook import Hook
+from gradwire.doors.initial import broadcast_initial
 from gradwire.doors.scaling import Scaling
 from gradwire.engine import Engine, Reduce, Scaler
 from gradwire.exchange import Exchange
@@ -61,7 +61,7 @@ def attach_module(
         reduce=reduce,
         contract=unit_term(unit_bytes) | {"find_unused_parameters": repr(find_unused)},
     )
-    start_alike(model, engine.process)
+    broadcast_initial(model, engine.process)
     frozen = [(plain(name), param) for name, param in model.named_parameters() if not param.requires_grad]
     door, scaling = Arrivals(engine, named, find_unused, frozen), Scaling(engine, [param for _, param in named])
     _ATTACHED.setdefault(model, []).append((door, scaling))  # the caller need not keep the hook

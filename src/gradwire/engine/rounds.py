@@ -191,12 +191,13 @@ class Rounds:
             raise
 
     def _event(self, *, last: bool, idle: bool) -> Outcome:
+        """Gather the ranks' numbers, then exchange the fragment unless a value is not finite or all ranks are idle."""
         units = self.units[self.due()]
         finite = all(unit.finite() for unit in units) and (self.due() > 0 or self.buffers.finite())
         words = torch.tensor([self.step, not finite, last, idle], dtype=torch.int64, device=self.device)
         gathered = self.process.ask(AllGather(words.view(torch.uint8))).view(torch.int64)
-        everybody = cast(list[list[int]], gathered.tolist())
-        events, broken, ends, idles = zip(*everybody, strict=True)
+        rows = cast(list[list[int]], gathered.tolist())
+        events, broken, ends, idles = zip(*rows, strict=True)
         if len(set(events)) > 1:
             raise RuntimeError(f"the ranks are at different exchanges: {', '.join(map(str, events))}")
         if any(broken):

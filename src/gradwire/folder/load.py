@@ -14,7 +14,7 @@ import torch.distributed as dist
 from gradwire.checkpoint import merge
 from gradwire.folder.hooks import Hooks, Saved, listed, place
 from gradwire.folder.manifest import File, Manifest, Place, file_of, read
-from gradwire.transport.everyone import Everyone
+from gradwire.transport.allranks import AllRanks
 
 
 def load(hooks: Hooks, folder: str | os.PathLike[str], *, group: dist.ProcessGroup | None = None) -> bool:
@@ -35,17 +35,17 @@ def load(hooks: Hooks, folder: str | os.PathLike[str], *, group: dist.ProcessGro
         ValueError: on every rank: the save is not complete, a file is missing or is not the one that was saved, or a
             state does not fit. Then nothing has changed on any rank.
     """
-    everyone, path = Everyone(group), Path(folder)
-    found = everyone.do(lambda: listed(hooks, everyone.size))
-    manifest = everyone.do(lambda: read(path))
-    seen = everyone.gather_text("" if manifest is None else manifest.save)
+    all_ranks, path = AllRanks(group), Path(folder)
+    found = all_ranks.do(lambda: listed(hooks, all_ranks.size))
+    manifest = all_ranks.do(lambda: read(path))
+    seen = all_ranks.gather_text("" if manifest is None else manifest.save)
     if (other := next((rank for rank, save in enumerate(seen) if save != seen[0]), None)) is not None:
         raise ValueError(f"ranks 0 and {other} see different things in {path}: all ranks must share the folder")
     if manifest is None:
         warnings.warn(f"{path} holds no state of gradwire: memories start at zero", stacklevel=2)
         return False
-    states = everyone.do(lambda: _states(manifest, _Files(path, everyone.rank), found))
-    load_all(everyone, found, states)
+    states = all_ranks.do(lambda: _states(manifest, _Files(path, all_ranks.rank), found))
+    load_all(all_ranks, found, states)
     return True
 
 
@@ -91,12 +91,12 @@ class _Files:
         return self._opened[file.name]
 
 
-def load_all(everyone: Everyone, hooks: Sequence[Saved], states: Sequence[dict[str, Any]]) -> None:
+def load_all(all_ranks: AllRanks, hooks: Sequence[Saved], states: Sequence[dict[str, Any]]) -> None:
     """Load the states of all hooks or of none (ValueError).
 
     A hook's own `load_state_dict` changes all of its ranks or none; if one refuses, the hooks before it are restored.
     """
-    before = everyone.do(lambda: [hook.state_dict() for hook in hooks])
+    before = all_ranks.do(lambda: [hook.state_dict() for hook in hooks])
     loaded: list[int] = []
 
     def load_one(number: int) -> None:
@@ -105,7 +105,7 @@ def load_all(everyone: Everyone, hooks: Sequence[Saved], states: Sequence[dict[s
 
     for number in range(len(hooks)):
         try:
-            everyone.do(lambda number=number: load_one(number))
+            all_ranks.do(lambda number=number: load_one(number))
         except ValueError:
             for each in loaded:
                 hooks[each].load_state_dict(before[each])

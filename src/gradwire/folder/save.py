@@ -22,7 +22,7 @@ import torch.distributed as dist
 from gradwire.folder.files import digest, write_whole
 from gradwire.folder.hooks import Hooks, Saved, listed, place
 from gradwire.folder.manifest import FILES, FORMAT, MANIFEST, File, Manifest, file_of, parse, parse_file
-from gradwire.transport.everyone import Everyone
+from gradwire.transport.allranks import AllRanks
 
 
 def save(hooks: Hooks, folder: str | os.PathLike[str], *, group: dist.ProcessGroup | None = None) -> None:
@@ -40,23 +40,23 @@ def save(hooks: Hooks, folder: str | os.PathLike[str], *, group: dist.ProcessGro
         ValueError: on every rank: some rank could not make its state or write its file, the ranks are at different
             steps, or they do not share the folder. If writing has begun, `load` refuses the folder.
     """
-    everyone, path = Everyone(group), Path(folder)
-    found = everyone.do(lambda: listed(hooks, everyone.size))
-    states = everyone.do(lambda: [hook.state_dict(copy=False) for hook in found])
-    begun = _begun(everyone, states)
-    everyone.do(lambda: _invalidate(begun, path) if everyone.rank == 0 else None)
-    mine = everyone.do(lambda: _write(begun, path, everyone.rank, found, states))
-    files = tuple(parse_file(json.loads(words)) for words in everyone.gather_text(json.dumps(asdict(mine))))
+    all_ranks, path = AllRanks(group), Path(folder)
+    found = all_ranks.do(lambda: listed(hooks, all_ranks.size))
+    states = all_ranks.do(lambda: [hook.state_dict(copy=False) for hook in found])
+    begun = _begun(all_ranks, states)
+    all_ranks.do(lambda: _invalidate(begun, path) if all_ranks.rank == 0 else None)
+    mine = all_ranks.do(lambda: _write(begun, path, all_ranks.rank, found, states))
+    files = tuple(parse_file(json.loads(words)) for words in all_ranks.gather_text(json.dumps(asdict(mine))))
     complete = Manifest(begun.save, begun.steps, begun.exchanges, files)
-    everyone.do(lambda: _complete(complete, path) if everyone.rank == 0 else None)
+    all_ranks.do(lambda: _complete(complete, path) if all_ranks.rank == 0 else None)
 
 
-def _begun(everyone: Everyone, states: list[dict[str, Any]]) -> Manifest:
+def _begun(all_ranks: AllRanks, states: list[dict[str, Any]]) -> Manifest:
     """Return a manifest without files, the same on all ranks (ValueError: the ranks are at different steps)."""
-    moments = everyone.gather_text(repr([(state["step"], state["exchange"]) for state in states]))
+    moments = all_ranks.gather_text(repr([(state["step"], state["exchange"]) for state in states]))
     if other := next((rank for rank, words in enumerate(moments) if words != moments[0]), None):
         raise ValueError(f"rank {other} saves {moments[other]} and rank 0 {moments[0]}: all ranks save at one step")
-    name = everyone.gather_text(secrets.token_hex(8))[0]
+    name = all_ranks.gather_text(secrets.token_hex(8))[0]
     return Manifest(name, tuple(state["step"] for state in states), tuple(state["exchange"] for state in states))
 
 

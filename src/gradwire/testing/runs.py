@@ -13,7 +13,7 @@ from gradwire.exchange.law import law_broken
 from gradwire.exchange.step import step
 from gradwire.layout import Layout, Turn
 from gradwire.testing.trial import Trial, normal
-from gradwire.transport import EVERYBODY, batched, lockstep
+from gradwire.transport import ALL_ROWS, batched, lockstep
 from gradwire.vector import Sent, widen
 
 STEPS = 4
@@ -88,7 +88,7 @@ def run_batched(
     known = params(layout, dtype)
     for number in range(steps):
         xs = gradients(n, layout, seed + number, dtype)
-        turn = Turn(EVERYBODY, n, number, layout, seed, params=lambda: known, lr=0.1)
+        turn = Turn(ALL_ROWS, n, number, layout, seed, params=lambda: known, lr=0.1)
         yield number, xs, batched(step(exchange, xs, state, turn), n)
 
 

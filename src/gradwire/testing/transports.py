@@ -15,7 +15,7 @@ from gradwire.layout import Layout, Turn
 from gradwire.simulator import Round, Simulator
 from gradwire.testing.runs import Setup, gradients, params, runs_batched, start, turns
 from gradwire.testing.trial import Law, Trial, form, normal
-from gradwire.transport import EVERYBODY, batched, lockstep
+from gradwire.transport import ALL_ROWS, batched, lockstep
 from gradwire.transport.rehearsal import rehearse
 from gradwire.vector import Sent
 
@@ -201,6 +201,6 @@ def _workers(
 def _batch(exchange: Exchange, trial: Trial, setup: Setup, n: int, dtype: torch.dtype) -> Talk[Sent]:
     """One coroutine for all workers, overheard."""
     xs, known = gradients(n, setup.layout, setup.seed, dtype), params(setup.layout, dtype)
-    turn = Turn(EVERYBODY, n, 0, setup.layout, setup.seed, params=lambda: known, lr=0.1)
+    turn = Turn(ALL_ROWS, n, 0, setup.layout, setup.seed, params=lambda: known, lr=0.1)
     state = exchange.init(setup.layout, dtype, batch_shape=(n,))
     return _overheard(step(exchange, xs, state, turn), trial, n, rows=True)

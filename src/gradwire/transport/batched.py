@@ -14,7 +14,7 @@ from gradwire.transport.ledger import Ledger
 
 T = TypeVar("T")
 
-EVERYBODY = slice(None)
+ALL_ROWS = slice(None)
 """The rank of a batched turn: all rows."""
 
 
@@ -30,7 +30,7 @@ def batched(workers: Talk[T], size: int, ledger: Ledger | None = None) -> T:
             ask = workers.send(answer)  # type: ignore[arg-type]  # a fresh coroutine takes None
             answer = _answer(ask, size)
             if ledger is not None:
-                ledger.record(ask, EVERYBODY, size)
+                ledger.record(ask, ALL_ROWS, size)
     except StopIteration as end:
         return end.value
     finally:

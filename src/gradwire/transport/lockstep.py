@@ -31,6 +31,7 @@ def lockstep(workers: Sequence[Talk[T]], ledger: Ledger | None = None) -> list[T
 
 
 def _run(workers: Sequence[Talk[T]], ledger: Ledger) -> list[T]:
+    """Run `lockstep`, without closing the coroutines."""
     answers: list[Tensor | None] = [None] * len(workers)
     while True:
         asks: list[Ask | None] = []

@@ -37,7 +37,7 @@ class Members:
             raise ValueError(f"rank must be a whole number from 0 to {self.size - 1}, got {self.rank!r}")
         there = 1 if self.group is None else self.group.size()
         if there != self.size:
-            raise ValueError(f"the group has {there} ranks, and Members were told {self.size}")
+            raise ValueError(f"the group has {there} ranks, and Members were given size={self.size}")
 
 
 Ranks: TypeAlias = "dist.ProcessGroup | Members"

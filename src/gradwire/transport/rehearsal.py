@@ -102,6 +102,7 @@ def _run(
     ready: Callable[[int, int], None],
     others: Callable[[int], Talk[object]] | None,
 ) -> tuple[list[T], Course]:
+    """Run `rehearse`, without closing the coroutines."""
     before: list[Tensor] = []
     answers: Sequence[Tensor] | Sequence[None] = [None] * len(workers)
     noted: list[Asked] = []

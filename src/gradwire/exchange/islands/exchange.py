@@ -93,28 +93,26 @@ class Islands:
         if isinstance(turn.rank, slice):
             return await self._batched(widen(x), state, turn, inside, between)
         island = self._island(turn, turn.rank // self.size, inside.place(turn.rank))
-        met = await relayed(self.inner(widen(x), nest(state, "inner"), island), lambda ask: among(ask, inside))
-        y = met.mean.dense()
-        whose = replace(turn, rank=turn.rank // self.size, size=between.size)
-        talk, place = self.between(y, nest(state, "between"), whose), inside.place(turn.rank)
+        inner_sent = await relayed(self.inner(widen(x), nest(state, "inner"), island), lambda ask: among(ask, inside))
+        y = inner_sent.mean.dense()
+        between_turn = replace(turn, rank=turn.rank // self.size, size=between.size)
+        talk, place = self.between(y, nest(state, "between"), between_turn), inside.place(turn.rank)
         sent = await relayed(talk, lambda ask: sliced(ask, inside, between, place))
         # own of `inner` - (y - own of `between`), without a dense temporary.
-        own = Offset(met.own.dense(), Offset(y, sent.own, -1.0), -1.0)
+        own = Offset(inner_sent.own.dense(), Offset(y, sent.own, -1.0), -1.0)
         return Sent(own, _of_all(sent.mean, self.size), sent.finite)
 
     async def _batched(self, x: Tensor, state: State, turn: Turn, inside: Axis, between: Axis) -> Sent:
         """Run one batch per island for `inner`, and one batch of all islands for `between`."""
-        everybody = slice(None)
+        all_rows = slice(None)
         rows = x.view(between.size, self.size, -1).unbind()
-        talks = [
-            self.inner(part, nest(state, "inner"), self._island(turn, i, everybody)) for i, part in enumerate(rows)
-        ]
-        met = await _together(talks, inside)
-        y = torch.stack([one.mean.dense() for one in met])
-        whose = replace(turn, size=between.size)
-        talk = self.between(y, nest(state, "between"), whose)
+        talks = [self.inner(part, nest(state, "inner"), self._island(turn, i, all_rows)) for i, part in enumerate(rows)]
+        inner_sent = await _together(talks, inside)
+        y = torch.stack([one.mean.dense() for one in inner_sent])
+        between_turn = replace(turn, size=between.size)
+        talk = self.between(y, nest(state, "between"), between_turn)
         sent = await relayed(talk, lambda ask: sliced_batch(ask, inside, between))
-        own = torch.stack([one.own.dense() for one in met]) + (sent.own.dense() - y).unsqueeze(1)
+        own = torch.stack([one.own.dense() for one in inner_sent]) + (sent.own.dense() - y).unsqueeze(1)
         return Sent(Dense(own.flatten(0, 1)), _of_all(sent.mean, self.size), sent.finite)
 
     async def change(self, state: State, change: Change) -> None:

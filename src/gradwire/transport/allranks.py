@@ -1,4 +1,4 @@
-"""Everyone: run a function that may fail on some ranks, and raise on all ranks if it does.
+"""All ranks: run a function that may fail on some ranks, and raise on all ranks if it does.
 
     every rank acts -> the ranks gather their errors -> all continue, or all raise
 
@@ -19,7 +19,7 @@ from gradwire.transport.process import Process
 T = TypeVar("T")
 
 
-class Everyone:
+class AllRanks:
     """The ranks of a group. Its collectives run in the caller's thread, on the group itself.
 
     Args:

@@ -13,7 +13,7 @@ from gradwire.transport.group import compare, digest
 from gradwire.transport.process import Process
 
 
-def start_alike(model: nn.Module, process: Process) -> None:
+def broadcast_initial(model: nn.Module, process: Process) -> None:
     """Copy rank 0's parameters (or shards) and buffers to all ranks if any differ. Every rank calls it."""
     tensors = [shard(tensor) for tensor in (*model.parameters(), *model.buffers())]
     # If any two ranks differ, every rank differs from some other one, so all ranks take the same branch.
