@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -95,6 +95,39 @@ def test_a_closure_whose_backward_pass_is_not_averaged_is_refused(caplog: pytest
     assert not caplog.records  # gradients have come, though none was there when the step began
 
 
+@pytest.mark.parametrize("wrap", [lambda net: net, DistributedDataParallel])
+@pytest.mark.parametrize("way", ["kept", "no_sync", "rollback", "closure", "no memory", "not finite", "loaded"])
+def test_means_that_are_thrown_away_are_told_of(
+    wrap: Callable[[nn.Module], nn.Module], way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A generator's pass through its discriminator leaves a residual there; said once, and not where it does not."""
+    net = Partly().busy
+    run, optimizer = wrap(net), sgd(net)
+    with gw.attach(run, "mean" if way == "no memory" else SPARSE) as hook, caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            with hook.no_sync():  # accumulated, as often as one likes
+                backward(run)
+            optimizer.step((lambda: backward(run)) if way == "closure" else (lambda: None))
+            if way != "closure":
+                backward(run)
+                optimizer.step()
+            optimizer.zero_grad()
+            if way in ("kept", "no memory", "rollback"):
+                backward(run)
+            if way == "not finite":
+                (run(torch.ones(4, 5)) * float("inf")).sum().backward()
+            if way == "no_sync":
+                with hook.no_sync():
+                    backward(run)
+            if way == "loaded":
+                hook.load_state_dict({**hook.state_dict(), "step": 99})
+            if way == "rollback":
+                assert hook.rollback()
+            optimizer.zero_grad()
+    told = [record for record in caplog.records if "no optimizer has used the means" in record.message]
+    assert len(told) == (way == "kept")
+
+
 def test_what_is_unfrozen_after_attach_is_refused() -> None:
     net = Partly().busy
     net[0].requires_grad_(False)
@@ -135,6 +168,17 @@ def test_a_parameter_takes_local_steps_once() -> None:
     with gw.local(net, optimizer):
         pass
     gw.local(net, optimizer).close()
+
+
+def test_rounds_that_are_closed_cannot_be_finished() -> None:
+    """That is said once, and spoils nothing: the state stays readable. To close inside a context is fine."""
+    net = Partly().busy
+    with gw.local(net, sgd(net)) as local:
+        local.finish()
+        local.close()
+    with pytest.raises(RuntimeError, match="these local steps are closed: finish the round before close"):
+        local.finish()
+    assert local.state_dict()["step"] == local.step
 
 
 @pytest.mark.parametrize("options", [{}, {"delay": 2, "catch_up": "add"}, {"outer": "nesterov"}])

@@ -21,6 +21,7 @@ from gradwire.doors.arguments import unit_term
 from gradwire.doors.hook import Hook
 from gradwire.doors.scaling import Scaling
 from gradwire.doors.unsynced import Unsynced
+from gradwire.doors.wasted import Wasted
 from gradwire.engine import Engine, Reduce, Scaler
 from gradwire.exchange import Exchange
 
@@ -57,16 +58,18 @@ def attach_ddp(
         contract=unit_term(unit_bytes) | {"find_unused_parameters": repr(bool(ddp.find_unused_parameters))},
     )
     unsynced = Unsynced(named[0][1])
-    scaling = Scaling(engine, [param for _, param in named])
-    door = _BucketDoor(engine, unsynced, scaling, find_unused=bool(ddp.find_unused_parameters))
+    params = [param for _, param in named]
+    scaling, wasted = Scaling(engine, params), Wasted(engine, params)
+    door = _BucketDoor(engine, unsynced, (scaling, wasted), find_unused=bool(ddp.find_unused_parameters))
     try:
         ddp.register_comm_hook(door, _gradwire)
     except RuntimeError as error:
         engine.close()
         unsynced.detach()
         scaling.detach()
+        wasted.detach()
         raise ValueError(f"this model cannot take a communication hook: {error}") from error
-    return Hook(engine, ddp.no_sync, [unsynced.detach, scaling.detach])
+    return Hook(engine, ddp.no_sync, [unsynced.detach, scaling.detach, wasted.detach])
 
 
 def trainable(ddp: DistributedDataParallel) -> list[tuple[str, Tensor]]:
@@ -79,8 +82,9 @@ def trainable(ddp: DistributedDataParallel) -> list[tuple[str, Tensor]]:
 class _BucketDoor:
     """The state that DDP passes to the hook, which calls `arrive` once per bucket."""
 
-    def __init__(self, engine: Engine, unsynced: Unsynced, scaling: Scaling, *, find_unused: bool) -> None:
-        self.engine, self.unsynced, self.scaling, self.find_unused = engine, unsynced, scaling, find_unused
+    def __init__(self, engine: Engine, unsynced: Unsynced, kept: tuple[Scaling, Wasted], *, find_unused: bool) -> None:
+        self.engine, self.unsynced, self.find_unused = engine, unsynced, find_unused
+        self.kept = kept  # they watch as long as the door lives, whether the caller keeps the hook or not
 
     def arrive(self, bucket: GradBucket) -> Future[Tensor]:
         """Hand a bucket to the engine and return at once; the future completes with the bucket's buffer."""

@@ -135,6 +135,8 @@ class Local:
         Returns:
             False if some rank's parameters were not finite. Then the models still differ.
         """
+        if self.engine.session.closed:
+            raise RuntimeError("these local steps are closed: finish the round before close")
         started = time.perf_counter()
         while self._pending:
             self._arrive()
@@ -248,7 +250,7 @@ class Local:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            if error is None:
+            if error is None and not self.engine.session.closed:
                 self.finish()
         finally:
             self.close()

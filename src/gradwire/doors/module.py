@@ -22,11 +22,12 @@ from gradwire.doors.group import check_shards
 from gradwire.doors.hook import Hook
 from gradwire.doors.initial import broadcast_initial
 from gradwire.doors.scaling import Scaling
+from gradwire.doors.wasted import Wasted
 from gradwire.engine import Engine, Reduce, Scaler
 from gradwire.exchange import Exchange
 from gradwire.transport.members import Ranks
 
-_ATTACHED: WeakKeyDictionary[nn.Module, list[tuple[Arrivals, Scaling]]] = WeakKeyDictionary()
+_ATTACHED: WeakKeyDictionary[nn.Module, list[tuple[Arrivals, tuple[Scaling, Wasted]]]] = WeakKeyDictionary()
 """Keeps doors alive as long as their modules. Doors hold no reference to a module, so this makes no cycle."""
 
 UNIT_BYTES = 25 * 2**20
@@ -63,9 +64,10 @@ def attach_module(
     )
     broadcast_initial(model, engine.process)
     frozen = [(plain(name), param) for name, param in model.named_parameters() if not param.requires_grad]
-    door, scaling = Arrivals(engine, named, find_unused, frozen), Scaling(engine, [param for _, param in named])
-    _ATTACHED.setdefault(model, []).append((door, scaling))  # the caller need not keep the hook
-    return Hook(engine, door.no_sync, [door.detach, scaling.detach], door.forget)
+    params = [param for _, param in named]
+    door, watches = Arrivals(engine, named, find_unused, frozen), (Scaling(engine, params), Wasted(engine, params))
+    _ATTACHED.setdefault(model, []).append((door, watches))  # the caller need not keep the hook
+    return Hook(engine, door.no_sync, [door.detach, *(watch.detach for watch in watches)], door.forget)
 
 
 def _check_free(named: Sequence[tuple[str, Tensor]]) -> None:

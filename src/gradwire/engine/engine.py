@@ -136,6 +136,11 @@ class Engine:
         """Whether the exchange's state holds tensors, whose values have the gradients' scale."""
         return any(True for unit in self.units for _ in flatten(unit.state))
 
+    @property
+    def undoable(self) -> bool:
+        """Whether the last pass is complete, and nothing has used or undone it that the engine knows of."""
+        return self._undoable
+
     # ---- what a door calls
 
     def contribute(
