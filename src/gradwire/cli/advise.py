@@ -150,7 +150,7 @@ def local_lines(one: advice.LocalRound, dense: float, door: str = "ddp") -> list
     model = "sharded by FSDP2" if door == "sharded" else "the bare module"
     return [
         f"or take local steps: an exchange of {one.traffic / 1e6:.3g} MB and {1e3 * one.wire:.3g} ms of wire every "
-        f"{one.every} steps, {100 * one.share(one.every):.2g} % of a round; "
+        f"{one.every} steps, {100 * one.wire_fraction(one.every):.2g} % of a round; "
         f"{1e3 * one.seconds(one.every):.4g} ms a step against {1e3 * dense:.4g} ms dense",
         "    import gradwire",
         f"    local = gradwire.local(model, optimizer, every={one.every}{argument})    # model is {model}",

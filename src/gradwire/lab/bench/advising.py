@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from gradwire.advice import HALF, KINDS, Errand, Link, Pace, Verdict, Watch, dense, fp16, judge, probe
+from gradwire.advice import HALF, KINDS, Link, Pace, UnitWork, Verdict, Watch, dense, fp16, judge, probe
 from gradwire.advice.crowd import neighbour
 from gradwire.advice.doors import Exchanged, beside, own_part, own_traffic, through_ddp, through_module, through_shards
 from gradwire.advice.pace import trained
@@ -160,7 +160,7 @@ def _judge(
     Of shards, dense is native HSDP; of a module without a wrapper, DDP's.
     """
     unit_bytes = question.bucket_mb * 2**20
-    work: dict[str, Sequence[Errand] | str]
+    work: dict[str, Sequence[UnitWork] | str]
     with neighbour(link.share < 1):
         if question.door == "sharded":
             work = {"dense": shards(exchanged, unit_bytes)}

@@ -14,7 +14,7 @@ from gradwire.advice.crew import Crew
 from gradwire.advice.gradients import Gradients, of_ranks
 from gradwire.advice.network import Network
 from gradwire.advice.rounds import differences
-from gradwire.advice.work import LATE, lay, unit_step
+from gradwire.advice.work import LATE, bucket_buffers, unit_step
 from gradwire.ask import AllReduce, Axis, among
 from gradwire.engine import Unit, make_units
 from gradwire.engine.units import cut
@@ -140,11 +140,11 @@ def _course(exchange: Exchange, unit: Unit, gradients: Gradients, size: int) -> 
     """The median course of a unit, and the bytes of its mean."""
     guarded = Guard(exchange)
     crew = Crew(unit, guarded, size, alike=gradients.alike)
-    rooms = [lay([list(unit.tensors)]) for _ in range(crew.rooms)]
+    buffers = [bucket_buffers([list(unit.tensors)]) for _ in range(crew.buffers)]
     courses: list[Course] = []
     mean = 0.0
     for step in range(crew.steps):
-        sent, course = unit_step(guarded, crew, gradients, rooms, LATE + step, 0, size)
+        sent, course = unit_step(guarded, crew, gradients, buffers, LATE + step, 0, size)
         courses.append(course)
         mean = _mean(sent[0])
     return _median(courses[1:] or courses), mean
