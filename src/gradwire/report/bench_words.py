@@ -11,7 +11,7 @@ from gradwire.report import words
 Cell = tuple[Measured, ...]
 
 SOONER = 1.05
-"""A method counts as faster than dense from this factor on: the steps of one method differ by as much."""
+"""A method counts as faster than dense from this factor on, as steps of the same method vary by as much."""
 
 
 def winner(cell: Cell) -> Measured | None:
@@ -20,7 +20,7 @@ def winner(cell: Cell) -> Measured | None:
 
 
 def pays(sheet: Sheet, cell: Cell) -> bool | None:
-    """Whether some way is faster than dense DDP; None if dense was not measured, or nothing else was."""
+    """Whether some method is faster than dense DDP; None if dense or every other method was not measured."""
     dense, best = sheet.of(cell[0], "dense"), winner(cell)
     others = [one for one in cell if one.method not in (NONE, "dense")]
     return dense.step >= SOONER * best.step if dense and best and others else None
@@ -108,12 +108,12 @@ def _on(link: str) -> str:
 
 
 def _places(cells: list[Measured]) -> str:
-    """Links, and the numbers of ranks where they are not all the same: "at 10mbit, at 100mbit with 2 ranks"."""
+    """List links, with numbers of ranks unless all are equal: "at 10mbit, at 100mbit with 2 ranks"."""
     alike = len({one.ranks for one in cells}) == 1
     links = (_on(one.link) if alike else f"{_on(one.link)} with {one.ranks} ranks" for one in cells)
     return ", ".join(link[0].lower() + link[1:] for link in links)
 
 
 def measured_with(versions: Mapping[str, str]) -> str:
-    """What a verdict rests on: without Numba's loops, choosing what is sent takes several times as long."""
+    """Name the versions, and what runs the loops: without Numba, selection takes several times as long."""
     return f"Measured with torch {versions['torch']}; loops over gradients by {versions['loops']}."
