@@ -78,13 +78,13 @@ def _on_ranks(seed: int) -> figures.Figure:
     """Run the curves of the link figure on real ranks."""
     with bars() as progress:
 
-        def start(name: str) -> link.Tell:
+        def start(name: str) -> link.Report:
             task = progress.add_task(name, total=1.0, facts="starting")
 
-            def tell(done: float, facts: str) -> None:
+            def report(done: float, facts: str) -> None:
                 progress.update(task, completed=done, facts=facts)
 
-            return tell
+            return report
 
         return link.figure(seed, start)
 

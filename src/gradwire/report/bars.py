@@ -105,7 +105,7 @@ def _row_in_detail(
 
 
 def _bar(axes: Axes, index: int, at: tuple[float, float, float], lengths: Sequence[float], end: float) -> None:
-    """Stack the parts from `at` (x, y, thickness) in tints of the run's colour; two cuts mark a bar longer than `end`."""
+    """Stack the parts from `at` (x, y, thickness) in tints of the run's colour; two cuts mark one longer than `end`."""
     x, y, thick = at
     start = 0.0
     for length, tint in zip(lengths, _TINTS.values(), strict=True):

@@ -1,4 +1,4 @@
-"""The figure of one link of a benchmark: a stacked bar for each method, as inline SVG in percent of the page's width."""
+"""The figure of a benchmark's link: a stacked bar for each method, as inline SVG in percent of the page's width."""
 
 from __future__ import annotations
 

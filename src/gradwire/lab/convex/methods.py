@@ -55,13 +55,13 @@ class Parts:
         """The operator, or induced(C, Q) if there is a C."""
         return self.operator if self.biased is None else Induced(self.biased, self.operator)
 
-    def tell(self, name: str) -> float | None:
+    def optional(self, name: str) -> float | None:
         """A parameter that the plan prescribes; None leaves it to the exchange's own default."""
         return None if self.plan is None else getattr(self.plan, name)
 
     def need(self, name: str) -> float:
         """A parameter that the exchange has no default for."""
-        value = self.tell(name)
+        value = self.optional(name)
         if value is None:
             raise ValueError(f"without a theorem there is no {name}; leave out the step, so that theory gives both")
         return value
@@ -75,16 +75,16 @@ _MAKE: Mapping[str, Make] = MappingProxyType(
         "dcgd": lambda parts: Gathered(parts.operator),
         "fixed": lambda parts: Shifted(Gathered(parts.operator), Fixed()),
         "star": lambda parts: Shifted(Gathered(parts.sender), Fixed()),
-        "diana": lambda parts: DIANA(Gathered(parts.operator), parts.tell("alpha")),
-        "generalised_diana": lambda parts: DIANA(Gathered(parts.sender), parts.tell("alpha")),
-        "rand_diana": lambda parts: RandDIANA(Gathered(parts.operator), parts.tell("p")),
+        "diana": lambda parts: DIANA(Gathered(parts.operator), parts.optional("alpha")),
+        "generalised_diana": lambda parts: DIANA(Gathered(parts.sender), parts.optional("alpha")),
+        "rand_diana": lambda parts: RandDIANA(Gathered(parts.operator), parts.optional("p")),
         "gdci": lambda parts: GDCI(Gathered(parts.operator), parts.need("gamma")),
-        "vr_gdci": lambda parts: VRGDCI(Gathered(parts.operator), parts.need("gamma"), parts.tell("alpha")),
+        "vr_gdci": lambda parts: VRGDCI(Gathered(parts.operator), parts.need("gamma"), parts.optional("alpha")),
         "ef14": lambda parts: EF(Gathered(parts.operator)),
         "ef21": lambda parts: EF21(Gathered(parts.operator)),
         "ef_bv": lambda parts: EFBV(Gathered(parts.operator), parts.need("lam"), parts.need("nu")),
-        "marina": lambda parts: MARINA(Gathered(parts.operator), parts.tell("p")),
-        "dasha": lambda parts: DASHA(Gathered(parts.operator), parts.tell("alpha")),
+        "marina": lambda parts: MARINA(Gathered(parts.operator), parts.optional("p")),
+        "dasha": lambda parts: DASHA(Gathered(parts.operator), parts.optional("alpha")),
         "ef21_sgdm": lambda parts: EF21SGDM(Gathered(parts.operator), parts.need("eta")),
         "locodl": lambda parts: Summed(Gathered(parts.operator)),
     }

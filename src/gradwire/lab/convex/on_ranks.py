@@ -77,16 +77,16 @@ def descend_on_ranks(
     return marks
 
 
-def descend_on_rank(descent: Descent, tell: remote.Tell) -> None:
+def descend_on_rank(descent: Descent, report: remote.Report) -> None:
     """Be one of the workers. Rank 0's clock decides for all when the seconds are over."""
     if descent.dtype not in DTYPES:
         raise ValueError(f"dtype must be float32 or float64, got {descent.dtype!r}")
     problem, method = descent.make()
     marks = walk(problem, method, descent.rounds, descent.every, descent.seed, OnRank, DTYPES[descent.dtype])
-    tell(TimedMark(0.0, next(marks)))
+    report(TimedMark(0.0, next(marks)))
     began = time.perf_counter()
     for mark in marks:
         (seconds,) = remote.agreed(time.perf_counter() - began)
-        tell(TimedMark(seconds, mark))
+        report(TimedMark(seconds, mark))
         if seconds >= descent.seconds:
             return

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from gradwire.lab.models import shapes
 from gradwire.lab.studies import breakdown, density, example, local, scaling, searching, tasks
-from gradwire.lab.studies.chart import Chart, Line, Panel, Tell, write
+from gradwire.lab.studies.chart import Chart, Line, Panel, Report, write
 from gradwire.lab.studies.draw import draw
 
 
@@ -17,7 +17,7 @@ class Study:
     """Makes a chart from a seed, in so many pieces of work, and reports every piece when it is done."""
 
     pieces: int
-    make: Callable[[int, Tell], Chart]
+    make: Callable[[int, Report], Chart]
 
 
 STUDIES: MappingProxyType[str, Study] = MappingProxyType(
@@ -34,4 +34,4 @@ STUDIES: MappingProxyType[str, Study] = MappingProxyType(
 )
 """Studies by name."""
 
-__all__ = ["STUDIES", "Chart", "Line", "Panel", "Study", "Tell", "draw", "write"]
+__all__ = ["STUDIES", "Chart", "Line", "Panel", "Report", "Study", "draw", "write"]

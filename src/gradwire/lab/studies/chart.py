@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from gradwire.lab import records
 
-Tell: TypeAlias = Callable[[str], None]
+Report: TypeAlias = Callable[[str], None]
 """Takes a few words on every piece of work that is done."""
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from gradwire.lab.studies.chart import Chart, Line, Panel, Tell
+from gradwire.lab.studies.chart import Chart, Line, Panel, Report
 from gradwire.lab.studies.runs import run_all
 from gradwire.lab.training import DENSE, Training
 
 DENSITIES, WORKERS = (0.1, 0.01, 0.001), 8
 
 
-def density(seed: int, tell: Tell) -> Chart:
+def density(seed: int, report: Report) -> Chart:
     """Train on language with 8 workers under DEFT at 10, 1 and 0.1 %, and dense."""
     specs = {"dense": DENSE} | {f"DEFT, {d:.1%}": f"ef(deft(density={d}))" for d in DENSITIES}
-    runs = run_all([Training("language", spec, WORKERS, seed=seed) for spec in specs.values()], tell)
+    runs = run_all([Training("language", spec, WORKERS, seed=seed) for spec in specs.values()], report)
     epochs, sent = "held-out loss over epochs", "held-out loss over bytes"
     lines: list[Line] = []
     for label, run in zip(specs, runs, strict=True):

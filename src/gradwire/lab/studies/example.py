@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from gradwire.exchange import deft
-from gradwire.lab.studies.chart import Chart, Line, Panel, Tell
+from gradwire.lab.studies.chart import Chart, Line, Panel, Report
 
 TENSORS = {"scale": 6, "conv": 1000, "bias": 10, "table": 4000, "heat": 1, "head": 500, "shift": 3}
 NORMS = (3.0, 2.0, 5.0, 1.5, 1.25, 1.0, 0.75, 4.0, 0.5, 0.1)
 WORKERS, K = 4, 55
 
 
-def example(seed: int, tell: Tell) -> Chart:
+def example(seed: int, report: Report) -> Chart:
     """Seven tensors, four workers, k = 55. Nothing is drawn, so the seed is not used."""
     spans = deft.partition(list(TENSORS.values()), WORKERS)
     sizes = [end - start for start, end in spans]
@@ -31,7 +31,7 @@ def example(seed: int, tell: Tell) -> Chart:
         Line(load, who, *_bars([plan.loads[bin] if who == f"worker {bin}" else 0.0 for bin in range(WORKERS)]))
         for who in workers
     ]
-    tell(f"k_x = {ks}")
+    report(f"k_x = {ks}")
     return Chart(
         name="deft-example",
         title=f"DEFT's plan at step 0: {len(TENSORS)} tensors, {sum(sizes):,} values, {WORKERS} workers, k = {K}",

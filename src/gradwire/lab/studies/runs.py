@@ -9,11 +9,11 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 
 import torch
 
-from gradwire.lab.studies.chart import Tell
+from gradwire.lab.studies.chart import Report
 from gradwire.lab.training import History, Training, train
 
 
-def run_all(trainings: Sequence[Training], tell: Tell) -> list[History]:
+def run_all(trainings: Sequence[Training], report: Report) -> list[History]:
     """Train them all, equal ones once, and return their histories in the order given.
 
     If a run raises, the others are cancelled and its exception is raised.
@@ -30,7 +30,7 @@ def run_all(trainings: Sequence[Training], tell: Tell) -> list[History]:
                 training, history = futures[future], future.result()
                 found[training] = history
                 final = ", ".join(f"{name} {value:.4g}" for name, value in history.final.items())
-                tell(f"{training.task}, {training.exchange}, n = {training.workers}: {final}")
+                report(f"{training.task}, {training.exchange}, n = {training.workers}: {final}")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

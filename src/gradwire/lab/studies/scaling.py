@@ -11,7 +11,7 @@ from statistics import mean
 from types import MappingProxyType
 from typing import Any
 
-from gradwire.lab.studies.chart import Chart, Line, Panel, Tell, thin
+from gradwire.lab.studies.chart import Chart, Line, Panel, Report, thin
 from gradwire.lab.studies.runs import run_all
 from gradwire.lab.training import History, Training
 
@@ -29,11 +29,11 @@ WINDOW = 5
 """Steps that a point of a line over steps is the mean of."""
 
 
-def scaling(seed: int, tell: Tell) -> Chart:
+def scaling(seed: int, report: Report) -> Chart:
     """Train on language with n = 1 to 16 workers under five sparsifiers of density 1 %."""
     keys = [(method, n) for method in METHODS for n in SIZES]
     trainings = [_training(METHODS[method], n, seed) for method, n in keys]
-    runs = dict(zip(keys, run_all(trainings, tell), strict=True))
+    runs = dict(zip(keys, run_all(trainings, report), strict=True))
     most = SIZES[-1]
     density, residual = f"density over target, n = {most}", f"residual, n = {most}"
     union, sent = "density over target by n", "bytes by n"

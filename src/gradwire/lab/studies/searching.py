@@ -9,7 +9,7 @@ from typing import Any
 
 from gradwire.lab.models import shapes
 from gradwire.lab.studies import costs, selection
-from gradwire.lab.studies.chart import Chart, Line, Panel, Tell
+from gradwire.lab.studies.chart import Chart, Line, Panel, Report
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 PACKINGS = {
@@ -19,7 +19,7 @@ PACKINGS = {
 }
 
 
-def searching(seed: int, tell: Tell) -> Chart:
+def searching(seed: int, report: Report) -> Chart:
     """Every rank's share is really searched, one after the other; the slowest counts. One thread, its own seconds."""
     panels: list[Panel] = []
     lines: list[Line] = []
@@ -33,7 +33,7 @@ def searching(seed: int, tell: Tell) -> Chart:
             measured = selection.measure(layout, density, SIZES, repeats, seed, packing, cut)
             lines.append(_line(title, label, measured))
             facts += [_facts(model, measured, scale) for scale in measured.scales]
-            tell(f"{model}, {packing}")
+            report(f"{model}, {packing}")
         modelled = [costs.cost(layout, density, n) for n in SIZES]
         promised = {
             "linear": SIZES,

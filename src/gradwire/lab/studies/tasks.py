@@ -7,7 +7,7 @@ from statistics import mean
 from types import MappingProxyType
 from typing import Any
 
-from gradwire.lab.studies.chart import Chart, Line, Panel, Tell
+from gradwire.lab.studies.chart import Chart, Line, Panel, Report
 from gradwire.lab.studies.runs import run_all
 from gradwire.lab.training import DENSE, History, Training, tasks
 from gradwire.lab.training.tasks.protocol import Optimizer
@@ -35,28 +35,28 @@ UNDER_ADAMW = ("dense", "Top-k, union", "DEFT")
 """Those that are trained by AdamW, too."""
 
 
-def quality(seed: int, tell: Tell) -> Chart:
+def quality(seed: int, report: Report) -> Chart:
     """Train every task with 8 workers under every method, three seeds each, by the task's own optimizer.
 
     Top-k's union is larger than one worker's selection. Its density is lowered until the union's equals the others'.
     """
-    return _compare("deft-tasks", tuple(METHODS), None, seed, tell)
+    return _compare("deft-tasks", tuple(METHODS), None, seed, report)
 
 
-def adamw(seed: int, tell: Tell) -> Chart:
+def adamw(seed: int, report: Report) -> Chart:
     """Do the same by AdamW, with three of the methods."""
-    return _compare("deft-tasks-adamw", UNDER_ADAMW, "adamw", seed, tell)
+    return _compare("deft-tasks-adamw", UNDER_ADAMW, "adamw", seed, report)
 
 
-def _compare(name: str, methods: Sequence[str], optimizer: Optimizer | None, seed: int, tell: Tell) -> Chart:
-    shares = {(task, density): _calibrate(task, density, optimizer, seed, tell) for task, density in SETTINGS}
+def _compare(name: str, methods: Sequence[str], optimizer: Optimizer | None, seed: int, report: Report) -> Chart:
+    shares = {(task, density): _calibrate(task, density, optimizer, seed, report) for task, density in SETTINGS}
     keys = [(task, density, method, seed + i) for task, density in SETTINGS for method in methods for i in range(SEEDS)]
     trainings = [
         Training(task, spec, WORKERS, seed=each, optimizer=optimizer)
         for task, density, method, each in keys
         for spec in [METHODS[method].format(density=density, share=shares[task, density])]
     ]
-    found = dict(zip(keys, run_all(trainings, tell), strict=True))
+    found = dict(zip(keys, run_all(trainings, report), strict=True))
     panels: list[Panel] = []
     lines: list[Line] = []
     facts: list[dict[str, Any]] = []
@@ -85,12 +85,12 @@ def pieces(methods: Sequence[str] = tuple(METHODS)) -> int:
     return sparse + SEEDS * len({task for task, _ in SETTINGS})
 
 
-def _calibrate(task: str, density: float, optimizer: Optimizer | None, seed: int, tell: Tell) -> float:
+def _calibrate(task: str, density: float, optimizer: Optimizer | None, seed: int, report: Report) -> float:
     """Find a density of one worker's Top-k at which the union's is that of the others, by two short runs."""
     share = density / 3
     for _ in range(2):
         pilot = Training(task, f"ef(uniontopk(density={share:.6g}))", WORKERS, PILOT_STEPS, seed, optimizer=optimizer)
-        (run,) = run_all([pilot], tell)
+        (run,) = run_all([pilot], report)
         share *= density / mean(step.density for step in run.steps[PILOT_STEPS // 3 :])
     return min(1.0, share)
 

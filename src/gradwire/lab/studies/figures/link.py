@@ -13,10 +13,10 @@ from gradwire.lab.studies.figures import Curve, Figure, curve
 RATE, WORKERS, SECONDS = "10mbit", 4, 40.0
 PROBLEM = {"d": 20_000, "condition": 100.0}
 
-Tell: TypeAlias = Callable[[float, str], None]
+Report: TypeAlias = Callable[[float, str], None]
 """Takes the fraction of a run that is done, and a line of facts."""
 
-Start: TypeAlias = Callable[[str], Tell]
+Start: TypeAlias = Callable[[str], Report]
 """Takes the name of a run that begins."""
 
 
@@ -43,16 +43,16 @@ def figure(seed: int, start: Start) -> Figure:
     return Figure("link", title, caption, curves)
 
 
-def _curve(panel: str, label: str, descent: Descent, rate: str | None, tell: Tell) -> Curve:
+def _curve(panel: str, label: str, descent: Descent, rate: str | None, report: Report) -> Curve:
     """Descend on ranks, and put the run beside its theorem."""
 
     def listen(timed: TimedMark) -> None:
-        tell(timed.seconds / SECONDS, _facts(timed.mark))
+        report(timed.seconds / SECONDS, _facts(timed.mark))
 
     problem, method = descent.make()
     timed = descend_on_ranks(descent, rate, listen)
     seconds, marks = tuple(each.seconds for each in timed), tuple(each.mark for each in timed)
-    tell(1.0, _facts(marks[-1]))
+    report(1.0, _facts(marks[-1]))
     return curve(panel, label, problem, Trace(method, marks, seconds[-1]), seconds)
 
 

@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any
 
 from gradwire.engine.anchored import CatchUp
-from gradwire.lab.studies.chart import Line, Tell
+from gradwire.lab.studies.chart import Line, Report
 from gradwire.lab.studies.runs import run_all
 from gradwire.lab.training import DENSE, History, LocalSteps, Training
 
@@ -81,10 +81,10 @@ class Arm:
         return mean(sum(step.bytes for step in run.steps) for run in self.runs) / 1e6
 
 
-def play(trainings: Mapping[str, Training], seed: int, tell: Tell, seeds: int = SEEDS) -> dict[str, Arm]:
+def play(trainings: Mapping[str, Training], seed: int, report: Report, seeds: int = SEEDS) -> dict[str, Arm]:
     """Train every setting under so many seeds."""
     wanted = [replace(training, seed=seed + i) for training in trainings.values() for i in range(seeds)]
-    found = iter(run_all(wanted, tell))
+    found = iter(run_all(wanted, report))
     return {label: Arm(label, tuple(next(found) for _ in range(seeds))) for label in trainings}
 
 
