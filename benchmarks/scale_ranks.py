@@ -64,7 +64,7 @@ def gradients(net: nn.Module, rank: int) -> list[Tensor]:
     return found
 
 
-def measure(case: Case, tell: remote.Tell) -> Found:
+def measure(case: Case, report: remote.Report) -> Found:
     """On every rank: the calibration, then the methods in rounds, so that a slow moment hits all of them."""
     process = Process(own_group(dist.group.WORLD, torch.device("cpu")))
     latency = {kind: probe(process, kind) for kind in HOPS}

@@ -1,4 +1,4 @@
-"""Studies of sparsifiers in training: runs of real tasks, drawn and written down with the command that made them."""
+"""Studies of sparsifiers and local steps in training: runs of real tasks, as charts and as files with their command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gradwire.lab.studies.draw import draw
 
 @dataclass(frozen=True)
 class Study:
-    """Makes a chart from a seed, in so many pieces of work, and reports every piece when it is done."""
+    """A study. make: computes a chart from a seed and reports every finished piece of work. pieces: their number."""
 
     pieces: int
     make: Callable[[int, Report], Chart]

@@ -1,4 +1,4 @@
-"""Where a step's time goes: every sparsifier and the dense mean, on real ranks over a slow link."""
+"""The parts of a step's time: every sparsifier and the dense mean, on real ranks over a slow link."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PARTS = MappingProxyType(
 
 
 def breakdown(seed: int, report: Report) -> Chart:
-    """Train the small GPT on two ranks at 100 Mbit/s, 12 seconds a method; on loopback where there are no links."""
+    """Train the small GPT on two ranks at 100 Mbit/s, 12 seconds a method; on loopback if links are not available."""
     rate, place = (RATE, "links of 100 Mbit/s") if net.refusal() is None else (None, "loopback, for links are refused")
     facts: list[dict[str, float | str]] = []
     for label, exchange in METHODS.items():

@@ -1,4 +1,4 @@
-"""DEFT's plan drawn on one small model: cut, budgets by norm, bins. Nothing is trained; the numbers are exact."""
+"""DEFT's plan for one small model: cuts, budgets by norm, bins. Nothing is trained; the numbers are exact."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WORKERS, K = 4, 55
 
 
 def example(seed: int, report: Report) -> Chart:
-    """Seven tensors, four workers, k = 55. Nothing is drawn, so the seed is not used."""
+    """Plan seven tensors for four workers with k = 55. Nothing is random, so the seed is not used."""
     spans = deft.partition(list(TENSORS.values()), WORKERS)
     sizes = [end - start for start, end in spans]
     names = _names(spans)
@@ -51,7 +51,7 @@ def example(seed: int, report: Report) -> Chart:
 
 
 def _names(spans: list[tuple[int, int]]) -> list[str]:
-    """A tensor's name, with a number for each of its pieces."""
+    """The name of each layer: its tensor's, followed by a number if the tensor is cut into pieces."""
     edges: dict[str, tuple[int, int]] = {}
     at = 0
     for name, size in TENSORS.items():

@@ -1,4 +1,4 @@
-"""The error of descents on real ranks over a slow link, against wall-clock time."""
+"""The error of descents on real ranks over a slow link, by wall-clock time."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ RATE, WORKERS, SECONDS = "10mbit", 4, 40.0
 PROBLEM = {"d": 20_000, "condition": 100.0}
 
 Report: TypeAlias = Callable[[float, str], None]
-"""Takes the fraction of a run that is done, and a line of facts."""
+"""Called with the fraction of a run that is done, and a line of facts."""
 
 Start: TypeAlias = Callable[[str], Report]
-"""Takes the name of a run that begins."""
+"""Called with the name of a run when it begins; returns its progress callback."""
 
 
 def figure(seed: int, start: Start) -> Figure:
-    """Run a quadratic on four ranks at 10 Mbit/s, 40 seconds a method; on loopback where there are no links.
+    """Run a quadratic on four ranks at 10 Mbit/s, 40 seconds a method; on loopback if links are not available.
 
-    Steps are those of theory, except where the label says that a method takes the step of plain gradient descent.
+    Step sizes are those of theory; methods labelled "plain step" take that of uncompressed gradient descent.
     """
     rate, place = (RATE, "links of 10 Mbit/s") if net.refusal() is None else (None, "loopback, for links are refused")
     plain = _descent("gd", "identity", seed)
@@ -44,7 +44,7 @@ def figure(seed: int, start: Start) -> Figure:
 
 
 def _curve(panel: str, label: str, descent: Descent, rate: str | None, report: Report) -> Curve:
-    """Descend on ranks, and put the run beside its theorem."""
+    """Descend on ranks, and compare the run with its theorem."""
 
     def listen(timed: TimedMark) -> None:
         report(timed.seconds / SECONDS, _facts(timed.mark))

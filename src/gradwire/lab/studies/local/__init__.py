@@ -18,6 +18,6 @@ STUDIES: Mapping[str, tuple[int, Callable[[int, Report], Chart]]] = MappingProxy
         "local-delay": (arms.SEEDS * len(choices.DELAY), choices.delay),
     }
 )
-"""Runs and study by name."""
+"""The number of runs and the function of each study, by name."""
 
 __all__ = ["STUDIES"]

@@ -1,4 +1,4 @@
-"""Methods side by side: the loss over steps and over bytes, from dense steps to a hundred local ones."""
+"""Methods compared: the loss over steps and over bytes, from dense steps to a hundred local steps a round."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ METHODS: Mapping[str, Training] = MappingProxyType(
 
 
 def methods(seed: int, report: Report) -> Chart:
-    """Train a small GPT by every method under three seeds."""
+    """Train a small GPT by every method with three seeds."""
     found = arms.play(METHODS, seed, report)
     dense = found["dense, each step"]
     steps, local, sent = "each step, over steps", "local steps, over steps", "final loss over bytes"
