@@ -371,7 +371,7 @@ def test_a_door_that_cannot_be_is_refused(arguments: dict[str, Any], words: str)
 
 @pytest.mark.parametrize("ranks", [2, 3, 5])
 def test_islands_must_be_filled_and_several(ranks: int) -> None:
-    with pytest.raises(ValueError, match=f"islands of 2 are two or more, all filled; {ranks} ranks"):
+    with pytest.raises(ValueError, match=f"{ranks} ranks do not fill two or more islands of 2"):
         ask(Question("mlp", island=2), ranks, None)
 
 
@@ -456,7 +456,7 @@ def test_the_table_of_losses_is_what_was_measured(monkeypatch: pytest.MonkeyPatc
 def test_a_question_is_refused_early() -> None:
     with pytest.raises(ValueError, match="unknown model"):
         Question("nope")
-    with pytest.raises(ValueError, match="every candidate once"):
+    with pytest.raises(ValueError, match="candidates must be distinct"):
         Question("mlp", ("natural", "natural"))
     with pytest.raises(ValueError, match="density must lie in"):
         Question("mlp", ("topk(density=2)",))

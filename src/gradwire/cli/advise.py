@@ -21,12 +21,10 @@ from gradwire.lab.remote import ignore
 from gradwire.report import bench_words
 from gradwire.report.whole import write_whole
 
-LOCAL_NOTE = "Predicted is time, not the loss that local steps reach: docs/local.md has what they cost there."
+LOCAL_NOTE = "This predicts time, not the loss that local steps reach: for that see docs/local.md."
 """A caveat printed below the prediction for local steps."""
 
-LOSS_NOTE = (
-    "Assumed: steps to a loss compare with dense's on your model as they did there. Other methods are not ranked."
-)
+LOSS_NOTE = "Assumed: the ratio of steps to dense's is the same on your model as there. Other methods are not ranked."
 """The assumption behind the times to a loss."""
 
 NOTE = "Fewer bytes a step may take more steps: below a density of 1 % many models learn more slowly."
@@ -60,7 +58,7 @@ def predict(
         check_folder(output, "the answer")
     if "WORLD_SIZE" in os.environ:
         if rate is not None:
-            raise ValueError(f"the network as it is has no other rate: leave out --rate {rate}")
+            raise ValueError(f"under torchrun the network is used as it is: leave out --rate {rate}")
         bench.live_here(lambda first: _here(question, optimizer, output, first), complain)
     found, _ = link_of(rate)
     with bars() as progress:

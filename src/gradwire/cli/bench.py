@@ -37,7 +37,7 @@ def measure(
     """
     here = here or "WORLD_SIZE" in os.environ
     if here and (rate or ranks):
-        raise ValueError("on the network as it is, rates and ranks are what they are: leave out --rate and --ranks")
+        raise ValueError("the network and its ranks are used as they are: leave out --rate and --ranks")
     rates, note = _rates(rate or [LOOPBACK])
     methods = tuple(method) if method else bench.METHODS
     plan = bench.BenchPlan(model, methods, rates, numbers("--ranks", ranks or ["2"], 1, 64), steps, seconds, bucket_mb)

@@ -14,8 +14,8 @@ from gradwire.report import bench_words, words
 
 COLUMNS = ("step", "10-90 %", "select", "wire", "wait", "hidden", "MB", "x dense")
 CAPTION = (
-    "ms and MB a step; hidden: what of select, wire and wait ran beside the backward pass; "
-    "for torch's own ways, wire is all that is not compute"
+    "ms and MB a step; hidden: the part of select, wire and wait that overlaps with backward; "
+    "for torch's own methods, wire is all time beside compute"
 )
 LINE_WIDTH, NAME_WIDTH = 80, 20
 """Characters of a line, and the most a method's name gets."""

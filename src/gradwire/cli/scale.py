@@ -15,17 +15,17 @@ from gradwire.report import bench_words, words
 from gradwire.report.whole import write_whole
 
 COLUMNS = ("step", "wire", "select", "decode", "MB up", "down", "held")
-CAPTION = "ms of a step, MB of an exchange; held: beside model and gradients"
+CAPTION = "ms of a step, MB of an exchange; held: MB beside model and gradients"
 NAME_WIDTH = 24
 """Characters that a line of 80 leaves to a method's name beside the columns."""
 
 NOTE = (
-    "Rehearsed on this machine, one thread a worker, on gradients that differ as those of a few ranks do; collectives "
-    "as gloo's, on links without congestion; nothing is hidden under backward."
+    "Rehearsed on this machine, one thread a worker, on gradients that differ like those of a few measured ranks. "
+    "Collectives are gloo's, links have no congestion, and nothing overlaps with backward."
 )
 """The assumptions behind the figures."""
 
-LOCAL_NOTE = "Local steps share an exchange out among the steps of a round; what they do to the loss is not in here."
+LOCAL_NOTE = "Local steps divide an exchange by the steps of a round; their effect on the loss is not included."
 
 
 def predict(

@@ -49,7 +49,7 @@ def learn(
     if ranks is not None and workers not in (None, ranks):
         raise ValueError(f"every rank is one worker: give --ranks {ranks} or --workers {workers}, not both")
     if rate is not None and ranks is None:
-        raise ValueError(f"a link of {rate} lies between processes; say how many with --ranks")
+        raise ValueError(f"a link of {rate} needs processes; say how many with --ranks")
     training = Training(
         task,
         exchange,

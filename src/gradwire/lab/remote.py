@@ -105,7 +105,7 @@ def run(
     if any(codes):
         raise Failed(f"{name} failed with codes {codes}: {complaint[-2000:]}", 1)
     if not results:
-        raise Failed(f"{name} has not come to its end", 1)
+        raise Failed(f"{name} ended without a result", 1)
     return results[0]
 
 
@@ -119,7 +119,7 @@ def here(work: Callable[[bool], None], complain: Callable[[str], None], timeout:
         ValueError: the environment lacks a variable by which ranks find each other.
     """
     if lacking := [name for name in MEETING if name not in os.environ]:
-        raise ValueError(f"ranks of a network find each other by {', '.join(lacking)}: start them by torchrun")
+        raise ValueError(f"the environment lacks {', '.join(lacking)}: start the ranks by torchrun")
     _join(lambda: work(dist.get_rank() == 0), complain, timeout, (ValueError,))
 
 

@@ -96,7 +96,7 @@ def check(commands: list[list[str]], env: Mapping[str, str], grace: float) -> No
         if not command:
             raise ValueError(f"the command of rank {rank} is empty")
         if shutil.which(command[0], path=path) is None:
-            raise ValueError(f"the command of rank {rank} starts with {command[0]!r}, which is no program here")
+            raise ValueError(f"the command of rank {rank} starts with {command[0]!r}, which is not a program here")
     if not 0 <= grace < math.inf:
         raise ValueError(f"grace must be a finite number of seconds, at least 0; got {grace}")
 

@@ -11,7 +11,7 @@ from gradwire.report import words
 PARTS = {"compute": "--run-0", "selection": "--run-2", "wire": "--run-1", "wait": "--run-4", "other": "--run-5"}
 """The colours of the parts of a step."""
 
-WHOLE = "beside compute (torch's own ways)"
+WHOLE = "beside compute (torch's own methods)"
 ROW, BAR, HEAD = 46, 16, 34  # pixels
 
 

@@ -52,9 +52,11 @@ class Question:
             net.parse_rate(self.inside)
         if self.check and (self.door != "ddp" or self.inside is not None):
             what = f"the {self.door} door" if self.inside is None else f"links of {self.inside} inside islands"
-            raise ValueError(f"what is checked is measured through DDP on the links that are there, got {what}")
+            raise ValueError(f"check measures through DDP on the existing links, which excludes {what}")
         if not self.candidates or len(set(self.candidates)) < len(self.candidates):
-            raise ValueError(f"advice takes every candidate once, got {', '.join(self.candidates) or 'none'}")
+            raise ValueError(
+                f"candidates must be distinct, and at least one, got {', '.join(self.candidates) or 'none'}"
+            )
         for spec in (*self.candidates, *self.local):
             parse(spec)
         self.plan(("dense", *self.beside))
@@ -62,7 +64,7 @@ class Question:
     def check_ranks(self, ranks: int) -> None:
         """Raise ValueError if islands do not fill `ranks` ranks, or if there is only one."""
         if self.island > 1 and (ranks % self.island or ranks == self.island):
-            raise ValueError(f"islands of {self.island} are two or more, all filled; {ranks} ranks do not make that")
+            raise ValueError(f"{ranks} ranks do not fill two or more islands of {self.island}")
 
     def plan(self, methods: tuple[str, ...]) -> BenchPlan:
         """The plan of a benchmark that measures methods on this model."""

@@ -46,9 +46,9 @@ class TrainingJob:
     def __post_init__(self) -> None:
         check_way(self.exchange)
         if self.exchange == NONE:
-            raise ValueError("a run on several ranks that averages nothing is no run: leave none to gradwire bench")
+            raise ValueError("none does not average, so ranks would train apart: it is for gradwire bench only")
         if powersgd_rank(self.exchange) and (self.save or self.resume):
-            raise ValueError(f"{self.exchange} is torch's and keeps its memory to itself: it cannot be resumed")
+            raise ValueError(f"{self.exchange} is torch's hook, whose memory cannot be saved: it cannot be resumed")
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"the optimizer must be {' or '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         if not self.learning_rate > 0 or not 0 <= self.floor <= 1:

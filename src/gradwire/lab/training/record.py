@@ -14,7 +14,7 @@ from typing import Any
 from gradwire.lab import records
 from gradwire.lab.training.settings import Event, History, Step
 
-MISSING = "no scalars for TensorBoard, for it is not installed: pip install 'gradwire[tensorboard]'"
+MISSING = "no scalars for TensorBoard, which is not installed: pip install 'gradwire[tensorboard]'"
 
 
 def write(history: History, folder: Path, command: str) -> list[Path]:
