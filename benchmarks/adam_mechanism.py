@@ -2,9 +2,9 @@
 
     nice -n 5 python benchmarks/adam_mechanism.py
 
-One coordinate with a steady gradient in noise; then a GPT of 0.12 M that is trained by dense AdamW, while shadows of Adam
-are given the same four gradients through an exchange. A shadow moves nothing: what it would have added to the parameters
-over a window of steps is summed. Results: results/adam_mechanism.json.
+First, one coordinate with a constant gradient plus noise. Then a GPT of 0.12 M parameters is trained by dense AdamW, while
+"shadow" optimizers receive the same four gradients through an exchange. A shadow changes no parameters; the updates that it
+would have made are summed over a window of steps. Results: results/adam_mechanism.json.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from gradwire.lab.training.run import TrainingRun
 RESULTS = Path(__file__).parent / "results" / "adam_mechanism.json"
 BETA1, BETA2, EPS = 0.9, 0.95, 1e-8
 COORDINATES, EVERY, STEPS = 4000, 100, 2000
-"""Of the toy: independent copies of the coordinate, steps between two deliveries, and steps in all."""
+"""The toy problem: independent copies of the coordinate, steps between two deliveries, and steps in total."""
 
 WARM, WINDOW, LR = 100, 200, 4e-3
-"""Of the GPT: steps before the window and in it, and the learning rate of its own training."""
+"""The GPT: steps before the window and in it, and the learning rate of its own training."""
 
 TOPK = "ef(topk(density={}))"
 
 
 @dataclass
 class Adam:
-    """Updates of Adam without a learning rate: m / (sqrt(v) + eps), both corrected for their start at zero."""
+    """Updates of Adam without a learning rate: m / (sqrt(v) + eps), both bias-corrected."""
 
     beta2: float = BETA2
     eps: float = EPS
@@ -45,7 +45,7 @@ class Adam:
     steps: int = 0
 
     def __call__(self, g: Tensor, dense: Tensor | None = None) -> Tensor:
-        """The update for a gradient; second moments are of `dense` where it is given."""
+        """The update for a gradient; second moments are those of `dense`, if it is given."""
         self.steps += 1
         self.m = BETA1 * self.m + (1 - BETA1) * g
         self.v = self.beta2 * self.v + (1 - self.beta2) * (g if dense is None else dense).square()
@@ -54,9 +54,9 @@ class Adam:
 
 
 def toy() -> list[dict[str, float]]:
-    """Net movement of sparse over that of dense Adam, for a gradient of 1 in noise of 1 / r.
+    """Net movement of Adam on sparse gradients divided by dense Adam's, for a gradient of 1 with noise of 1 / r.
 
-    A spike delivers the sum of what has gathered since the last one, times `scale`, which Adam does not notice.
+    A spike delivers the sum of the gradients since the last one, times `scale`, to which Adam is invariant.
     """
     rows: list[dict[str, float]] = []
     for r in (0.1, 0.3, 1.0, 10.0):
@@ -79,11 +79,11 @@ def toy() -> list[dict[str, float]]:
 
 
 Shadow = Callable[[Tensor, Tensor], Tensor]
-"""Takes the workers' gradients f[n, d] and the mean of what an exchange says of them; gives an update f[d]."""
+"""A function of the workers' gradients f[n, d] and their mean f[d]; returns an update f[d]."""
 
 
 def shadows(layout: gw.Layout, workers: int) -> Mapping[str, Shadow]:
-    """What is compared, by name."""
+    """The compared optimizers, by name."""
 
     def through(spec: str, optimizer: Callable[[Tensor, Tensor], Tensor]) -> Shadow:
         sim = gw.Simulator(spec, layout, workers, batched=True)
@@ -123,7 +123,7 @@ def shadows(layout: gw.Layout, workers: int) -> Mapping[str, Shadow]:
 
 
 def gpt() -> list[dict[str, float | str]]:
-    """Movement of each shadow over the window: along dense's, and how long its path is, relative to dense's."""
+    """Each shadow's movement over the window along dense's, and the length of its path relative to dense's."""
     training = Training("language", workers=4, model="gpt", batch=4, steps=WARM + WINDOW, optimizer="adamw")
     run = TrainingRun(replace(training.filled(), learning_rate=LR, evaluate_every=WARM + WINDOW), InProcess)
     cast = shadows(run.layout, training.workers)

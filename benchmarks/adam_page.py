@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def tables() -> Mapping[str, str]:
-    """The page's tables by the name of their markers."""
+    """The page's tables, by the name of their markers."""
     return {"toy": toy(), "gpt": gpt(), "ways": ways()}
 
 
@@ -60,7 +60,7 @@ def gpt() -> str:
 
 
 def best() -> list[dict[str, Any]]:
-    """Of every way the learning rate that ends lowest at the first seed, with the losses of all seeds there."""
+    """For every method, the learning rate with the lowest final loss at the first seed, and all seeds' losses there."""
     runs, found = read("adam_sparse")["runs"], []
     for label in dict.fromkeys(run["label"] for run in runs):
         mine = [run for run in runs if run["label"] == label]
@@ -72,7 +72,7 @@ def best() -> list[dict[str, Any]]:
 
 
 def ways() -> str:
-    """A line for every way, at its best learning rate."""
+    """A line for every method, at its best learning rate."""
     rows = best()
     dense = sum(rows[0]["losses"]) / len(rows[0]["losses"])
     lines = [
@@ -86,7 +86,7 @@ def ways() -> str:
 
 
 def draw(path: Path) -> None:
-    """One coordinate's way, the shadows' movement, and the losses."""
+    """Draw one coordinate's path, the shadows' movement, and the losses."""
     picture = canvas(15, 4.2)
     one, shadows, losses = picture.subplots(1, 3)
     for place, (label, values) in enumerate(coordinate().items()):
@@ -116,7 +116,7 @@ def bars(axes: Any, labels: Sequence[str], values: Sequence[float]) -> None:
 
 
 def coordinate() -> Mapping[str, list[float]]:
-    """How far one coordinate of gradient 1 in noise of 1 has moved after each step."""
+    """The position of one coordinate after each step, for a gradient of 1 with noise of 1."""
     rng = torch.Generator().manual_seed(0)
     adams = {"dense Adam": Adam(), "sparse, beta2 = 0.95": Adam(), "sparse, beta2 = 0.999": Adam(0.999)}
     held, moved = torch.zeros(()), {name: [0.0] for name in adams}

@@ -1,10 +1,10 @@
-"""Sparse gradients under AdamW, and what helps: a GPT of 0.12 M on text, four workers in one process.
+"""Sparse gradients under AdamW, and what helps: a GPT of 0.12 M parameters on text, four workers in one process.
 
     nice -n 5 python benchmarks/adam_sparse.py
 
-Every run that has ended is in results/adam_sparse.json, so the script can be stopped and started again. The learning rate
-of each way is swept at seed 0, and the sweep goes on while the best rate is at its edge; the best rate is run with
-another seed. `adam_page.py` makes the page's table and figure.
+Every finished run is kept in results/adam_sparse.json, so the script can be stopped and restarted. The learning rate of each
+method is swept at seed 0, and the sweep continues while the best rate is at its edge; the best rate is also run with another
+seed. `adam_page.py` makes the page's table and figure.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ TOPK = "ef(topk(density={}))"
 
 @dataclass(frozen=True)
 class Way:
-    """A way to train. eps, beta2: AdamW's. moments: "own" or "mean" takes second moments from dense gradients.
+    """A method of training. eps, beta2: AdamW's. moments: "own" or "mean": second moments are those of dense gradients.
 
-    early: take momentum before the exchange, of own gradients, not after it.
+    early: apply momentum to a worker's own gradients before the exchange, not after it.
     """
 
     exchange: str = "dense"
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def swept(label: str, way: Way) -> float:
-    """Find the learning rate at which a run ends lowest, not at the edge of those tried unless they are many."""
+    """Find the learning rate with the lowest final loss; it is not at the edge of those tried, unless they are many."""
     rates = list(RATES)
     while True:
         losses = {rate: result(label, way, rate, SEEDS[0])["loss"] for rate in sorted(rates)}
@@ -83,7 +83,7 @@ def swept(label: str, way: Way) -> float:
 
 
 def result(label: str, way: Way, lr: float, seed: int) -> dict[str, Any]:
-    """Look up a run, or do it and write it down."""
+    """Look up a run, or train it and record it."""
     known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     runs = known.setdefault("runs", [])
     for run in runs:
@@ -100,7 +100,7 @@ def result(label: str, way: Way, lr: float, seed: int) -> dict[str, Any]:
 
 
 def trained(way: Way, lr: float, seed: int) -> tuple[float, float]:
-    """Held-out loss after the last step, nats a byte, and the megabytes that a worker has sent."""
+    """Train; return the final held-out loss in nats per byte, and the megabytes that a worker has sent."""
     training = replace(BASE, exchange=way.exchange, learning_rate=lr, seed=seed, local=way.local)
     if way.local is not None:
         history = train(training)
@@ -117,11 +117,11 @@ def trained(way: Way, lr: float, seed: int) -> tuple[float, float]:
 
 
 class DenseMoments:
-    """Adam's second moments from gradients before they are compressed.
+    """Adam's second moments of gradients before compression.
 
-    own: every worker divides its own gradient by the root of its own moments before it is sent. Otherwise the moments are
-    those of the dense mean, unknown outside a laboratory, and `root` is for the optimizer to divide by. early:
-    what is divided is the average of a worker's past gradients, and the optimizer takes none.
+    own: every worker divides its gradient by the root of its own moments before it sends it. Otherwise the moments are those
+    of the dense mean, which is unknown outside a laboratory, and the optimizer divides by `root`. early: a worker divides the
+    average of its past gradients, and the optimizer has no momentum.
     """
 
     def __init__(self, averager: Averager, settings: Settings, own: bool, early: bool) -> None:
@@ -145,7 +145,7 @@ class DenseMoments:
 
 
 class Momentum:
-    """AdamW whose second moments are given: the average of past means, over `root`."""
+    """AdamW with given second moments: the average of past means, divided by `root`."""
 
     def __init__(
         self, parameters: list[Tensor], mean: Tensor, layout: Layout, settings: Settings, moments: DenseMoments

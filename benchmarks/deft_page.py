@@ -1,6 +1,6 @@
-"""Write two tables into docs/deft.md, between its markers: python benchmarks/deft_page.py
+"""Write the tables of the deft-tasks figures and of `deft_selection.py` into docs/deft.md, between its markers.
 
-That of the deft-tasks figures, and that of `deft_selection.py`.
+python benchmarks/deft_page.py
 """
 
 import json
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def selection() -> str:
-    """n times the slowest worker's seconds over Top-k's; bold within the bar of 1.15."""
+    """n times the slowest worker's seconds divided by Top-k's; bold if within the bar of 1.15."""
     measured = json.loads(SELECTION.read_text())
     rows = [
         ["shapes, density", "cut and packed", *[f"n = {n}, evenly" for n in WORKERS]],
@@ -44,13 +44,13 @@ def selection() -> str:
     for model, title in MODELS.items():
         for way, words in WAYS.items():
             scales = {scale["n"]: scale for scale in measured[model][way]["scales"]}
-            rows.append([title, words, *[_share(scales[n]) for n in WORKERS]])
+            rows.append([title, words, *[_ratio(scales[n]) for n in WORKERS]])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def _share(scale: dict[str, Any]) -> str:
-    share = scale["n"] * scale["slowest"]["median"] / scale["whole"]["median"]
-    return f"{f'**{share:.2f}**' if share <= 1.15 else f'{share:.2f}'}, {scale['even']:.2f}"
+def _ratio(scale: dict[str, Any]) -> str:
+    ratio = scale["n"] * scale["slowest"]["median"] / scale["whole"]["median"]
+    return f"{f'**{ratio:.2f}**' if ratio <= 1.15 else f'{ratio:.2f}'}, {scale['even']:.2f}"
 
 
 def table() -> str:

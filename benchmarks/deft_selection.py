@@ -1,17 +1,17 @@
-"""DEFT's selection as workers are added, against Top-k of the whole vector by the same kernel, on the paper's shapes.
+"""DEFT's selection by the number of workers, against Top-k of the whole vector by the same kernel, on the paper's shapes.
 
     python benchmarks/deft_selection.py [--quick] [--repeats N] [MODEL ...]
 
-One thread and its own seconds, shapes of the real models, a random gradient whose tensors differ in scale. `ratio` is n times
-the slowest worker's seconds over Top-k's: 1 is a linear speed-up. `plan` is what the norms add to the pass of error feedback,
-budgets and packing, over Top-k's seconds; `norms ms` is a pass of their own. Cut and packed as in the paper, and with
-`cut=2` and `cut=4`, `pack_by='time'`.
+CPU seconds of one thread, on the shapes of the real models, with a random gradient whose tensors differ in scale. `ratio` is n
+times the slowest worker's seconds divided by Top-k's: 1 is a linear speed-up. `plan` is the time that norms add to the pass of
+error feedback, plus budgets and packing, divided by Top-k's seconds; `norms ms` is a pass for norms alone. Layers are cut and
+packed as in the paper, and with `cut=2` and `cut=4`, `pack_by='time'`.
 
-Bars: ratio at most 1.15 for n = 2, 4, 8, 16 on ResNet-18, LSTM and NeuMF; the plan below a quarter of Top-k at n = 1;
-budgets and packing no faster than the number of layers. Missed bars are marked. What holds a share back: `even`, the ratio
-if all bins took equally long, so what the searches cost beyond Top-k's own (each its sample, and what the sample leaves too
-many of) whatever the packing; `read`, n times a plain sum of the largest layer over Top-k's seconds, below which no search
-of that layer gets.
+Bars: ratio at most 1.15 for n = 2, 4, 8, 16 on ResNet-18, LSTM and NeuMF; the plan below a quarter of Top-k at n = 1; budgets
+and packing grow no faster than the number of layers. Missed bars are marked. Two columns explain the ratio: `even`, the ratio
+if all bins took equally long, shows the overhead of the searches (each has a sample, and elements that pass it in surplus) for
+any packing; `read`, n times a plain sum of the largest layer divided by Top-k's seconds, is a lower bound for searching that
+layer.
 --quick measures n up to 4, few times, and writes nothing.
 """
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("models", nargs="*", default=["resnet18", "lstm", "neumf", "gpt2"])
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--repeats", type=int, default=15, help="rounds that count; of GPT-2 a third")
+    parser.add_argument("--repeats", type=int, default=15, help="timed rounds; a third of them for GPT-2")
     given = parser.parse_args()
     torch.set_num_threads(1)
     ns = (1, 2, 4) if given.quick else (1, 2, 4, 8, 16, 32, 64, 128, 256)

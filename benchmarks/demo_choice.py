@@ -1,9 +1,9 @@
-"""What the demo shows: PowerSGD's rank, the best per-step method, and one learning rate, by the time to dense's final loss.
+"""Choose the demo's methods: PowerSGD's rank, the best per-step method, and one learning rate, by the time to dense's final loss.
 
     python benchmarks/demo_choice.py [--seconds 50] [--only WAY ...] [--table]
 
-The demo's job on its link, two ranks: dense at each of RATES for the demo's time; then every other way at the best of them, until it is
-at dense's loss. A run is kept in results/demo_choice.json and not made again. About ten minutes.
+It runs the demo's job on its link with two ranks: dense with each of RATES for the demo's time, then every other method with the best
+of these rates until it reaches dense's loss. Finished runs are kept in results/demo_choice.json and not repeated. About ten minutes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def read() -> list[dict[str, Any]]:
 
 
 def run(way: str, rate: float, seconds: float, target: float | None) -> None:
-    """Train once, unless that is done."""
+    """Train once, unless the run is recorded already."""
     if any((each["way"], each["rate"]) == (way, rate) for each in read()):
         return
     done = execute(way, TrainingJob(way, seconds=seconds, learning_rate=rate, target=target), 2, RATE)

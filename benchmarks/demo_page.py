@@ -1,6 +1,6 @@
 """Write the demo's figures into the docs: gradwire demo --full, then python benchmarks/demo_page.py gradwire-report.json
 
-Keeps the record as benchmarks/results/demo.json and writes docs/demo.md, docs/demo.png and the table of README.md, between its markers.
+Copies the record to benchmarks/results/demo.json, and writes docs/demo.md, docs/demo.png and the table between README.md's markers.
 """
 
 import re
@@ -27,7 +27,7 @@ def main(file: str) -> None:
 
 
 def table(comparison: Comparison) -> str:
-    """README's."""
+    """README's table."""
     return "\n".join(
         ["| | ms a step | MB a step | dense's final loss |", "|---|---:|---:|---:|"]
         + [
@@ -38,7 +38,7 @@ def table(comparison: Comparison) -> str:
 
 
 def picture(comparison: Comparison) -> chart.Chart:
-    """Held-out loss over seconds and over megabytes; a dotted line at dense's final loss."""
+    """Held-out loss over seconds and over megabytes, with a dotted line at dense's final loss."""
     axes = {
         "over wall-clock time": ("seconds of training", lambda at: at.seconds, False),
         "over bytes": ("MB sent by one rank", lambda at: at.sent_bytes / 1e6, True),

@@ -1,9 +1,9 @@
-"""A step through the bare door in steps through DDP's: the same model, exchange and link, both in one run.
+"""The time of a step without a wrapper divided by that through DDP: the same model, exchange and link, both in one run.
 
     python benchmarks/doors.py [--quick]
 
-Two ranks, one thread each, a 100 Mbit/s link between network namespaces. The two doors take blocks of steps in turn; a row is the median
-over the blocks of their ratio, and the spread its quartiles. Bar: at most 1.05. Writes results/doors.json.
+Two ranks, one thread each, with a 100 Mbit/s link between network namespaces. The two doors run blocks of steps in turn; a row is the
+median of their ratio over the blocks, with its quartiles. Bar: at most 1.05. Writes results/doors.json.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MODELS = ("mlp", "gpt")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--rank", help="what a rank is started with: a model")
+    parser.add_argument("--rank", help="for internal use: run as a rank that trains this model")
     options = parser.parse_args()
     blocks, steps = (4, 4) if options.quick else (10, 8)
     if options.rank:
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def judge(model: str, quick: bool) -> list[Row]:
-    """Run both doors of a model on a link."""
+    """Measure both doors of a model on a link."""
     from gradwire import net
 
     command = [sys.executable, __file__, "--rank", model, *(["--quick"] if quick else [])]
@@ -58,7 +58,7 @@ def judge(model: str, quick: bool) -> list[Row]:
 
 
 def race(name: str, blocks: int, steps: int) -> None:
-    """One rank: both doors in turn."""
+    """Measure both doors in turn, as one rank."""
     import torch
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
@@ -81,7 +81,7 @@ def race(name: str, blocks: int, steps: int) -> None:
                 made[door].loss(models[door]).backward()
                 optimizers[door].step()
                 optimizers[door].zero_grad()
-            if block:  # the first opens what the others use
+            if block:  # the first block opens connections and is not counted
                 seconds[door].append((time.perf_counter() - started) / steps)
     if dist.get_rank() == 0:
         print(json.dumps(seconds), flush=True)

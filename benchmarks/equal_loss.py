@@ -1,10 +1,10 @@
-"""Steps at 10 Mbit/s on the GPT, under SGD, of methods that have come to the same loss: gradwire against the best of torch's hooks.
+"""Step times at 10 Mbit/s on the GPT of methods that reach the same loss under SGD: gradwire against the best of torch's hooks.
 
     python benchmarks/equal_loss.py
 
-Reads the losses from results/race_sgd.json (run race_sgd.py first): a method of gradwire counts if its loss after STEPS steps is no higher than
-that of torch's hook which is fastest here; the same model, batches, seed and optimizer. Steps are measured on the built-in GPT, which is
-the same but for the length of a sequence, all methods in one run. Writes results/equal_loss.json.
+Losses come from results/race_sgd.json (run race_sgd.py first): a gradwire method counts if its loss after STEPS steps is no higher than
+that of torch's fastest hook here, with the same model, batches, seed and optimizer. Steps are measured on the built-in GPT, which
+differs only in the length of a sequence, all methods in one run. Writes results/equal_loss.json.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from gradwire.lab import bench
 
 STEPS = 200
 TORCH = ("powersgd1", "powersgd2")
-"""dense and fp16 would take 36 and 18 seconds a step."""
+"""Without dense and fp16, which would take 36 and 18 seconds a step."""
 
 BUCKET_MB = 4.0
-"""Of gradwire: small units hide more of so slow a wire under the backward pass."""
+"""For gradwire: on so slow a wire, small units hide more of the communication under the backward pass."""
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def judge(seconds: dict[str, float], losses: dict[str, float]) -> list[Row]:
-    """The bar: at most 0.6 of the best of torch's hooks."""
+    """Make the rows; the bar is a step of at most 0.6 of that of the best of torch's hooks."""
     best = min(TORCH, key=seconds.__getitem__)
     equal = [way for way in OURS if losses[way] <= losses[best]]
     rows = [row(f"{way}: loss after {STEPS} steps", losses[way]) for way in (*TORCH, *OURS)]
@@ -51,11 +51,11 @@ def judge(seconds: dict[str, float], losses: dict[str, float]) -> list[Row]:
 
 
 def loss_at(points: list[dict[str, float]], step: int) -> float:
-    """The held-out loss at a step, between two evaluations on the straight line."""
+    """The held-out loss at a step, interpolated linearly between two evaluations."""
     for before, after in itertools.pairwise(points):
         if before["step"] <= step <= after["step"]:
-            share = (step - before["step"]) / max(1, after["step"] - before["step"])
-            return before["loss"] + share * (after["loss"] - before["loss"])
+            fraction = (step - before["step"]) / max(1, after["step"] - before["step"])
+            return before["loss"] + fraction * (after["loss"] - before["loss"])
     raise ValueError(f"no loss after {step} steps, only after {points[-1]['step']}")
 
 

@@ -1,8 +1,8 @@
-"""How long a newcomer waits: from `pip install` in a fresh environment to the first trained step with a compressed exchange.
+"""Time to the first result: from `pip install` in a fresh environment to the first training step with a compressed exchange.
 
     python benchmarks/first_step.py
 
-Seconds of wall-clock time. The installation depends on the package index and pip's cache; the step, on two ranks over loopback,
+Times are wall-clock seconds. The installation depends on the package index and pip's cache; the step, on two ranks over loopback,
 includes starting Python, importing torch, and compiling or loading the loops over gradients.
 """
 

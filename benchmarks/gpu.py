@@ -1,11 +1,11 @@
-"""The GPU's loops against torch and against a copy, on 100 million float32; without a GPU it says so and writes nothing.
+"""The GPU's loops compared with torch and with a copy, on 100 million float32; without a GPU it says so and writes nothing.
 
     python benchmarks/gpu.py [--quick]
 
-Medians of 20 runs by the device's clock, after three that warm up and a check that what is selected is what torch.topk selects. A copy is
-copy_ of the vector into another one that exists. Bars: top at least 4 times as fast as torch.topk of magnitudes that are given, and at
-least 35 % of a copy's bandwidth, counted as a copy's time over its own; a step of EF(Top-k 1 %) with its message packed at most 6 copies.
---quick takes ten million elements and writes nothing.
+Times are medians of 20 runs by the device's clock, after three warm-up runs and a check against torch.topk's selection. A copy is copy_
+of the vector into an existing one. Bars: Top-k at least 4 times as fast as torch.topk of precomputed magnitudes, and at least 35 % of a
+copy's bandwidth, that is, a copy's time divided by its own; a step of EF(Top-k 1 %) with a packed message takes at most 6 copies.
+--quick uses ten million elements and writes nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def measure(d: int) -> dict[str, float]:
-    """Medians by name."""
+    """Measure everything; return median seconds by name."""
     x = torch.randn(d, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
     target, sizes, error = torch.empty_like(x), x.abs(), torch.zeros_like(x)
     layers = [(d * i // 300, d * (i + 1) // 300) for i in range(300)]
@@ -69,23 +69,23 @@ def measure(d: int) -> dict[str, float]:
 
 
 def check(x: Tensor, sizes: Tensor, k: int) -> None:
-    """Refuse to measure what selects something else."""
+    """Raise RuntimeError unless the kernel selects what torch.topk selects."""
     found = kernels.topk(x, k)
     if not bool((found[1:] > found[:-1]).all()) or float(sizes[found].amin()) != float(sizes.topk(k).values.amin()):
         raise RuntimeError(f"the {k} places found are not those of the {k} largest magnitudes")
 
 
 def step(g: Tensor, error: Tensor, k: int) -> Tensor:
-    """One worker's step: remember, select, pack, and forget what was said."""
+    """One worker's step of error feedback: add the residual, select, pack, and subtract the message from the residual."""
     error.add_(g)
-    places = kernels.topk(error, k)
-    message = values.encode(error[places], "natural", key=1)
-    gpu.add_(error, [(places, values.decode(message, "natural", k))], alpha=-1.0)
-    return torch.cat([index.encode(places, len(g)), message])
+    indices = kernels.topk(error, k)
+    message = values.encode(error[indices], "natural", key=1)
+    gpu.add_(error, [(indices, values.decode(message, "natural", k))], alpha=-1.0)
+    return torch.cat([index.encode(indices, len(g)), message])
 
 
 def clock(work: Callable[[], object]) -> float:
-    """Seconds from before the first launch to the end of the last one, waits for the host included."""
+    """Median seconds from before the first launch to the end of the last one, including waits for the host."""
     found = list[float]()
     for _ in range(WARM + REPEATS):
         begun, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -99,7 +99,7 @@ def clock(work: Callable[[], object]) -> float:
 
 
 def judge(seconds: dict[str, float]) -> list[Row]:
-    """Ratios, and what they must be at least or at most."""
+    """Make the rows: ratios with their bars."""
     copy = seconds["copy"]
     return [
         row("top 1 %, times as fast as torch.topk", seconds["torch.topk 1 %"] / seconds["top 1 %"], least=4),

@@ -1,11 +1,11 @@
-"""An error in bfloat16 beside one in float32: the loss of a GPT of 0.12 M on text under AdamW, four workers in one process.
+"""A residual in bfloat16 compared with one in float32: the loss of a GPT of 0.12 M parameters on text under AdamW, four workers.
 
     nice -n 5 python benchmarks/half_loss.py
 
-The task, the optimizer and its learning rates are those of adam_sparse.py: the best one there for float32 at 1 % and 10 %,
-and that of 1 % for 0.1 %, which was not swept. "nudged" keeps float32 and forgets a ten millionth of the error at each
-step: how far runs of one seed come apart by themselves. "to the nearest" rounds to the nearest bfloat16 instead of at random.
-Every run that has ended is in results/half_loss.json, so the script can be stopped and started again.
+The task, the optimizer and its learning rates are those of adam_sparse.py: the best rates there for float32 at 1 % and 10 %;
+0.1 % was not swept and has the rate of 1 %. "nudged" keeps float32 and decays the residual by a ten millionth at each step, which
+shows how far runs with one seed diverge by themselves. "to the nearest" rounds to nearest instead of stochastically. Every
+finished run is kept in results/half_loss.json, so the script can be stopped and restarted.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ def main() -> None:
 
 
 def result(density: float, lr: float, kind: str, seed: int) -> float:
-    """Look up a run's held-out loss after its last step, nats a byte, or do the run and write it down."""
+    """Look up a run's final held-out loss in nats per byte, or train it and record it."""
     found = known()
     for run in found["runs"]:
         if (run["density"], run["lr"], run["kind"], run["seed"]) == (density, lr, kind, seed):
             return run["loss"]
-    # Memories that see plain tensors round by this name, and all of them do in one process.
+    # In one process memories get plain tensors, which they round by this function.
     patch = mock.patch.object(kernels, "round_", _to_nearest) if kind == "to the nearest" else nullcontext()
     with patch:
         loss, _ = trained(Way(f"ef(topk(density={density}){KINDS[kind]})"), lr, seed)

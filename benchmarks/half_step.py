@@ -1,12 +1,12 @@
-"""What an error in bfloat16 costs in time: the hook without the wire, beside an error in float32, in the same run.
+"""The time of a residual in bfloat16: the hook without communication, compared with float32 in the same run.
 
     chrt -r 1 python benchmarks/half_step.py
 
-Gradients of the shapes of ResNet-18 (11 M, the whole model in units of 25 MB) and of a GPT (12.9 M). One process and one
-thread; steps of both dtypes take turns. EF(Top-k)'s gathers are answered at once with its own message twice, as of two ranks;
-EF(DEFT) and EF(natural) run alone, and of a DEFT that runs alone the whole vector is searched. Seconds that the hook's thread
-computes in a step: the ratio of bfloat16 to float32, median of the pairs of steps, with their quartiles. `accumulate`:
-the pass over gradients and error alone. Writes results/half_step.json.
+Gradients have the shapes of ResNet-18 (11 M, in units of 25 MB) and of a GPT (12.9 M). There is one process with one thread, and
+steps of both dtypes take turns. EF(Top-k)'s gathers are answered at once with its own message twice, as if there were two ranks;
+EF(DEFT) and EF(natural) run with one worker, so DEFT searches the whole vector. Rows are the CPU seconds of the hook's thread in a
+step: the ratio of bfloat16 to float32, the median over pairs of steps, with quartiles. `accumulate` is the pass over gradients
+and residual alone. Writes results/half_step.json.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SPECS = {
 
 
 class Shapes(nn.Module):
-    """Parameters of given shapes; `backward` gives each a gradient of its own, for next to nothing."""
+    """Parameters of given shapes; `backward` gives each a gradient at almost no cost."""
 
     def __init__(self, shapes: Sequence[Sequence[int]]) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def judged(name: str, whole: Callable[[], float], half: Callable[[], float]) -> list[Row]:
-    """Let both take turns."""
+    """Measure both in turn, and make the rows."""
     pairs = [(whole(), half()) for _ in range(WARM + PAIRS)][WARM:]
     low, middle, high = statistics.quantiles([theirs / mine for mine, theirs in pairs], n=4)
     return [
@@ -102,7 +102,7 @@ def hooked(shapes: Sequence[Sequence[int]], spec: str, ranks: int) -> Callable[[
     model = Shapes(shapes)
     hook = gradwire.attach(model, spec)
     hook.process.size = ranks
-    hook.process._answer = lambda ask: lambda: ask.alone(ranks)  # as if the other workers were like this one
+    hook.process._answer = lambda ask: lambda: ask.alone(ranks)  # as if the other workers sent the same
     advance, spent = hook.engine._advance, [0.0]
 
     def clocked(*arrival: object, **place: bool) -> None:

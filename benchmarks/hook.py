@@ -1,10 +1,10 @@
-"""The whole hook without the wire: what EF(Top-k) costs beside the network, 10 million gradients, one thread.
+"""The whole hook without communication: the computing of EF(Top-k) on 10 million gradients, with one thread.
 
     python benchmarks/hook.py [--quick]
 
-Medians of the seconds that the hook's thread computes in a step, in copies of the vector (copy_ into one that exists). One process whose
-asks are answered at once as if there were another rank with the same message: everything is encoded, decoded and added up. The
-bar: at most 8 copies. --quick takes a million gradients and writes nothing.
+Rows are median CPU seconds of the hook's thread in a step, in units of a copy of the vector (copy_ into an existing one). There is one
+process, whose asks are answered at once as if another rank sent the same message, so everything is encoded, decoded and summed. Bar: at
+most 8 copies. --quick uses a million gradients and writes nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SPECS = {
     "ef(topk(density=0.001))": (25.0,),
     "ef(sharedrandk(density=0.01, unbiased=false))": (25.0,),
 }
-"""And megabytes exchanged together."""
+"""Specs, with the MiB that are exchanged together."""
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def judge(side: int, steps: int) -> list[Row]:
-    """Every spec, in copies of all gradients."""
+    """Measure every spec, in copies of all gradients."""
     rows: list[Row] = []
     for spec, sizes in SPECS.items():
         for size in sizes:
@@ -58,14 +58,14 @@ def judge(side: int, steps: int) -> list[Row]:
 
 
 def measure(spec: str, size: float, side: int, steps: int) -> tuple[float, float]:
-    """Seconds of a step in the hook, and of a copy of all gradients, both medians of the same run."""
+    """Median seconds of a step in the hook and of a copy of all gradients, in the same run."""
     model = nn.Sequential(*(nn.Linear(side, side, bias=False) for _ in range(10)))
     ddp = DistributedDataParallel(
         model, bucket_cap_mb=size if size < float("inf") else 1000, gradient_as_bucket_view=True
     )
     hook = gradwire.attach(ddp, spec, bucket_mb=size)
     hook.process.size = 2
-    hook.process._answer = lambda ask: lambda: ask.alone(2)  # as if there were another worker like this one
+    hook.process._answer = lambda ask: lambda: ask.alone(2)  # as if another worker sent the same
     source, target = torch.randn(10 * side * side), torch.empty(10 * side * side)
     x = torch.randn(8, side)
     advance, spent = hook.engine._advance, [0.0]

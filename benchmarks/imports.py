@@ -1,4 +1,4 @@
-"""What `import gradwire` costs beyond `import torch` and NumPy's: seconds, medians of fresh processes in turn.
+"""The seconds of `import gradwire` beyond `import torch`: the median over fresh processes.
 
 python benchmarks/imports.py
 """
@@ -19,7 +19,7 @@ def main() -> None:
 
 
 def judge(repeats: int = 7) -> list[Row]:
-    """One row: the bar is 0.2 s."""
+    """Make one row; the bar is 0.2 s."""
     script = SCRIPT
     found = [float(subprocess.check_output([sys.executable, "-c", script], text=True)) for _ in range(repeats)]
     return [row("import gradwire beyond import torch, seconds", statistics.median(found), most=0.2)]

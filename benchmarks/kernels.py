@@ -1,10 +1,11 @@
-"""The loops over every element against what torch offers, on 10 million float32, one thread, both sides in turn.
+"""The loops over every element compared with torch's, on 10 million float32 with one thread, both sides in turn.
 
     python benchmarks/kernels.py [--quick]
 
-Rows are those of blockwise(topk(density=0.0156), size=4096) on 4 million elements, and of blockwise(ternary, size=256). Medians of the thread's own seconds. A copy is copy_ of the vector into another one that exists. Bars: top at least 12 times as fast as
-torch.topk of magnitudes that are given, and no longer than 4 copies; support at least 50 times as fast as randperm(d)[:k]. --quick takes
-a million elements, few times, and writes nothing.
+Rows of a matrix are those of blockwise(topk(density=0.0156), size=4096) on 4 million elements, and of blockwise(ternary, size=256). Times
+are medians of the thread's CPU seconds. A copy is copy_ of the vector into an existing one. Bars: Top-k at least 12 times as fast as
+torch.topk of precomputed magnitudes, and at most 4 copies; support at least 50 times as fast as randperm(d)[:k]. --quick uses a million
+elements and few repeats, and writes nothing.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from gradwire.layout import Layout, Turn
 from gradwire.spec import build
 
 ROWS, ROW = 1024, 4096
-"""Blocks of 4 million elements."""
+"""Number and length of blocks: 4 million elements in total."""
 
 SMALL = 10_000
-"""Layers of 64 elements, their spans and budgets in lists as DEFT has them."""
+"""Number of layers with 64 elements; spans and budgets are lists, as in DEFT."""
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 def measure(d: int, repeats: int) -> dict[str, float]:
-    """Medians by name, after one round that warms up."""
+    """Measure everything; return median seconds by name, after one warm-up round."""
     x = torch.randn(d, generator=torch.Generator().manual_seed(0))
     target, sizes, key = torch.empty_like(x), x.abs(), torch.tensor(1)
     layers = [(at, min(at + 100_000, d)) for at in range(0, d, 100_000)]
@@ -86,7 +87,7 @@ def clock(work: Callable[[], object]) -> float:
 
 
 def judge(seconds: dict[str, float]) -> list[Row]:
-    """Ratios, and what they must be at least or at most."""
+    """Make the rows: ratios with their bars."""
     return [
         row("top 1 %, times as fast as torch.topk", seconds["torch.topk 1 %"] / seconds["top 1 %"], least=12),
         row("top 0.1 %, times as fast as torch.topk", seconds["torch.topk 0.1 %"] / seconds["top 0.1 %"], least=12),

@@ -1,10 +1,10 @@
-"""The laboratory against a hand-written NumPy loop: DIANA with Rand-K on ridge regression, both sides in one run.
+"""The laboratory compared with a hand-written NumPy loop: DIANA with Rand-K on ridge regression, both sides in one run.
 
     python benchmarks/lab_speed.py
 
-Both compute full gradients of the same problem, draw supports of their own, and do the same arithmetic in float64; the
-loop counts no bytes. Several turns of both sides, one after the other; medians, and the least and the most. The last line
-is `ratio R`: rounds per second of the laboratory over those of the loop at n = 10, d = 80.
+Both compute full gradients of the same problem, draw their own supports, and do the same arithmetic in float64; the loop
+counts no bytes. Both sides run in turn several times; medians, minima and maxima are printed. The last line is `ratio R`:
+rounds per second of the laboratory divided by those of the loop, at n = 10, d = 80.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gradwire.lab.convex import descent, methods, problems
 
 
 def loop(problem: problems.Problem, step: float, alpha: float, k: int, rounds: int, seed: int = 0) -> np.ndarray:
-    """DIANA as one would write it by hand; supports by argpartition of uniform numbers. The last x."""
+    """Run DIANA written by hand, with supports by argpartition of uniform numbers; return the last x."""
     rows, offset = problem.objective.rows.numpy(), problem.objective.offset.numpy()
     penalty = problem.objective.penalty
     n, r, d = rows.shape
@@ -43,13 +43,13 @@ def loop(problem: problems.Problem, step: float, alpha: float, k: int, rounds: i
 
 
 def laboratory(problem: problems.Problem, method: methods.ConvexMethod, rounds: int, seed: int = 0) -> None:
-    """The same by the laboratory, from the start of a run to its last mark."""
+    """Run the same in the laboratory, from the start of a run to its last mark."""
     for _ in descent.walk(problem, method, rounds, every=rounds, seed=seed):
         pass
 
 
 def rates(problem: problems.Problem, rounds: int, turns: int) -> dict[str, list[float]]:
-    """Rounds per second of both sides, turn by turn; the first turn of each warms up and is not counted."""
+    """Rounds per second of both sides, turn by turn; the first turn is a warm-up and not counted."""
     method = methods.compose("diana", problem, RandK(0.1, "float64"))
     alpha, k = method.plan.alpha, problem.d // 10
     sides = {
@@ -60,7 +60,7 @@ def rates(problem: problems.Problem, rounds: int, turns: int) -> dict[str, list[
     for turn in range(turns + 1):
         for name, side in sides.items():
             started = time.perf_counter()
-            side(turn)  # with another seed every time, or supports would still be known
+            side(turn)  # another seed in every turn, as supports of known seeds may be cached
             if turn:
                 found[name].append(rounds / (time.perf_counter() - started))
     return found

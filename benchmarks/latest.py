@@ -1,9 +1,9 @@
-"""The short set: `make bench` runs it, prints a table and writes results/latest.json. About a quarter of an hour on two cores.
+"""The short set of benchmarks: `make bench` runs it, prints a table and writes results/latest.json. A quarter of an hour on two cores.
 
     python benchmarks/latest.py
 
-Kernels, the hook without the wire, index bits and the import; then steps at 100 Mbit/s and 1 Gbit/s on three models, and "auto" on
-loopback, each a race of real processes. What takes longer has scripts of its own: steps.py --torch, race.py, equal_loss.py, map.py, gpu.py.
+It measures kernels, the hook without communication, index bits and the import; then steps at 100 Mbit/s and 1 Gbit/s on three models,
+and "auto" on loopback, each in real processes. Longer benchmarks are separate: steps.py --torch, race.py, equal_loss.py, map.py, gpu.py.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def main() -> None:
 
 
 def bits() -> list[Row]:
-    """Bits of an index against log2(e / p), which a random support has."""
+    """Bits of an index divided by log2(e / p), the entropy of a random support's index."""
     d = 10_000_000
-    shares = [(p, 8 * index.nbytes(d, int(p * d)) / int(p * d) / math.log2(math.e / p)) for p in (0.01, 0.001)]
-    return [row(f"index bits at a density of {p:.1%}, times log2(e/p)", share, most=1.08) for p, share in shares]
+    ratios = [(p, 8 * index.nbytes(d, int(p * d)) / int(p * d) / math.log2(math.e / p)) for p in (0.01, 0.001)]
+    return [row(f"index bits at a density of {p:.1%}, times log2(e/p)", ratio, most=1.08) for p, ratio in ratios]
 
 
 def hooks() -> list[Row]:
-    """The hook on ten million gradients."""
+    """Measure the hook on ten million gradients."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     rows = hook.judge(1000, 9)
     dist.destroy_process_group()
@@ -58,7 +58,7 @@ def hooks() -> list[Row]:
 
 
 def timed(model: str, rate: str) -> list[Row]:
-    """Steps on a link, where the kernel gives links."""
+    """Measure steps on a link; no rows if the kernel refuses links."""
     if (reason := net.refusal()) is not None:
         print(f"no steps of {model} at {rate}: {reason}")
         return []

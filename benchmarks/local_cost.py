@@ -1,11 +1,12 @@
-"""What an exchange of local steps costs beside the network, in time and memory: 100 million parameters, one thread.
+"""The cost of an exchange of local steps without communication, in time and memory: 100 million parameters, one thread.
 
     python benchmarks/local_cost.py [--quick]
 
-Time: medians over rounds of the seconds that the engine's thread and the caller compute, in copies of the vector (copy_ into one that
-exists, measured between the rounds). One process whose gathers are answered at once with its own message twice, as if there were two
-ranks. The bar: at most 12 copies. Memory: what a process holds (VmRSS) after the rounds beyond what it held before `gradwire.local`, once
-the C library has given back what was freed (malloc_trim), and at its peak meanwhile, in bytes a parameter; anchor and residual are 8. --quick takes four million parameters and writes nothing.
+Time: medians over rounds of the CPU seconds of the engine's thread and the caller, in units of a copy of the vector (copy_ into an
+existing one, measured between the rounds). There is one process, whose gathers are answered at once with its own message twice, as if
+there were two ranks. Bar: at most 12 copies. Memory: resident memory (VmRSS) after the rounds, minus that before `gradwire.local`, once
+the C library has returned freed memory (malloc_trim); and the peak meanwhile; in bytes a parameter. Anchor and residual take 8. --quick
+uses four million parameters and writes nothing.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ CASES: dict[str, dict[str, object]] = {
 }
 
 SMALL, LARGE = (4, 1000), (25, 2000)
-"""Layers, and their width."""
+"""Number of layers, and their width."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--case", choices=CASES, help="measure this one, here, and print its rows as JSON")
+    parser.add_argument(
+        "--case", choices=CASES, help="measure only this case, in this process, and print its rows as JSON"
+    )
     chosen = parser.parse_args()
     if chosen.case:
         print(json.dumps(alone(chosen.case, quick=chosen.quick)))
@@ -56,18 +59,18 @@ def main() -> None:
 
 
 def alone(name: str, *, quick: bool) -> list[Row]:
-    """One case in this process."""
+    """Measure one case in this process."""
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    judge(name, CASES[name], 2, 1000, 4)  # what is compiled and imported once is not a cost of parameters
+    judge(name, CASES[name], 2, 1000, 4)  # a warm-up: compiling and importing do not count
     rows = judge(name, CASES[name], *(SMALL if quick else LARGE), 4 if quick else 9)
     dist.destroy_process_group()
     return rows
 
 
 def judge(name: str, options: dict[str, object], layers: int, side: int, rounds: int) -> list[Row]:
-    """One case: copies of an exchange, bytes a parameter in between and at the peak."""
+    """Measure one case: an exchange in copies, and bytes a parameter between rounds and at the peak."""
     d = layers * side * side
     model = nn.Sequential(*(nn.Linear(side, side, bias=False) for _ in range(layers)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -92,7 +95,7 @@ def judge(name: str, options: dict[str, object], layers: int, side: int, rounds:
             for param in model.parameters():
                 param.add_(torch.randn(side, side), alpha=1e-3)
         started = time.thread_time()
-        optimizer.step()  # no gradients: what is measured is the post-hook
+        optimizer.step()  # without gradients, so only the post-hook takes time
         spent[-1] += time.thread_time() - started
         if number % 3 == 2:
             spent.append(0.0)
@@ -116,13 +119,13 @@ def judge(name: str, options: dict[str, object], layers: int, side: int, rounds:
 
 
 def as_if_two(local: gradwire.Local) -> None:
-    """Answer all asks at once, as if there were another worker like this one."""
+    """Answer all asks at once, as if another worker sent the same."""
     local.process.size = 2
     local.process._answer = lambda ask: lambda: ask.alone(2)
 
 
 def held(what: str) -> float:
-    """Bytes of this process, by the kernel."""
+    """Bytes of this process, as the kernel reports them under this name."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith(what))
 

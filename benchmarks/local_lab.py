@@ -1,10 +1,10 @@
-"""Local steps under AdamW against dense steps: a GPT of 0.83 M on text, four workers in one process.
+"""Local steps compared with dense steps under AdamW: a GPT of 0.83 M parameters on text, four workers in one process.
 
     python benchmarks/local_lab.py [--seed N]
 
-Every run that has ended is in results/local_lab.json, so the script can be stopped and started again. First the learning
-rate of each method is swept on short runs, and the sweep goes on while the best rate is at its edge; then come the runs
-of 2,000 steps, seed 0 before the others, and a few of them on texts of four kinds, one a worker.
+Every finished run is kept in results/local_lab.json, so the script can be stopped and restarted. First the learning rate of
+each method is swept on short runs, and the sweep continues while the best rate is at its edge. Then come the runs of 2,000
+steps, seed 0 before the others, a few of them with a different kind of text for each worker.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SWEPT = {
     "default": replace(BASE, exchange=SPARSE, local=LocalSteps(10, SENDERS)),
     "DiLoCo": replace(BASE, local=LocalSteps(10, NESTEROV)),
 }
-"""Methods with a learning rate of their own, found at 10 local steps."""
+"""Methods whose learning rate is swept, with 10 local steps."""
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def planned(rates: dict[str, float]) -> Iterator[tuple[str, Training]]:
-    """Long runs, those that matter most first."""
+    """Yield the long runs, the most important ones first."""
     for seed in SEEDS:
         dense = replace(BASE, seed=seed, learning_rate=rates["dense"])
         sparse = replace(BASE, seed=seed, learning_rate=rates["default"], exchange=SPARSE)
@@ -71,7 +71,7 @@ def planned(rates: dict[str, float]) -> Iterator[tuple[str, Training]]:
 
 
 def swept(name: str, training: Training) -> float:
-    """Find the learning rate at which a short run ends lowest, never at the edge of those tried."""
+    """Find the learning rate with the lowest final loss of a short run; it is never at the edge of those tried."""
     rates = list(RATES)
     while True:
         short = replace(training, steps=SWEEP_STEPS, evaluate_every=SWEEP_STEPS)
@@ -83,7 +83,7 @@ def swept(name: str, training: Training) -> float:
 
 
 def result(label: str, training: Training) -> dict[str, Any]:
-    """Look up a run, or do it and write it down."""
+    """Look up a run, or train it and record it."""
     known = read()
     settings = json.loads(json.dumps(asdict(training.filled())))
     for run in known["runs"]:
@@ -102,14 +102,14 @@ def result(label: str, training: Training) -> dict[str, Any]:
 
 
 def read() -> dict[str, Any]:
-    """All runs so far."""
+    """All recorded runs."""
     return (
         json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"versions": records.platform_versions(), "runs": []}
     )
 
 
 def summary(label: str, history: History, settings: dict[str, Any]) -> dict[str, Any]:
-    """What a run came to. megabytes: what a worker sent in all."""
+    """The record of a run. megabytes: sent by a worker in the whole run."""
     return {
         "label": label,
         "parameters": history.parameters,

@@ -1,9 +1,9 @@
-"""Do rounds that grow pay? The small GPT of the laboratory, four workers, AdamW, 400 steps, three seeds.
+"""Do growing rounds help? The laboratory's small GPT, four workers, AdamW, 400 steps, three seeds.
 
     python benchmarks/local_warmup.py
 
-Held-out loss with rounds of H local steps from the first step on, and with rounds that grow from 1 to H in the first 100 steps; bytes a
-worker. Writes results/local_warmup.json; two minutes on one core.
+Compares held-out loss and bytes a worker of rounds that have H local steps from the start, and of rounds that grow from 1 to H in the
+first 100 steps. Writes results/local_warmup.json; two minutes on one core.
 """
 
 from __future__ import annotations

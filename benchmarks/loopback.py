@@ -1,4 +1,4 @@
-"""What attach(ddp, "auto") costs on loopback, where compression does not pay: its step in steps of plain DDP, in one run.
+"""The overhead of attach(ddp, "auto") on loopback, where compression does not pay: its step divided by plain DDP's, in one run.
 
 python benchmarks/loopback.py
 """
@@ -15,7 +15,7 @@ def main() -> None:
 
 
 def judge(model: str) -> list[Row]:
-    """One row: at most 2 % slower."""
+    """Make one row; the bar is at most 2 % slower."""
     plan = bench.BenchPlan(model=model, methods=("dense", "auto"), rates=(None,), steps=60, seconds=20)
     sheet = bench.run(plan)
     auto = next(each for each in sheet.measured if each.method.startswith("auto"))  # "auto (dense)"

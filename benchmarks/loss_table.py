@@ -1,7 +1,8 @@
-"""What is known of the steps to a loss, taken from measured results: python benchmarks/loss_table.py
+"""Collect measured numbers of steps to a loss: python benchmarks/loss_table.py
 
-Reads results/race.json, race_sgd.json, adam_sparse.json and local_lab.json, and writes src/gradwire/advice/losses.json, which `gradwire advise` reads. A row
-is one way in one run: the loss, the steps in which dense came to it, and the steps of the way; null if it never did within `limit` steps.
+Reads results/race.json, race_sgd.json, adam_sparse.json and local_lab.json, and writes src/gradwire/advice/losses.json, which `gradwire
+advise` reads. A row is one method in one run: the loss, the steps in which dense reached it, and the method's steps, or null if it did not
+reach it within `limit` steps.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from rows import RESULTS
 
 TABLE = Path(__file__).parents[1] / "src" / "gradwire" / "advice" / "losses.json"
 H = {"default, H = 10": "local(every=10)", "default, H = 4": "local(every=4)"}
-"""Labels of local_lab.json that are ways of gradwire as they come."""
+"""Labels of local_lab.json whose runs are gradwire's defaults."""
 
 SPARSE = {
     "EF(Top-k) 1 %": "ef(topk(density=0.01))",
     "EF(Top-k) 5 %": "ef(topk(density=0.05))",
     "EF(Top-k) 10 %": "ef(topk(density=0.1))",
 }
-"""Labels of adam_sparse.json whose gradients are averaged as a spec says, and nothing else is changed."""
+"""Labels of adam_sparse.json whose runs only replace the averaging of gradients by a spec."""
 
 INF = float("inf")
 
@@ -38,7 +39,7 @@ def main() -> None:
 
 
 def race() -> Iterator[dict[str, Any]]:
-    """AdamW, two ranks: to the loss that dense has at its end."""
+    """AdamW, two ranks: steps to dense's final loss."""
     runs = [run for run in read("race") if run["stage"] in ("train", "sweep")]
     dense = min((run for run in runs if run["way"] == "dense"), key=lambda run: run["points"][-1]["loss"])
     for run in (run for run in runs if run["stage"] == "train"):
@@ -46,7 +47,7 @@ def race() -> Iterator[dict[str, Any]]:
 
 
 def race_sgd() -> Iterator[dict[str, Any]]:
-    """SGD with Nesterov momentum, two ranks: to the loss that dense has at its end."""
+    """SGD with Nesterov momentum, two ranks: steps to dense's final loss."""
     runs = read("race_sgd")
     dense = next(run for run in runs if run["name"] == "dense")
     for run in (run for run in runs if run["name"] != "dense"):
@@ -55,7 +56,7 @@ def race_sgd() -> Iterator[dict[str, Any]]:
 
 
 def adam_sparse() -> Iterator[dict[str, Any]]:
-    """AdamW, four workers: the best loss after as many steps as dense, which is a step count only for what is worse."""
+    """AdamW, four workers: the best loss after dense's number of steps; only for methods that ended worse than dense."""
     found = json.loads((RESULTS / "adam_sparse.json").read_text())
     ends: dict[str, float] = {}
     for run in found["runs"]:
@@ -68,7 +69,7 @@ def adam_sparse() -> Iterator[dict[str, Any]]:
 
 
 def local_lab() -> Iterator[dict[str, Any]]:
-    """AdamW, four workers: to the loss that local steps have at their end, by the seed."""
+    """AdamW, four workers: steps to the final loss of local steps, for each seed."""
     runs = [run for run in read("local_lab") if not run["label"].startswith(("sweep", "unlike"))]
     for run in (run for run in runs if run["label"] in H):
         alike = ("seed", "steps", "workers", "batch", "model")
@@ -101,7 +102,7 @@ def row(
 
 
 def reached(curve: Points, target: float) -> float | None:
-    """The step at which a curve first comes to a loss, between two points in proportion; None if it never does."""
+    """The step at which a curve first reaches a loss, interpolated linearly; None if it never does."""
     for (before, high), (after, low) in itertools.pairwise(curve):
         if low <= target:
             return round(before + (after - before) * (high - target) / (high - low), 1) if low < high < INF else after

@@ -1,10 +1,10 @@
-"""The crossover map: what a step costs by bandwidth, model and method, beside what `gradwire advise` predicts of it.
+"""The crossover map: the time of a step by bandwidth, model and method, with the prediction of `gradwire advise`.
 
     python benchmarks/map.py [--model mlp] [--rate 100mbit] [--draw]
 
 Two ranks, one thread each, on links between network namespaces. A cell is one model on one link: its methods are predicted, and then
-measured against each other in one run of processes. Writes docs/figures/crossover.{csv,json,png} and results/map.json; half an hour.
-With --model or --rate only these cells are measured anew, the others stay as they are; --draw measures nothing.
+measured by the same processes. Writes docs/figures/crossover.{csv,json,png} and results/map.json; half an hour. With --model or --rate
+only these cells are measured again; --draw measures nothing.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from gradwire.lab.studies.draw import draw
 MODELS = ("mlp", "gpt", "resnet18")
 RATES = ("10mbit", "100mbit", "500mbit", "1gbit", "10gbit", None)
 TORCH = ("powersgd1",)
-"""Measured, without a prediction: advice knows gradwire's methods, dense and fp16."""
+"""Measured without a prediction: advice only predicts gradwire's methods, dense and fp16."""
 
 LOSS = 1.05
-"""A recommendation that turns out this much slower than dense is a bad one."""
+"""The bar for the worst recommendation, as a multiple of dense's step."""
 
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 LOOPBACK = 4e4
-"""Where loopback stands on an axis of Mbit/s."""
+"""The place of loopback on an axis of Mbit/s."""
 
 Cell = dict[str, Any]
 
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def measure(model: str, rate: str | None) -> Cell:
-    """Predict and measure all methods of a cell; seconds of a step."""
+    """Predict and measure all methods of a cell, in seconds of a step."""
     question = Question(model, CANDIDATES, check=True, beside=TORCH, steps=8, seconds=6.0)
     advised = ask(question, 2, rate)
     predicted = {method.name: method.seconds for method in advised.verdict.methods if math.isfinite(method.seconds)}
@@ -86,19 +86,19 @@ def measure(model: str, rate: str | None) -> Cell:
 
 
 def choice(cell: Cell) -> str:
-    """What advice recommends, which follows from its predictions."""
+    """The method that advice recommends for a cell, from its predictions."""
     return advise([Method(name, seconds) for name, seconds in cell["predicted"].items()]).choice
 
 
 def judge(cells: list[Cell]) -> list[Row]:
-    """What the predictions were worth."""
+    """Make the rows: how good the predictions were."""
     errors: list[float] = []
     right, worst = 0, 0.0
     for cell in cells:
         predicted, measured = cell["predicted"], cell["measured"]
         errors += [abs(predicted[name] / measured[name] - 1) for name in predicted]
         known = {name: measured[name] for name in predicted}
-        # Methods that cannot be told apart by a step's own spread are one winner.
+        # Methods whose steps differ by less than their spread count as equally fast.
         right += measured[choice(cell)] <= 1.03 * min(known.values())
         worst = max(worst, measured[choice(cell)] / measured["dense"])
     return [
@@ -109,7 +109,7 @@ def judge(cells: list[Cell]) -> list[Row]:
 
 
 def figure(cells: list[Cell]) -> chart.Chart:
-    """A panel a model; every method's step in steps without communication."""
+    """A panel for each model: every method's step divided by the step without communication."""
     models = [model for model in MODELS if any(cell["model"] == model for cell in cells)]
     names = list(dict.fromkeys(name for cell in cells for name in cell["measured"]))
     lines: list[chart.Line] = []

@@ -1,11 +1,11 @@
-"""Peak memory of a rank that trains a model of 100 million float32 parameters, and that saves its state.
+"""Peak memory of a rank that trains a model of 100 million float32 parameters and saves its state.
 
     python benchmarks/memory.py [--only NAME ...] [--width 2048] [--depth 24]
 
-Two ranks on loopback, one start for every method, plain SGD, a batch of four. `step`: the most that was resident (VmHWM) in four steps
-of training. `saving`: the most in the same process while `gradwire.save` ran between two steps, gradients set to None.
-`copying`: while `torch.save(hook.state_dict())` did, whose copies are the caller's to keep.
-Writes results/memory.json and the table of docs/reliability.md.
+Two ranks on loopback, fresh processes for every method, plain SGD, a batch of four. `step`: peak resident memory (VmHWM) in four
+training steps. `saving`: the peak in the same process after `gradwire.save` between two steps, with gradients set to None. `copying`:
+the peak after `torch.save(hook.state_dict())`, whose copies belong to the caller. Writes results/memory.json and the table of
+docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=list(METHODS))
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--depth", type=int, default=24)
-    parser.add_argument("--rank", help="what a rank is started with: a method")
+    parser.add_argument("--rank", help="for internal use: run as a rank with this method")
     chosen = parser.parse_args()
     if chosen.rank:
         print(json.dumps(be_rank(METHODS[chosen.rank], chosen.width, chosen.depth)), flush=True)
@@ -81,7 +81,7 @@ def table() -> str:
 
 
 def run(name: str, width: int, depth: int) -> list[float]:
-    """Start two ranks; the larger of their figures, in GB."""
+    """Start two ranks; return the larger of their figures, in GB."""
     from gradwire import net
 
     command = [sys.executable, __file__, "--rank", name, "--width", str(width), "--depth", str(depth)]
@@ -94,7 +94,7 @@ def run(name: str, width: int, depth: int) -> list[float]:
 
 
 def be_rank(spec: str, width: int, depth: int) -> list[float]:
-    """Train, save, copy and save: the most that was resident after each, in GB."""
+    """Train, save, and save copies, as one rank; return the peak resident memory after each, in GB."""
     import torch
     import torch.distributed as dist
     from torch import nn
@@ -131,7 +131,7 @@ def be_rank(spec: str, width: int, depth: int) -> list[float]:
 
 
 def peak() -> float:
-    """The most that was resident in this process so far, in GB."""
+    """Peak resident memory of this process so far, in GB."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024 / 1e9
 

@@ -1,12 +1,12 @@
-"""Do exchanges between islands run beside FSDP2's backward? A step without, with, and with one exchange at its end.
+"""Do exchanges between islands overlap with FSDP2's backward? A step without exchanges, with them, and with one at its end.
 
     python benchmarks/overlap.py [--quick]
 
-Two islands of two ranks: two network namespaces with a 100 Mbit/s link between them, and the loopback inside each. A layer computes by
-sleeping, 40 ms forward and 120 ms backward (activations are recomputed), so that a busy machine disturbs as little as possible; its
-gradients need about 115 ms on the link. Three equal models take turns: one without an exchange, one with units of a layer (`overlapped`),
-and one whose single unit is full when backward is over (`blocking`, as at the optimizer's step). A ratio is the median over the turns.
-Bars: overlapped at most 1.15 of the step without, and blocking at least 1.6, or there would be little to hide. Writes results/overlap.json.
+Two islands of two ranks: two network namespaces with a 100 Mbit/s link between them, and loopback inside each. A layer computes by
+sleeping, 40 ms forward and 120 ms backward (activations are recomputed), so a busy machine disturbs little; its gradients need about
+115 ms on the link. Three equal models take turns: one without an exchange, one with a unit for each layer (`overlapped`), and one with a
+single unit, which is complete when backward ends (`blocking`, as at the optimizer's step). A ratio is the median over the turns. Bars:
+overlapped at most 1.15 of the step without, and blocking at least 1.6, as otherwise there is little to hide. Writes results/overlap.json.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PORT = 29617
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--rank", action="store_true", help="what a rank is started with")
+    parser.add_argument("--rank", action="store_true", help="for internal use: run as a rank")
     options = parser.parse_args()
     turns, steps = (3, 1) if options.quick else (9, 1)
     if options.rank:
@@ -53,7 +53,7 @@ def settings() -> dict[str, Any]:
 
 
 def judge(quick: bool) -> list[Row]:
-    """Run two islands on a link."""
+    """Measure two islands on a link."""
     from gradwire import net
 
     meet = ["--nnodes", "2", "--nproc-per-node", "2", "--master-addr", "10.77.0.1", "--master-port", str(PORT)]
@@ -77,7 +77,7 @@ def judge(quick: bool) -> list[Row]:
 
 
 def race(turns: int, steps: int) -> None:
-    """One rank: the three models in turn."""
+    """Measure the three models in turn, as one rank."""
     import torch
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
@@ -100,7 +100,7 @@ def race(turns: int, steps: int) -> None:
             for _ in range(steps):
                 model(x).square().mean().backward()
                 model.zero_grad()
-            if turn:  # the first opens what the others use
+            if turn:  # the first turn opens connections and is not counted
                 seconds[kind].append((time.perf_counter() - started) / steps)
     assert [hook.step for hook in hooks] == [(turns + 1) * steps] * 2
     if dist.get_rank() == 0:
@@ -111,7 +111,7 @@ def race(turns: int, steps: int) -> None:
 
 
 def slow_model(mesh: Any) -> Any:
-    """Layers that sleep, each an FSDP2 group of its own."""
+    """A model of layers that sleep, each its own FSDP2 group."""
     import torch
     from torch import Tensor, nn
     from torch.distributed.fsdp import fully_shard

@@ -1,14 +1,14 @@
-"""Peers side by side: what keeps workers together in other packages, beside gradwire, on the same model, data, link and steps.
+"""Other packages' methods of averaging compared with gradwire's, on the same model, data, link and steps.
 
     python benchmarks/peers.py [--rate 100mbit] [--steps 200] [--lr 0.002 ...] [--only NAME ...] [--again] [--table]
 
-The demo's GPT, two ranks, one thread each, AdamW with torch's settings at a constant learning rate after a warm-up, EVERY steps a round
-for all that take local steps. torchft and accelerate are optional: install them beside gradwire in an environment of its own
-(`pip install torchft accelerate`), and run this there; what is missing, or does not run, is named with its message. A peer that has
-run, by results/peers.json, is not run again without --again. --table writes the section of docs/speed.md,
-each peer at the best of its learning rates.
+All train the demo's GPT on two ranks with one thread each, by AdamW with torch's settings and a constant learning rate after a warm-up;
+rounds of local steps have EVERY steps. torchft and accelerate are optional: install them with gradwire in a separate environment
+(`pip install torchft accelerate`) and run this there. A peer that is missing or fails is listed with its message. Peers that
+results/peers.json has already are not run again without --again. --table writes the section of docs/speed.md, with each peer's best
+learning rate.
 
-A run takes STEPS times a step on the link, dense's 0.32 s at 100 Mbit/s, and ten seconds to start: about five minutes a rate.
+A run takes STEPS steps on the link (dense: 0.32 s a step at 100 Mbit/s) and ten seconds to start: about five minutes for a rate.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Peer = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """A model that is kept together with the other ranks': where forward goes, a step, and the end of the last round."""
+    """A model that is averaged with the other ranks'. forward: the module to call. finish: ends the last round."""
 
     forward: Any
     step: Callable[[], None]
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=list(PEERS))
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--table", action="store_true", help="measure nothing; write the table of docs/speed.md")
-    parser.add_argument("--rank", help="what a rank is started with: a peer")
+    parser.add_argument("--rank", help="for internal use: run as a rank with this peer")
     chosen = parser.parse_args()
     if chosen.rank:
         be_rank(chosen.rank, chosen.steps, chosen.lr[0])
@@ -79,7 +79,7 @@ def read() -> list[Peer]:
 
 
 def run(setting: Peer) -> Peer:
-    """Start two ranks of a peer on a link; what rank 0 has printed, or the message of what failed."""
+    """Start two ranks of a peer on a link; return rank 0's result, or the error message."""
     from gradwire import net
 
     options = {"--rank": setting["name"], "--steps": setting["steps"], "--lr": setting["learning_rate"]}
@@ -103,20 +103,20 @@ def run(setting: Peer) -> Peer:
 
 
 def be_rank(name: str, steps: int, lr: float) -> None:
-    """Train as one rank; rank 0 prints a line of JSON, and a rank that fails prints its message."""
+    """Train as one rank; rank 0 prints the result as a line of JSON, and a rank that fails prints its message."""
     try:
         done = train(name, steps, lr)
-    except Exception as error:  # whatever another package raises is its result
+    except Exception as error:  # any failure of another package is reported as its result
         words = str(error).strip().splitlines() or [""]
         print(json.dumps({"message": f"{type(error).__name__}: {words[0][:300]}"}), flush=True)
         os._exit(1)
     if os.environ["RANK"] == "0":
         print(json.dumps(done), flush=True)
-    os._exit(0)  # other packages' threads do not all end by themselves
+    os._exit(0)  # some packages' threads would keep the process alive
 
 
 def train(name: str, steps: int, lr: float) -> Peer:
-    """Train so many steps; seconds, the kernel's bytes, and the held-out loss of the mean over ranks."""
+    """Train so many steps; return seconds, bytes by the kernel's count, and the held-out loss averaged over ranks."""
     import torch
     import torch.distributed as dist
 
@@ -168,7 +168,7 @@ def versions(name: str) -> dict[str, str]:
 
 
 def way(name: str) -> Callable[[Any, Any], Kept]:
-    """A way of the laboratory: torch's own hooks, and gradwire."""
+    """A method of `lab.ways`: torch's own hooks, or gradwire."""
 
     def keep(model: Any, optimizer: Any) -> Kept:
         from gradwire.lab.ways.wrapped import average
@@ -188,7 +188,7 @@ def periodic(model: Any, optimizer: Any) -> Kept:
     """torch's PeriodicModelAverager on a bare model."""
     from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
 
-    averager = PeriodicModelAverager(EVERY, warmup_steps=EVERY - 1)  # without, its first mean is after the first step
+    averager = PeriodicModelAverager(EVERY, warmup_steps=EVERY - 1)  # without warmup_steps it averages after step 1
 
     def step() -> None:
         optimizer.step()
@@ -213,7 +213,7 @@ def post_local_sgd(model: Any, optimizer: Any) -> Kept:
 
 
 def mean_of_models(model: Any) -> None:
-    """End a round by hand, as torch's averagers have no call for it."""
+    """End a round explicitly, because torch's averagers have no method for it."""
     import torch.distributed as dist
     from torch.distributed.algorithms.model_averaging.utils import average_parameters
 
@@ -221,7 +221,7 @@ def mean_of_models(model: Any) -> None:
 
 
 def accelerate(model: Any, optimizer: Any) -> Kept:
-    """accelerate's LocalSGD: the plain mean of models, under no_sync of DDP."""
+    """accelerate's LocalSGD: the plain mean of models, with DDP under no_sync."""
     from accelerate import Accelerator
     from accelerate.local_sgd import LocalSGD
 
@@ -243,7 +243,7 @@ def diloco(lr: float, momentum: float) -> Callable[[Any, Any], Kept]:
 
 
 def _diloco(model: Any, optimizer: Any, lr: float, momentum: float) -> Kept:
-    """Parameter by parameter, as its buckets do not average; two replica groups of one rank."""
+    """Two replica groups of one rank each, averaged parameter by parameter, because its buckets do not average."""
     import socket
     from datetime import timedelta
 
@@ -285,7 +285,7 @@ def _diloco(model: Any, optimizer: Any, lr: float, momentum: float) -> Kept:
         store_port=store.port,
         lighthouse_addr=f"http://{master}:29600",
         hostname=mine,
-        init_sync=False,  # models are equal already, and healing would throw a replica's first round away
+        init_sync=False,  # models are equal already, and healing would discard a replica's first round
     )
     outer = torch.optim.SGD(model.parameters(), lr, momentum, nesterov=momentum > 0)
     trained = DiLoCo(manager, [model], optimizer, outer, sync_every=EVERY)
@@ -324,7 +324,7 @@ def draw(peers: list[Peer]) -> None:
 
 
 def section(peers: list[Peer]) -> str:
-    """Every peer at the learning rate that was best for it, on every link and number of steps."""
+    """The section's text: every peer at its best learning rate, for every link and number of steps."""
     rates = ", ".join(f"{rate:g}" for rate in sorted({peer["learning_rate"] for peer in peers}))
     packages = sorted({f"{name} {version}" for peer in peers for name, version in peer.get("versions", {}).items()})
     lines = [
@@ -345,7 +345,7 @@ Versions: {", ".join(packages)}.
 
 
 def rows(peers: list[Peer], link: tuple[str, int]) -> list[str]:
-    """A line a peer, in the order of PEERS; one that did not run has its message."""
+    """A line for each peer, in the order of PEERS; its message if it did not run."""
     lines: list[str] = []
     for name in PEERS:
         found = [peer for peer in peers if (peer["name"], peer["rate"], peer["steps"]) == (name, *link)]

@@ -1,18 +1,19 @@
-"""Loss over wall-clock time under AdamW: who is first at the held-out loss that dense DDP has after its first 200 steps?
+"""Loss over wall-clock time under AdamW: which method first reaches the held-out loss that dense DDP has after 200 steps?
 
     python benchmarks/race.py [--plan] [--only WAY ...] [--sweep-all] [--losses] [--minutes 30] [--table]
 
-A GPT of 10.7 million parameters on the source of Python's standard library, two ranks, one thread each; the same model, batches and seed
-for all: AdamW with torch's settings, a constant learning rate after 20 steps of warm-up, gradients clipped at norm 1. Losses do not depend
-on the link, so all train on loopback, and a clock on a link is the number of steps times the seconds of a step there: the median of a few
-measured steps, or of a round's average. Three stages a way, each of whose runs is kept in results/race.json and not made again:
+All methods train a GPT of 10.7 million parameters on the source of Python's standard library, on two ranks with one thread each, with the
+same batches and seed: AdamW with torch's settings, a constant learning rate after 20 steps of warm-up, gradients clipped to norm 1.
+Losses do not depend on the link, so training runs on loopback. The time on a link is the number of steps times the seconds of a step
+there: the median of a few measured steps, or of rounds' averages. Each method has three stages; finished runs are kept in
+results/race.json and not repeated:
 
-    sweep   SWEEP_STEPS steps at each of RATES, the best by held-out loss, of one way of each family (all with --sweep-all)
-    train   at the best rate, until the loss of dense's 200 steps or for at most MOST_STEPS
-    time    a few steps on each link, with the kernel's bytes
+    sweep   SWEEP_STEPS steps at each of RATES, to find the best by held-out loss; one method of each family (all with --sweep-all)
+    train   at the best rate, until the loss of dense's 200 steps is reached, or for MOST_STEPS
+    time    a few steps on each link, with the bytes by the kernel's count
 
---plan prints what is left and an estimate; --minutes stops before a run that would end later. --table measures nothing: it writes
-results/race.json's rows anew and the section of docs/speed.md.
+--plan prints the remaining runs and an estimate; --minutes stops before a run that would end later. --table measures nothing: it writes
+the rows of results/race.json and the section of docs/speed.md again.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ FAMILIES = {
     "ef(topk(density=0.1, values='bits4'))": (),
     "local(every=10)": ("local(every=4)", "local(every=30)", "local(every=10, delay=2)"),
 }
-"""A way whose learning rate is swept, and its relatives, which take its best rate unless all are swept."""
+"""Methods whose learning rate is swept, with their relatives, which use the same rate unless all are swept."""
 
 WAYS = (
     "dense",
@@ -63,19 +64,19 @@ WAYS = (
     "powersgd8",
     "local(every=10, delay=2)",
 )
-"""In the order in which they are measured, so that a few minutes give the rows that matter most."""
+"""All methods in the order of measuring, the most important first, so that a few minutes give their rows."""
 
 LINKED = (*WAYS, "fp16")
-"""What is timed on the links. torch's fp16 hook rounds dense's gradients: its losses are taken to be dense's."""
+"""The methods timed on the links. torch's fp16 hook only rounds gradients, so its losses are taken to be dense's."""
 
 BARS = {"100mbit": (6.0, 1.2), "10mbit": (40.0, 2.0)}
 """How many times sooner gradwire.local must be than dense, and than the best of torch's hooks."""
 
 WIRE = 0.05
-"""The most of a round that the wire may take at 10 Mbit/s with rounds of ten steps."""
+"""The largest fraction of a round that the wire may take at 10 Mbit/s with rounds of ten steps."""
 
 STEP, EVALUATION, START = 0.5, 4.0, 15.0
-"""For estimates, seconds: a step on loopback, an evaluation, a start of processes with its warm-up."""
+"""Seconds assumed in estimates: a step on loopback, an evaluation, starting processes and warming up."""
 
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
 Record = dict[str, Any]
@@ -84,9 +85,9 @@ Record = dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", action="append", choices=LINKED, help="dense must have been trained before")
-    parser.add_argument("--sweep-all", action="store_true", help="sweep the rate of every way")
+    parser.add_argument("--sweep-all", action="store_true", help="sweep the learning rate of every method")
     parser.add_argument(
-        "--losses", action="store_true", help="sweep and train only: what a busy machine does not spoil"
+        "--losses", action="store_true", help="only sweep and train, which a busy machine does not affect"
     )
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--plan", action="store_true")
@@ -124,7 +125,7 @@ def read() -> list[Record]:
 
 
 def left(ways: tuple[str, ...] | list[str], sweep_all: bool) -> list[Record]:
-    """What is to be measured, in order; later tasks may turn out otherwise when earlier ones are done."""
+    """The remaining tasks, in order; later ones may change when earlier ones are done."""
     tasks: list[Record] = []
     for way in ways:
         if way in swept(sweep_all):
@@ -138,7 +139,7 @@ def left(ways: tuple[str, ...] | list[str], sweep_all: bool) -> list[Record]:
 
 
 def swept(sweep_all: bool) -> tuple[str, ...]:
-    """Ways whose learning rate is swept."""
+    """The methods whose learning rate is swept."""
     return WAYS if sweep_all else tuple(FAMILIES)
 
 
@@ -148,17 +149,17 @@ def find(stage: str, way: str, **fields: Any) -> list[Record]:
 
 
 def seconds(task: Record) -> float:
-    """An estimate."""
+    """Estimate the seconds of a task."""
     steps = {"sweep": DENSE_STEPS if task["way"] == "dense" else SWEEP_STEPS, "train": 250}.get(task["stage"])
     if steps is not None:
         return START + steps * STEP * (1 + EVALUATION / EVALUATE_EVERY)
-    share = {"dense": 1.0, "fp16": 0.5, "int8allreduce(workers=2)": 0.25}.get(task["way"], 0.03)
-    wire = share * 4 * PARAMETERS * 8 / parse_rate(task["link"])
+    size = {"dense": 1.0, "fp16": 0.5, "int8allreduce(workers=2)": 0.25}.get(task["way"], 0.03)  # relative to dense
+    wire = size * 4 * PARAMETERS * 8 / parse_rate(task["link"])
     return START + timed_steps(task["way"], task["link"]) * (STEP + wire)
 
 
 def best_rate(way: str) -> float:
-    """The rate that a way is trained at: its own best, or that of its family."""
+    """The learning rate of a method's training: its own best, or that of its family."""
     head = "dense" if way == "fp16" else next((head for head, others in FAMILIES.items() if way in others), way)
     runs = find("sweep", way) or find("sweep", head)
     return min(runs, key=lambda each: each["points"][-1]["loss"])["rate"]
@@ -173,7 +174,7 @@ def target() -> float:
 
 
 def measure(task: Record) -> Record:
-    """Do a task; its record."""
+    """Run a task and return its record."""
     way = task["way"]
     if task["stage"] == "sweep":
         run = train(way, task["rate"], DENSE_STEPS if way == "dense" else SWEEP_STEPS, None)
@@ -193,14 +194,14 @@ def measure(task: Record) -> Record:
 
 
 def timed_steps(way: str, link: str) -> int:
-    """Few where a step takes half a minute; of local steps two rounds at least."""
+    """The number of steps to time: few if a step takes half a minute; at least two rounds of local steps."""
     if (local := local_steps(way)) is not None:
         return max(20, 2 * local.every)
     return {"dense": 3, "fp16": 4}.get(way, 12) if link == "10mbit" else 12
 
 
 def train(way: str, rate: float, steps: int, until: float | None) -> Run:
-    """On loopback."""
+    """Train on loopback."""
     job = TrainingJob(
         way,
         steps=steps,
@@ -243,21 +244,21 @@ def judge_and_draw() -> None:
 
 
 def steps_to_target(way: str) -> float:
-    """Steps until dense's loss, on straight lines between evaluations; inf if it did not come there."""
+    """Steps until dense's loss, interpolated linearly between evaluations; inf if it was not reached."""
     if way in ("dense", "fp16"):
         return DENSE_STEPS
     goal, runs = target(), find("train", way)
     before: dict[str, float] | None = None
     for at in runs[0]["points"] if runs else ():
         if at["loss"] <= goal:
-            return at["step"] if before is None else on_the_line(before, at, goal)
+            return at["step"] if before is None else interpolated(before, at, goal)
         before = at
     return float("inf")
 
 
-def on_the_line(before: dict[str, float], after: dict[str, float], loss: float) -> float:
-    share = (before["loss"] - loss) / (before["loss"] - after["loss"])
-    return before["step"] + share * (after["step"] - before["step"])
+def interpolated(before: dict[str, float], after: dict[str, float], loss: float) -> float:
+    fraction = (before["loss"] - loss) / (before["loss"] - after["loss"])
+    return before["step"] + fraction * (after["step"] - before["step"])
 
 
 def timed(way: str, link: str) -> Record | None:
@@ -265,7 +266,7 @@ def timed(way: str, link: str) -> Record | None:
 
 
 def clock(way: str, link: str) -> float:
-    """Seconds to dense's loss on a link, PowerSGD's dense first steps included; inf if unknown or never reached."""
+    """Seconds to dense's loss on a link, including PowerSGD's first, dense steps; inf if unknown or not reached."""
     measured, dense = timed(way, link), timed("dense", link)
     if measured is None or dense is None or not find("sweep", "dense"):
         return float("inf")
@@ -274,7 +275,7 @@ def clock(way: str, link: str) -> float:
 
 
 def at_least(way: str, link: str) -> float:
-    """Its clock; of a way that did not come to the loss, the seconds of the steps it was given."""
+    """A lower bound on `clock`: for a method that did not reach the loss, the seconds of the steps it was given."""
     runs, measured = find("train", way), timed(way, link)
     if clock(way, link) < float("inf") or not runs or measured is None:
         return clock(way, link)
@@ -282,7 +283,7 @@ def at_least(way: str, link: str) -> float:
 
 
 def judge() -> list[Row]:
-    """The bars, as far as there is something to hold against them."""
+    """Make the rows with their bars, as far as there are results."""
     rows: list[Row] = []
     for link in LINKS:
         clocks = {way: clock(way, link) for way in LINKED}
@@ -313,7 +314,7 @@ def judge() -> list[Row]:
 
 
 def wire_share(timed: Record) -> float:
-    """The wire's part of a step; of an exchange that runs beside steps, all that a step takes beyond computing."""
+    """The wire's fraction of a step; with a delayed exchange, all time of a step beyond computing."""
     step, split = timed["step_seconds"], timed["split"]
     return (max(0.0, step - split["compute"]) if "delay=" in timed["way"] else split["wire"]) / step
 
@@ -348,7 +349,7 @@ def said(holds: bool | None) -> str:
 
 
 def table() -> str:
-    """A line a way: the rate, steps to dense's loss, and for each link a step, the wire's part, bytes and the clock."""
+    """A line for each method: learning rate, steps to dense's loss, and for each link step, wire, bytes and seconds."""
     head = "".join(f" {link}: ms a step | wire | MB a step | seconds |" for link in LINKS)
     lines = [
         f"| method | learning rate | steps to dense's loss |{head}\n|---|---:|---:|{'---:|---:|---:|---:|' * len(LINKS)}\n"

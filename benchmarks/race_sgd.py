@@ -1,11 +1,11 @@
-"""The race of race.py under SGD, as it was before local steps: at 100 Mbit/s, who is first at the loss of dense DDP's 200 steps?
+"""The race of race.py under SGD, without local steps: at 100 Mbit/s, which method first reaches the loss of dense DDP's 200 steps?
 
     python benchmarks/race_sgd.py [--steps 240] [--only NAME ... [--loopback]]
 
-A GPT of 10.7 million parameters on the source of Python's standard library, two ranks, one thread each; the same model, batches, seed
-and optimizer for all: SGD with momentum 0.8, learning rate LEARNING_RATE, gradients clipped at norm 1. Everybody trains on the link but
-dense DDP and torch's fp16 hook, whose steps take seconds there: they train on loopback, where every loss is the same, and their clock is
-the number of steps times a step on the link, the median of ten. Writes results/race_sgd.json; a quarter of an hour.
+All methods train a GPT of 10.7 million parameters on the source of Python's standard library, on two ranks with one thread each, with the
+same batches, seed and optimizer: SGD with momentum 0.8, learning rate LEARNING_RATE, gradients clipped to norm 1. They train on the link,
+except dense DDP and torch's fp16 hook, whose steps take seconds there: these train on loopback, where losses are the same, and their time
+is the number of steps times a step on the link, the median of ten. Writes results/race_sgd.json; a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MODEL = {"width": 384, "depth": 6, "heads": 6, "context": 64, "batch": 4}
 DENSE_STEPS = 200
 SLOW = ("dense", "fp16")
 TORCH = ("dense", "powersgd1", "powersgd2")
-"""fp16, at half of dense's bytes, and PowerSGD of higher ranks take longer: they join by --only."""
+"""Without fp16, at half of dense's bytes, and PowerSGD of higher ranks, which take longer: add them with --only."""
 
 OURS = (
     "ef(topk(density=0.03, values='natural'))",
@@ -37,8 +37,8 @@ OURS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=240, help="of all but dense")
-    parser.add_argument("--only", action="append", help="run these, beside what has been run before")
+    parser.add_argument("--steps", type=int, default=240, help="steps of all methods but dense")
+    parser.add_argument("--only", action="append", help="run only these, and keep the earlier runs")
     parser.add_argument("--loopback", action="store_true", help="train all on loopback, as dense")
     chosen = parser.parse_args()
     runs = read() if chosen.only else {}
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def read() -> dict[str, Run]:
-    """What has been run before, by way."""
+    """Earlier runs, by method."""
     found = json.loads((RESULTS / "race_sgd.json").read_text())["runs"]
     parts = [
         {**each, "points": tuple(Point(**at) for at in each["points"]), "split": Split(**each["split"])}
@@ -62,7 +62,7 @@ def read() -> dict[str, Run]:
 
 
 def run(way: str, steps: int, loopback: bool) -> Run:
-    """Train; of a slow way count the steps on the link."""
+    """Train; on loopback, replace seconds by the number of steps times a step measured on the link."""
     sgd = {"optimizer": "sgd", "learning_rate": LEARNING_RATE, "floor": 1.0}
     job = TrainingJob(way, steps=steps, seconds=1e6, evaluate_every=12.0, **sgd, **MODEL)
     done = execute(way, job, 2, None if loopback else RATE)
@@ -74,13 +74,13 @@ def run(way: str, steps: int, loopback: bool) -> Run:
 
 
 def judge(runs: list[Run]) -> list[Row]:
-    """How much sooner each is where dense is at its end, and the best of gradwire against dense and the best of torch's."""
+    """Make the rows: seconds to dense's final loss, and the best of gradwire against dense and the best of torch's hooks."""
     comparison = Comparison("", "", "", RATE, 2, 0.0, "", {}, "", tuple(runs))
     seconds = {each.spec: comparison.seconds_to_baseline(each) or float("inf") for each in runs}
     torchs = min(each for way, each in seconds.items() if is_torch(way))
     ours = min(each for way, each in seconds.items() if not is_torch(way))
     rows = [row(f"seconds to dense's loss, {way}", value) for way, value in seconds.items()]
-    rows = [each for each in rows if each["value"] != float("inf")]  # who has not come there in its steps has no time
+    rows = [each for each in rows if each["value"] != float("inf")]  # methods that did not reach the loss have no time
     return [
         *rows,
         row("loss over wall-clock, times faster than dense", seconds["dense"] / ours, least=6),

@@ -1,4 +1,4 @@
-"""What a benchmark says: rows of a name, a value, the bar it is held against, and whether it holds."""
+"""The results of a benchmark: rows with a name, a value, a bar (a bound that it must keep), and whether it holds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def row(name: str, value: float, least: float | None = None, most: float | None = None) -> Row:
-    """A value with the least or the most it may be; no bar is no promise."""
+    """Make a row; `least` and `most` are the bar, and without one the row has no bound."""
     bar = f">= {least:g}" if least is not None else f"<= {most:g}" if most is not None else None
     holds = None if bar is None else (least is None or value >= least) and (most is None or value <= most)
     return {"name": name, "value": value, "bar": bar, "holds": holds}
@@ -27,5 +27,5 @@ def show(rows: Sequence[Row]) -> None:
 
 
 def write(name: str, content: object) -> None:
-    """Write a result beside the others."""
+    """Write a result as JSON to the folder of results."""
     (RESULTS / name).write_text(json.dumps(content, indent=1) + "\n")

@@ -1,10 +1,10 @@
-"""Which method, at how many workers, on which link: rehearsed work and a network's model, for 2 to 1024 workers.
+"""The fastest method by number of workers and link, from rehearsed work and a model of the network, for 2 to 1024 workers.
 
     python benchmarks/scale.py [--model mlp] [--most 1024] [--method SPEC ...]
 
-Nothing of it is measured on a network: benchmarks/scale_check.py holds the model against real ranks. Of a method whose work depends on the
-rank every worker is rehearsed, so it takes a while: half an hour on a core. Writes results/scale.json; with --method only these are
-rehearsed anew. python benchmarks/scale_page.py then draws docs/figures/scale.png and fills docs/scale.md.
+Nothing is measured on a network: benchmarks/scale_check.py compares the model with real ranks. If a method's work depends on the rank,
+every worker is rehearsed, so this takes half an hour on a core. Writes results/scale.json; with --method only these methods are rehearsed
+again. python benchmarks/scale_page.py then draws docs/figures/scale.png and fills docs/scale.md.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ def main() -> None:
     began = time.perf_counter()
     for method in chosen.method or METHODS:
         plan = scale.ScalePlan(chosen.model, (method,), sizes, RATES)
-        fresh = scale.run(plan, lambda method, size: tell(began, method, size))
+        fresh = scale.run(plan, lambda method, size: report(began, method, size))
         keep(fresh)
     show(sheet_of())
 
 
-def tell(began: float, method: str, size: int) -> None:
+def report(began: float, method: str, size: int) -> None:
     print(f"{time.perf_counter() - began:6.0f} s  {method} x {size}", flush=True)
 
 
 def keep(fresh: scale.Forecast) -> None:
-    """Put a method's works into the results, in the order of METHODS; the computing of a step is the first run's."""
+    """Merge rehearsed work into the results, in the order of METHODS; the seconds of a step are the first run's."""
     file = RESULTS / "scale.json"
     before = sheet_of() if file.exists() else None
     if before is None or before.plan.model != fresh.plan.model or before.plan.sizes != fresh.plan.sizes:

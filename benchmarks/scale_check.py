@@ -1,13 +1,12 @@
-"""The model of gradwire scale against real ranks: exchanges of 2, 4 and 8 processes in network namespaces, without compute.
+"""The model of gradwire scale compared with real ranks: exchanges of 2, 4 and 8 processes in network namespaces, without training.
 
     python benchmarks/scale_check.py [--size 8] [--rounds 5] [--rate 8mbit]
 
-Every rank exchanges gradients of a small model, of its own random numbers; a step lasts until the slowest rank has the mean. Predicted is
-what `gradwire scale` adds up: rehearsed computing, and hops * latency + traffic / rate of every collective. Two things are not what they
-would be on as many machines, and are calibrated: the ranks share the cores, so computing takes ranks / cores times as long; and latency
-and bandwidth are measured for each number of ranks, kind by kind, by collectives of a few bytes and of a quarter of a megabyte. The link is
-slow, so that the wire is most of a step. One number of ranks is a minute or two; with --size only this one is measured anew. Writes
-results/scale_check.json.
+Every rank exchanges random gradients of a small model; a step lasts until the slowest rank has the mean. The prediction is that of
+`gradwire scale`: rehearsed computing, plus hops * latency + traffic / rate for every collective. Two things differ from as many machines
+and are calibrated: the ranks share the cores, so computing takes ranks / cores times as long; and latency and bandwidth are measured for
+each number of ranks and kind, by collectives of a few bytes and of a quarter of a megabyte. The link is slow, so that the wire is most of
+a step. Each number of ranks takes a minute or two; with --size only this one is measured again. Writes results/scale_check.json.
 """
 
 from __future__ import annotations
@@ -44,17 +43,17 @@ METHODS = (
 
 
 OTHERS = 100
-"""The rehearsed workers' seeds begin here: their gradients are like the ranks', but not the same."""
+"""The first seed of rehearsed workers, so that their gradients are like the ranks' but not the same."""
 
 
 def predict(method: str, size: int, found: Found) -> float:
-    """Rehearsed computing on shared cores, and the collectives."""
+    """Predict the seconds of an exchange: rehearsed computing on shared cores, and the collectives."""
     net = model()
     named = list(net.named_parameters())
     work = scale.work_of(method, named, [gradients(net, OTHERS + rank) for rank in range(size)], size, UNIT)
     if work.refusal:
         raise SystemExit(f"{method}: {work.refusal}")
-    crowd = max(1.0, size / (os.cpu_count() or 1))
+    ranks_per_core = max(1.0, size / (os.cpu_count() or 1))
     wire = 0.0
     for course in work.courses:
         for ask in course.asks:
@@ -62,7 +61,7 @@ def predict(method: str, size: int, found: Found) -> float:
             hops = HOPS[ask.kind]
             latency = found.latency[ask.kind] * hops(among) / hops(size)
             wire += (latency + ask.traffic / found.rate[ask.kind]) if among > 1 else 0.0
-    return crowd * (work.selection + work.decode) + wire
+    return ranks_per_core * (work.selection + work.decode) + wire
 
 
 def main() -> None:
@@ -101,7 +100,7 @@ def cells_of(cells: list[dict[str, Any]], size: int) -> dict[str, Any]:
 
 
 def judge(cells: list[dict[str, Any]]) -> list[Row]:
-    """The bars: errors over all methods and numbers of ranks, and the order of every two methods."""
+    """Make the rows: errors over all methods and numbers of ranks, and pairs of methods in the right order."""
     errors: list[float] = []
     right: list[bool] = []
     for cell in cells:

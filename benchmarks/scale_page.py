@@ -1,6 +1,6 @@
 """Write docs/scale.md's tables, between their markers, and its figure: python benchmarks/scale_page.py
 
-From results/scale.json and results/scale_check.json; nothing is measured.
+Uses results/scale.json and results/scale_check.json, and measures nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gradwire.lab.studies.draw import draw
 DOCS = Path(__file__).parents[1] / "docs"
 ISLAND = 8
 SHOWN = (2, 8, 64, 512, 1024)
-"""Numbers of workers of the table that has everything."""
+"""Numbers of workers in the detailed table."""
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def sheet_of() -> scale.Forecast:
 
 
 def show(sheet: scale.Forecast) -> None:
-    """Print who is first."""
+    """Print the fastest methods."""
     for size in sheet.plan.sizes:
         for rate in sheet.plan.rates:
             one = scale.best(sheet, rate, size)
@@ -59,7 +59,7 @@ def show(sheet: scale.Forecast) -> None:
 
 
 def fastest(sheet: scale.Forecast) -> str:
-    """A line for every number of workers: the fastest method at every step, and what local steps would take."""
+    """A line for every number of workers: the fastest method that exchanges at every step, and local steps."""
     rates = sheet.plan.rates
     lines = [f"| workers | {' | '.join(rates)} |", f"|---:|{'---|' * len(rates)}"]
     for size in sheet.plan.sizes:
@@ -84,7 +84,7 @@ def crossings(sheet: scale.Forecast) -> str:
 
 
 def everything(sheet: scale.Forecast) -> str:
-    """What the rehearsals found, and the wire at one rate."""
+    """The detailed table: the rehearsed work, and the wire at one rate."""
     rate = "1gbit"
     lines = [
         f"| method | workers | MB up | MB down | selection ms | decoding ms | held MB | wire ms at {rate} | step ms |"
@@ -107,7 +107,7 @@ def figures(one: scale.Prediction) -> Iterator[str]:
 
 
 def checked() -> str:
-    """The model against real ranks."""
+    """The model compared with real ranks."""
     file = RESULTS / "scale_check.json"
     if not file.exists():
         return "Not measured yet: `python benchmarks/scale_check.py`.\n"
@@ -136,7 +136,7 @@ def about(sheet: scale.Forecast) -> str:
 
 
 def figure(sheet: scale.Forecast, island: scale.Forecast) -> chart.Chart:
-    """A panel a rate on a flat network, and one of islands: a step by the number of workers."""
+    """The step by the number of workers: a panel for each rate on a flat network, and one with islands."""
     panels: list[chart.Panel] = []
     lines: list[chart.Line] = []
     facts: list[dict[str, object]] = []

@@ -1,4 +1,4 @@
-"""What ranks do for scale_check.py: time exchanges, and collectives of a few bytes and of many."""
+"""The ranks of scale_check.py: they time exchanges, and collectives of few and of many bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UNIT = 2.0**30
 
 @dataclass(frozen=True)
 class Case:
-    """What ranks measure: so many rounds of every method."""
+    """What the ranks measure: a number of rounds of every method."""
 
     methods: tuple[str, ...]
     rounds: int
@@ -37,7 +37,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Found:
-    """Seconds of a step by method; by kind of collective, seconds of a few bytes and bytes a second of many; the load."""
+    """The result. steps, low, high: seconds of a step by method. latency, rate: by kind of collective. load: average."""
 
     steps: dict[str, float]
     low: dict[str, float]
@@ -48,14 +48,14 @@ class Found:
 
 
 def model() -> nn.Module:
-    """1.7 M parameters in twelve tensors."""
+    """A model of 1.7 M parameters in twelve tensors."""
     torch.manual_seed(0)
     widths = (256, 512, 768, 768, 512, 256, 128)
     return nn.Sequential(*(nn.Linear(one, two) for one, two in itertools.pairwise(widths)))
 
 
 def gradients(net: nn.Module, rank: int) -> list[Tensor]:
-    """Of uneven magnitudes over the tensors and inside them."""
+    """Random gradients with uneven magnitudes over the tensors and inside them."""
     rng = torch.Generator().manual_seed(rank)
     found: list[Tensor] = []
     for number, param in enumerate(net.parameters()):
@@ -64,20 +64,20 @@ def gradients(net: nn.Module, rank: int) -> list[Tensor]:
     return found
 
 
-def measure(case: Case, tell: remote.Tell) -> Found:
-    """On every rank: the calibration, then the methods in rounds, so that a slow moment hits all of them."""
+def measure(case: Case, report: remote.Report) -> Found:
+    """Calibrate, then time the methods in rounds, so that slow moments affect all of them; every rank calls it."""
     process = Process(own_group(dist.group.WORLD, torch.device("cpu")))
     latency = {kind: probe(process, kind) for kind in HOPS}
     rate = {kind: bandwidth(process, kind, latency[kind]) for kind in HOPS}
     net = model()
     own = gradients(net, process.rank)
     timed: dict[str, list[float]] = {method: [] for method in case.methods}
-    lives = {method: Life(method, net, own, process) for method in case.methods}
+    runners = {method: Runner(method, net, own, process) for method in case.methods}
     for number in range(1 + case.rounds):
-        for method, life in lives.items():
-            if number > 2 and method.startswith(("dense", "islands")):  # seconds each
+        for method, runner in runners.items():
+            if number > 2 and method.startswith(("dense", "islands")):  # they take seconds each
                 continue
-            seconds = slowest(process, life.step)
+            seconds = slowest(process, runner.step)
             if number:
                 timed[method].append(seconds)
     process.close()
@@ -91,7 +91,7 @@ def measure(case: Case, tell: remote.Tell) -> Found:
     )
 
 
-class Life:
+class Runner:
     """One method on a rank."""
 
     def __init__(self, method: str, net: nn.Module, own: list[Tensor], process: Process) -> None:
@@ -103,7 +103,7 @@ class Life:
         self.flat = torch.cat([gradient.flatten() for gradient in own])
 
     def step(self) -> None:
-        """One exchange of all units."""
+        """Exchange all units once."""
         if self.exchange is None:
             self.process.overwrite(gw.AllReduce(self.flat))
             return
@@ -117,20 +117,20 @@ class Life:
 
 
 def probe(process: Process, kind: str) -> float:
-    """Seconds of a collective of a few bytes, the median of several."""
+    """Median seconds of a collective of a few bytes."""
     ask = asking(kind, 4, process.size)
     return statistics.median(slowest(process, lambda: process.ask(ask)) for _ in range(TINY_CALLS))
 
 
 def bandwidth(process: Process, kind: str, latency: float) -> float:
-    """Bytes a second that a collective of many puts on the busiest link, the median of a few."""
+    """Bytes a second of a long collective on the busiest link, from the median of a few calls."""
     ask = asking(kind, PROBE, process.size)
     seconds = statistics.median(slowest(process, lambda: process.ask(ask)) for _ in range(LONG_CALLS))
     return ask.busiest(process.size) / max(seconds - latency, 1e-9)
 
 
 def asking(kind: str, nbytes: int, size: int) -> gw.AllReduce | gw.AllGather | gw.Broadcast | gw.AllToAll:
-    """A collective to which a rank brings so many bytes, or, to all others, so many for each."""
+    """A collective to which a rank brings `nbytes` bytes (an AllToAll: `nbytes` for each rank)."""
     asks = {
         "AllReduce": gw.AllReduce(torch.zeros(nbytes // 4)),
         "AllGather": gw.AllGather(torch.zeros(nbytes, dtype=torch.uint8)),
@@ -141,7 +141,7 @@ def asking(kind: str, nbytes: int, size: int) -> gw.AllReduce | gw.AllGather | g
 
 
 def slowest(process: Process, act: Callable[[], object]) -> float:
-    """Seconds from a common start until the slowest rank is done."""
+    """Seconds of an action from a common start until the slowest rank is done."""
     dist.barrier()
     started = time.perf_counter()
     act()

@@ -2,8 +2,8 @@
 
     python benchmarks/scale_unions.py
 
-Real: every rank's gradient, on its own batch. Rehearsed: the first eight are measured, the others drawn (advice/gradients.py).
-Of bytes counted, not timed, so the machine may be busy; a minute. Writes results/scale_unions.json.
+Real: every rank's gradient is measured on its own batch. Rehearsed: the first eight are measured, the others drawn
+(advice/gradients.py). Nothing is timed, so the machine may be busy; a minute. Writes results/scale_unions.json.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ def main() -> None:
         drawn = of_ranks(params, real[:RANKS])
         found[name] = {
             "real": unions([torch.cat([each.flatten() for each in one]) for one in real]),
-            "rehearsed": unions([brought(drawn, params, rank) for rank in range(ranks)]),
+            "rehearsed": unions([gradient_of(drawn, params, rank) for rank in range(ranks)]),
         }
         for kind, sizes in found[name].items():
             print(f"{name:5} {kind:10}", ", ".join(f"{n} ranks {times:.2f} k" for n, times in sizes.items()))
     write("scale_unions.json", {"density": DENSITY, "measured": RANKS, "unions": found})
 
 
-def brought(drawn: Gradients, params: list[Tensor], rank: int) -> Tensor:
-    rooms = {id(param): torch.empty_like(param) for param in params}
-    drawn.write_(rooms, rank)
-    return torch.cat([room.flatten() for room in rooms.values()])
+def gradient_of(drawn: Gradients, params: list[Tensor], rank: int) -> Tensor:
+    buffers = {id(param): torch.empty_like(param) for param in params}
+    drawn.write_(buffers, rank)
+    return torch.cat([buffer.flatten() for buffer in buffers.values()])
 
 
 def unions(vectors: list[Tensor]) -> dict[int, float]:
-    """By number of ranks, powers of two: the size of the union of their selections over that of one."""
+    """The size of the union of the first n ranks' selections, divided by k, for n = 1, 2, 4 and so on."""
     k = int(DENSITY * len(vectors[0]))
     selected = torch.zeros(len(vectors[0]), dtype=torch.bool)
     found: dict[int, float] = {}

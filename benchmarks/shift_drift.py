@@ -2,9 +2,9 @@
 
     python benchmarks/shift_drift.py        # writes benchmarks/results/shift_drift.json
 
-Each worker adds its own messages to its shift, and averages to the mean shift, so both round differently. The figure is
-|mean of h_i - mean h| / |mean h|, the largest entry over the largest; it is compared with the float32 spacing, and with
-the compression error of a step, |mean - mean of x| / |mean of x|.
+Each worker adds its own messages to its shift, and mean messages to the mean shift, so the two round differently. The drift
+is max |mean of h_i - mean h| / max |mean h|. It is compared with the spacing of float32, and with the compression error of a
+step, |mean - mean of x| / |mean of x|.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SPECS = ("ef21(topk(density=0.25))", "diana(natural)")
 
 
 def drift(spec: str, steps: int = STEPS) -> dict[str, list[float]]:
-    """The drift and a step's compression error, both relative, at every mark."""
+    """The relative drift and the relative compression error of a step, at every mark."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     layout = gw.Layout(["x"], [(D,)])

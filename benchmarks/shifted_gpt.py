@@ -1,10 +1,10 @@
-"""The demo's GPT trained over DDP with shifted compression, held against dense DDP at equal steps.
+"""The demo's GPT trained through DDP with shifted compression, compared with dense DDP at equal steps.
 
     python benchmarks/shifted_gpt.py [--steps 300] [--seed 0]
 
-Two ranks over loopback: same model, batches, optimizer (SGD with Nesterov momentum 0.8) and learning rate 0.08, only the exchange differs.
-What counts is the held-out loss after the last step, and the bytes a rank sends a step; the seconds are those of loopback,
-where compression does not pay. A loss above dense's by more than the run's allowance is an error (exit code 1).
+Two ranks on loopback with the same model, batches, optimizer (SGD with Nesterov momentum 0.8) and learning rate 0.08; only the exchange
+differs. The results are the final held-out loss and the bytes a rank sends in a step; seconds are those of loopback, where compression
+does not pay. A loss above dense's by more than the run's allowance is an error (exit code 1).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gradwire.lab.comparison.on_ranks import execute
 from gradwire.lab.comparison.record import Run
 
 RANKS = 2
-AMPLE_SECONDS = 1e5  # the steps end a run, not the clock; evaluated before the first step and after the last
+AMPLE_SECONDS = 1e5  # never reached: a run ends by its steps, and is evaluated before the first and after the last one
 RUNS: dict[str, float | None] = {
     "dense": 1.0,
     "diana(natural)": 1.02,
@@ -33,9 +33,9 @@ RUNS: dict[str, float | None] = {
     "randdiana(natural, p=0.05)": None,
     "ef21sgdm(topk(density=0.1), eta=0.5)": None,
 }
-"""What is compared, and the ratio to dense's loss that each may reach; None: the loss must fall half as far as dense's."""
-# VR-GDCI divides the error of compressing the next model by gamma, and at first, while the shifts are zero, that is the
-# error of compressing the model itself: a large gamma is the mild choice.
+"""The compared exchanges, and the allowed ratio to dense's loss; None: the loss must fall at least half as far as dense's."""
+# VR-GDCI divides the error of compressing the next model by gamma. At first, while the shifts are zero, that is the error of
+# compressing the model itself, so a large gamma is the safe choice.
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """Write the tables of docs/speed.md between their markers, from results/*.json: python benchmarks/speed_page.py
 
-The sections of race.py and peers.py are written by their own --table.
+The sections of race.py and peers.py are written by these scripts with --table.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def half_losses() -> str:
 
 
 def crossover() -> str:
-    """A line for every model and method, a column for every link; the fastest bold, the advised one with a star."""
+    """A line for every model and method, a column for every link; the fastest is bold, the advised one has a star."""
     cells = read("map")["cells"]
     rates = list(dict.fromkeys(cell["rate"] for cell in cells))
     lines = [

@@ -1,8 +1,8 @@
-"""What a step costs on a slow link, in steps without communication: gradwire beside torch's own ways, in one run.
+"""The time of a step on a slow link, in units of a step without communication: gradwire's and torch's own methods, in one run.
 
     python benchmarks/steps.py [--model mlp] [--rate 100mbit] [--torch] [--seconds 40]
 
-Two ranks, one thread each, on links between network namespaces. --torch measures torch's ways as well, of which dense takes minutes at
+Two ranks, one thread each, on links between network namespaces. --torch also measures torch's methods, of which dense takes minutes at
 100 Mbit/s; without it only gradwire's are run. Writes results/steps.json if all models and rates are measured.
 """
 
@@ -22,10 +22,10 @@ OURS = (
     "ef(deft(density=0.01, overlap=true))",
 )
 SHARED = "ef(sharedrandk(density=0.01, unbiased=false))"
-"""Selects nothing, which is the best where the wire is fast; beyond 100 Mbit/s, where the bar is for Top-k and DEFT."""
+"""Needs no selection, which is best on a fast wire. Measured above 100 Mbit/s only, where the bar is for Top-k and DEFT."""
 TORCH = ("dense", "fp16", "powersgd1", "powersgd2", "powersgd4")
 ROUNDS = ("local(every=10)", "local(every=30)")
-"""They exchange once in so many steps; their step is the mean of a round's."""
+"""Local steps, which exchange once a round; their step is the mean of a round's steps."""
 BARS = {
     ("mlp", "100mbit"): 1.5,
     ("gpt", "100mbit"): 1.03,
@@ -34,7 +34,7 @@ BARS = {
     ("gpt", "1gbit"): 1.02,
     ("resnet18", "1gbit"): 1.06,
 }
-"""The most that the best of gradwire may take, in steps without communication."""
+"""The bar for the best of gradwire's methods, in steps without communication."""
 
 
 def main() -> None:
@@ -58,9 +58,9 @@ def main() -> None:
 
 
 def measure(model: str, rate: str, beside: tuple[str, ...] = (), seconds: float = 40) -> tuple[list[Row], bench.Sheet]:
-    """Race gradwire's methods, and others beside them, on one link: a row each, and one for its best, with the bar.
+    """Measure gradwire's methods, and those in `beside`, on one link; return a row for each, and two rows with the bar.
 
-    The best of those that exchange at every step has a row of its own, with the same bar.
+    These are the best of gradwire's methods that exchange at every step, and the best of all of gradwire's methods.
     """
     ours = OURS if rate == "100mbit" else (*OURS, SHARED)
     sheet = bench.run(

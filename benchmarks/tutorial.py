@@ -1,4 +1,4 @@
-"""Follow docs/tutorial.md by hand: write its files, run its commands, draw its figures, and write down what came out.
+"""Follow docs/tutorial.md: write its files, run its commands, draw its figures, and record the output.
 
 python benchmarks/tutorial.py
 """
@@ -19,7 +19,7 @@ from rows import RESULTS
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "tutorial.md"
 DENSE, LOCAL = (5, 10, 20, 40), (100, 250, 500, 1000)
-"""Steps of the runs at 10 Mbit/s. Each is a run of its own from the start, as the page's commands are."""
+"""Numbers of steps of the runs at 10 Mbit/s. Each run starts from scratch, like the page's commands."""
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def files(page: str) -> dict[str, str]:
-    """The page's files by name: a block with a title is a file, or, of a diff, the last file with these lines changed."""
+    """The page's files by name: a titled block is a file, or, if it is a diff, the last file with these changes."""
     found: dict[str, str] = {}
     last = ""
     for kind, name, body in re.findall(r'```(\w+) title="(\S+)"\n(.*?)```', page, re.DOTALL):
@@ -41,7 +41,7 @@ def files(page: str) -> dict[str, str]:
 
 
 def changed(source: str, diff: str) -> str:
-    """The source with the hunks of a diff, which are separated by dots, each at the one place where its lines stand."""
+    """Apply the hunks of a diff, separated by "..." lines, to a source; each must match exactly one place."""
     for hunk in re.split(r"^\.\.\.\n", diff, flags=re.MULTILINE):
         lines = hunk.splitlines(keepends=True)
         before, after = ("".join(line[1:] or "\n" for line in lines if line[0] not in sign) for sign in ("+", "-"))
@@ -52,14 +52,14 @@ def changed(source: str, diff: str) -> str:
 
 
 def run(folder: Path, command: str) -> str:
-    """What a command of the page prints."""
+    """Run a command of the page; return its output."""
     words = command.split()
     done = subprocess.run([sys.executable, *words[1:]], cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
     return done.stdout.strip()
 
 
 def numbers(line: str) -> dict[str, float]:
-    """Milliseconds and bytes a step and the loss, as a run prints them."""
+    """Parse the output of a run: milliseconds and bytes a step, and the loss."""
     found = re.fullmatch(r"([\d.]+) ms(?: and ([\d,]+) bytes)? a step, held-out loss ([\d.]+)", line)
     if not found:
         raise ValueError(f"no line of a run: {line!r}")
@@ -80,7 +80,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def blocks(results: Mapping[str, Any]) -> dict[str, str]:
-    """What stands between the page's markers."""
+    """The texts between the page's markers, by name."""
     printed: Mapping[str, str] = results["printed"]
 
     def shown(*commands: str) -> str:

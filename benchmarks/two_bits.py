@@ -1,11 +1,11 @@
-"""How near two bits a value come: `bits2` beside SparseLoCo's four bins, on the values that Top-k keeps.
+"""The error of two-bit values: `bits2` compared with SparseLoCo's four bins, on the values that Top-k keeps.
 
     python benchmarks/two_bits.py
 
-Vectors: normal, Laplace, and differences of models after ten local steps (GPT of 0.12 M on the standard library's source,
-AdamW at 3e-3, batch 8, after 100 steps). 1/64 of the values is kept: of the whole vector, of each tensor (one message
-each), or of each chunk of 4096. The error is |x - Q(x)|^2 / |x|^2 of the kept values x, the mean of three seeds; held is
-their share of the vector's squares. Writes results/two_bits.json.
+Vectors: normal, Laplace, and differences of models after ten local steps (a GPT of 0.12 M parameters on the standard library's
+source, AdamW at 3e-3, batch 8, after 100 steps). 1/64 of the values is kept: of the whole vector, of each tensor (one message
+each), or of each chunk of 4096. The error is |x - Q(x)|^2 / |x|^2 of the kept values x, the mean over three seeds; "held" is
+their fraction of the vector's squared norm. Writes results/two_bits.json.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def compare(name: str, vectors: Sequence[Sequence[Tensor]], select: Select) -> list[Row]:
-    """The share that is held, and for both codes the error and the bytes of all value blocks."""
+    """Make the rows: the fraction of the squared norm that is kept, and for both codes error and bytes of the values."""
     rows = [row(f"{name}: held", _mean([_squares(select(each)) / _squares(each) for each in vectors]))]
     for code, (quantise, nbytes) in CODES.items():
         messages = [select(each) for each in vectors]
@@ -59,12 +59,12 @@ def compare(name: str, vectors: Sequence[Sequence[Tensor]], select: Select) -> l
 
 
 def bits2(x: Tensor) -> Tensor:
-    """f32[k] -> what a peer decodes of it."""
+    """f32[k] -> f32[k], encoded by bits2 and decoded."""
     return values.decode(values.encode(x, "bits2"), "bits2", len(x))
 
 
 def four_bins(x: Tensor) -> Tensor:
-    """f32[k] -> the mean of its bin, of four around the values' mean, 6 / 4 of their standard deviation wide each."""
+    """f32[k] -> f32[k], each value's bin mean; four bins around the mean, each 6 / 4 standard deviations wide."""
     width = SIGMAS / BINS * x.std() if len(x) > 1 else x.new_ones(())
     if not width > 0:
         width = x.new_ones(())
@@ -74,7 +74,7 @@ def four_bins(x: Tensor) -> Tensor:
 
 
 def difference(text: corpus.Corpus, seed: int) -> list[Tensor]:
-    """Anchor minus model, a flat tensor for each parameter, after so many local steps."""
+    """Anchor minus model after LOCAL local steps, a flat tensor for each parameter."""
     torch.manual_seed(seed)
     model, rng = GPT(64, 2, 4, CONTEXT), _rng(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)

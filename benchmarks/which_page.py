@@ -1,4 +1,4 @@
-"""Write the measured grounds of docs/which.md between their markers: python benchmarks/which_page.py"""
+"""Write the table of measurements in docs/which.md between its markers: python benchmarks/which_page.py"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read(name: str) -> Any:
 
 
 def grounds() -> str:
-    """One line for every measurement that the page decides by."""
+    """A line for every measurement on which the page's advice is based."""
     head = "| measured | dense DDP | the best of torch | gradwire |\n|---|---|---|---|\n"
     return head + "".join(f"| {' | '.join(row)} |\n" for row in (*races(), sgd(), *losses(), every_step(), fast()))
 
@@ -52,7 +52,7 @@ def sgd() -> tuple[str, ...]:
 
 
 def losses() -> list[tuple[str, ...]]:
-    """Held-out losses of local steps after as many steps."""
+    """Held-out losses of local steps and dense after equal numbers of steps."""
     runs = read("local_lab")["runs"]
 
     def loss(label: str) -> float:

@@ -1,9 +1,9 @@
-"""Train a small net with Accelerate; gradwire is two added lines, and memories are saved with the state.
+"""Train a small net with Accelerate; gradwire adds two lines, and its memories are saved with the state.
 
 torchrun --nproc-per-node 2 examples/accelerator.py
-Local steps instead: import prepare_local, and write
+For local steps, import prepare_local and replace `prepare` by
     model, optimizer, local = prepare_local(accelerator, model, optimizer, partial(gradwire.local, every=10))
-in the place of `prepare`; call `local.finish()` before an evaluation and at the end.
+Then call `local.finish()` before an evaluation and at the end.
 """
 
 import tempfile
@@ -33,7 +33,7 @@ def main() -> None:
                 loss = nn.functional.cross_entropy(model(batch), targets)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(model.parameters(), 1.0)  # of the mean over all ranks
+                    accelerator.clip_grad_norm_(model.parameters(), 1.0)  # clips the mean over all ranks
                 optimizer.step()
                 optimizer.zero_grad()
         accelerator.print(f"epoch {epoch + 1}: loss {loss.item():.3f}")

@@ -1,4 +1,4 @@
-"""Train a module without any wrapper; gradwire averages its gradients. Its lines are marked.
+"""Train a module without any wrapper; gradwire averages its gradients. Its lines are marked "gradwire".
 
 torchrun --nproc-per-node 2 examples/bare.py
 """
@@ -28,7 +28,7 @@ def main() -> None:
                     loss.backward()
             else:
                 loss.backward()  # exchanges the sum of both
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # of the mean over all ranks
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # clips the mean over all ranks
         optimizer.step()
         optimizer.zero_grad()
         if step % 20 == 19 and dist.get_rank() == 0:

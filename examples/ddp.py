@@ -1,4 +1,4 @@
-"""Train a small net on several processes or machines; gradwire is four added lines. Local steps: examples/local.py.
+"""Train a small net with DDP on several processes or machines; gradwire adds four lines. Local steps: see local.py.
 
 torchrun --nproc-per-node 2 examples/ddp.py
 torchrun --nnodes 2 --node-rank 0 --master-addr ADDRESS --master-port 29500 examples/ddp.py   # and --node-rank 1

@@ -1,7 +1,7 @@
-"""Train a small net with Lightning's Fabric; gradwire is two added lines, and memories lie beside every checkpoint.
+"""Train a small net with Lightning's Fabric; gradwire adds two lines, and its memories are saved with every checkpoint.
 
 torchrun --nproc-per-node 2 examples/fabric.py
-Local steps instead: `strategy = FabricLocalStrategy(partial(gradwire.local, every=10))`; call
+For local steps, use `strategy = FabricLocalStrategy(partial(gradwire.local, every=10))` and call
 `strategy.locals[0].finish()` before an evaluation and at the end.
 """
 
@@ -16,7 +16,7 @@ from gradwire.integrations.lightning import FabricAttachStrategy  # gradwire
 
 
 def main() -> None:
-    strategy = FabricAttachStrategy("ef(deft(density=0.01))")  # gradwire: in the place of "ddp"
+    strategy = FabricAttachStrategy("ef(deft(density=0.01))")  # gradwire: instead of "ddp"
     fabric = Fabric(accelerator="cpu", devices=int(os.environ.get("WORLD_SIZE", 1)), strategy=strategy)
     fabric.launch()
     seed_everything(0)
@@ -31,7 +31,7 @@ def main() -> None:
             with fabric.no_backward_sync(model, enabled=micro == 0):
                 loss = nn.functional.cross_entropy(model(inputs), (inputs @ teacher).argmax(1))
                 fabric.backward(loss / 2)
-        fabric.clip_gradients(model, optimizer, max_norm=1.0)  # of the mean over all ranks
+        fabric.clip_gradients(model, optimizer, max_norm=1.0)  # clips the mean over all ranks
         optimizer.step()
         optimizer.zero_grad()
         if step % 20 == 19:

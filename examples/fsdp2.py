@@ -1,4 +1,4 @@
-"""Train a model sharded by FSDP2 inside each of two islands; between them gradwire averages. Its lines are marked.
+"""Train a model that FSDP2 shards inside two islands; gradwire averages between them. Its lines are marked "gradwire".
 
 torchrun --nproc-per-node 4 examples/fsdp2.py
 """
@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 
 import gradwire  # gradwire
 
-ISLANDS = 2  # machines, sites: what has slow links between
+ISLANDS = 2  # machines or sites with slow links between them
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     blocks = [nn.Sequential(nn.Linear(512, 512), nn.ReLU()) for _ in range(3)]
     model = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), *blocks, nn.Linear(512, 10))
     for block in blocks:
-        fully_shard(block, mesh=mesh["shard"])  # native HSDP would be given the whole mesh
+        fully_shard(block, mesh=mesh["shard"])  # native HSDP would take the whole mesh
     fully_shard(model, mesh=mesh["shard"])
     hook = gradwire.attach(model, "ef(topk(density=0.01))", group=mesh["replicate"])  # gradwire
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -34,7 +34,7 @@ def main() -> None:
         loss = nn.functional.cross_entropy(model(inputs), (inputs @ teacher).argmax(1))
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # of the mean over all islands
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # clips the mean over all islands
         optimizer.step()
         if step % 20 == 19 and dist.get_rank() == 0:
             print(f"step {step + 1}: loss {loss.item():.3f}")

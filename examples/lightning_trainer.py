@@ -1,8 +1,8 @@
-"""Train a small net with Lightning's Trainer; gradwire is two added lines, and memories lie beside every checkpoint.
+"""Train a small net with Lightning's Trainer; gradwire adds two lines, and its memories are saved with checkpoints.
 
 torchrun --nproc-per-node 2 examples/lightning_trainer.py
-Local steps instead: `strategy = LocalStrategy(partial(gradwire.local, every=10))`. Lightning's own loop ends a round
-before every validation and save, and at the end.
+For local steps, use `strategy = LocalStrategy(partial(gradwire.local, every=10))`. Trainer then ends a round before
+every validation and save, and at the end.
 """
 
 import os
@@ -24,7 +24,8 @@ class Net(LightningModule):
     def training_step(self, batch: list[torch.Tensor], number: int) -> torch.Tensor:
         loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
         if number % 25 == 24 and self.global_rank == 0:
-            print(f"step {self.global_step + 1}: loss {loss.item():.3f}")  # sync_dist=True would send at every step
+            # Not log(sync_dist=True), which would communicate at every step.
+            print(f"step {self.global_step + 1}: loss {loss.item():.3f}")
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -36,7 +37,7 @@ def main() -> None:
     model = Net()
     inputs, teacher = torch.randn(6400, 64), torch.randn(64, 10)
     loader = DataLoader(TensorDataset(inputs, (inputs @ teacher).argmax(1)), batch_size=32, shuffle=True)
-    strategy = AttachStrategy("ef(deft(density=0.01))")  # gradwire: in the place of "ddp"
+    strategy = AttachStrategy("ef(deft(density=0.01))")  # gradwire: instead of "ddp"
     trainer = Trainer(
         accelerator="cpu",
         devices=int(os.environ.get("WORLD_SIZE", 1)),

@@ -1,4 +1,4 @@
-"""Train a small net on several machines over a slow link; gradwire is three added lines.
+"""Train a small net with local steps on several machines over a slow link; gradwire adds three lines.
 
 torchrun --nproc-per-node 2 examples/local.py
 torchrun --nnodes 2 --node-rank 0 --master-addr ADDRESS --master-port 29500 examples/local.py   # and --node-rank 1

@@ -1,8 +1,8 @@
-"""Train a small GPT-2 with Transformers' Trainer; gradwire is two added lines, and memories are in every checkpoint.
+"""Train a small GPT-2 with Transformers' Trainer; gradwire adds two lines, and its memories are in every checkpoint.
 
 torchrun --nproc-per-node 2 examples/trainer.py
-Local steps instead: import local, and write `local(trainer, partial(gradwire.local, every=10))`. Trainer's own loop
-ends a round before every evaluation and save, and at the end.
+For local steps, import local and write `local(trainer, partial(gradwire.local, every=10))`. Trainer then ends a round
+before every evaluation and save, and at the end.
 """
 
 import tempfile
@@ -14,7 +14,7 @@ from gradwire.integrations.transformers import attach  # gradwire
 
 
 def sentences(vocabulary: int, length: int) -> torch.Tensor:
-    """Whole numbers that count up in steps of 1, 2 or 3."""
+    """int64[2000, length]: numbers modulo `vocabulary` that count up in steps of 1, 2 or 3."""
     starts, steps = torch.randint(vocabulary, (2000, 1)), torch.randint(1, 4, (2000, 1))
     return (starts + steps * torch.arange(length)) % vocabulary
 
@@ -29,8 +29,8 @@ def main() -> None:
         learning_rate=0.003,
         logging_steps=20,
         save_strategy="no",
-        ddp_find_unused_parameters=False,  # else DDP sends a map of used parameters at every step
-        average_tokens_across_devices=False,  # else Trainer gathers numbers of tokens at every step
+        ddp_find_unused_parameters=False,  # else DDP communicates unused parameters at every step
+        average_tokens_across_devices=False,  # else Trainer gathers token counts at every step
         report_to=[],
         disable_tqdm=True,
         use_cpu=True,

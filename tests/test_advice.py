@@ -23,13 +23,13 @@ from torch.nn.parallel import DistributedDataParallel
 import gradwire as gw
 from gradwire.advice import (
     Cost,
-    Errand,
     Job,
     Link,
     LocalRound,
     Method,
     Pace,
     Part,
+    UnitWork,
     buckets,
     crossover,
     fit,
@@ -43,7 +43,7 @@ from gradwire.advice.losses import Known, known
 from gradwire.advice.losses import table as losses
 from gradwire.advice.rounds import EXCHANGE
 from gradwire.advice.verdict import MARGIN
-from gradwire.advice.work import errands, lay, shards
+from gradwire.advice.work import bucket_buffers, rehearse_units, shards
 from gradwire.ask import AllReduce, Axis
 from gradwire.cli.advise import door_lines, local_lines, loss_lines, rate_of, table
 from gradwire.lab import records
@@ -180,10 +180,10 @@ def test_one_worker_stands_for_many(spec: str) -> None:
 def test_gradients_are_rehearsed_where_ddp_would_have_them() -> None:
     """One flat vector a bucket: a mean of few values is spread once for each, not once for every parameter."""
     params = [torch.zeros(3, 4), torch.zeros(5), torch.zeros(2, 2)]
-    rooms = lay([params[:2], params[2:]])
-    assert [rooms[id(param)].shape for param in params] == [param.shape for param in params]
-    assert len({room.untyped_storage().data_ptr() for room in rooms.values()}) == 2
-    assert rooms[id(params[1])].storage_offset() == 12
+    buffers = bucket_buffers([params[:2], params[2:]])
+    assert [buffers[id(param)].shape for param in params] == [param.shape for param in params]
+    assert len({buffer.untyped_storage().data_ptr() for buffer in buffers.values()}) == 2
+    assert buffers[id(params[1])].storage_offset() == 12
 
 
 def test_a_rehearsal_takes_one_or_all() -> None:
@@ -202,8 +202,8 @@ def test_ddps_buckets() -> None:
     assert buckets(sizes, [0, 1, 2, 3], 1) == [[0], [1], [2], [3]]
 
 
-def errand(nbytes: float, cpu: float = 0.0, parameter: int = 0) -> Errand:
-    return Errand((parameter,), (Course((Asked("AllReduce", nbytes, cpu),), 0.0),))
+def unit_work(nbytes: float, cpu: float = 0.0, parameter: int = 0) -> UnitWork:
+    return UnitWork((parameter,), (Course((Asked("AllReduce", nbytes, cpu),), 0.0),))
 
 
 PACE = Pace(compute=0.1, tail=0.0, ready=(0.1, 0.05), period=0.2)
@@ -211,17 +211,17 @@ PACE = Pace(compute=0.1, tail=0.0, ready=(0.1, 0.05), period=0.2)
 
 def test_predictions_by_hand() -> None:
     assert predict(PACE, [], link(1e-6)) == pytest.approx(0.1)
-    assert predict(PACE, [errand(1e6)], link(1e-6)) == pytest.approx(0.1 + 0.001 + 1.0)
-    assert predict(PACE, [errand(1e4, parameter=1)], link(1e-6)) == pytest.approx(0.1)  # under backward
-    assert predict(PACE, [errand(1e4, cpu=0.02)], link(1e-6)) == pytest.approx(0.1 + 0.02 + 0.011)
+    assert predict(PACE, [unit_work(1e6)], link(1e-6)) == pytest.approx(0.1 + 0.001 + 1.0)
+    assert predict(PACE, [unit_work(1e4, parameter=1)], link(1e-6)) == pytest.approx(0.1)  # under backward
+    assert predict(PACE, [unit_work(1e4, cpu=0.02)], link(1e-6)) == pytest.approx(0.1 + 0.02 + 0.011)
 
 
 @given(st.floats(0.001, 0.5), st.floats(2e4, 1e6))
 def test_at_the_crossover_steps_are_equal(cpu: float, nbytes: float) -> None:
-    dense, method = [errand(1e7)], [errand(nbytes, cpu=cpu)]
+    dense, method = [unit_work(1e7)], [unit_work(nbytes, cpu=cpu)]
 
-    def at(errands: list[Errand], beta: float) -> float:
-        return predict(PACE, errands, link(1e-6).at(beta))
+    def at(units: list[UnitWork], beta: float) -> float:
+        return predict(PACE, units, link(1e-6).at(beta))
 
     beta = crossover(lambda beta: at(method, beta), lambda beta: at(dense, beta))
     assert at(method, beta) == pytest.approx(at(dense, beta), rel=1e-6)
@@ -254,7 +254,7 @@ def test_a_round_is_as_short_as_the_wire_lets_it_be(wire: float, every: int) -> 
     one = LocalRound("mean", 1.0, 0.0, wire, 8.0)
     assert one.every == every
     assert one.seconds(every) == 1.0 + wire / every
-    assert (one.share(every) < 0.05) == (wire < 1e6)
+    assert (one.wire_fraction(every) < 0.05) == (wire < 1e6)
 
 
 def test_computing_is_no_wire() -> None:
@@ -301,7 +301,7 @@ def test_a_bare_modules_units_leave_in_order() -> None:
     exchanged = through_module(ddp, gradients, 2)
     assert [name for name, _ in exchanged.named] == ["1.bias", "1.weight", "0.bias", "0.weight"]
     assert [int(gradient.flatten()[0]) for gradient in exchanged.gradients] == [3, 2, 1, 0]
-    found = errands(exchanged, gw.parse("ef(topk(density=0.2))"), 4.0 * 15)
+    found = rehearse_units(exchanged, gw.parse("ef(topk(density=0.2))"), 4.0 * 15)
     assert [one.parameters for one in found] == [(3,), (3, 2), (3, 2, 1), (3, 2, 1, 0)]
     assert [pace.when(one.parameters) for one in found] == [0.4, 0.5, 0.9, 1.0]
     assert [one.traffic > 0 for one in found] == [True] * 4
@@ -324,7 +324,7 @@ def test_shards_are_cut_as_fsdp2_cuts_them(island: int) -> None:
     assert sum(one.traffic for one in shards(first, 1e9)) == sum(
         AllReduce(tensor).busiest(first.size) for _, tensor in first.named
     )
-    assert len(errands(first, gw.parse("ef(topk(density=0.5))"), 1e9)) == 1
+    assert len(rehearse_units(first, gw.parse("ef(topk(density=0.5))"), 1e9)) == 1
 
 
 def test_what_fsdp2_does_by_itself_is_hidden_as_far_as_it_fits() -> None:
@@ -349,7 +349,7 @@ def test_groups_along_islands_have_their_own_link() -> None:
     assert fast.part("AllReduce", 1e3, Axis(4)).wait == pytest.approx(1.0)
     assert fast.part("AllReduce", 1e3, Axis(2, 4)).wait == pytest.approx(3.0)
     assert fast.part("AllReduce", 1e3).wait == pytest.approx(4.0)
-    one = Errand((0,), (Course((Asked("AllReduce", 1e-9, 0.0, Axis(4)), Asked("AllReduce", 1e-9, 0.0)), 0.0),))
+    one = UnitWork((0,), (Course((Asked("AllReduce", 1e-9, 0.0, Axis(4)), Asked("AllReduce", 1e-9, 0.0)), 0.0),))
     assert predict(PACE, [one], link) == pytest.approx(0.1 + 1.0 + 3.0)
 
 
@@ -372,7 +372,7 @@ def test_a_door_that_cannot_be_is_refused(arguments: dict[str, Any], words: str)
 
 @pytest.mark.parametrize("ranks", [2, 3, 5])
 def test_islands_must_be_filled_and_several(ranks: int) -> None:
-    with pytest.raises(ValueError, match=f"islands of 2 are two or more, all filled; {ranks} ranks"):
+    with pytest.raises(ValueError, match=f"{ranks} ranks do not fill two or more islands of 2"):
         ask(Question("mlp", island=2), ranks, None)
 
 
@@ -457,7 +457,7 @@ def test_the_table_of_losses_is_what_was_measured(monkeypatch: pytest.MonkeyPatc
 def test_a_question_is_refused_early() -> None:
     with pytest.raises(ValueError, match="unknown model"):
         Question("nope")
-    with pytest.raises(ValueError, match="every candidate once"):
+    with pytest.raises(ValueError, match="candidates must be distinct"):
         Question("mlp", ("natural", "natural"))
     with pytest.raises(ValueError, match="density must lie in"):
         Question("mlp", ("topk(density=2)",))

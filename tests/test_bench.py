@@ -290,7 +290,7 @@ def test_the_headline_states_the_finding_also_when_compression_loses() -> None:
         == "Compression pays at 100mbit; on loopback do not compress"
     )
     lost = sheet(*FAST, *(replace(one, ranks=4) for one in FAST))
-    expected = "Do not compress: no way is faster than dense DDP on loopback with 2 ranks, on loopback with 4 ranks"
+    expected = "Do not compress: no method is faster than dense DDP on loopback with 2 ranks, on loopback with 4 ranks"
     assert bench_words.headline(lost) == expected
 
 

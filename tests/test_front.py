@@ -155,7 +155,7 @@ def test_a_benchmarks_table_fits_80_columns_and_says_what_hidden_is(wide: dict[s
     table, below = bench_table.table(sheet, every)
     text = printed(table, *below)
     assert max(map(len, text.split(LONG)[0].splitlines())) <= 80
-    for word in ("local(every=10)", f") {LONG}", "327-364", "hidden: what of select, wire and wait"):
+    for word in ("local(every=10)", f") {LONG}", "327-364", "hidden: the part of select, wire and wait"):
         assert word in " ".join(text.split())
 
 

@@ -153,7 +153,7 @@ def test_a_delayed_mean_of_a_single_worker_that_adds_changes_nothing() -> None:
 def test_running_statistics_are_averaged_and_counts_are_not() -> None:
     crowd = Crowd(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), 2)
     for worker in (0, 1, 1):
-        crowd.be(worker)
+        crowd.load_worker(worker)
         crowd.model(torch.randn(8, 3) + worker)
     apart = [[buffer.clone() for buffer in buffers] for buffers in crowd.buffers]
     assert [int(buffers[2]) for buffers in apart] == [1, 2]
@@ -168,11 +168,11 @@ def test_workers_keep_to_their_own_parameters() -> None:
     crowd.thetas[1] += 1
     x, answers = torch.ones(1, 3), []
     for worker in (0, 1, 0):
-        crowd.be(worker)
+        crowd.load_worker(worker)
         answers.append(crowd.model(x))
     assert torch.allclose(answers[1], answers[0] + 4)  # three weights and a bias, each one more
     assert torch.equal(answers[0], answers[2])
-    crowd.be_at(crowd.thetas[1])
+    crowd.load_anchor(crowd.thetas[1])
     assert torch.equal(crowd.model(x), answers[1])
 
 

@@ -85,33 +85,33 @@ def test_another_record_is_refused(change: dict[str, object], message: str) -> N
 # What the ranks of the stories below do.
 
 
-def meet(outer: Outer, tell: remote.Tell) -> Inner:
+def meet(outer: Outer, report: remote.Report) -> Inner:
     """Every rank tells, rank 0 is heard; what is printed disturbs nobody; all agree on rank 0's number."""
     print("not a message")
-    tell(Inner(outer.inner.name, float(dist.get_rank())))
+    report(Inner(outer.inner.name, float(dist.get_rank())))
     (agreed,) = remote.agreed(10.0 + dist.get_rank())
     return Inner(f"{dist.get_world_size()} ranks", agreed)
 
 
-def refuse(outer: Outer, tell: remote.Tell) -> None:
+def refuse(outer: Outer, report: remote.Report) -> None:
     if dist.get_rank() == 1:
         raise FileNotFoundError("there is no such file")
     dist.barrier()
 
 
-def die(outer: Outer, tell: remote.Tell) -> None:
+def die(outer: Outer, report: remote.Report) -> None:
     raise KeyError("a bug")
 
 
-def listen(outer: Outer, tell: remote.Tell) -> None:
-    """Tell at which addresses this process listens, as hexadecimal words of the kernel."""
+def listen(outer: Outer, report: remote.Report) -> None:
+    """Report at which addresses this process listens, as hexadecimal words of the kernel."""
     mine = set[str]()
     for descriptor in os.listdir("/proc/self/fd"):
         with suppress(FileNotFoundError):  # the listing's own
             mine.add(os.readlink(f"/proc/self/fd/{descriptor}"))
     lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
     found = [line[1].split(":")[0] for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in mine]
-    tell(Inner(" ".join(sorted(set(found))), len(found)))
+    report(Inner(" ".join(sorted(set(found))), len(found)))
 
 
 OUTER_0 = Outer(Inner("x", math.inf), (Inner("y", 0.1),), {"z": None}, {"d": 20}, True)

@@ -145,9 +145,9 @@ def measured(ranks: int) -> list[list[torch.Tensor]]:
 
 def brought(gradients: Gradients, worker: int) -> torch.Tensor:
     """f[d]: what a worker brings, in the order of the engine's unit."""
-    rooms = {tensor: torch.empty(each.shape[1:]) for tensor, each in gradients.measured.items()}
-    gradients.write_(rooms, worker)
-    return torch.cat([room.flatten() for room in [*rooms.values()][::-1]])
+    buffers = {tensor: torch.empty(each.shape[1:]) for tensor, each in gradients.measured.items()}
+    gradients.write_(buffers, worker)
+    return torch.cat([buffer.flatten() for buffer in [*buffers.values()][::-1]])
 
 
 def test_drawn_gradients_are_like_the_measured() -> None:
@@ -226,9 +226,9 @@ def test_families_share_a_memory_and_bring_their_gradients(spec: str) -> None:
     exchange, (unit,) = Guard(gw.parse(spec)), make_units(named[::-1], Guard(gw.parse(spec)), 2.0**30)
     crew = Crew(unit, exchange, 16, alike=False)
     assert crew.shares
-    assert [crew.brings(number) for number in range(16)] == [rank for rank in range(8) for _ in range(2)]
-    room = {tensor: torch.empty(each.shape[1:]) for tensor, each in gradients.measured.items()}
-    sent, course = unit_step(exchange, crew, gradients, [room], 2_882_880, 0, 16)
+    assert [crew.gradient_rank(number) for number in range(16)] == [rank for rank in range(8) for _ in range(2)]
+    buffers = {tensor: torch.empty(each.shape[1:]) for tensor, each in gradients.measured.items()}
+    sent, course = unit_step(exchange, crew, gradients, [buffers], 2_882_880, 0, 16)
     kinds, _, each = whole(spec, 16, 2_882_880, [brought(gradients, rank // 2) for rank in range(16)])
     assert [ask.kind for ask in course.asks] == kinds
     assert [ask.traffic for ask in course.asks] == each

@@ -23,10 +23,10 @@ from gradwire.layout import Layout
 def one_after_the_other(steps: int):
     """Stands for `run_all`: short runs in this process."""
 
-    def run(trainings: Sequence[Training], tell: studies.Tell) -> list[History]:
+    def run(trainings: Sequence[Training], report: studies.Report) -> list[History]:
         found = [train(replace(training, steps=steps, evaluate_every=steps, batch=2)) for training in trainings]
         for _ in dict.fromkeys(trainings):
-            tell("done")
+            report("done")
         return found
 
     return run
@@ -138,9 +138,9 @@ def test_local_steps(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """The drawing of what runs came to; the runs themselves are one short one."""
     one = train(replace(local.arms.BASE, steps=2, evaluate_every=1, batch=1, workers=2))
 
-    def run(trainings: Sequence[Training], tell: studies.Tell) -> list[History]:
+    def run(trainings: Sequence[Training], report: studies.Report) -> list[History]:
         for _ in dict.fromkeys(trainings):
-            tell("done")
+            report("done")
         return [replace(one, training=training.filled()) for training in trainings]
 
     monkeypatch.setattr(local.arms, "run_all", run)

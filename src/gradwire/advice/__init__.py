@@ -1,10 +1,10 @@
-"""Advice: what a step would take with each method, on this machine, this group and this model, before anything is run.
+"""Advice: predict a training step with each method, for this machine, process group and model, without running it.
 
-timeline   what overlaps what in a step: a pure function of seconds
-link       alpha and beta of every kind of collective, fitted to timed ones
+timeline   the time of a step in which computing and communication overlap: a pure function of seconds
+link       latency and bandwidth of every kind of collective, fitted to timed calls
 pace       when a model's gradients become ready, measured in a few steps
-rounds     local steps: one exchange of differences by rehearsal, and how many steps a round needs
-work       what a method brings to the network's lane, by rehearsal: no network, any number of ranks
+rounds     local steps: one rehearsed exchange of differences, and how many steps a round needs
+work       the communication and computing of a method, by rehearsal: no network, any number of ranks
 verdict    predicted steps, ranked; crossover bandwidths; compress or not
 """
 
@@ -13,7 +13,7 @@ from gradwire.advice.pace import Pace, Watch, buckets
 from gradwire.advice.rounds import LOCAL_CANDIDATES, LocalRound, local_rounds
 from gradwire.advice.timeline import Job, Part, step_seconds
 from gradwire.advice.verdict import CANDIDATES, MARGIN, Method, Verdict, crossover, judge, predict
-from gradwire.advice.work import Errand, dense, errands, fp16
+from gradwire.advice.work import UnitWork, dense, fp16, rehearse_units
 
 __all__ = [
     "CANDIDATES",
@@ -22,24 +22,24 @@ __all__ = [
     "LOCAL_CANDIDATES",
     "MARGIN",
     "Cost",
-    "Errand",
     "Job",
     "Link",
     "LocalRound",
     "Method",
     "Pace",
     "Part",
+    "UnitWork",
     "Verdict",
     "Watch",
     "buckets",
     "crossover",
     "dense",
-    "errands",
     "fit",
     "fp16",
     "judge",
     "local_rounds",
     "predict",
     "probe",
+    "rehearse_units",
     "step_seconds",
 ]

@@ -1,13 +1,13 @@
-"""A crew: the workers of a unit that are rehearsed, on one machine.
+"""A crew: the workers whose exchange of one unit is rehearsed, on one machine.
 
-Of a small group every worker is rehearsed, with a memory of its own. Of a large one a single worker is, which stands
-for all, unless the exchange's work depends on the rank, as DEFT's and Ok-Topk's does.
+In a small group every worker is rehearsed, with its own state. In a large group a single worker stands for all, unless
+the exchange's work depends on the rank, as in DEFT and Ok-Topk.
 
-- One that stands for all receives the others' messages, if they bring other gradients. A spare worker makes them, one
-  after the other, from a memory that is put back each time.
-- If the work depends on the rank, every worker is rehearsed, and neighbours form a few families. A family brings one
-  gradient and shares what is one value per coordinate, because all of it remember the same. So a thousand workers need
-  no more memory than a few. It is put back before every step, because each of them writes into it.
+- A worker that stands for all receives the others' messages, if their gradients differ. A spare worker computes these
+  messages one after the other; its state is restored each time.
+- If the work depends on the rank, every worker is rehearsed, and consecutive ranks form a few families. A family has
+  one gradient, so its workers' vectors [d] (residuals, shifts) are equal and are stored once. A thousand workers then
+  need no more memory than a few. The vectors are restored before every step, because every worker writes into them.
 """
 
 from __future__ import annotations
@@ -26,17 +26,16 @@ from gradwire.exchange.undo import keep_, logged
 from gradwire.layout import Layout, Turn
 from gradwire.transport.batched import batched
 
-TOGETHER, APART = 4, 8
-"""The largest groups whose workers each have a memory of their own: where all bring the same gradients, and where they
-do not."""
+ALIKE_LIMIT, UNLIKE_LIMIT = 4, 8
+"""The largest groups in which every worker has its own state: with equal gradients, and with different ones."""
 
 FAMILIES = 8
-"""Families of a large group whose work depends on the rank, if its workers bring different gradients."""
+"""Number of families of a large group whose work depends on the rank, if the workers' gradients differ."""
 
 STEPS, FEW, MANY = 5, 2, 64
-"""Steps of a rehearsal; the first only warms up. Fewer of a crew that shares its memory, and of one worker who stands
-for more than MANY, each of whose messages it decodes, or receives others' messages. Of a larger crew a single step is
-rehearsed: its first worker warms up for the others."""
+"""STEPS: steps of a rehearsal; the first is a warm-up. FEW: the same, if rehearsing costs more: workers share their
+vectors, or one worker stands for more than MANY (and decodes as many messages) or receives the others' messages. More
+than MANY rehearsed workers make a single step; the first of them warms up for the others."""
 
 TINY = Layout(["x"], [(64,)])
 
@@ -45,7 +44,7 @@ def by_rank(exchange: Exchange, size: int) -> bool:
     """Whether a worker's work depends on its rank: such an exchange refuses to run as one batch of all workers.
 
     Raises:
-        ValueError: it does not run with so many workers at all.
+        ValueError: the exchange does not run with `size` workers at all.
     """
     turn = Turn(slice(None), size, 0, TINY, params=lambda: torch.zeros(TINY.d), lr=1.0)
     try:
@@ -58,36 +57,40 @@ def by_rank(exchange: Exchange, size: int) -> bool:
 
 
 def rehearsed(exchange: Exchange, size: int, *, alike: bool = True) -> int:
-    """How many of `size` workers are rehearsed: all, or one for all (ValueError: it does not run with so many).
+    """How many of `size` workers are rehearsed: all of them, or one that stands for all.
 
-    `alike` tells whether all bring the same gradients.
+    Args:
+        alike: whether all workers have the same gradients.
+
+    Raises:
+        ValueError: the exchange does not run with `size` workers.
     """
-    return size if size <= _together(alike) or by_rank(exchange, size) else 1
+    return size if size <= _own_memory_limit(alike) or by_rank(exchange, size) else 1
 
 
-def _together(alike: bool) -> int:
-    return TOGETHER if alike else APART
+def _own_memory_limit(alike: bool) -> int:
+    return ALIKE_LIMIT if alike else UNLIKE_LIMIT
 
 
 class Crew:
-    """The workers of one unit.
+    """The rehearsed workers of one unit.
 
     Args:
-        unit: the first worker's, before its first step.
-        exchange: whose state the unit has.
-        size: how many there are. `rehearsed` says how many of them are rehearsed.
-        alike: whether all bring the same gradients.
+        unit: the first worker's unit, before its first step.
+        exchange: the exchange that made the unit's state.
+        size: the number of workers. `rehearsed` tells how many of them are rehearsed.
+        alike: whether all workers have the same gradients.
 
     Attributes:
-        shares: whether workers share memory.
-        spare: makes the messages of those for whom one worker stands, where they bring other gradients.
+        shares: whether workers share the vectors [d] of their states.
+        spare: a unit that computes the messages of the workers for which one stands; None if gradients are alike.
     """
 
     def __init__(self, unit: Unit, exchange: Exchange, size: int, *, alike: bool = True) -> None:
         workers = rehearsed(exchange, size, alike=alike)
-        self.shares, self._d, self._size = workers > _together(alike), unit.layout.d, size
+        self.shares, self._d, self._size = workers > _own_memory_limit(alike), unit.layout.d, size
         self._in_place = self.shares and not _prime(unit, exchange)
-        self._first = _alike(unit.state, self._d) if self.shares else unit.state
+        self._first = _sharing_vectors(unit.state, self._d) if self.shares else unit.state
         shared = [*_vectors(unit.state, self._d), unit.buffer] if self.shares else []
         self._vectors = [(vector, vector.clone()) for vector in shared]
         self._families = FAMILIES if self.shares and not alike else 1
@@ -101,18 +104,18 @@ class Crew:
 
     @property
     def steps(self) -> int:
-        """How many steps are rehearsed; of several the first only warms up."""
+        """How many steps are rehearsed; the first of several is a warm-up."""
         if len(self._units) > MANY:
             return 1
         return FEW if self.shares or self.spare is not None or self._size > MANY else STEPS
 
     @property
-    def rooms(self) -> int:
-        """In how many places the workers' gradients lie."""
+    def buffers(self) -> int:
+        """How many gradient buffers the workers need."""
         return 1 if self.shares else len(self._units)
 
     def units(self) -> Sequence[Unit]:
-        """The workers' units, ready for a step."""
+        """Return the workers' units, ready for a step; shared vectors are restored first."""
         if self.shares:
             for at, (vector, before) in enumerate(self._vectors):
                 vector.copy_(before)
@@ -123,17 +126,17 @@ class Crew:
                 unit.state = _with_replicated(self._state(), unit.state, self._d)
         return self._units
 
-    def brings(self, number: int) -> int:
-        """The rank whose gradient a worker brings: its own, or its family's."""
+    def gradient_rank(self, number: int) -> int:
+        """The rank whose gradient a worker has: its own, or its family's."""
         return number if self._families == 1 else self._family(number)
 
     def ready(self, number: int) -> None:
-        """Before each stretch of a worker's computing: what another worker has written in place is taken back."""
+        """Prepare for a worker's next stretch of computing: undo what other workers wrote into shared vectors."""
         if not self._now:
             return
         family = self._family(number)
         first = number == 0 or family != self._family(number - 1)
-        if first:  # what the last family's last worker has left is what all of that family have
+        if first:  # the last worker of the family before left the values that its whole family has
             self._copy(self._present, back=False)
         if self._present != family or (self._in_place and not first):
             self._copy(family, back=True)
@@ -143,26 +146,26 @@ class Crew:
         return number * self._families // len(self._units)
 
     def _copy(self, family: int, *, back: bool) -> None:
-        """Keep the shared vectors for a family, or put them back."""
+        """Save the shared vectors of a family, or restore them."""
         for (vector, _), kept in zip(self._vectors, self._now[family], strict=True):
             to, source = (vector, kept) if back else (kept, vector)
             to.copy_(source)
 
     def _state(self) -> State:
         """A worker's state before its first step."""
-        return _alike(self._first, self._d) if self.shares else clone(visible(self._first))
+        return _sharing_vectors(self._first, self._d) if self.shares else clone(visible(self._first))
 
 
 def _another(unit: Unit, state: State, *, shares: bool) -> Unit:
-    """Another worker's unit of the same tensors, with memory of its own unless they share it."""
+    """Make another worker's unit of the same tensors, with a workspace of its own unless workers share it."""
     workspace = unit.workspace if shares or unit.workspace is None else unit.workspace.another()
     return replace(unit, state=state, workspace=workspace, missing=set(), gradients={}, _views={})
 
 
 def _prime(unit: Unit, exchange: Exchange) -> bool:
-    """Make the second buffers, in which a state before the step is kept, once for all; whether x is accumulated there.
+    """Allocate the buffers that keep the state from before a step; return whether x is accumulated in them.
 
-    Then every worker writes the same into the second buffer, in whatever order they come.
+    If so, all workers of a family write the same values there, in any order.
     """
     turn = Turn(0, 1, 0, unit.layout, params=unit.params, lr=1.0)
     if unit.fused and isinstance(exchange, Accumulates):
@@ -174,12 +177,15 @@ def _prime(unit: Unit, exchange: Exchange) -> bool:
     return False
 
 
-def _alike(state: State, d: int) -> State:
-    """The same vectors [d] in new dictionaries, and copies of everything else."""
-    return {name: _alike(part, d) if isinstance(part, dict) else _mine(part, d) for name, part in state.items()}
+def _sharing_vectors(state: State, d: int) -> State:
+    """Copy a nested state: new dictionaries that share the vectors [d], and copies of all other tensors."""
+    return {
+        name: _sharing_vectors(part, d) if isinstance(part, dict) else _shared_or_copy(part, d)
+        for name, part in state.items()
+    }
 
 
-def _mine(part: Tensor, d: int) -> Tensor:
+def _shared_or_copy(part: Tensor, d: int) -> Tensor:
     return part if part.shape == (d,) else part.clone()
 
 
@@ -189,7 +195,7 @@ def _vectors(state: State, d: int) -> list[Tensor]:
 
 
 def _with_replicated(fresh: State, worn: State, d: int) -> State:
-    """A fresh state with the replicated tensors of the last step, such as a threshold."""
+    """Return a fresh state with the replicated tensors, such as a threshold, of a used one."""
     for _, key, name, part in flatten(worn):
         *path, _ = name.split(".")
         holder = fresh

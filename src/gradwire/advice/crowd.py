@@ -1,4 +1,4 @@
-"""A neighbour: what it is like to share a core and its caches with a model that computes."""
+"""Timing work that shares its core: the clock to use, and a competing thread that loads core and caches."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from contextlib import contextmanager
 import torch
 
 WIDTH = 512
-"""Of the matrices that the neighbour multiplies: three of them are 3 MiB, more than most second-level caches hold."""
+"""Side of the matrices that the neighbour multiplies: three of them are 3 MiB, more than most level-2 caches hold."""
 
 
 def clock(device: torch.device) -> Callable[[], float]:
-    """By what work is timed: the seconds of its own thread if that is all that works, whatever else wants the core.
+    """Return the clock by which to time work on a device, in seconds.
 
-    On a GPU what has been queued is waited for.
+    On a CPU with one torch thread it is that thread's CPU time, which other load does not change. Otherwise it is wall
+    time; on a GPU it waits first for all queued work.
     """
     if device.type == "cuda":
         return lambda: _when_done(device)
@@ -30,7 +31,7 @@ def _when_done(device: torch.device) -> float:
 
 @contextmanager
 def neighbour(wanted: bool) -> Generator[None]:
-    """Meanwhile another thread of this process multiplies matrices, if that is wanted."""
+    """Run a second thread that multiplies matrices during the block, if `wanted`, as a training model would."""
     if not wanted:
         yield
         return

@@ -1,13 +1,13 @@
-"""What rehearsed workers bring: gradients that differ as measured ones do.
+"""Gradients of rehearsed workers, which differ as measured gradients do.
 
-If all workers of a rehearsal brought one gradient, all would select the same values, and the union of n selections
-would be a single selection. So a few ranks' gradients are measured, each on its own batch. They are those of the first
-ranks. Of m measured gradients, any other rank's is a draw from the normal distribution with their mean and covariance,
+If all workers of a rehearsal had the same gradient, all would select the same values, and the union of n selections
+would be a single selection. So m gradients are measured, each on a batch of its own, and the first m ranks use them.
+Any other rank's gradient is drawn from the normal distribution with the mean and covariance of the measured ones,
 
     g = mean + sum over j of z_j (g_j - mean),   z_j ~ N(0, 1 / (m - 1)),
 
-with new z for every row of a tensor. So what the ranks have in common, how far they differ, and where values are large
-are as measured, and n ranks differ in more than m directions.
+with new z for every row of a tensor. The common part, the differences and the places of large values are then as
+measured, and n ranks differ in more than m directions.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Gradients:
-    """Gradients of any number of workers.
+    """Gradients for any number of workers.
 
-    measured: of the first m ranks, [m, *shape] by id of tensor. If m is 1, all workers bring the same. together: ranks
-    whose mean a worker brings, as the members of an island do.
+    measured: the gradients of the first m ranks, [m, *shape] by id of tensor. If m is 1, all workers have the same
+    gradient. together: number of ranks, such as the members of an island, whose mean gradient one worker has.
     """
 
     measured: Mapping[int, Tensor]
@@ -33,37 +33,37 @@ class Gradients:
 
     @property
     def alike(self) -> bool:
-        """Whether all workers bring the same."""
+        """Whether all workers have the same gradient."""
         return all(len(each) == 1 for each in self.measured.values())
 
     def islands(self, size: int) -> Gradients:
-        """The means of islands of `size` ranks: worker j brings that of island j."""
+        """The same gradients averaged inside islands of `size` ranks: worker j has the mean of island j."""
         return replace(self, together=size)
 
-    def write_(self, rooms: Mapping[int, Tensor], worker: int) -> None:
-        """Overwrite every tensor's room with what a worker brings."""
+    def write_(self, buffers: Mapping[int, Tensor], worker: int) -> None:
+        """Write a worker's gradient into the buffers, given by id of tensor."""
         rng = torch.Generator().manual_seed(worker)
         ranks = range(worker * self.together, (worker + 1) * self.together)
-        for tensor, room in rooms.items():
+        for tensor, buffer in buffers.items():
             measured = self.measured[tensor]
             if len(measured) == 1:
-                room.copy_(measured[0])
+                buffer.copy_(measured[0])
             elif ranks.stop <= len(measured):
-                torch.mean(measured[ranks.start : ranks.stop], 0, out=room)
+                torch.mean(measured[ranks.start : ranks.stop], 0, out=buffer)
             else:
                 rows = measured.flatten(2) if measured.ndim > 2 else measured.view(len(measured), -1, 1)
                 weights = _weights(ranks, len(measured), rows.shape[1], rng).to(rows.device, rows.dtype)
-                room.copy_(torch.einsum("mr,mrc->rc", weights, rows).view(measured.shape[1:]))
+                buffer.copy_(torch.einsum("mr,mrc->rc", weights, rows).view(measured.shape[1:]))
 
 
 def of_ranks(tensors: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]]) -> Gradients:
-    """The measured gradients of the first ranks, each a list with one for every tensor."""
+    """Make `Gradients` from the first ranks' measured gradients: one list a rank, with one gradient a tensor."""
     stacked = (torch.stack(list(each)) for each in zip(*gradients, strict=True))
     return Gradients(dict(zip(map(id, tensors), stacked, strict=True)))
 
 
 def _weights(ranks: range, m: int, rows: int, rng: torch.Generator) -> Tensor:
-    """f32[m, rows]: of the measured gradients in the mean of some ranks, of whom those from m on are drawn."""
+    """f32[m, rows]: weights of the measured gradients in the mean over `ranks`; ranks from m on are drawn at random."""
     drawn = ranks.stop - max(ranks.start, m)
     noise = torch.randn(m, rows, generator=rng) * math.sqrt(drawn / (m - 1))
     weights = noise - noise.mean(0) + drawn / m

@@ -1,7 +1,8 @@
-"""The link: seconds of a collective = alpha + traffic / beta, fitted to timed collectives of a few sizes.
+"""The cost of collectives: seconds = alpha + traffic / beta, fitted to timed collectives of a few sizes.
 
-`traffic` is the ledger's: bytes on the busiest rank's own link, by the algorithms of gloo. Of those seconds a core is
-busy for `cpu`, measured and fitted alike; on loopback, where the kernel copies, that is most of them.
+`traffic` is counted as in the ledger: bytes on the busiest rank's link, with gloo's algorithms. `cpu` is the part of
+the seconds in which a core is busy, measured and fitted in the same way; on loopback, where the kernel copies, it is
+most of them.
 """
 
 from __future__ import annotations
@@ -23,20 +24,22 @@ from gradwire.ask import ASKS, AllGather, AllReduce, AllToAll, Ask, Axis, Broadc
 from gradwire.transport.process import Process
 
 HALF = "half"
-"""An all-reduce of float16, which on a CPU is added otherwise than float32; not one of the asks."""
+"""A further kind: an all-reduce of float16, timed by itself because a CPU adds float16 and float32 differently."""
 
 KINDS = tuple(kind.__name__ for kind in ASKS)
+"""The kinds of collectives that exchanges can ask for."""
 
 SIZES = tuple(4 * 4**i for i in (0, 5, 7, 8, 9, 10, 11))
-"""Bytes of the tensors that are timed: 4, 4 KiB, 64 KiB, and on to 16 MiB by four."""
+"""Bytes of the timed tensors: 4 B, 4 KiB, 64 KiB, 256 KiB, 1 MiB, 4 MiB and 16 MiB."""
 
 LONGEST, REPEATS, PATIENCE = 0.3, 5, 0.15
-"""Seconds of a call after which no larger one is made; calls of a size, and seconds after which there are no more."""
+"""LONGEST: seconds that a call may take; larger sizes that would take longer are skipped. REPEATS, PATIENCE: calls of
+each size, fewer if they take more than so many seconds together."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A kind of collective: seconds a call and seconds a byte of traffic; of these, seconds of a core."""
+    """The cost of a kind of collective: seconds a call and a byte of traffic, and the CPU seconds among them."""
 
     alpha: float
     per_byte: float
@@ -45,25 +48,28 @@ class Cost:
 
     @property
     def beta(self) -> float:
-        """Bytes a second; inf where no size made a difference."""
+        """Bandwidth in bytes a second; inf if the timed seconds did not depend on the size."""
         return 1 / self.per_byte if self.per_byte > 0 else float("inf")
 
     def part(self, traffic: float) -> Part:
-        """One call."""
+        """The cost of one call with `traffic` bytes."""
         seconds, cpu = self.alpha + traffic * self.per_byte, self.cpu_alpha + traffic * self.cpu_per_byte
         return Part(min(seconds, cpu), max(0.0, seconds - cpu))
 
     def at(self, beta: float) -> Cost:
-        """The same over another bandwidth. A core is never busy for longer than a call takes, so it gives no limit."""
+        """The same cost at another bandwidth, in bytes a second.
+
+        CPU seconds stay; `part` caps them at the seconds of the call.
+        """
         return replace(self, per_byte=1 / beta)
 
 
 @dataclass(frozen=True)
 class Link:
-    """What every kind of collective costs among `size` ranks; `share` of a core for either lane of the timeline.
+    """The cost of every kind of collective among `size` ranks.
 
-    inside, between: what they cost among the ranks of an island, and among ranks of which each is of another island;
-    None where there are no islands.
+    share: part of its speed at which each lane of the timeline runs while both need a core, in (0, 1]. inside, between:
+    the costs among the ranks of one island, and among ranks of different islands; None if there are no islands.
     """
 
     size: int
@@ -73,16 +79,16 @@ class Link:
     between: Link | None = None
 
     def part(self, kind: str, traffic: float, axis: Axis | None = None) -> Part:
-        """One call of a kind, among all ranks or along an axis; an empty one travels nowhere."""
+        """The cost of one call, among all ranks or in the groups along an axis; without traffic it costs nothing."""
         return self._along(axis).costs[kind].part(traffic) if traffic > 0 else Part(0.0, 0.0)
 
     def at(self, beta: float) -> Link:
-        """The same ranks over another bandwidth, in bytes a second. Inside islands it stays what it is."""
+        """The same ranks at another bandwidth, in bytes a second; links inside islands keep theirs."""
         between = None if self.between is None else self.between.at(beta)
         return replace(self, costs={kind: cost.at(beta) for kind, cost in self.costs.items()}, between=between)
 
     def _along(self, axis: Axis | None) -> Link:
-        """The link of groups along an axis; that of all ranks for groups that lie otherwise than islands do."""
+        """The link that groups along an axis use: inside or between islands; for other groupings that of all ranks."""
         if axis is None or self.inside is None or self.between is None:
             return self
         island = self.inside.size
@@ -92,7 +98,7 @@ class Link:
 
 
 def fit(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Least squares of relative errors: (traffic, seconds) -> seconds a call and seconds a byte, neither below 0."""
+    """Fit seconds a call and a byte, both >= 0, to points (traffic, seconds) by least squares of relative errors."""
     weights = [1 / max(seconds, 1e-7) ** 2 for _, seconds in points]
     total = sum(weights)
     x, y = (sum(w * point[i] for w, point in zip(weights, points, strict=True)) / total for i in (0, 1))
@@ -116,7 +122,11 @@ def probe(process: Process, device: torch.device, kinds: Sequence[str] = KINDS) 
 
 
 def share(process: Process, device: torch.device) -> float:
-    """The part of its speed at which each lane computes while both do: cores for a rank here over threads that want."""
+    """The part of its speed at which each lane runs while both compute, averaged over the ranks; 1 on a GPU.
+
+    On a rank it is the machine's cores per rank divided by the threads that compete for them (torch's and one more), at
+    most 1. Every rank calls it.
+    """
     if device.type != "cpu":
         return 1.0
     boot = Path("/proc/sys/kernel/random/boot_id")
@@ -140,7 +150,7 @@ def _cost(process: Process, device: torch.device, kind: str) -> Cost:
     cores: list[tuple[float, float]] = []
     for nbytes in SIZES:
         call, traffic = _call(process, device, kind, nbytes)
-        if not timed:  # the first of a kind opens what the others use
+        if not timed:  # an untimed warm-up: the first call of a kind opens connections
             _once(device, call)
         seconds, cpu = _time(process, device, call)
         timed.append((traffic, seconds))
@@ -151,7 +161,7 @@ def _cost(process: Process, device: torch.device, kind: str) -> Cost:
 
 
 def _call(process: Process, device: torch.device, kind: str, nbytes: int) -> tuple[Callable[[], None], float]:
-    """A collective that brings so many bytes, rounded up to a row a rank, and its traffic."""
+    """Return a call of a collective on `nbytes` bytes (an AllToAll rounds up to a row a rank), and its traffic."""
     size = process.size
     asks: dict[str, Callable[[Tensor], Ask]] = {
         "AllGather": AllGather,
@@ -165,11 +175,11 @@ def _call(process: Process, device: torch.device, kind: str, nbytes: int) -> tup
 
 
 def _discard(answer: Tensor) -> None:
-    """What is timed is the call alone."""
+    """Ignore the answer: only the call is timed."""
 
 
 def _time(process: Process, device: torch.device, call: Callable[[], None]) -> tuple[float, float]:
-    """Median seconds of a call and of a core's part in it, the mean over ranks, who all make as many calls."""
+    """Median seconds and CPU seconds of a call, averaged over the ranks, which all make equally many calls."""
     first = _mean(process, device, *_once(device, call))
     timed = [first]
     while len(timed) < REPEATS and len(timed) * first[0] < PATIENCE:
@@ -179,7 +189,7 @@ def _time(process: Process, device: torch.device, call: Callable[[], None]) -> t
 
 
 def _once(device: torch.device, call: Callable[[], None]) -> tuple[float, float]:
-    """Seconds, and seconds of all cores that this process was busy with."""
+    """Time one call: wall seconds, and CPU seconds of this process."""
     started, busy = time.perf_counter(), time.process_time()
     call()
     if device.type == "cuda":
@@ -188,7 +198,7 @@ def _once(device: torch.device, call: Callable[[], None]) -> tuple[float, float]
 
 
 def _mean(process: Process, device: torch.device, seconds: float, cpu: float) -> tuple[float, float]:
-    """Averages over the ranks, so that all decide alike."""
+    """Average two figures over the ranks, so that all ranks decide alike."""
     figures = torch.tensor([seconds, cpu], dtype=torch.float64, device=device)
     dist.all_reduce(figures, group=process.group)
     return figures[0].item() / process.size, figures[1].item() / process.size

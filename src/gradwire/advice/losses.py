@@ -1,8 +1,8 @@
-"""What is known of the steps to a loss: measured curves, by way and optimizer.
+"""Measured numbers of steps to reach a loss, by method and optimizer.
 
-`losses.json` is made of benchmark results by benchmarks/loss_table.py. Each row says: in this run dense came to this
-loss in so many steps, and the way in so many, or not at all within a limit. Nothing is known of other models: who uses
-a ratio of steps for one says where it was measured.
+`losses.json` is made from benchmark results by benchmarks/loss_table.py. Each row states the steps that dense and one
+method took to the same loss in one run, or that the method did not reach it within a limit. Nothing is known about
+other models, so output that applies a ratio to one names the runs it comes from.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from importlib import resources
 from gradwire.spec import SpecError, parse
 
 OPTIMIZERS = ("adamw", "sgd")
-"""For which there are curves."""
+"""Optimizers with measured curves."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """One way in one run. dense, steps: steps to the loss; None if the way never came to it within `limit` steps."""
+    """One method (`way`) in one run.
+
+    dense, steps: steps to the loss by dense and by the method; steps is None if it was not reached within `limit`.
+    """
 
     way: str
     optimizer: str
@@ -37,19 +40,19 @@ class Known:
 
     @property
     def ratio(self) -> float:
-        """Steps of the way for each of dense; inf if it never came to the loss."""
+        """Steps of the method divided by dense's; inf if it did not reach the loss."""
         return math.inf if self.steps is None else self.steps / self.dense
 
 
 @lru_cache(maxsize=1)
 def table() -> tuple[Known, ...]:
-    """All rows."""
+    """All rows of `losses.json`."""
     text = resources.files("gradwire.advice").joinpath("losses.json").read_text()
     return tuple(Known(**row) for row in json.loads(text))
 
 
 def known(way: str, optimizer: str) -> tuple[Known, ...]:
-    """The rows of a way under an optimizer: a spec, however it is written, or a name such as "local(every=10)".
+    """The rows of a method under an optimizer. `way`: any spelling of its spec, or a name such as "local(every=10)".
 
     Raises:
         ValueError: no losses are known for this optimizer.
@@ -59,18 +62,18 @@ def known(way: str, optimizer: str) -> tuple[Known, ...]:
 
 
 def check_optimizer(optimizer: str) -> None:
-    """Refuse an optimizer for which there are no curves (ValueError)."""
+    """Raise ValueError for an optimizer without measured curves."""
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"losses are known under {' and '.join(OPTIMIZERS)}, got {optimizer!r}")
 
 
 def ratio(rows: Sequence[Known]) -> float | None:
-    """Steps for each of dense, the median over runs; None of no run."""
+    """The median over runs of steps divided by dense's; None if there are no rows."""
     return statistics.median(row.ratio for row in rows) if rows else None
 
 
 def in_words(rows: Sequence[Known]) -> str:
-    """Where a ratio is from: "a GPT of 0.8 M parameters on text, 4 workers"."""
+    """Name the runs that rows come from: "a GPT of 0.8 M parameters on text, 4 workers"."""
     return "; ".join(dict.fromkeys(f"{row.task}, {row.workers} workers" for row in rows))
 
 

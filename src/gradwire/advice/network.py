@@ -1,16 +1,15 @@
-"""A network of any size: seconds of a collective by a link's latency and rate, and by how often a message must hop.
+"""A model of networks of any size: seconds of a collective from a link's latency, its rate and the number of hops.
 
-Collectives are those of gloo, as the ledger counts them: of n ranks
+Collectives are those of gloo, as the ledger counts them; with n ranks
     AllReduce  ring    2 (n - 1) hops
     AllGather  ring    n - 1 hops
     Broadcast  tree    log2 n hops, rounded up
     AllToAll   direct  one hop: all messages are on their way at once
-and seconds = hops * latency + traffic / rate, traffic being the bytes on the busiest rank's link.
+and seconds = hops * latency + traffic / rate, where traffic is the bytes on the busiest rank's link.
 
 A network of islands has fast links inside an island, and one slow link from each island to the others, which its
-members share. Of a ring that goes around the world, one edge an island lies on that link, and every hop waits for the
-slowest.
-Nothing is known of congestion elsewhere, of stragglers, or of collectives that are cut otherwise, as NCCL's trees are.
+members share. A ring through all ranks crosses each island's slow link once, and every hop waits for the slowest.
+The model has no congestion elsewhere, no stragglers, and no other algorithms, such as NCCL's trees.
 """
 
 from __future__ import annotations
@@ -27,29 +26,29 @@ HOPS: Mapping[str, Callable[[int], int]] = {
     "Broadcast": lambda n: (n - 1).bit_length(),
     "AllToAll": lambda n: min(1, n - 1),
 }
-"""Messages that follow one another, by kind and number of ranks."""
+"""Number of sequential messages, by kind of collective and number of ranks."""
 
 
 @dataclass(frozen=True)
 class Wire:
-    """A link: seconds a message, and bytes a second in either direction."""
+    """A link: its latency in seconds a message, and its rate in bytes a second in each direction."""
 
     latency: float
     rate: float
 
     def seconds(self, hops: float, traffic: float) -> float:
-        """A collective that is known by nothing else."""
+        """Seconds of a collective with so many sequential hops and bytes of traffic."""
         return hops * self.latency + traffic / self.rate
 
 
 @dataclass(frozen=True)
 class Network:
-    """Every rank's link to the others; or, with islands, every island's, whose members share it.
+    """A network in which every rank has a link to the others, or, with islands, the ranks of an island share one.
 
     Args:
         wire: the slow link.
-        inside: the links inside an island; None where there are no islands.
-        island: ranks of an island, neighbours by number.
+        inside: the links inside an island; None if there are no islands.
+        island: number of ranks in an island; its ranks are consecutive.
     """
 
     wire: Wire
@@ -57,7 +56,7 @@ class Network:
     island: int = 1
 
     def seconds(self, asked: Asked, size: int) -> float:
-        """Seconds of a collective among `size` ranks, or in the groups that it names."""
+        """Seconds of a collective among `size` ranks, or in the groups along its axis."""
         axis = asked.axis or Axis(size)
         if axis.size < 2:
             return 0.0
@@ -73,10 +72,13 @@ class Network:
         return sum(self.seconds(asked, size) for asked in course.asks)
 
     def _across(self, kind: str, traffic: float, axis: Axis, hops: int, inside: Wire) -> float:
-        """Groups that reach over several islands: `members` of a group in each, and `groups` that share its link."""
+        """Seconds of a collective in groups that span islands.
+
+        `groups` is the number of groups that share an island's link, `members` the ranks a group has in an island.
+        """
         groups = min(axis.stride, self.island)
         members = max(1, self.island // axis.stride)
-        if kind == "Broadcast":  # near places hear of it first, and then all members of an island send at once
+        if kind == "Broadcast":  # the tree covers the root's island first; then all members of an island send at once
             near = (members - 1).bit_length()
             message = traffic / hops
             return inside.seconds(near, near * message) + self.wire.seconds(

@@ -1,8 +1,8 @@
-"""The pace of a model: seconds of a step, and when in it each parameter's gradient is ready, measured in a few steps.
+"""The pace of a model: the seconds of a step and when each parameter's gradient is ready, measured in a few steps.
 
-A step lasts from the end of one synchronised backward pass to the end of the next, so it holds the optimizer, the data
-and the forward pass, whatever the training loop does. DDP works as ever meanwhile: times are noted by hooks on the
-parameters, which are gone afterwards.
+A step lasts from the end of one synchronised backward pass to the end of the next. So it includes the optimizer, data
+loading and the forward pass, whatever the training loop does. DDP works as usual meanwhile: hooks on the parameters
+record times and are removed afterwards.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from torch.utils.hooks import RemovableHandle
 from gradwire.advice.stamps import stamps
 
 FIRST_BUCKET = 2**20
-"""Bytes of DDP's first bucket, which it keeps small so that something is on its way soon."""
+"""Bytes of DDP's first bucket, which is small so that communication begins early."""
 
 COUNTED, ENOUGH = 5, 3.0
-"""Steps that are measured, and seconds after which fewer are."""
+"""Number of measured steps, and seconds after which measuring ends early."""
 
 STEPS = COUNTED + 2
-"""Steps until the pace is told, at most."""
+"""The most steps until the pace is reported."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a step's forward and backward, of what comes after the last mean, and until each gradient is ready.
+    """Times of a step, in seconds.
 
-    ready: by parameter as DDP counts them, counted from the end of the step before; infinite where none came. period:
-    seconds of the step as it was measured, averaging included.
+    compute: from the end of the step before to the last gradient. tail: what DDP itself adds after the last mean.
+    ready: for each parameter, in DDP's order, from the end of the step before to its gradient; inf if none came.
+    period: the whole step as it was measured, averaging included.
     """
 
     compute: float
@@ -48,7 +49,7 @@ class Pace:
         return sorted(range(len(self.ready)), key=self.ready.__getitem__)
 
     def when(self, parameters: Iterable[int]) -> float:
-        """Seconds until all of these are ready; those that were not used come with the last."""
+        """Seconds until all of these parameters' gradients are ready; unused parameters count as `compute`."""
         return max(min(self.ready[parameter], self.compute) for parameter in parameters)
 
 
@@ -60,9 +61,9 @@ def trained(ddp: DistributedDataParallel) -> list[Tensor]:
 
 
 def buckets(sizes: Sequence[int], order: Sequence[int], cap: float) -> list[list[int]]:
-    """Which parameters, of `sizes` bytes, DDP reduces together: in the order of readiness, up to `cap` bytes or above.
+    """Group parameters, of `sizes` bytes, into buckets as DDP does: in the order of readiness, about `cap` bytes each.
 
-    A bucket is closed by the parameter that fills it; the first is small.
+    A bucket ends with the parameter that fills it, so it may exceed the cap. The first bucket is small.
     """
     cut: list[list[int]] = []
     held, limit = 0.0, min(FIRST_BUCKET, cap)
@@ -77,28 +78,29 @@ def buckets(sizes: Sequence[int], order: Sequence[int], cap: float) -> list[list
 
 
 class Watch:
-    """Note when gradients become ready, for a few steps; then take the hooks away and tell the pace.
+    """Record when gradients become ready for a few steps, then remove the hooks and report the pace.
 
     Args:
         ddp: the wrapped model.
-        tell: is called with the pace at the end of the last step's backward pass, all gradients averaged.
-        agree: returns the same number on all ranks, about its argument; asked at the end of every step but the first.
-        counted: steps that are measured, after two that are not; fewer where they take longer than `ENOUGH` seconds.
-        silent: nothing is averaged meanwhile: what comes after the last gradient is then DDP's own, the tail.
+        report: called with the pace at the end of the last step's backward pass, when all gradients are averaged.
+        agree: turns a number of seconds into one that is equal on all ranks, such as their mean; called at the end of
+            every step but the first.
+        counted: number of measured steps, after two that are not; fewer if they take more than `ENOUGH` seconds.
+        silent: no gradients are averaged meanwhile; the time after the last gradient is then DDP's own, the tail.
     """
 
     def __init__(
         self,
         ddp: DistributedDataParallel,
-        tell: Callable[[Pace], None],
+        report: Callable[[Pace], None],
         agree: Callable[[float], float],
         counted: int = COUNTED,
         *,
         silent: bool = False,
     ) -> None:
-        self.ddp, self.tell, self.agree, self.counted, self.silent = ddp, tell, agree, counted, silent
+        self.ddp, self.report, self.agree, self.counted, self.silent = ddp, report, agree, counted, silent
         self._stamps = stamps(trained(ddp)[0].device)
-        self._ended: Any = None  # a moment of the stamps, as those below
+        self._ended: Any = None  # a time stamp, as are those in _now
         self._now: dict[int, Any] = {}
         self._periods: list[float] = []
         self._ready: list[dict[int, float]] = []
@@ -109,7 +111,7 @@ class Watch:
         ]
 
     def close(self) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -124,7 +126,7 @@ class Watch:
         return note
 
     def _end(self) -> None:
-        """The end of a synchronised backward pass."""
+        """Record the end of a synchronised backward pass; after the last one, report the pace."""
         ended, started, noted = self._stamps.now(), self._ended, dict(self._now)
         self._now.clear()
         self._ended = ended
@@ -134,12 +136,12 @@ class Watch:
         self._ready.append({number: self._stamps.seconds(started, at) for number, at in noted.items()})
         if len(self._periods) > self.counted or self.agree(sum(self._periods)) > ENOUGH:
             self.close()
-            self.tell(self._pace())
+            self.report(self._pace())
         else:
-            self._ended = self._stamps.now()  # to agree has taken its time, too
+            self._ended = self._stamps.now()  # the call of `agree` must not count towards the next step
 
     def _pace(self) -> Pace:
-        """Medians over the measured steps; the first is one of them only if it is alone."""
+        """The medians over the measured steps, without the first unless it is the only one."""
         counted, periods = self._ready[1:] or self._ready, self._periods[1:] or self._periods
         times = [[step[number] for step in counted if number in step] for number in range(self._parameters)]
         ready = tuple(statistics.median(at) if at else float("inf") for at in times)
@@ -148,6 +150,9 @@ class Watch:
 
 
 def _after_ddp(end: Callable[[], None]) -> None:
-    """Call when DDP has finished: from a callback at the end of backward that comes before DDP's, one behind it."""
+    """Call `end` when DDP has finished its backward pass.
+
+    A callback queued now runs before DDP's own; the callback that it queues runs after it.
+    """
     engine = torch.autograd.Variable._execution_engine  # pyright: ignore[reportPrivateUsage] - as DDP does
     engine.queue_callback(lambda: engine.queue_callback(end))

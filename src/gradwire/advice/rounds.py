@@ -1,10 +1,10 @@
-"""Local steps: what one exchange of differences takes, by rehearsal, and how many steps a round needs on a link.
+"""Local steps: the cost of one exchange of differences, by rehearsal, and how many steps a round needs on a link.
 
-A round is H steps in which nothing is sent, and one exchange, none of it hidden:
+A round is H steps that send nothing, followed by one exchange that overlaps with nothing:
 
     | step | step | ... | step | rehearsed computing and wire |
 
-What local steps do to the loss is not predicted.
+The effect of local steps on the loss is not predicted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from gradwire.advice.crew import APART, FEW, MANY, STEPS, TOGETHER
+from gradwire.advice.crew import ALIKE_LIMIT, FEW, MANY, STEPS, UNLIKE_LIMIT
 from gradwire.advice.crowd import clock
 from gradwire.advice.gradients import Gradients, of_ranks
 from gradwire.advice.link import Link
@@ -36,24 +36,24 @@ from gradwire.transport.rehearsal import Course, rehearse
 Named: TypeAlias = Sequence[tuple[str, Tensor]]
 
 LOCAL_CANDIDATES = (EXCHANGE, "mean")
-"""Exchanges of differences that are considered: the default of `gradwire.local`, and the dense mean."""
+"""The exchanges of differences to consider: the default of `gradwire.local`, and the dense mean."""
 
 LENGTHS = (1, 2, 4, 10, 30, 100, 300, 1000)
-"""Local steps of a round that are considered."""
+"""The numbers of local steps a round to consider."""
 
-SHARE = 0.05
-"""Of a round, what the wire may take."""
+MAX_WIRE = 0.05
+"""The largest fraction of a round that the wire may take."""
 
 WORDS = 4
-"""int64 numbers by which the ranks agree about the end of a round."""
+"""Number of int64 values that the ranks gather to agree on the end of a round."""
 
 
 @dataclass(frozen=True)
 class LocalRound:
-    """One exchange of differences: `computing` and `wire` seconds, `traffic` bytes on the busiest link.
+    """The predicted cost of local steps with one exchange of differences a round.
 
-    step: seconds of a step that sends nothing. every: the fewest steps of a round, among `LENGTHS`, that let the wire
-    take less than `SHARE` of it; the most considered if there is none. refusal: why nothing is known.
+    step: seconds of a step that sends nothing. computing, wire: seconds of the exchange's work and of its collectives.
+    traffic: bytes on the busiest rank's link. refusal: why it could not be rehearsed, or "".
     """
 
     exchange: str
@@ -65,27 +65,27 @@ class LocalRound:
 
     @property
     def every(self) -> int:
-        """Local steps of a round."""
-        return next((length for length in LENGTHS if self.share(length) < SHARE), LENGTHS[-1])
+        """Steps of a round: the fewest among `LENGTHS` for which the wire takes less than `MAX_WIRE`, else the most."""
+        return next((length for length in LENGTHS if self.wire_fraction(length) < MAX_WIRE), LENGTHS[-1])
 
     def beats(self, seconds: float) -> bool:
-        """Whether local steps are predicted to save as much of a step of so many seconds as a candidate must."""
+        """Whether local steps take less than `MARGIN` of a step of so many seconds, as a candidate must."""
         return not self.refusal and self.seconds(self.every) < MARGIN * seconds
 
     @property
     def sentence(self) -> str:
-        """What local steps would take; how they change the loss is not predicted."""
+        """The predicted time of a step, and the call that enables local steps; the loss is not predicted."""
         return (
             f"local steps are predicted to take {1e3 * self.seconds(self.every):.4g} ms a step: "
             f"gradwire.local(model, optimizer, every={self.every})"
         )
 
-    def share(self, every: int) -> float:
-        """The wire's part of a round of so many steps."""
+    def wire_fraction(self, every: int) -> float:
+        """The fraction of a round of `every` steps that the wire takes."""
         return self.wire / (every * self.step + self.computing + self.wire)
 
     def seconds(self, every: int) -> float:
-        """Seconds of a step, the exchange shared out among the steps of a round."""
+        """Seconds of a step, with the exchange divided by the `every` steps of a round."""
         return self.step + (self.computing + self.wire) / every
 
 
@@ -97,15 +97,15 @@ def local_rounds(
     unit_bytes: float,
     exchanges: Sequence[str] = LOCAL_CANDIDATES,
 ) -> list[LocalRound]:
-    """Rehearse exchanges of differences. No network.
+    """Rehearse exchanges of differences without a network.
 
     Args:
-        named: trainable parameters, or this rank's shards of them, in the order in which units are cut; not touched.
-        gradients: one for each; differences are made of them.
-        step: seconds of a step in which nothing is sent.
-        link: what collectives cost.
+        named: trainable parameters, or this rank's shards of them, in the order in which units are cut; only read.
+        gradients: one for each of them, along which the rehearsed parameters move.
+        step: seconds of a step that sends nothing.
+        link: the cost of collectives.
         unit_bytes: bytes of parameters that are exchanged together.
-        exchanges: specs.
+        exchanges: specs of the exchanges.
     """
     moves = of_ranks([param for _, param in named], [gradients])
     return [_round(spec, named, moves, step, link, unit_bytes) for spec in exchanges]
@@ -143,13 +143,15 @@ def differences(
     size: int,
     unit_bytes: float,
 ) -> list[Course]:
-    """The median course, by seconds of computing, of every unit's exchange; each worker moves along its gradient.
+    """Rehearse every unit's exchange of differences; return its course with the median seconds of computing.
+
+    Each worker's parameters move along its own gradient.
 
     Raises:
-        ValueError: it cannot be rehearsed, or does not fit the model.
+        ValueError: the exchange cannot be rehearsed, or does not fit the model.
     """
     found: list[Course] = []
-    workers = size if size <= (TOGETHER if moves.alike else APART) else 1
+    workers = size if size <= (ALIKE_LIMIT if moves.alike else UNLIKE_LIMIT) else 1
     asks_others = workers < size and not moves.alike
     for part in cut(named, unit_bytes):
         units = [_anchored(part, exchange, outer) for _ in range(workers + asks_others)]
@@ -174,7 +176,7 @@ def differences(
 
 
 def _move(part: Named, unit: Anchored, moves: Gradients, rank: int) -> None:
-    """Move a unit's tensors as a worker's local steps do."""
+    """Move a unit's tensors by one step of gradient descent, as a worker's local steps would."""
     steps = {id(tensor): torch.empty_like(tensor) for _, tensor in part}
     moves.write_(steps, rank)
     for (_, tensor), own in zip(part, unit.tensors, strict=True):
@@ -182,13 +184,13 @@ def _move(part: Named, unit: Anchored, moves: Gradients, rank: int) -> None:
 
 
 def _anchored(part: Named, exchange: Exchange, outer: Outer) -> Anchored:
-    """A worker's unit, on copies of the tensors."""
+    """Make a worker's unit on copies of the tensors."""
     copies = [(name, tensor.detach().clone()) for name, tensor in part]
     return Anchored(copies, exchange, outer, part[0][1].device)
 
 
 async def _exchange(unit: Anchored, exchange: Exchange, outer: Outer, turn: Turn, scratch: Tensor) -> None:
-    """What a round's end does to a unit."""
+    """Do to a unit what the end of a round does: check that it is finite, exchange, and reset to the anchor."""
     unit.finite()
     await unit.average(exchange, outer, turn, scratch)
     unit.catch_up("drop", moved=True)

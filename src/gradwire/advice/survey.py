@@ -1,4 +1,4 @@
-"""The survey: rehearse every candidate on this rank, predict with the link, and agree with the other ranks."""
+"""Survey candidates: rehearse each on this rank, and average the predictions over the ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from gradwire.advice.doors import Exchanged
 from gradwire.advice.rounds import LocalRound
 from gradwire.advice.verdict import Method
-from gradwire.advice.work import Errand, errands
+from gradwire.advice.work import UnitWork, rehearse_units
 from gradwire.spec import parse
 from gradwire.transport.process import Process
 
@@ -24,19 +24,19 @@ def survey(
     specs: Sequence[str],
     unit_bytes: float,
     seed: int = 0,
-) -> dict[str, Sequence[Errand] | str]:
-    """Errands by spec, or the words that say why there are none. No network."""
-    made: dict[str, Sequence[Errand] | str] = {}
+) -> dict[str, Sequence[UnitWork] | str]:
+    """Rehearse every spec without a network; return its units' work, or in words why it cannot be rehearsed."""
+    made: dict[str, Sequence[UnitWork] | str] = {}
     for spec in specs:
         try:
-            made[spec] = errands(exchanged, parse(spec), unit_bytes, seed)
+            made[spec] = rehearse_units(exchanged, parse(spec), unit_bytes, seed)
         except (ValueError, RuntimeError, IndexError, TypeError) as refusal:
             made[spec] = str(refusal).splitlines()[0]
     return made
 
 
 def agreed(process: Process, device: torch.device, methods: Sequence[Method]) -> list[Method]:
-    """The same methods with the mean of all ranks' figures; what one rank cannot predict, none can."""
+    """Average the methods' figures over all ranks; a method that one rank could not predict is refused on all."""
     figures = [[m.seconds, m.traffic, math.nan if m.crossover is None else m.crossover] for m in methods]
     total = torch.tensor(figures, dtype=torch.float64, device=device)
     dist.all_reduce(total, group=process.group)
@@ -54,7 +54,7 @@ def agreed(process: Process, device: torch.device, methods: Sequence[Method]) ->
 
 
 def agreed_rounds(process: Process, device: torch.device, rounds: Sequence[LocalRound]) -> list[LocalRound]:
-    """The same rounds with the mean of all ranks' figures; what one rank cannot rehearse, none can."""
+    """Average the rounds' figures over all ranks; an exchange that one rank could not rehearse is refused on all."""
     figures = [[r.step, r.computing, r.wire, r.traffic, float(bool(r.refusal))] for r in rounds]
     total = torch.tensor(figures, dtype=torch.float64, device=device)
     dist.all_reduce(total, group=process.group)
@@ -66,14 +66,14 @@ def agreed_rounds(process: Process, device: torch.device, rounds: Sequence[Local
 
 
 def mean(process: Process, seconds: float, device: torch.device | str = "cpu") -> float:
-    """The average over the ranks, who all call it."""
+    """The mean of a number of seconds over the ranks; a collective call."""
     total = torch.tensor(seconds, dtype=torch.float64, device=device)
     dist.all_reduce(total, group=process.group)
     return total.item() / process.size
 
 
 def sound(gradients: Mapping[int, Tensor | None], params: Sequence[Tensor]) -> list[Tensor]:
-    """A gradient for every parameter, for rehearsals: zeros where there is none, finite and dense."""
+    """Return a dense and finite gradient for every parameter, for rehearsals; zeros if it is missing or sparse."""
     return [_sound(gradients.get(number), param) for number, param in enumerate(params)]
 
 

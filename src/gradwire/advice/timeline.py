@@ -1,13 +1,12 @@
-"""A step as two lanes: the model computes in one, collectives go through the other, and both may want the same core.
+"""A step as two lanes: the model computes in one, collectives run in the other, and both may compete for a core.
 
     compute   |----- forward, backward ------|            | the tail: what comes after the last mean
                      ^ gradients ready ^  ^               |
     network              | job | job      |    job        |
 
-The network's lane takes jobs in their order, each when its gradients are ready and the one before has ended. A job is a
-row of parts. Each computes for `cpu` seconds of a core and then waits for `wait` seconds, which need no core. While
-both lanes compute, each proceeds at `share` of its speed: 1 where there is a core for either, 1/2 where they have one
-together.
+The network's lane runs jobs in order; each begins when its gradients are ready and the job before has ended. A job is a
+sequence of parts. Each part computes for `cpu` seconds of a core and then waits for `wait` seconds without one. While
+both lanes compute, each proceeds at `share` of its speed: 1 if each has a core, 1/2 if they share one.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MOMENT = 1e-12
-"""Seconds beneath which something is over."""
+"""Seconds of remaining computing that count as none."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Seconds that a core is needed, and seconds of waiting after that."""
+    """Seconds of computing, followed by seconds of waiting that need no core."""
 
     cpu: float
     wait: float
@@ -30,17 +29,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Job:
-    """What can begin when the model has computed for `ready` seconds of its step."""
+    """The communication of one unit or bucket; it can begin once the model has computed for `ready` seconds."""
 
     ready: float
     parts: tuple[Part, ...]
 
 
 def step_seconds(compute: float, jobs: Sequence[Job], share: float = 1.0, tail: float = 0.0) -> float:
-    """Seconds of a step of `compute` seconds of forward and backward, the jobs beside it, and the tail after both.
+    """Seconds of a step: `compute` seconds of forward and backward with the jobs beside them, and then the tail.
 
     Raises:
-        ValueError: the share is not in (0, 1], or a job waits for more than all of compute.
+        ValueError: `share` is not in (0, 1], or a job is ready only after more than `compute` seconds.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share must lie in (0, 1], got {share}")
@@ -57,25 +56,25 @@ def step_seconds(compute: float, jobs: Sequence[Job], share: float = 1.0, tail: 
 
 
 class _Clock:
-    """The time, and how much of the model's computing is left."""
+    """The simulated time, and the seconds of the model's computing that are left."""
 
     def __init__(self, compute: float, share: float) -> None:
         self.now, self.compute, self.left, self.share = 0.0, compute, compute, share
 
     def await_computed(self, progress: float) -> None:
-        """Until the model has computed for so many seconds."""
+        """Advance until the model has computed for `progress` seconds."""
         self.let_pass(max(0.0, progress - (self.compute - self.left)))
 
     def let_pass(self, seconds: float) -> None:
-        """The network's lane needs no core meanwhile."""
+        """Advance by so many seconds in which the network's lane needs no core."""
         if math.isinf(seconds):
             self.left = 0.0
         self.now += seconds
         self.left = max(0.0, self.left - seconds)
 
     def spend(self, cpu: float) -> None:
-        """Both lanes compute, until this one is done with so many seconds of a core."""
-        beside = min(cpu / self.share, self.left / self.share)  # how long both want a core
+        """Advance until the network's lane has computed for `cpu` seconds of a core, while the model computes too."""
+        beside = min(cpu / self.share, self.left / self.share)  # how long both lanes compute
         self.now += beside
         self.left = max(0.0, self.left - beside * self.share)
         if self.left <= MOMENT:

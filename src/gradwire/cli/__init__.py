@@ -37,7 +37,7 @@ app.add_typer(lab, name="lab")
 
 
 def main() -> None:
-    """Run the command line; bad input ends in one sentence and exit code 2."""
+    """Run the command line. Invalid input prints one sentence and exits with code 2."""
     try:
         app(prog_name="gradwire")
     except (ValueError, ArithmeticError, ModuleNotFoundError, FileNotFoundError, net.Refused) as error:
@@ -48,8 +48,8 @@ def main() -> None:
         sys.exit(error.code)
 
 
-def _tell_version(asked: bool) -> None:
-    """Print the versions of gradwire, torch and Python, and end; torch is not imported for that."""
+def _print_version(asked: bool) -> None:
+    """If asked, print the versions of gradwire, torch and Python, without importing torch, and exit."""
     if asked:
         typer.echo(
             f"gradwire {gradwire.__version__} (torch {metadata.version('torch')}, Python {platform.python_version()})"
@@ -60,7 +60,7 @@ def _tell_version(asked: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Take the bytes out of distributed training: compare, predict, measure, train."""

@@ -1,4 +1,4 @@
-"""`gradwire advise`: would compression pay, with this model on this link? Predicted, not run."""
+"""`gradwire advise`: predict, without training, whether compression saves time for this model on this link."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from gradwire import advice
 from gradwire.advice.losses import check_optimizer, in_words
 from gradwire.advice.rounds import EXCHANGE
-from gradwire.cli.console import bars, complain, link_of, numbered, out
+from gradwire.cli.console import bars, check_folder, complain, link_of, numbered, out
 from gradwire.lab import bench
 from gradwire.lab.bench.advised import Advised, Probed, Question
 from gradwire.lab.bench.advising import answer, ask
@@ -21,16 +21,14 @@ from gradwire.lab.remote import ignore
 from gradwire.report import bench_words
 from gradwire.report.whole import write_whole
 
-LOCAL_NOTE = "Predicted is time, not the loss that local steps reach: docs/local.md has what they cost there."
-"""What the seconds of local steps leave open."""
+LOCAL_NOTE = "This predicts time, not the loss that local steps reach: for that see docs/local.md."
+"""A caveat printed below the prediction for local steps."""
 
-LOSS_NOTE = (
-    "Assumed: steps to a loss compare with dense's on your model as they did there. Other methods are not ranked."
-)
-"""What the times to a loss rest on."""
+LOSS_NOTE = "Assumed: the ratio of steps to dense's is the same on your model as there. Other methods are not ranked."
+"""The assumption behind the times to a loss."""
 
 NOTE = "Fewer bytes a step may take more steps: below a density of 1 % many models learn more slowly."
-"""The caption: what the seconds of a step leave open."""
+"""The table's caption: a caveat about comparing methods by the time of a step alone."""
 
 
 def predict(
@@ -47,16 +45,20 @@ def predict(
     optimizer: str | None,
     output: Path | None,
 ) -> None:
-    """Predict, print and write what `gradwire advise` was asked; the arguments are its options."""
+    """Run `gradwire advise`: predict, print and write the result. The arguments are the command's options.
+
+    Raises:
+        ValueError: an option is invalid, the output's folder does not exist, or --rate is given under torchrun.
+    """
     given = tuple(candidate) if candidate else advice.CANDIDATES
     if optimizer is not None:
         check_optimizer(optimizer)
     question = Question(model, given, bucket_mb, check, seconds=seconds, door=door, island=island, inside=inside)
-    if output is not None and not output.resolve().parent.is_dir():
-        raise ValueError(f"there is no folder {output.parent} to write the answer to")
+    if output is not None:
+        check_folder(output, "the answer")
     if "WORLD_SIZE" in os.environ:
         if rate is not None:
-            raise ValueError(f"the network as it is has no other rate: leave out --rate {rate}")
+            raise ValueError(f"under torchrun the network is used as it is: leave out --rate {rate}")
         bench.live_here(lambda first: _here(question, optimizer, output, first), complain)
     found, _ = link_of(rate)
     with bars() as progress:
@@ -67,7 +69,10 @@ def predict(
 
 
 def table(advised: Advised) -> tuple[Table, list[str]]:
-    """A row for every method, the fastest first, and lines for below: long names, and why a method is refused."""
+    """Make the table, a row for every method, the fastest first, and the lines below it.
+
+    The lines hold names too long for a row and the reasons why methods could not be predicted.
+    """
     islands = "" if advised.island == 1 else f" in islands of {advised.island}"
     place = f"{advised.model}, {advised.ranks} ranks{islands}, {advised.link}"
     found = Table(
@@ -98,7 +103,7 @@ def table(advised: Advised) -> tuple[Table, list[str]]:
 
 
 def door_lines(advised: Advised) -> list[str]:
-    """What the door changes, if it is not DDP's."""
+    """Explain what the chosen door changes; no lines for DDP's."""
     if advised.door == "module":
         return ["The model is not wrapped: candidates are predicted for attach(model, ...), dense and fp16 for DDP."]
     if advised.door == "sharded":
@@ -115,7 +120,7 @@ def _seconds(one: advice.LocalRound) -> float:
 
 
 def _local_row(advised: Advised, one: advice.LocalRound) -> list[str]:
-    """Local steps: the exchange shared out among the steps of a round."""
+    """Make the row for local steps; the seconds and bytes of the exchange are divided by the steps of a round."""
     if one.refusal:
         return [_local_name(one), "-"]
     ratio = one.seconds(one.every) / advised.verdict.of("dense").seconds
@@ -133,14 +138,17 @@ def _local_name(one: advice.LocalRound) -> str:
 
 
 def local_lines(one: advice.LocalRound, dense: float, door: str = "ddp") -> list[str]:
-    """What local steps would take, and the two lines that bring them; `dense` seconds a step without them."""
+    """Describe predicted local steps and the two lines of code that enable them.
+
+    `dense` is the predicted seconds of a dense step, for comparison.
+    """
     argument = "" if one.exchange == EXCHANGE else f', exchange="{one.exchange}"'
     if door == "sharded":
         argument += ', group=mesh["replicate"]'
     model = "sharded by FSDP2" if door == "sharded" else "the bare module"
     return [
         f"or take local steps: an exchange of {one.traffic / 1e6:.3g} MB and {1e3 * one.wire:.3g} ms of wire every "
-        f"{one.every} steps, {100 * one.share(one.every):.2g} % of a round; "
+        f"{one.every} steps, {100 * one.wire_fraction(one.every):.2g} % of a round; "
         f"{1e3 * one.seconds(one.every):.4g} ms a step against {1e3 * dense:.4g} ms dense",
         "    import gradwire",
         f"    local = gradwire.local(model, optimizer, every={one.every}{argument})    # model is {model}",
@@ -149,7 +157,7 @@ def local_lines(one: advice.LocalRound, dense: float, door: str = "ddp") -> list
 
 
 def loss_lines(advised: Advised, optimizer: str) -> list[str]:
-    """The ways by their time to a loss under an optimizer, and where the steps to it are from."""
+    """Rank methods by their time to a loss under an optimizer, and name the runs the step counts come from."""
     ways = advised.to_loss(optimizer)
     dense = next(way for way in ways if way.way == "dense")
     found = [f"by time to a loss under {optimizer}, where the steps to it have been measured:"]
@@ -185,7 +193,7 @@ def _row(advised: Advised, method: advice.Method) -> list[str]:
 
 
 def rate_of(crossover: float | None) -> str:
-    """A bandwidth in bytes a second, named as links are; a word if there is none."""
+    """Format a crossover bandwidth, given in bytes a second, as Mbit/s or Gbit/s, or as "-", "never" or "any rate"."""
     if crossover is None:
         return "-"
     if crossover == 0.0:
@@ -197,20 +205,21 @@ def rate_of(crossover: float | None) -> str:
 
 
 def _facts(event: Probed | bench.Progress) -> str:
-    """The progress bar's facts."""
+    """Describe an event for the progress bar."""
     if isinstance(event, Probed):
         return f"{1e3 * event.compute:.1f} ms of compute; rehearsing"
     return f"measuring {event.method}"
 
 
 def _here(question: Question, optimizer: str | None, output: Path | None, first: bool) -> None:
+    """Answer as one rank of a torchrun job; only the first rank prints and writes."""
     advised = answer(question, ignore)
     if first:
         _finish(advised, optimizer, output)
 
 
 def _finish(advised: Advised, optimizer: str | None, output: Path | None) -> None:
-    """Print what was found, and write it."""
+    """Print the prediction and, if `output` is given, write it as JSON."""
     figures, lines = table(advised)
     out.print(figures)
     for line in lines:

@@ -1,4 +1,4 @@
-"""`gradwire bench`: what a step costs with every method, and where its time goes."""
+"""`gradwire bench`: measure the time and bytes of a step with every method, and where its time goes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.progress import Progress, TaskID
 
 from gradwire import net
 from gradwire.cli.bench_table import table
-from gradwire.cli.console import bars, command, complain, link_of, numbers, out
+from gradwire.cli.console import bars, check_folder, command, complain, link_of, numbers, out
 from gradwire.lab import bench
 from gradwire.report import bench as page
 from gradwire.report import bench_words, words
@@ -30,10 +30,14 @@ def measure(
     here: bool,
     output: Path,
 ) -> None:
-    """Measure, print and write what `gradwire bench` was asked; the arguments are its options."""
+    """Run `gradwire bench`: measure, print and write the result. The arguments are the command's options.
+
+    Raises:
+        ValueError: an option is invalid, the page cannot be written, or rates or ranks are given with --here.
+    """
     here = here or "WORLD_SIZE" in os.environ
     if here and (rate or ranks):
-        raise ValueError("on the network as it is, rates and ranks are what they are: leave out --rate and --ranks")
+        raise ValueError("the network and its ranks are used as they are: leave out --rate and --ranks")
     rates, note = _rates(rate or [LOOPBACK])
     methods = tuple(method) if method else bench.METHODS
     plan = bench.BenchPlan(model, methods, rates, numbers("--ranks", ranks or ["2"], 1, 64), steps, seconds, bucket_mb)
@@ -41,19 +45,19 @@ def measure(
     if here:
         bench.live_here(lambda first: _measure_here(plan, output, first), complain)
     with bars() as progress:
-        sheet = bench.run(plan, Listening(progress).hear, command(), note)
+        sheet = bench.run(plan, Bars(progress).update, command(), note)
     _finish(sheet, output)
 
 
-class Listening:
-    """A bar for every method on every link."""
+class Bars:
+    """A progress bar for every method on every link and number of ranks."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.tasks: dict[tuple[str, str, int], TaskID] = {}
 
-    def hear(self, event: bench.Progress) -> None:
-        """Move a bar on."""
+    def update(self, event: bench.Progress) -> None:
+        """Advance the event's bar."""
         key = event.method, event.link, event.ranks
         if key not in self.tasks:
             name = f"{event.method}, {event.link} x {event.ranks}"
@@ -63,7 +67,7 @@ class Listening:
 
 
 def _rates(asked: list[str]) -> tuple[tuple[str | None, ...], str]:
-    """The rates that can be had, and a note if the kernel refuses links."""
+    """Return the usable rates, None for loopback, and a note if the kernel refuses shaped links."""
     wanted = [None if rate == LOOPBACK else rate for rate in asked]
     shaped = [rate for rate in wanted if rate is not None]
     for rate in shaped:
@@ -74,11 +78,10 @@ def _rates(asked: list[str]) -> tuple[tuple[str | None, ...], str]:
 
 
 def _check_output(output: Path) -> None:
-    """Refuse a page that could not be written, before anything is measured (ValueError)."""
+    """Check before measuring that the page and its data can be written; ValueError if not."""
     if output.suffix != ".html":
         raise ValueError(f"the page's name ends in .html, got {str(output)!r}; its data goes beside it")
-    if not output.parent.is_dir():
-        raise ValueError(f"there is no folder {output.parent} to write the page to")
+    check_folder(output, "the page")
     for file in _files(output):
         if file.is_dir():
             raise ValueError(f"{file} is a folder; the page and its data are files")
@@ -94,17 +97,17 @@ def _files(output: Path) -> tuple[Path, Path, Path]:
 
 
 def _measure_here(plan: bench.BenchPlan, output: Path, first: bool) -> None:
-    """Measure as one rank; the first one prints and writes."""
+    """Measure as one rank; only the first rank prints and writes."""
     if not first:
         bench.run_here(plan)
         return
     with bars() as progress:
-        sheet = bench.run_here(plan, Listening(progress).hear, command())
+        sheet = bench.run_here(plan, Bars(progress).update, command())
     _finish(sheet, output)
 
 
 def _finish(sheet: bench.Sheet, output: Path) -> None:
-    """Write and print what was found."""
+    """Write the page and its data, and print the tables."""
     for text, file in zip((page.render(sheet), sheet.to_json(), sheet.to_csv()), _files(output), strict=True):
         write_whole(text, file)
     for cell in sheet.cells().values():

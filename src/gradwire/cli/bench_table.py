@@ -1,4 +1,4 @@
-"""The figures of one link of a benchmark, as the terminal shows them."""
+"""The terminal's table of one link's benchmark results."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from gradwire.report import bench_words, words
 
 COLUMNS = ("step", "10-90 %", "select", "wire", "wait", "hidden", "MB", "x dense")
 CAPTION = (
-    "ms and MB a step; hidden: what of select, wire and wait ran beside the backward pass; "
-    "for torch's own ways, wire is all that is not compute"
+    "ms and MB a step; hidden: the part of select, wire and wait that overlaps with backward; "
+    "for torch's own methods, wire is all time beside compute"
 )
-LINE, MOST = 80, 20
-"""Characters of a line, and of a name at most."""
+LINE_WIDTH, NAME_WIDTH = 80, 20
+"""Characters of a line, and the most a method's name gets."""
 
 
 def table(sheet: Sheet, cell: tuple[Measured, ...]) -> tuple[Table, list[str]]:
-    """A row for every method, and lines for below with the names that are too long for a row."""
+    """Make the table, a row for every method, and the lines below it with names too long for a row."""
     figures = [_figures(sheet, one) for one in cell]
     widths = [max(map(len, column)) for column in zip(COLUMNS, *figures, strict=True)]
-    # Two characters behind every column, and one at either end.
-    left = LINE - 4 - sum(width + 2 for width in widths)
-    names, below = numbered([one.method for one in cell], min(MOST, left))
+    # Rich adds two characters after every column and one at either end of the table.
+    left = LINE_WIDTH - 4 - sum(width + 2 for width in widths)
+    names, below = numbered([one.method for one in cell], min(NAME_WIDTH, left))
     title = f"{cell[0].model}, {bench_words.place(cell[0])}, {1e3 * cell[0].compute:.1f} ms of compute"
     found = Table(title=title, caption=CAPTION, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     found.add_column("method", no_wrap=True)
@@ -39,7 +39,7 @@ def table(sheet: Sheet, cell: tuple[Measured, ...]) -> tuple[Table, list[str]]:
 
 
 def _figures(sheet: Sheet, one: Measured) -> tuple[str, ...]:
-    """What stands in a method's row, column by column."""
+    """The cells of a method's row, in the order of `COLUMNS`."""
     parts = (one.selection, one.wire, one.wait, one.hidden)
     ratio = sheet.ratio(one, "dense")
     return (

@@ -1,4 +1,4 @@
-"""The consoles of the command line, and one sentence if its packages are not installed."""
+"""The command line's consoles and formatting; exits with one sentence if rich is not installed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from gradwire import net
 
@@ -20,7 +21,7 @@ out, err = Console(), Console(stderr=True)
 
 
 def bars() -> Progress:
-    """Bars with a name, a line of `facts` and the time."""
+    """Make progress bars, each with a name, a field `facts` and the elapsed time."""
     columns = (
         TextColumn("{task.description:<18}", markup=False, table_column=Column(overflow="fold", min_width=18)),
         BarColumn(20),
@@ -30,27 +31,30 @@ def bars() -> Progress:
     return Progress(*columns, console=out)
 
 
-def numbered(names: Sequence[str], room: int) -> tuple[list[str], list[str]]:
-    """Names for a column `room` characters wide, and lines to go below: a longer name has a number in its place."""
-    long = {name: f"({index})" for index, name in enumerate((n for n in dict.fromkeys(names) if len(n) > room), 1)}
+def numbered(names: Sequence[str], width: int) -> tuple[list[str], list[str]]:
+    """Fit names into a column of `width` characters: a longer one is replaced by a number.
+
+    Returns the names as shown, and a line "(1) the long name" for every number.
+    """
+    long = {name: f"({index})" for index, name in enumerate((n for n in dict.fromkeys(names) if len(n) > width), 1)}
     return [long.get(name, name) for name in names], [f"{number} {name}" for name, number in long.items()]
 
 
 def complain(sentence: object) -> None:
-    """Print one sentence on what is wrong."""
+    """Print an error as one sentence on standard error."""
     err.print(f"gradwire: {sentence}", style="red", markup=False, highlight=False)
 
 
 def command() -> str:
-    """The command line that this process was started with."""
+    """The command line with which this process was started."""
     return shlex.join(["gradwire", *sys.argv[1:]])
 
 
 def numbers(option: str, given: Iterable[str], least: int, most: int) -> tuple[int, ...]:
-    """Read whole numbers, each `given` text one or several with commas between, in their order.
+    """Parse whole numbers, in order, from texts that each hold one or several of them separated by commas.
 
     Raises:
-        ValueError: something else, or a number out of bounds, naming it.
+        ValueError: a word is not a whole number, or lies outside [least, most]; the message names it.
     """
     found: list[int] = []
     for word in ",".join(given).split(","):
@@ -62,8 +66,14 @@ def numbers(option: str, given: Iterable[str], least: int, most: int) -> tuple[i
     return tuple(found)
 
 
+def check_folder(output: Path, what: str) -> None:
+    """Check that the folder of an output exists; ValueError if not, naming `what` was to be written there."""
+    if not output.resolve().parent.is_dir():
+        raise ValueError(f"there is no folder {output.parent} to write {what} to")
+
+
 def link_of(rate: str | None) -> tuple[str | None, str]:
-    """The rate that can be had, and the link's name. Prints a warning if the kernel refuses links."""
+    """Return the usable rate (None: loopback) and the link's description; warn if the kernel refuses shaped links."""
     if rate is None:
         return None, "loopback"
     bits = net.parse_rate(rate)

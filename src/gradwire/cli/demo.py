@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from gradwire import kernels, report
-from gradwire.cli.console import bars, command, err, link_of, out
+from gradwire.cli.console import bars, check_folder, command, err, link_of, out
 from gradwire.cli.train import follow
 from gradwire.lab import records
 from gradwire.lab.comparison import demo
@@ -17,14 +17,13 @@ from gradwire.report import sentences, words
 
 
 def show(full: bool, seconds: float | None, rate: str | None, ranks: int, seed: int, output: Path) -> None:
-    """Train, print and write what `gradwire demo` was asked; the arguments are its options."""
+    """Run `gradwire demo`: train, print and write the report. The arguments are the command's options."""
     jobs = demo.jobs(demo.FULL if full else demo.SHORT, seconds, seed)
     rate, link = link_of(rate)
-    if not output.parent.is_dir():
-        raise ValueError(f"there is no folder {output.parent} to write the report to")
+    check_folder(output, "the report")
     budget = next(iter(jobs.values())).seconds
     out.print("loading the loops over gradients, which are compiled the first time: up to half a minute")
-    kernels.warm_up()  # here, by one process; each rank would do the same again, on the same cores
+    kernels.warm_up()  # once, in this process: otherwise every rank would compile the same loops on the same cores
     sizes: list[int] = []
     runs: list[Run] = []
     out.print(f"{len(jobs)} runs of {budget:g} s on {ranks} ranks, {link}", soft_wrap=True)
@@ -54,7 +53,7 @@ def show(full: bool, seconds: float | None, rate: str | None, ranks: int, seed: 
 
 
 def busy() -> str:
-    """A sentence if other programs keep this machine busy, which no link explains; else ""."""
+    """A warning if the load exceeds the number of cores, so that times are not due to the link alone; else ""."""
     load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
     if load <= cores:
         return ""
@@ -65,7 +64,7 @@ def busy() -> str:
 
 
 def table(comparison: Comparison) -> Table:
-    """A row for every run, and when it was where dense ended; no wider than 80 columns."""
+    """Make a row for every run, with the time and bytes until dense's final loss; at most 80 columns wide."""
     dense = comparison.baseline
     found = Table(
         title=f"The way to the final loss of {dense.name}, {words.loss(dense.points[-1].loss)}",

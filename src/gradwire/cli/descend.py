@@ -1,4 +1,4 @@
-"""`gradwire lab run`: a convex problem, a method with its theory."""
+"""`gradwire lab run`: minimise a convex problem by a method, with the constants of its theory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
-from gradwire.cli.console import bars, command, out
+from gradwire.cli.console import bars, check_folder, command, out
 from gradwire.compress import Compressor
 from gradwire.lab import records
 from gradwire.lab.convex import descent, methods, problems
@@ -34,12 +34,12 @@ def minimise(
     option: list[str] | None,
     output: Path | None,
 ) -> None:
-    """Descend, print and write what `gradwire lab run` was asked; the arguments are its options."""
+    """Run `gradwire lab run`: descend, print and write the trace. The arguments are the command's options."""
     torch.set_num_threads(1)
-    if output is not None and not output.parent.is_dir():
-        raise ValueError(f"there is no folder {output.parent} to write {output.name} to")
-    if output is not None and output.is_dir():
-        raise ValueError(f"the run is written to a file, and {output} is a folder")
+    if output is not None:
+        check_folder(output, output.name)
+        if output.is_dir():
+            raise ValueError(f"the run is written to a file, and {output} is a folder")
     task = problems.make(problem, workers=workers, seed=seed, **dict(_pair(text) for text in option or []))
     second = None if biased is None else _operator(biased, None)
     chosen = methods.compose(
@@ -76,7 +76,7 @@ def follow(
     until: float,
     transport: descent.Transport,
 ) -> descent.Trace:
-    """Descend behind a progress bar."""
+    """Run a descent and show its progress in a bar."""
     bar = progress.add_task(name, total=1.0, facts="")
 
     def listen(mark: descent.Mark) -> None:
@@ -88,7 +88,11 @@ def follow(
 
 
 def _operator(text: str, density: float | None) -> Compressor:
-    """A compressor by spec; a bare name takes the density."""
+    """Build a compressor from a spec, or from a bare name and a density.
+
+    Raises:
+        ValueError: the density is missing, or given twice.
+    """
     if text in ("randk", "topk") and density is None:
         raise ValueError(f"{text} needs a density: give --density 0.1, say, or the spec '{text}(density=0.1)'")
     if density is None:
@@ -99,7 +103,7 @@ def _operator(text: str, density: float | None) -> Compressor:
 
 
 def _pair(text: str) -> tuple[str, Any]:
-    """NAME=VALUE, where VALUE is a number, none, or a word."""
+    """Parse NAME=VALUE, where VALUE is a number, none, or a word; ValueError for any other text."""
     name, found, value = text.partition("=")
     if not found:
         raise ValueError(f"an option of a problem looks like penalty=0.1, got {text!r}")
@@ -114,7 +118,7 @@ def _pair(text: str) -> tuple[str, Any]:
 
 
 def _about(problem: problems.Problem, method: methods.ConvexMethod) -> str:
-    """The problem, the method, and what theory promises of it."""
+    """Describe the problem, the method, and the rate that theory guarantees."""
     lines = [
         f"{problem.name}: n = {problem.n}, d = {problem.d}, L = {problem.L:.4g}, "
         f"L_max = {problem.L_i.max().item():.4g}, mu = {problem.mu:.4g}",

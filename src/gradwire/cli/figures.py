@@ -15,17 +15,21 @@ from gradwire.lab.studies.figures import link
 from gradwire.lab.studies.figures.draw import canvas
 
 NAMES = (*figures.FIGURES, "link", *studies.STUDIES)
-"""Every figure."""
+"""Names of all figures."""
 
 
 def make(name: str, output: Path, seed: int) -> None:
-    """Make what `gradwire lab figure` was asked; the arguments are its options."""
+    """Run `gradwire lab figure`: compute, draw and write figures. The arguments are the command's options.
+
+    Raises:
+        ValueError: the figure is unknown, or `output` is a file.
+    """
     torch.set_num_threads(1)
     if name not in (*NAMES, "all"):
         raise ValueError(f"unknown figure {name!r}; known are {', '.join([*NAMES, 'all'])}")
     if output.exists() and not output.is_dir():
         raise ValueError(f"a figure is written to a folder, and {output} is a file")
-    canvas(1, 1)  # refuse before the runs if nothing can be drawn
+    canvas(1, 1)  # fail before the runs if matplotlib is missing
     output.mkdir(parents=True, exist_ok=True)
     for each in NAMES if name == "all" else (name,):
         picture = output / f"{each}.png"
@@ -44,7 +48,7 @@ def make(name: str, output: Path, seed: int) -> None:
 
 
 def _study(name: str, seed: int) -> studies.Chart:
-    """Do a study's pieces of work behind one bar."""
+    """Run a study and show its progress in one bar."""
     study = studies.STUDIES[name]
     with bars() as progress:
         bar = progress.add_task(name, total=study.pieces, facts="")
@@ -52,7 +56,7 @@ def _study(name: str, seed: int) -> studies.Chart:
 
 
 def _facts(chart: studies.Chart) -> Table:
-    """A chart's facts, a row each."""
+    """Make a table of a chart's facts, a row each."""
     table = Table(*chart.facts[0], title=chart.title, caption=chart.caption)
     for row in chart.facts:
         table.add_row(*(f"{value:,.4g}" if isinstance(value, float) else str(value) for value in row.values()))
@@ -60,7 +64,7 @@ def _facts(chart: studies.Chart) -> Table:
 
 
 def _in_process(planned: figures.PlannedFigure, seed: int) -> figures.Figure:
-    """Run a figure's curves one after the other."""
+    """Run a figure's curves one after the other, in this process."""
     curves: list[figures.Curve] = []
     with bars() as progress:
         for each in planned.curves:
@@ -71,22 +75,22 @@ def _in_process(planned: figures.PlannedFigure, seed: int) -> figures.Figure:
 
 
 def _on_ranks(seed: int) -> figures.Figure:
-    """Run the curves of the link figure on processes."""
+    """Run the curves of the link figure on real ranks."""
     with bars() as progress:
 
-        def start(name: str) -> link.Tell:
+        def start(name: str) -> link.Report:
             task = progress.add_task(name, total=1.0, facts="starting")
 
-            def tell(done: float, facts: str) -> None:
+            def report(done: float, facts: str) -> None:
                 progress.update(task, completed=done, facts=facts)
 
-            return tell
+            return report
 
         return link.figure(seed, start)
 
 
 def _table(figure: figures.Figure) -> Table:
-    """Every run beside its theorem."""
+    """Make a table that compares every run with its theorem."""
     columns = ("", "", "rounds to 1e-8", "kB to 1e-8", "ends at", "theory", "per round", "theory", "worst / bound")
     table = Table(*columns, title=figure.title, caption=figure.caption)
     panel = ""

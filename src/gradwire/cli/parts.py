@@ -1,4 +1,4 @@
-"""`gradwire list`: every part with its parameters, constants and bytes, those of installed packages too."""
+"""`gradwire list`: every part, also of installed packages, with its parameters, constants and bytes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from gradwire.exchange.protocol import Exchange
 from gradwire.spec import SpecError, build
 
 NOMINAL = 1_000_000
-"""Elements for which constants and bytes are shown."""
+"""Dimension d for which constants and bytes are shown."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A part as it is listed.
+    """What `gradwire list` shows of one part.
 
-    parameters: as in a call, such as "density" or "values='float32'". omega, delta, nbytes: of the example, with
-    `elements` elements; None where it has none. problem: why the example cannot be built, "" if it can.
+    parameters: as in a call, such as "density" or "values='float32'". omega, delta, nbytes: constants and message bytes
+    of the example at dimension `elements`; None where they do not exist. problem: why the example cannot be built, or
+    "".
     """
 
     name: str
@@ -40,7 +41,7 @@ class Listed:
 
 
 def show(word: str | None, as_json: bool) -> None:
-    """Print the parts that `gradwire list` was asked for; ValueError if there are none."""
+    """Print all parts, or those with `word` in their name, kind or summary; ValueError if there are none."""
     for sentence in registry.load_installed():
         complain(sentence)
     every = [listed(entry) for kind in get_args(registry.Kind) for entry in registry.parts(kind).values()]
@@ -61,7 +62,7 @@ def show(word: str | None, as_json: bool) -> None:
 
 
 def listed(entry: registry.Entry) -> Listed:
-    """What is said of a part."""
+    """Collect what is shown of a registered part."""
     omega = delta = nbytes = None
     problem = ""
     try:
@@ -88,7 +89,7 @@ def listed(entry: registry.Entry) -> Listed:
 
 
 def _parameter(parameter: inspect.Parameter) -> str:
-    """A parameter as a spec would give it: its name, and the default if it has one."""
+    """Format a parameter as in a spec: its name, and its default if it has one."""
     if parameter.default is inspect.Parameter.empty:
         return parameter.name
     plain = isinstance(parameter.default, bool | int | float | str | None)
@@ -96,7 +97,7 @@ def _parameter(parameter: inspect.Parameter) -> str:
 
 
 def _lines(each: Listed) -> list[str]:
-    """The lines of a part: prose is wrapped, specs never are, for they are there to be copied."""
+    """Format a part. Prose is wrapped; specs are not, so that they can be copied."""
     facts = [
         *([f"unbiased, omega = {each.omega:.4g}"] if each.omega is not None else []),
         *([f"contractive, delta = {each.delta:.4g}"] if each.delta is not None else []),

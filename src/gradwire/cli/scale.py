@@ -1,4 +1,4 @@
-"""`gradwire scale`: what a step would cost with n workers, for any n. Rehearsed here, the network is a model."""
+"""`gradwire scale`: predict a step with any number of workers, from rehearsed work and a model of the network."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from gradwire.cli.console import bars, numbered, numbers, out
+from gradwire.cli.console import bars, check_folder, numbered, numbers, out
 from gradwire.lab import scale
 from gradwire.report import bench_words, words
 from gradwire.report.whole import write_whole
 
 COLUMNS = ("step", "wire", "select", "decode", "MB up", "down", "held")
-CAPTION = "ms of a step, MB of an exchange; held: beside model and gradients"
-ROOM = 24
-"""Characters that a name has beside the columns on a line of 80."""
+CAPTION = "ms of a step, MB of an exchange; held: MB beside model and gradients"
+NAME_WIDTH = 24
+"""Characters that a line of 80 leaves to a method's name beside the columns."""
 
 NOTE = (
-    "Rehearsed on this machine, one thread a worker, on gradients that differ as those of a few ranks do; collectives "
-    "as gloo's, on links without congestion; nothing is hidden under backward."
+    "Rehearsed on this machine, one thread a worker, on gradients that differ like those of a few measured ranks. "
+    "Collectives are gloo's, links have no congestion, and nothing overlaps with backward."
 )
-"""What the figures assume."""
+"""The assumptions behind the figures."""
 
-LOCAL_NOTE = "Local steps share an exchange out among the steps of a round; what they do to the loss is not in here."
+LOCAL_NOTE = "Local steps divide an exchange by the steps of a round; their effect on the loss is not included."
 
 
 def predict(
@@ -40,7 +40,7 @@ def predict(
     bucket_mb: float,
     output: Path | None,
 ) -> None:
-    """Rehearse, print and write what `gradwire scale` was asked; the arguments are its options."""
+    """Run `gradwire scale`: rehearse, print and write the forecast. The arguments are the command's options."""
     plan = scale.ScalePlan(
         model,
         tuple(method) if method else scale.METHODS,
@@ -52,8 +52,8 @@ def predict(
         compute=None if compute_ms is None else compute_ms / 1e3,
         bucket_mb=bucket_mb,
     )
-    if output is not None and not output.resolve().parent.is_dir():
-        raise ValueError(f"there is no folder {output.parent} to write the figures to")
+    if output is not None:
+        check_folder(output, "the figures")
     with bars() as progress:
         task = progress.add_task("rehearsing", total=len(plan.methods) * len(plan.sizes), facts="")
 
@@ -66,12 +66,12 @@ def predict(
 
 
 def table(sheet: scale.Forecast, rate: str, size: int) -> tuple[Table, list[str]]:
-    """A row for every method at one number of workers on one link, the fastest first.
+    """Make the table of one number of workers on one link, the fastest method first, and the lines below it.
 
-    And lines for below: names that are too long for a row, and why a method is refused.
+    The lines hold names too long for a row and the reasons why methods could not be rehearsed.
     """
     predictions = scale.predictions(sheet, rate, size)
-    names, below = numbered([one.work.method for one in predictions], ROOM)
+    names, below = numbered([one.work.method for one in predictions], NAME_WIDTH)
     title = f"{sheet.plan.model}, {size} workers, {place(sheet.plan, rate)}, {1e3 * sheet.compute:.1f} ms of compute"
     found = Table(title=title, caption=CAPTION, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     found.add_column("method", no_wrap=True)
@@ -93,7 +93,10 @@ def table(sheet: scale.Forecast, rate: str, size: int) -> tuple[Table, list[str]
 
 
 def map_of(sheet: scale.Forecast) -> Table:
-    """The fastest method by number of workers and rate, and in brackets the fastest that exchanges at every step."""
+    """Tabulate the fastest method by number of workers and rate.
+
+    Where it takes local steps, the fastest method that exchanges at every step follows in brackets.
+    """
     found = Table(title="the fastest method, and its step in ms", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     found.add_column("workers", justify="right")
     for rate in sheet.plan.rates:
@@ -104,7 +107,7 @@ def map_of(sheet: scale.Forecast) -> Table:
 
 
 def place(plan: scale.ScalePlan, rate: str) -> str:
-    """The network in words."""
+    """Describe the network."""
     return rate if plan.island == 1 else f"islands of {plan.island}, {rate} between"
 
 
@@ -122,7 +125,7 @@ def _cell(one: scale.Prediction) -> str:
 
 
 def _finish(sheet: scale.Forecast, output: Path | None) -> None:
-    """Print what was found, and write it."""
+    """Print the forecast and, if `output` is given, write it as JSON."""
     for size in sheet.plan.sizes:
         for rate in sheet.plan.rates:
             figures, lines = table(sheet, rate, size)

@@ -1,4 +1,4 @@
-"""`gradwire lab train`: a real task, n workers in one process or on real ranks."""
+"""`gradwire lab train`: train a real task with n workers, in one process or on real ranks."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def learn(
     save: Path | None,
     resume: Path | None,
 ) -> None:
-    """Train, print and write what `gradwire lab train` was asked; the arguments are its options."""
+    """Run `gradwire lab train`: train, print and write the history. The arguments are the command's options."""
     if ranks is not None and workers not in (None, ranks):
         raise ValueError(f"every rank is one worker: give --ranks {ranks} or --workers {workers}, not both")
     if rate is not None and ranks is None:
-        raise ValueError(f"a link of {rate} lies between processes; say how many with --ranks")
+        raise ValueError(f"a link of {rate} needs processes; say how many with --ranks")
     training = Training(
         task,
         exchange,
@@ -86,7 +86,7 @@ def learn(
 
 
 def _local(every: int | None, given: dict[str, Any]) -> LocalSteps | None:
-    """The settings of local steps, if they are asked for."""
+    """The settings of local steps, or None without --local; ValueError if only their other options are given."""
     chosen = {name: value for name, value in given.items() if value is not None}
     if every is not None:
         return LocalSteps(every, **chosen)
@@ -96,7 +96,7 @@ def _local(every: int | None, given: dict[str, Any]) -> LocalSteps | None:
 
 
 def _place(ranks: int | None, rate: str | None) -> tuple[str | None, str]:
-    """The rate that can be had, and where the workers are. Prints a warning if the kernel refuses links."""
+    """Return the usable rate and where the workers run; warn if the kernel refuses shaped links."""
     if ranks is None:
         return None, "in one process"
     had, link = link_of(rate)
@@ -116,15 +116,15 @@ def _run(
     resume: Path | None,
     save: Path | None,
 ) -> History:
-    """Train, and call all listeners; TensorBoard's is one of them if there is a folder for it."""
+    """Train and call all listeners with every event; with an output folder, TensorBoard's writer becomes one."""
 
     def listen(event: Event) -> None:
-        if output is not None and len(listeners) == 1:  # the first event: nothing is written for a run that is refused
+        if output is not None and len(listeners) == 1:  # at the first event, so a refused run creates no folder
             output.mkdir(parents=True, exist_ok=True)
-            take = stack.enter_context(scalars(output))
-            if take is None:
+            write_scalars = stack.enter_context(scalars(output))
+            if write_scalars is None:
                 err.print(f"gradwire: {MISSING}", style="yellow", markup=False)
-            listeners.append(take or _nothing)
+            listeners.append(write_scalars or _ignore)
         for listener in listeners:
             listener(event)
 
@@ -134,12 +134,12 @@ def _run(
     return train(training, listen, resume, save)
 
 
-def _nothing(event: Event) -> None:
-    """Take an event and do nothing."""
+def _ignore(event: Event) -> None:
+    """Do nothing with an event."""
 
 
 def _progress(stack: ExitStack, training: Training) -> Listener:
-    """A bar with the last loss and the last evaluation."""
+    """Open a progress bar that shows the latest loss and evaluation, and return its listener."""
     progress = stack.enter_context(bars())
     metric, steps = training.make().metric, training.settings.steps
     bar = progress.add_task(training.task, total=steps, facts="starting")
@@ -156,7 +156,7 @@ def _progress(stack: ExitStack, training: Training) -> Listener:
 
 
 def _summarise(history: History) -> None:
-    """Print the run in a few lines."""
+    """Print a summary of the run."""
     training, steps = history.training, history.steps
     out.print(f"{training.model}, {history.parameters:,} parameters; {history.source}", markup=False, soft_wrap=True)
     table = Table("step", "epoch", "seconds", *history.final)

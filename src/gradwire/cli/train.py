@@ -1,4 +1,4 @@
-"""`gradwire train`: the small GPT once, on processes of this machine."""
+"""`gradwire train`: train the small GPT once, on processes of this machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def train(
     save: Path | None,
     resume: Path | None,
 ) -> None:
-    """Train and print what `gradwire train` was asked; the arguments are its options."""
+    """Run `gradwire train`: train and print the run. The arguments are the command's options."""
     job = TrainingJob(
         exchange,
         seconds=seconds,
@@ -51,7 +51,7 @@ def train(
 
 
 def check_finite(run: Run) -> None:
-    """End with code 1 after a run whose last loss says nothing."""
+    """Exit with code 1 if the run's last loss is not finite."""
     last = run.points[-1]
     if not math.isfinite(last.loss):
         complain(f"the loss is {last.loss} after {last.step} steps: the run has diverged; try a lower --learning-rate")
@@ -59,7 +59,7 @@ def check_finite(run: Run) -> None:
 
 
 def facts(run: Run) -> list[str]:
-    """What a run came to, a line each."""
+    """Summarise a run in lines for the terminal."""
     first, last, split = run.points[0], run.points[-1], run.split
     steps = max(1, last.step - first.step)
     low, median, high = (
@@ -77,7 +77,10 @@ def facts(run: Run) -> list[str]:
 
 
 def follow(progress: Progress, name: str, job: TrainingJob, ranks: int, rate: str | None, sizes: list[int]) -> Run:
-    """Execute a job behind a progress bar, in a pipe a line for every evaluation; append its parameters to `sizes`."""
+    """Run a job and show its progress: a bar on a terminal, else a line for every evaluation.
+
+    Appends the model's number of parameters to `sizes`.
+    """
     task = progress.add_task(name, total=1.0, facts="starting")
     loss, live = float("nan"), out.is_terminal
 

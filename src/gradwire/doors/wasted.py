@@ -61,7 +61,8 @@ class Wasted:
             log.warning(
                 "gradwire: no optimizer has used the means of a backward pass, but the values that were not sent stay "
                 "in the memory, and are sent with later gradients; if that pass should not count, as when a "
-                "generator's loss goes through its discriminator, run it under hook.no_sync(), or call hook.rollback() after it"
+                "generator's loss goes through its discriminator, run it under hook.no_sync(), or call hook.rollback() "
+                "after it"
             )
 
     def _remembered(self) -> int:

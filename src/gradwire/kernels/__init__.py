@@ -1,4 +1,4 @@
-"""The few loops that touch every element. A `Kernel` (kernel.py) is a definition and its faster twins."""
+"""The few loops over every element of a vector. A `Kernel` (kernel.py) is a definition with faster twins."""
 
 from gradwire.kernels.above import indices_above
 from gradwire.kernels.accumulated import Accumulated, accumulate, values

@@ -1,4 +1,4 @@
-"""Indices of what reaches a threshold."""
+"""Indices of the elements whose magnitude reaches a threshold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _long_vector(x: Tensor, threshold: float) -> bool:
 
 
 def _usual(threshold: float) -> bool:
-    """Any other takes everything, or nothing: rare, and not what the bits of magnitudes say."""
+    """Whether the twins may compare bits: other thresholds select all or nothing, are rare, and are left out."""
     return 0 < threshold < float("inf")
 
 
@@ -28,7 +28,7 @@ def _by_numba(x: Tensor, threshold: float) -> Tensor:
 
     bits = compiled.vector(x).view(np.int32)
     threshold_bits = int(torch.tensor(threshold, dtype=torch.float32).view(torch.int32))
-    # Behind what is written no page is touched, and the end is given back.
+    # Pages behind the written part are never touched, and `resize` returns them.
     out = np.empty(len(bits), np.int64)
     out.resize(cpu.indices_above(bits, threshold_bits, out), refcheck=False)
     return torch.from_numpy(out)

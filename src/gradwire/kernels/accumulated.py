@@ -1,4 +1,4 @@
-"""A vector computed from pieces in one pass, with what that pass finds out: finite? the largest? layers' norms?"""
+"""A vector computed from pieces in one pass, with facts that the pass collects: finiteness, large elements, norms."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Accumulated:
     """A vector and the facts collected while it was computed.
 
     Attributes:
-        values: f[d], the pieces end to end, with decay * residual added if there is one. bf16[d], rounded at random, if
-            the residual is kept so; a reader widens what it takes of them.
-        finite: whether all values are finite; None if unknown, as on a GPU, where to look would be to wait for it.
-        residual: f[d], what was added to the pieces; None if values are the pieces alone.
-        keys: i64[m] of the elements that reach some threshold, in their order (see cpu/selection.py); None if none were
-            collected.
-        cleared: whether the pieces hold zeros now.
+        values: f[d], the pieces end to end, plus decay * residual if there is one. If the residual is bfloat16, bf16[d]
+            with stochastic rounding; readers widen the elements they use.
+        finite: whether all values are finite; None if unknown, as on a GPU, where reading it would wait for the device.
+        residual: f[d], added to the pieces; None if values are the pieces alone.
+        keys: i64[m], keys of the elements that reach a threshold, in their order (see cpu/selection.py); None if none
+            were collected.
+        cleared: whether the pieces were overwritten with zeros.
         decay: the factor of the residual.
         layers, norms: spans that tile the vector, and the L2 norm of each; empty if none were measured.
     """
@@ -39,18 +39,18 @@ class Accumulated:
     norms: Sequence[float] = ()
 
     def zeroed(self) -> Accumulated:
-        """Set all values to zero, in place; what was collected of them is forgotten."""
+        """Set all values to zero in place, and drop keys and norms."""
         self.values.zero_()
         return replace(self, keys=None, layers=(), norms=())
 
     def pieces(self) -> Tensor:
-        """Return the pieces alone, f[d]: exactly, or, where a residual was added, up to the rounding of the sum."""
+        """Return the pieces alone, f[d]: exact, or up to the rounding of the sum if a residual was added."""
         if self.residual is None:
             return self.values.clone()
         return torch.sub(_wide(self.values), _wide(self.residual), alpha=self.decay)
 
     def topk(self, k: int) -> Tensor | None:
-        """Indices int64[k] of the k largest magnitudes, increasing, if they are among the collected; else None."""
+        """Indices int64[k] of the k largest magnitudes, increasing, if enough keys were collected; else None."""
         return None if self.keys is None or not 0 < k <= len(self.keys) else collecting.among(self.keys, k)
 
 
@@ -63,16 +63,16 @@ def accumulate(
     layers: Sequence[tuple[int, int]] = (),
     key: int = 0,
 ) -> Accumulated:
-    """Compute x f[d] in place: pieces f[...] end to end, plus decay * residual f[d] if there is one.
+    """Compute x f[d] in place: the pieces f[...] end to end, plus decay * residual f[d] if there is one.
 
-    x and residual may be bfloat16: then the sum of float32 is rounded at random by the key (half.py).
+    x and residual may be bfloat16; the float32 sum is then rounded stochastically, by `key` (half.py).
 
-    With a residual this is one pass in the host's memory, which leaves zeros in the pieces. With `largest` > 0 a sample
-    of the sum sets a threshold that so many elements reach, most likely, and the pass collects those that do. It also
-    measures the norms of layers, spans (start, end) that tile the vector.
+    With a residual, in the host's memory, this is one pass that leaves zeros in the pieces. With `largest` > 0 a sample
+    of the sum sets a threshold that most likely at least so many elements reach, and the pass collects the elements
+    that reach it. It also measures the norms of `layers`, spans (start, end) that tile the vector.
 
     Raises:
-        ValueError: the pieces do not make up x, or the layers do not; nothing has been written.
+        ValueError: the pieces or the layers do not make up x; nothing has been written.
     """
     if (total := sum(piece.numel() for piece in pieces)) != len(x):
         raise ValueError(f"pieces of {total} elements do not make a vector of {len(x)}")
@@ -99,21 +99,21 @@ def accumulate(
 
 
 def values(x: Tensor | Accumulated) -> Tensor:
-    """Return the vector itself."""
+    """Return the vector of an `Accumulated`, or the tensor itself."""
     return x.values if isinstance(x, Accumulated) else x
 
 
 def _wide(x: Tensor) -> Tensor:
-    """In float32 at least."""
+    """Widen bfloat16 to float32."""
     return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def _add(x: Tensor, residual: Tensor, flat: list[Tensor], decay: float) -> None:
-    """x = flat + decay * residual, without a temporary."""
+    """Compute x = flat + decay * residual without a temporary."""
     if decay == 1.0:
         torch.cat(flat, out=x).add_(residual)
         return
-    # Not `add_(residual, alpha=decay)`, which may round once where the two passes of a plain step round twice.
+    # Not `add_(residual, alpha=decay)`, which may round once, where the two passes of a plain step round twice.
     torch.mul(residual, decay, out=x)
     parts: Sequence[Tensor] = torch.split(x, [len(piece) for piece in flat])
     for part, piece in zip(parts, flat, strict=True):
@@ -121,7 +121,7 @@ def _add(x: Tensor, residual: Tensor, flat: list[Tensor], decay: float) -> None:
 
 
 def _copied(x: Tensor, flat: list[Tensor]) -> Accumulated:
-    """The pieces and nothing else."""
+    """Copy the pieces to x, without a residual."""
     if x.device.type != "cpu":
         torch.cat(flat, out=x)
         return Accumulated(x)

@@ -23,12 +23,12 @@ def accumulate(
     layers: Sequence[tuple[int, int]] = (),
     key: int = 0,
 ) -> tuple[bool, Numbers, list[float]]:
-    """What `accumulated.accumulate` does of a long vector, by contiguous pieces f32[m]: finite, keys, and norms.
+    """Do `accumulated.accumulate` for a long vector and contiguous pieces f32[m]; return finite, keys and norms.
 
     x and residual are both f32[d] or both bf16[d].
 
     Raises:
-        ValueError: there are layers, but they do not lie one after the other, or are not the whole vector.
+        ValueError: layers are given that are not consecutive or do not cover the vector.
     """
     from gradwire.kernels import cpu
 
@@ -42,10 +42,10 @@ def accumulate(
         for part, end in zip(parts, ends, strict=True):
             sampled = cpu.sample(part, added, factor, end - len(part), largest, scratch[0], sampled)
         threshold = cpu.threshold(len(x), largest, scratch[0], scratch[1])
-        if narrow:  # the sample was not rounded: what would be rounded down to the next bfloat16 is collected too
+        if narrow:  # the sample was not rounded, so lower the threshold to the next bfloat16
             threshold &= int(half.KEPT)
-    # The vector itself stands for layers where none are wanted: a pass that reads what it writes, for its squares, is
-    # faster by a sixth than one that only writes, because then the processor fetches it in time.
+    # Without layers the whole vector is one: a pass that also reads what it writes, for the squares, is faster by a
+    # sixth than one that only writes, because the processor then prefetches the memory.
     stops = _ends(layers or [(0, len(x))], len(x))
     sums = np.zeros(len(stops))
     keys, found, sound = np.empty(cpu.buffer_size(len(x), largest) if largest else 0, np.int64), 0, True
@@ -64,7 +64,7 @@ def _ends(layers: Sequence[tuple[int, int]], d: int) -> Numbers:
 
 
 def among(keys: Numbers, k: int) -> Tensor:
-    """Indices int64[k] of the k largest of i64 keys[m], 0 < k <= m, in their order."""
+    """Indices int64[k] of the k largest of keys i64[m], 0 < k <= m, in the keys' order."""
     from gradwire.kernels import cpu
 
     out = np.empty(k, np.int64)

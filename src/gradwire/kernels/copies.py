@@ -1,4 +1,4 @@
-"""Into and out of a flat vector: a copy that looks at what it copies, and few values for a vector in pieces."""
+"""Copies into and out of a flat vector: a copy that checks finiteness, sparse updates, and zeros in huge pages."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _scatter_by_numba(
 
 
 scatter_ = Kernel(reference.scatter_, cpu=(Twin("numba", _scatters, _scatter_by_numba),))
-"""Raises ValueError where an index or its piece lies outside; what comes before it has been added."""
+"""Raises ValueError if an index or its piece lies outside; values before it have been added."""
 
 
 def _adds_on_gpu(target: Tensor, indices: Tensor, values: Tensor, alpha: float = 1.0) -> bool:
@@ -52,20 +52,20 @@ def _adds_on_gpu(target: Tensor, indices: Tensor, values: Tensor, alpha: float =
 
 
 scatter_add_ = Kernel(reference.scatter_add_, gpu=(Twin("triton", _adds_on_gpu, gpu.scatter_add_),))
-"""In the order of the indices on every device; in the host's memory torch's own loop is as fast as any."""
+"""Adds in the order of the indices on every device. There is no CPU twin, as torch's own loop is as fast as any."""
 
 
 _SAME_SIZE: dict[torch.dtype, Any] = {
     torch.float32: np.float32,
     torch.float64: np.float64,
-    torch.bfloat16: np.int16,  # NumPy has no such floats, but zeros of all dtypes are alike
+    torch.bfloat16: np.int16,  # NumPy has no bfloat16, but zeros have the same bits in all dtypes
 }
 
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> Tensor:
-    """Zeros of a shape; in the host's memory by NumPy, which asks for large pages.
+    """Make a tensor of zeros; in the host's memory by NumPy, which asks for huge pages.
 
-    A pass over 45 MB in small pages takes a tenth longer, and a search of separate parts of it nearly twice as long.
+    A pass over 45 MB in small pages takes a tenth longer, and a search of separate parts nearly twice as long.
     """
     if torch.device(device).type != "cpu" or dtype not in _SAME_SIZE:
         return torch.zeros(shape, dtype=dtype, device=device)

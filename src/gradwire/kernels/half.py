@@ -1,9 +1,9 @@
-"""float32 rounded to bfloat16 at random: to one of its two neighbours, so that the mean over all draws is the value.
+"""Stochastic rounding from float32 to bfloat16: to one of the two neighbours, so that the expectation is the value.
 
-bfloat16 is the upper half of a float32. 16 random bits are added to the whole, and the lower half is dropped, so it
-carries into the upper one with exactly the probability that it stands for. Number i draws word i of a stream
+bfloat16 is the upper half of a float32. 16 random bits are added to the bits of the float32 and the lower half is
+dropped, so it carries into the upper half with exactly the right probability. Element i uses word i of a stream
 (`splitmix.quarters`); rows [..., d] are counted one after the other. The error is below 2^-7 of the magnitude, or
-2^-133 below the normal range. Triton has no such loop: on a GPU the definition runs.
+2^-133 below the normal range. There is no Triton twin, so on a GPU the definition runs.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from gradwire.kernels import compiled, splitmix
 from gradwire.kernels.kernel import Kernel, Twin
 
 KEPT = np.uint32(0xFFFF0000)
-"""The bits of a float32 that a bfloat16 has."""
+"""The bits of a float32 that a bfloat16 keeps."""
 
 
 def _round_(target: Tensor, x: Tensor, key: int) -> Tensor:
-    """Round x f[...] to target bf16[...] at random, in place. What is not finite stays so, and what is beyond is inf.
+    """Round x f[...] stochastically to target bf16[...], in place. NaN and inf are kept; overflow gives inf.
 
     float64 is rounded to the nearest float32 first.
     """

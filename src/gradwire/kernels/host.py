@@ -18,19 +18,19 @@ Values: TypeAlias = npt.NDArray[np.floating[Any]]
 Indices: TypeAlias = npt.NDArray[np.intp]
 
 BLOCK = 1 << 16
-"""Elements at a time: a float32 block and its mask lie in the second cache."""
+"""Elements at a time: a float32 block and its mask fit into the level-2 cache."""
 
 WIDE = 1 << 12
-"""Elements at a time that are widened: they lie in the first cache."""
+"""Elements that are widened at a time: they fit into the level-1 cache."""
 
 
 def reads(x: Tensor, *others: object, **named: object) -> bool:
-    """Whether these loops read such a tensor."""
+    """Whether these loops can read x: a float32 or float64 vector [d] on the CPU."""
     return x.ndim == 1 and x.is_cpu and x.dtype in (torch.float32, torch.float64)
 
 
 def values(x: Tensor) -> Values:
-    """A view of the same memory."""
+    """View a tensor as an array of the same memory."""
     return x.detach().numpy()  # pyright: ignore
 
 
@@ -40,7 +40,7 @@ def kth_largest(size: Values, k: int) -> np.floating[Any]:
 
 
 def largest(size: Values, k: int) -> Indices:
-    """Where the k > 0 largest of magnitudes f[m] lie, increasing; of equals the first win."""
+    """Indices of the k > 0 largest of magnitudes f[m], increasing; among equals the first ones win."""
     threshold = kth_largest(size, k)
     indices: Indices = (size >= threshold).nonzero()[0]
     surplus = len(indices) - k
@@ -51,7 +51,7 @@ def largest(size: Values, k: int) -> Indices:
 
 
 def indices_above(a: Values, threshold: float) -> tuple[Indices, Values]:
-    """Where |a| >= threshold, increasing, and the magnitudes there. One read of a."""
+    """Indices where |a| >= threshold, increasing, and the magnitudes there; reads a once."""
     block = min(BLOCK, len(a))
     size, reached = np.empty(block, a.dtype), np.ones(block + block // 8, np.bool_)
     indices, sizes = list[Indices](), list[Values]()
@@ -67,10 +67,10 @@ def indices_above(a: Values, threshold: float) -> tuple[Indices, Values]:
 
 
 def _nonzero(reached: npt.NDArray[np.bool_], length: int) -> Indices:
-    """Where the first `length` are true. Behind them lie an eighth as many that are true.
+    """Indices of the true ones among the first `length` elements, behind which an eighth as many trues must follow.
 
-    NumPy (2.4, array_nonzero) has a loop with branches for up to a tenth of trues and one without for more; from about
-    a twentieth on the former is the slower one. Those behind decide for the latter.
+    NumPy (2.4, array_nonzero) has a loop with branches for up to a tenth of trues, and one without for more. The former
+    is the slower one already from about a twentieth on; the extra trues make NumPy choose the latter.
     """
     count = np.count_nonzero(reached[:length])
     if length < 20 * count < 2 * length:
@@ -79,13 +79,13 @@ def _nonzero(reached: npt.NDArray[np.bool_], length: int) -> Indices:
 
 
 def norms(a: Values, spans: Sequence[tuple[int, int]]) -> list[float]:
-    """L2 norms of the spans of a, squared and summed in float64, where no float32's square overflows."""
+    """L2 norms of the spans of a, squared and summed in float64, where squares of float32 do not overflow."""
     wide = np.empty(WIDE)
     return [_norm(a[start:end], wide) for start, end in spans]
 
 
 def _norm(a: Values, wide: npt.NDArray[np.float64]) -> float:
-    """Block by block through `wide`, which stays in the cache."""
+    """Compute an L2 norm block by block through the buffer `wide`, which stays in the cache."""
     squares = list[float]()
     for start in range(0, len(a), WIDE):
         block = wide[: min(WIDE, len(a) - start)]

@@ -1,6 +1,6 @@
-"""Loops over increasing indices and their bits, for what wire/index.py defines.
+"""Loops that encode and decode increasing indices, in the formats that wire/index.py defines.
 
-A message is `split` bytes of low bits, `low` of every index, and a bitmap of `length` bits behind them. `low` is None
+A message has `split` bytes with the `low` low bits of every index, followed by a bitmap of `length` bits. `low` is None
 for a bitmap of the indices themselves.
 """
 
@@ -13,8 +13,8 @@ from gradwire.kernels import compiled, gpu
 from gradwire.kernels.kernel import Twin
 from gradwire.kernels.packing import nbytes
 
-MOST = 56
-"""Low bits that lie in 64 bits, wherever in a byte they begin."""
+MAX_LOW = 56
+"""The most low bits that fit into one 64-bit word, wherever in a byte they begin."""
 
 
 def _on_gpu(indices: Tensor, d: int, low: int | None, split: int, length: int) -> bool:
@@ -26,7 +26,7 @@ def _encode_by_triton(indices: Tensor, d: int, low: int | None, split: int, leng
 
 
 def _many(indices: Tensor, d: int, low: int | None, split: int, length: int) -> bool:
-    return indices.numel() >= compiled.SHORT and (low or 0) <= MOST and compiled.reads(indices, torch.int64)
+    return indices.numel() >= compiled.SHORT and (low or 0) <= MAX_LOW and compiled.reads(indices, torch.int64)
 
 
 def _encode_by_numba(indices: Tensor, d: int, low: int | None, split: int, length: int) -> Tensor:
@@ -43,7 +43,7 @@ encode = (Twin("numba", _many, _encode_by_numba),)
 
 def _makes_many(wire: Tensor, d: int, k: int, low: int | None, split: int, length: int) -> bool:
     made = compiled.in_all(wire, k)
-    return made >= compiled.SHORT and (low or 0) <= MOST and compiled.reads(wire, torch.uint8)
+    return made >= compiled.SHORT and (low or 0) <= MAX_LOW and compiled.reads(wire, torch.uint8)
 
 
 def _decode_by_numba(wire: Tensor, d: int, k: int, low: int | None, split: int, length: int) -> Tensor:

@@ -1,7 +1,7 @@
 """A kernel: one definition in plain torch, and faster twins that give the same result for the arguments they serve.
 
-A laboratory calls kernels with vectors of a few numbers, hundreds of thousands of times: `serves` must say no in a
-microsecond, so it looks at lengths first.
+The laboratory calls kernels with very short vectors hundreds of thousands of times, so `serves` must decline within a
+microsecond: it checks lengths first.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Twin(Generic[P, R]):
-    """A faster way to compute what a reference defines.
+    """A faster implementation of a reference.
 
     Attributes:
-        by: what runs it. Triton and Numba are imported by the first arguments that are worth it.
-        serves: given the arguments, whether it computes this. The answer depends on them and on what is installed,
-            never on what ran before, so that a run repeats bit for bit.
-        run: compute it.
+        by: the library that runs it. Triton and Numba are imported by the first arguments that are worth it.
+        serves: whether it can compute the result for given arguments. The answer depends only on the arguments and on
+            what is installed, never on earlier calls, so that runs repeat bit for bit.
+        run: the implementation.
     """
 
     by: Literal["triton", "numba", "numpy", "torch"]
@@ -34,14 +34,14 @@ class Twin(Generic[P, R]):
 
 @dataclass(frozen=True)
 class Kernel(Generic[P, R]):
-    """Call the first twin that serves the arguments, or else the reference.
+    """A function that calls the first twin that serves the arguments, or else the reference.
 
     Attributes:
-        reference: the definition, plain torch of any dtype on any device, short enough to be read.
+        reference: the definition in short, plain torch, for any dtype on any device.
         cpu: twins for the host's memory, fastest first.
-        gpu: twins for a GPU, of kernels whose first argument is a tensor.
+        gpu: twins for a GPU; only for kernels whose first argument is a tensor.
 
-    A twin's result is the reference's to the last bit, but where a definition says how far sums may differ.
+    A twin's result equals the reference's bit for bit, unless the kernel's documentation says how far sums may differ.
     """
 
     reference: Callable[P, R]
@@ -52,7 +52,7 @@ class Kernel(Generic[P, R]):
         object.__setattr__(self, "__doc__", self.reference.__doc__)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Compute it."""
+        """Compute the result."""
         on_gpu = self.gpu and gpu.on_gpu(args[0])  # pyright: ignore[reportArgumentType]
         for twin in self.gpu if on_gpu else self.cpu:
             if twin.serves(*args, **kwargs):

@@ -1,4 +1,4 @@
-"""Norms: of many spans of one vector, and of the rows of many."""
+"""Norms: L2 norms of many spans of one vector, and p-norms of rows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ norms = Kernel(
     cpu=(Twin("numba", compiled.long_vector, _by_numba), Twin("numpy", host.reads, _by_numpy)),
     gpu=(Twin("triton", _on_gpu, gpu.norms),),
 )
-"""Within 1e-12 of the reference, relatively; in the host's memory each element is read once."""
+"""Within a relative 1e-12 of the reference; in the host's memory each element is read once."""
 
 
 def _long_rows(x: Tensor, p: float = 2.0) -> bool:
@@ -49,4 +49,4 @@ def _rows_by_numba(x: Tensor, p: float = 2.0) -> Tensor:
 
 
 row_norms = Kernel(reference.row_norms, cpu=(Twin("numba", _long_rows, _rows_by_numba),))
-"""Within 1e-12 of the reference, relatively."""
+"""Within a relative 1e-12 of the reference."""

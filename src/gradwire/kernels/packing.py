@@ -1,6 +1,6 @@
-"""Integers of a few bits each, packed without gaps, least significant bit first: what wire/bits.py promises.
+"""Integers of a few bits each, packed without gaps, least significant bit first: the format of wire/bits.py.
 
-Every row is a whole number of bytes. On the GPU rows without padding are one long row.
+Every row takes a whole number of bytes. On the GPU, rows without padding are packed as one long row.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from torch import Tensor
 from gradwire.kernels import compiled, gpu
 from gradwire.kernels.kernel import Kernel, Twin
 
-MOST = 62
-"""Bits of the widest integers that the loops pack."""
+MAX_WIDTH = 62
+"""The most bits of an integer that the loops pack."""
 
 
 def nbytes(count: int, width: int) -> int:
@@ -21,7 +21,7 @@ def nbytes(count: int, width: int) -> int:
 
 
 def whole_rows(x: Tensor, count: int, width: int) -> bool:
-    """Whether the rows of x[..., m] may be packed, or unpacked to `count` values a row, as one."""
+    """Whether the rows of x[..., m] can be packed as one row, or unpacked as one to `count` values a row."""
     return x.ndim == 1 or (count * width % 8 == 0 and x.is_contiguous())
 
 
@@ -32,7 +32,9 @@ def _pack(values: Tensor, width: int) -> Tensor:
 
 
 def _packs_on_gpu(values: Tensor, width: int) -> bool:
-    return 0 < width <= MOST and gpu.serves_rows(values, torch.int64) and whole_rows(values, values.shape[-1], width)
+    return (
+        0 < width <= MAX_WIDTH and gpu.serves_rows(values, torch.int64) and whole_rows(values, values.shape[-1], width)
+    )
 
 
 def _pack_by_triton(values: Tensor, width: int) -> Tensor:
@@ -40,7 +42,7 @@ def _pack_by_triton(values: Tensor, width: int) -> Tensor:
 
 
 def _packs(values: Tensor, width: int) -> bool:
-    return values.numel() >= compiled.SHORT and 0 < width <= MOST and compiled.reads(values, torch.int64)
+    return values.numel() >= compiled.SHORT and 0 < width <= MAX_WIDTH and compiled.reads(values, torch.int64)
 
 
 def _pack_by_numba(values: Tensor, width: int) -> Tensor:
@@ -66,7 +68,7 @@ def _unpack(wire: Tensor, width: int, count: int) -> Tensor:
 
 def _unpacks_on_gpu(wire: Tensor, width: int, count: int) -> bool:
     exact = wire.ndim == 1 or wire.shape[-1] == nbytes(count, width)
-    return 0 < width <= MOST and exact and gpu.serves_rows(wire, torch.uint8) and whole_rows(wire, count, width)
+    return 0 < width <= MAX_WIDTH and exact and gpu.serves_rows(wire, torch.uint8) and whole_rows(wire, count, width)
 
 
 def _unpack_by_triton(wire: Tensor, width: int, count: int) -> Tensor:
@@ -74,7 +76,9 @@ def _unpack_by_triton(wire: Tensor, width: int, count: int) -> Tensor:
 
 
 def _unpacks(wire: Tensor, width: int, count: int) -> bool:
-    return compiled.in_all(wire, count) >= compiled.SHORT and 0 < width <= MOST and compiled.reads(wire, torch.uint8)
+    return (
+        compiled.in_all(wire, count) >= compiled.SHORT and 0 < width <= MAX_WIDTH and compiled.reads(wire, torch.uint8)
+    )
 
 
 def _unpack_by_numba(wire: Tensor, width: int, count: int) -> Tensor:

@@ -1,6 +1,6 @@
-"""Loops that round to few bits, straight to bytes, and that read such bytes: for the formats that wire/ defines.
+"""Twins that quantise directly to bytes, and that decode such bytes, in the formats that wire/ defines.
 
-They serve float32 in the host's memory, rows of any length; on the GPU only powers of two have loops.
+They serve float32 in the host's memory with rows of any length; only powers of two also have GPU loops.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from gradwire.kernels.kernel import Twin
 from gradwire.kernels.packing import nbytes
 
 FIVES = 0
-"""The width that stands for five codes of three values a byte (wire/trits.py)."""
+"""A special width: five ternary codes in a byte (wire/trits.py)."""
 
-MOST = 127
-"""The most levels on each side of zero whose code takes one byte."""
+MAX_LEVELS = 127
+"""The most levels on each side of zero for which a code fits into one byte."""
 
 Meaning: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""A scale f32[..., 1] and levels int64[..., m] -> their values f32[..., m], element by element."""
+"""A function from a scale f32[..., 1] and levels int64[..., m] to the levels' values f32[..., m], elementwise."""
 
 
 # Powers of two (wire/natural.py)
@@ -70,7 +70,7 @@ powers_on_gpu = (Twin("triton", _bytes_on_gpu, gpu.read_natural),)
 
 
 def many(x: Tensor, *others: object) -> bool:
-    """Whether x f32[..., d] is worth rounding to bytes and reading them, even where only the values are wanted."""
+    """Whether x f32[..., d] is long enough that encoding and decoding is faster even if only values are needed."""
     return x.numel() >= compiled.LONG and compiled.reads(x, torch.float32)
 
 
@@ -78,7 +78,7 @@ def many(x: Tensor, *others: object) -> bool:
 
 
 def _codes_of_a_byte(x: Tensor, scale: Tensor, s: int, key: int, width: int, binary: bool) -> bool:
-    return s <= MOST and many(x)
+    return s <= MAX_LEVELS and many(x)
 
 
 def _draw_by_numba(x: Tensor, scale: Tensor, s: int, key: int, width: int, binary: bool) -> Tensor:
@@ -105,7 +105,7 @@ draw = (Twin("numba", _codes_of_a_byte, _draw_by_numba),)
 
 
 def _makes_many(wire: Tensor, scale: Tensor, s: int, width: int, d: int, meaning: Meaning) -> bool:
-    return s <= MOST and compiled.in_all(wire, d) >= compiled.LONG and compiled.reads(wire, torch.uint8)
+    return s <= MAX_LEVELS and compiled.in_all(wire, d) >= compiled.LONG and compiled.reads(wire, torch.uint8)
 
 
 def _read_by_numba(wire: Tensor, scale: Tensor, s: int, width: int, d: int, meaning: Meaning) -> tuple[Tensor, int]:
@@ -129,9 +129,10 @@ read_trits = (Twin("numba", _trits, _trits_by_numba),)
 
 
 def look_up(wire: Tensor, head: int, width: int, table: Tensor, d: int) -> tuple[Tensor, int]:
-    """Codes of `width` <= 8 bits or FIVES behind u8[..., head] -> their values f32[..., d], and the largest of them.
+    """Decode codes of `width` <= 8 bits, or FIVES, that follow u8[..., head]: values f32[..., d] and the largest code.
 
-    table f32[..., c] holds every code's value; codes from c on get any. Of FIVES the largest is 255 if bytes are none.
+    table: f32[..., c], the value of every code; codes >= c get arbitrary values. For FIVES the largest code is
+    reported as 255 if a byte is not a valid group of five.
     """
     from gradwire.kernels import cpu
 
@@ -174,7 +175,7 @@ signed = (Twin("numba", _signs_some, _signed_by_numba),)
 # Classes of magnitudes (wire/classes.py)
 
 THRESHOLDS = 7
-"""That the loop compares with: those that a format lacks are infinite."""
+"""The number of thresholds in the loop; a format with fewer fills up with infinite ones."""
 
 
 def _some_values(x: Tensor, width: int, thresholds: Tensor, grain: Tensor) -> bool:

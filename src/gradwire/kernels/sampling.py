@@ -1,7 +1,7 @@
-"""Exact Top-k in a few passes by NumPy or torch: a sample sets a threshold, and only what reaches it is selected from.
+"""Exact Top-k in a few passes by NumPy or torch: a sample sets a threshold, and only elements that reach it compete.
 
-Many short spans are sorted together. A float32 magnitude's bits order as it does, so span number and magnitude make one
-integer, (span << 32) | bits, and after sorting the k-th largest of every span stands at a known place.
+Many short spans are sorted together. The bits of a float32 magnitude order as the magnitude does, so span number and
+bits form one integer, (span << 32) | bits, and after sorting the k-th largest of every span has a known index.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from gradwire.kernels import host, reference
 from gradwire.kernels.host import Indices, Values
 
 SAMPLE = 4096
-"""Elements of a long vector that set the threshold; of a shorter one, one in 64."""
+"""Sample size for a long vector; at most one element in 64 is sampled."""
 
 LONG = 1 << 16
-"""From here on sampling costs less than it saves."""
+"""From this number of elements on, sampling costs less than it saves."""
 
 SHORT = 512
-"""Up to here the calls for one span cost more than sorting it among others."""
+"""Up to this number of elements, a span's own calls cost more than sorting it together with others."""
 
 
 def on_host(x: Tensor, k: int) -> bool:
-    """Whether `by_numpy` serves."""
+    """Whether `by_numpy` serves the arguments."""
     return host.reads(x) and k <= len(x)
 
 
 def by_numpy(x: Tensor, k: int) -> Tensor:
-    """`reference.topk` of f[d]."""
+    """Compute `reference.topk` of f[d]."""
     return torch.from_numpy(_largest(host.values(x), k))
 
 
 def long(x: Tensor, k: int) -> bool:
-    """Whether `by_torch` serves."""
+    """Whether `by_torch` serves the arguments."""
     return x.ndim == 1 and _worthwhile(len(x), k)
 
 
 def by_torch(x: Tensor, k: int) -> Tensor:
-    """`reference.topk` of a long f[d] of any dtype on any device."""
+    """Compute `reference.topk` of a long f[d] of any dtype on any device."""
     passed = (x.abs() >= _threshold(x, k)).nonzero().view(-1)
     if passed.numel() < k:
         return reference.topk(x, k)
@@ -51,7 +51,7 @@ def by_torch(x: Tensor, k: int) -> Tensor:
 
 
 def spans_by_numpy(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tensor:
-    """`reference.segmented_topk` of f[d]."""
+    """Compute `reference.segmented_topk` of f[d]."""
     pieces = [host.values(x)[start:end] for start, end in spans]
     begins = list(itertools.accumulate(map(len, pieces), initial=0))
     short = [i for i, (piece, k) in enumerate(zip(pieces, ks, strict=True)) if 0 < k < len(piece) <= SHORT]
@@ -76,7 +76,7 @@ def _largest(a: Values, k: int) -> Indices:
 
 
 def _together(pieces: Sequence[Values], ks: Sequence[int]) -> list[Indices]:
-    """Indices inside each float32 piece, 0 < k < its size; nothing where ties need more than counting."""
+    """Top-k indices inside each float32 piece, 0 < k < its size; an empty list if ties make counting ambiguous."""
     if len(pieces) < 2:
         return []
     sizes, wanted = np.array([len(piece) for piece in pieces]), np.array(ks)
@@ -97,10 +97,10 @@ def _worthwhile(d: int, k: int) -> bool:
 
 
 def _threshold(x: Tensor, k: int) -> Tensor | float:
-    """A magnitude that k elements or a few more reach, most likely."""
+    """Estimate a magnitude that most likely k elements or a few more reach."""
     sample = _sample(x).abs().flatten()
     expected = k / len(x) * len(sample)
-    # Four standard deviations more than expected: too few would cost a second selection.
+    # Four standard deviations above the expectation, because too few elements would cost a second selection.
     wanted = min(len(sample), math.ceil(expected + 4 * math.sqrt(expected) + 4))
     if host.reads(sample):
         return float(host.kth_largest(host.values(sample), wanted))
@@ -108,7 +108,7 @@ def _threshold(x: Tensor, k: int) -> Tensor | float:
 
 
 def _sample(x: Tensor) -> Tensor:
-    """A view of runs of eight neighbours all over f[d]: one by one each would cost a cache line of its own."""
+    """View runs of eight adjacent elements all over f[d]; single elements would cost a cache line each."""
     runs = min(SAMPLE, len(x) // 64) // 8
-    # An odd step, so that the sample does not walk down one column of a matrix.
+    # An odd step, so that the sample does not stay in one column of a matrix.
     return x.unfold(0, 8, len(x) // runs | 1)

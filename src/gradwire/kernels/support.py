@@ -1,8 +1,8 @@
 """A uniform random k-subset of {0, ..., d - 1} from a 64-bit key: the same on every device and in every version.
 
-A stream of hashed counters (splitmix.py) is reduced modulo d, and the first min(k, d - k)
-distinct values are kept: they are the subset or its complement. That is sampling by rejection, so the subset is uniform
-(the reduction of 62 bits modulo d favours no index by more than d / 2^62).
+A stream of hashed counters (splitmix.py) is reduced modulo d, and the first min(k, d - k) distinct values are kept:
+they are the subset or its complement. This is rejection sampling, so the subset is uniform (reducing 62 bits modulo d
+favours no index by more than d / 2^62).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gradwire.kernels.kernel import Kernel, Twin
 
 
 def _support(key: Tensor, d: int, k: int) -> Tensor:
-    """int64[...] keys -> int64[..., k] increasing indices below d."""
+    """Keys int64[...] -> increasing indices below d, int64[..., k]."""
     if 2 * k > d:
         rest = support(key, d, d - k)
         free = torch.ones((*key.shape, d), dtype=torch.bool, device=key.device).scatter_(-1, rest, False)
@@ -35,17 +35,17 @@ def _support(key: Tensor, d: int, k: int) -> Tensor:
 
 
 def _enough(d: int, k: int) -> int:
-    """Draws that hold k distinct values but for one key in a million: their mean number and six standard deviations."""
+    """Draws that contain k distinct values except for one key in a million: the mean plus six standard deviations."""
     density = k / d
     mean, variance = -d * math.log1p(-density), d * (density / (1 - density) + math.log1p(-density))
     return int(mean + 6 * math.sqrt(max(variance, 0.0))) + 4
 
 
 def _first(values: Tensor, k: int) -> tuple[Tensor, Tensor | None]:
-    """Sort draws [..., m] and mark the first k distinct ones, or None if a row has fewer."""
+    """Sort draws [..., m]; return them with a mask of the first k distinct ones, or None if a row has fewer."""
     draws = values.shape[-1]
     bits = draws.bit_length()
-    # One integer tells value and order, so that equals lie in the order in which they were drawn.
+    # One integer holds value and order, so that equal values are sorted by the order in which they were drawn.
     marked = (values << bits).bitwise_or_(torch.arange(draws, device=values.device)).sort(-1).values
     values, order = marked >> bits, marked.bitwise_and_((1 << bits) - 1)
     order[..., 1:].add_(values[..., 1:] == values[..., :-1], alpha=draws)  # a repetition comes after all others
@@ -58,7 +58,7 @@ def _sparse_on_host(key: Tensor, d: int, k: int) -> bool:
 
 
 def _by_numpy(key: Tensor, d: int, k: int) -> Tensor:
-    """The same by half as many passes, over integers of 32 bits if they hold a value and its order."""
+    """Compute the same in half as many passes, on 32-bit integers if these hold a value and its order."""
     keys, draws = key.reshape(-1, 1).numpy().view(np.uint64), _enough(d, k)  # pyright: ignore
     while True:
         bits = draws.bit_length()
@@ -75,7 +75,7 @@ def _by_numpy(key: Tensor, d: int, k: int) -> Tensor:
 
 
 def _draws(key: Tensor, d: int, k: int) -> bool:
-    # The loop keeps d bits, which is for a k that is not very small beside d.
+    # The loop keeps d bits, which pays if k is not very small compared with d.
     return compiled.LONG <= d <= 4096 * k and k <= d and key.is_cpu and compiled.warm_up()
 
 

@@ -1,6 +1,6 @@
-"""Exact Top-k: of a vector, of each row of many, of many spans of one vector.
+"""Exact Top-k: of a vector, of each row, and of many spans of one vector.
 
-On the GPU and by Numba all three are one selection over spans; a row is a span, and all rows have one k.
+On the GPU and with Numba all three are one selection over spans: a row is a span, and all rows have the same k.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Spans = Sequence[tuple[int, int]]
 
 
 def topk(x: Tensor | Accumulated, k: int) -> Tensor:
-    """Do what `reference.topk` does. On a long vector most elements are compared once and never sorted.
+    """Compute `reference.topk`. In a long vector most elements are compared once and never sorted.
 
-    Of an accumulated vector not even that, if its k largest elements were collected on the way.
+    For an accumulated vector whose k largest elements have been collected, only these are searched.
     """
     if not isinstance(x, Accumulated):
         return largest(x, k)
@@ -59,7 +59,7 @@ def _rows_by_numba(x: Tensor, k: int) -> Tensor:
 
 
 def _starts(x: Tensor) -> Tensor:
-    """Where the rows of x[..., d] start, int64[..., 1]."""
+    """The first index of each row of x[..., d] in its flat memory, int64[..., 1]."""
     return x.shape[-1] * torch.arange(x.shape[:-1].numel(), device=x.device).view(*x.shape[:-1], 1)
 
 
@@ -91,7 +91,7 @@ def _spans_by_numba(x: Tensor, spans: Spans, ks: Sequence[int]) -> Tensor:
 
 
 def _select(x: Tensor, spans: Pairs, ks: Numbers, longest: int) -> Tensor:
-    """`reference.segmented_topk` of a contiguous x whose spans have so many elements at most."""
+    """Compute `reference.segmented_topk` of a contiguous x whose spans have at most `longest` elements."""
     from gradwire.kernels import cpu
 
     out = np.empty(int(ks.sum()), np.int64)
@@ -101,9 +101,9 @@ def _select(x: Tensor, spans: Pairs, ks: Numbers, longest: int) -> Tensor:
 
 
 def _widened_spans(x: Tensor, spans: Spans, ks: Sequence[int]) -> Tensor:
-    """Of a vector of which a worker searches a part, that part alone is widened."""
+    """Compute `reference.segmented_topk` of a bfloat16 vector; only the searched spans are widened to float32."""
     ends = list(itertools.accumulate((end - start for start, end in spans), initial=0))
-    # In large pages where NumPy gives them: fresh small ones cost as much as the search.
+    # In huge pages if NumPy gets them: touching fresh small pages costs as much as the search.
     wide = zeros((ends[-1],), torch.float32, x.device)
     for (start, end), at in zip(spans, ends, strict=False):
         wide[at : at + end - start] = x[start:end]

@@ -1,7 +1,7 @@
-"""Uniform numbers from a 64-bit key and an index: the same on every device, in every version, however a call is cut.
+"""Uniform numbers from a 64-bit key and an index: the same on every device, in every version, for any split of calls.
 
-Number i is the top of SplitMix64's output number i (splitmix.py), 24 bits of it as a float32 and 53 as a float64. Rows
-[n, d] are counted one after the other, in one stream.
+Number i is the top 24 bits (float32) or 53 bits (float64) of SplitMix64's output i (splitmix.py). Rows [n, d] are
+counted one after the other, in one stream.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HOST = torch.device("cpu")
 def _uniforms(
     key: int, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device = HOST
 ) -> Tensor:
-    """f32|f64[*shape] in [0, 1), multiples of 2^-24 or of 2^-53."""
+    """Uniform f32[*shape] or f64[*shape] in [0, 1), multiples of 2^-24 or 2^-53."""
     draws = splitmix.stream(torch.tensor(key, device=device), math.prod(shape), BITS[dtype])
     return draws.to(dtype).mul_(2.0 ** -BITS[dtype]).view(*shape)
 

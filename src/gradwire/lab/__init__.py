@@ -1,11 +1,12 @@
 """The laboratory: convex problems with their theory, tasks to train, benchmarks, and the figures of the documentation.
 
-convex      problems whose constants are known, methods with their theorems, descents
+convex      problems with known constants, methods with their theorems, descents
 training    tasks like those of the DEFT paper, trained in one process or on ranks
-comparison  the small GPT trained on ranks, one exchange against another, and the record of it
-bench       what a step costs and where its time goes; advice, measured
-studies     charts and figures, made of runs of the rooms above
+comparison  the small GPT trained on ranks with one exchange after another, and the record of it
+bench       the time of a training step and its parts; advice, and its predictions checked by measurements
+scale       the time of a step with many workers, predicted from rehearsals
+studies     charts and figures, made from runs of the packages above
 models, corpus            networks, tensor shapes and text to train on
-averager, remote, ways    who averages; a function on real ranks; ways of averaging, by name
-checks, records           refusals, and records as JSON
+averager, remote, ways    averaging in one process or on ranks; a function run on real ranks; methods by name
+checks, records           argument checks, and records as JSON
 """

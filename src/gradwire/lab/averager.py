@@ -1,7 +1,7 @@
-"""Who averages the vectors of n workers: one process for all of them, or one process for each.
+"""Averaging the vectors of n workers: all workers in one process, or one process for each.
 
-The loops of the laboratory (`convex.descent`, `training.loop`) are written against `Averager` and know nothing else of
-where the workers are.
+The loops of the laboratory (`convex.descent`, `training.loop`) use `Averager`, so they do not depend on where the
+workers are.
 """
 
 from __future__ import annotations
@@ -25,46 +25,46 @@ from gradwire.transport.process import Process
 from gradwire.vector import Sent
 
 Memory: TypeAlias = dict[str, Tensor]
-"""One worker's state, by dotted names."""
+"""One worker's state: tensors by dotted name."""
 
 
 class Averager(Protocol):
-    """Averages over all n workers; some of them are in this process."""
+    """Averages the vectors of all n workers, some or all of which are in this process."""
 
     @property
     def workers(self) -> range:
-        """Workers whose vectors this process computes."""
+        """The workers whose vectors this process computes."""
         ...
 
     @property
     def states(self) -> Sequence[State]:
-        """Their states."""
+        """The states of the workers in this process."""
         ...
 
     @property
     def ledger(self) -> Ledger:
-        """What they have sent."""
+        """What the workers in this process have sent."""
         ...
 
     def send(self, xs: Tensor, step: int, params: Tensor, lr: float | None = None) -> Sent:
-        """Average f[workers here, d]: what the first of them knows, until the next call."""
+        """Average xs, f[workers in this process, d]; return the first worker's result, valid until the next call."""
         ...
 
     def repeated(self, once: Once) -> Callable[[range], None]:
-        """Return what runs `once(step)`, a round that sends by this averager, for a range of steps."""
+        """Return a function that runs `once(step)`, a round that calls `send`, for every step of a range."""
         ...
 
     def total(self, numbers: Sequence[float]) -> list[float]:
-        """Add numbers up over all processes, outside the ledger."""
+        """Sum numbers over all processes; not counted in the ledger."""
         ...
 
     def memories(self) -> list[Memory]:
-        """Copies of all n states, in order; nothing in a process other than the first of several."""
+        """Return copies of all n workers' states, in order; an empty list in every process but the first."""
         ...
 
 
 class Meet(Protocol):
-    """Makes an averager. shifts: f[n, d], what memories of shifts start from."""
+    """Makes an averager. shifts: f[n, d], the initial shifts of shifted memories."""
 
     def __call__(
         self,
@@ -75,12 +75,12 @@ class Meet(Protocol):
         dtype: torch.dtype = torch.float32,
         shifts: Tensor | None = None,
     ) -> Averager:
-        """Make it."""
+        """Make the averager."""
         ...
 
 
 class InProcess:
-    """All workers in this process: in lockstep, bit for bit what happens on a network, or batched, which is faster."""
+    """All workers in this process: in lockstep, with the bits of a network, or batched, which is faster."""
 
     def __init__(
         self,
@@ -99,29 +99,29 @@ class InProcess:
 
     @property
     def states(self) -> Sequence[State]:
-        """The simulator's: one for each worker, or one for the batch."""
+        """The simulator's states: one for each worker, or one for the batch."""
         return self.simulator.state
 
     def send(self, xs: Tensor, step: int, params: Tensor, lr: float | None = None) -> Sent:
-        """Average the rows. All workers know the same mean."""
+        """Average the rows of xs f[n, d]."""
         return self.simulator.send_at(step, xs, params, lr)[0]
 
     def repeated(self, once: Once) -> Callable[[range], None]:
-        """Run rounds of short vectors by a recording where all workers are one batch, the others as they are."""
+        """Run batched rounds of short vectors from a recording, if they can be recorded; run others as they are."""
         short = self.simulator.batched and self.simulator.workers * self.simulator.layout.d <= SHORT
         return Repeated(once, self.simulator) if short else functools.partial(each, once)
 
     def total(self, numbers: Sequence[float]) -> list[float]:
-        """The numbers themselves: there is no other process."""
+        """Return the numbers: there is no other process."""
         return list(numbers)
 
     def memories(self) -> list[Memory]:
-        """Copies in the order of the workers."""
+        """Copy the states, in the order of the workers."""
         return [{name: values.clone() for _, _, name, values in flatten(state)} for state in self.states]
 
 
 class OnRank:
-    """One worker of the default process group, which exists. ValueError if it has another number of ranks."""
+    """One worker a rank of the existing default process group; ValueError if it has not `workers` ranks."""
 
     def __init__(
         self,
@@ -143,23 +143,23 @@ class OnRank:
         self.workers, self.ledger = range(rank, rank + 1), self.process.ledger
 
     def send(self, xs: Tensor, step: int, params: Tensor, lr: float | None = None) -> Sent:
-        """Average over the ranks."""
+        """Average xs f[1, d] over the ranks."""
         rank, size = self.process.rank, self.process.size
         turn = Turn(rank, size, step, self.layout, self.seed, params=lambda: params, lr=lr)
         return self.process.run(self.exchange(xs[0], self.states[0], turn))
 
     def repeated(self, once: Once) -> Callable[[range], None]:
-        """Run the rounds as they are: peers answer."""
+        """Run the rounds as they are: they contain collectives, which cannot be recorded."""
         return functools.partial(each, once)
 
     def total(self, numbers: Sequence[float]) -> list[float]:
-        """One all-reduce of a few numbers."""
+        """Sum a few numbers by one all-reduce in float64."""
         sums = torch.tensor(numbers, dtype=torch.float64)
         dist.all_reduce(sums)
         return [float(number) for number in sums]
 
     def memories(self) -> list[Memory]:
-        """Gather all states on rank 0. Their shapes are equal on all ranks."""
+        """Gather all states on rank 0; their shapes must be equal on all ranks."""
         found: list[Memory] = [{} for _ in range(self.process.size)]
         for _, _, name, values in flatten(self.states[0]):
             parts = [torch.empty_like(values) for _ in found] if self.process.rank == 0 else None

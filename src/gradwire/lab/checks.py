@@ -1,4 +1,4 @@
-"""Refusals that the laboratory's rooms share: one sentence with the value that was wrong."""
+"""Argument checks shared by the laboratory; each raises ValueError with one sentence and the wrong value."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gradwire.checks import is_number, is_whole
 
 
 def check_name(kind: str, name: str, known: Collection[str]) -> None:
-    """Refuse a name that is not known, with the nearest that is (ValueError)."""
+    """Raise ValueError for an unknown name; the message suggests a similar known one."""
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
@@ -18,13 +18,13 @@ def check_name(kind: str, name: str, known: Collection[str]) -> None:
 
 
 def check_count(name: str, value: int) -> None:
-    """Refuse what is not a whole number of at least one."""
+    """Raise ValueError unless the value is a whole number of at least 1."""
     if not is_whole(value) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 def check_number(name: str, value: float, least: float, *, above: bool = False) -> None:
-    """Refuse what is not a finite number of at least `least`, or above it."""
+    """Raise ValueError unless the value is a finite number of at least `least`, or with `above`, greater."""
     real = is_number(value) and math.isfinite(value)
     if not real or value < least or (above and value == least):
         raise ValueError(
@@ -33,12 +33,12 @@ def check_number(name: str, value: float, least: float, *, above: bool = False) 
 
 
 def check_once(kind: str, every: Sequence[object]) -> None:
-    """Refuse a plan that names none of a kind, or one of them twice (ValueError)."""
+    """Raise ValueError if a plan has no entry of a kind, or a duplicate."""
     if not every or len(set(every)) < len(every):
         raise ValueError(f"a plan names every {kind} once, got {', '.join(map(str, every)) or 'none'}")
 
 
 def check_bucket_mb(megabytes: float) -> None:
-    """Refuse a size of buckets that a benchmark cannot have (ValueError)."""
+    """Raise ValueError unless a bucket size in MiB is positive and finite."""
     if not 0 < megabytes < math.inf:
         raise ValueError(f"bucket_mb must be positive and finite, got {megabytes}")

@@ -1,4 +1,4 @@
-"""Text that is on every machine, as bytes: the source of CPython's standard library, and other kinds beside it."""
+"""Text that is installed with Python and torch, as bytes: above all the source of CPython's standard library."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 HELD_OUT = 20
-"""Every twentieth file is for evaluation."""
+"""Every twentieth file is held out for evaluation."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Bytes as tokens: u8[size] to train on and u8[size] held out."""
+    """Bytes as tokens: u8[...] to train on, and u8[...] held out."""
 
     train: Tensor
     held_out: Tensor
@@ -33,10 +33,12 @@ class Corpus:
 
 
 def standard_library(megabytes: float = 12.0) -> Corpus:
-    """Read the *.py files of the running Python's standard library, tests and installed packages left out.
+    """Read the *.py files of the running Python's standard library, without tests and installed packages.
+
+    megabytes: the most training bytes to keep, in MB.
 
     Raises:
-        FileNotFoundError: this Python comes without the source of its library.
+        FileNotFoundError: this Python has no source of its library.
     """
     root = Path(sysconfig.get_path("stdlib"))
     skipped = {"site-packages", "dist-packages", "test", "tests", "__pycache__"}
@@ -49,9 +51,10 @@ def standard_library(megabytes: float = 12.0) -> Corpus:
 
 
 def kinds() -> Mapping[str, Corpus]:
-    """Read four kinds of text that share little, the last twentieth of each held out; Python is the standard library.
+    """Read four very different kinds of text, by name.
 
-    Python, its documentation in English, C++ headers of torch, and tables of character encodings.
+    "Python" is `standard_library()`. Of the others the last twentieth is held out: "English", Python's documentation;
+    "C++", torch's ATen headers; and "tables", Python's tables of character encodings.
 
     Raises:
         FileNotFoundError: one of them is not installed.
@@ -68,7 +71,7 @@ def kinds() -> Mapping[str, Corpus]:
 
 
 def _ended(kind: str, files: list[Path]) -> Corpus:
-    """A corpus of files one after the other, its end held out."""
+    """Concatenate files to a corpus whose last twentieth is held out."""
     if not files or not files[0].is_file():
         raise FileNotFoundError(f"the text of the kind {kind} is not installed")
     text = b"".join(file.read_bytes() for file in files)

@@ -1,14 +1,14 @@
-"""A batched round, recorded: the calls of torch that it makes, one after the other, without the layers that made them.
+"""Recording a batched round: its sequence of torch calls, without the Python code that made them.
 
-A round of a small problem spends as long between its calls as in them: coroutines, turns, vectors, the ledger. None of
-that changes from round to round. So one round is recorded, as a torch.fx graph, and the graph is run for the others:
-the same calls with the same arguments in the same order, so results are equal bit for bit.
+On small problems a round spends as much time between torch calls as in them: coroutines, turns, vectors, the ledger.
+None of that changes from round to round. So one round is recorded as a torch.fx graph, and the graph is run for the
+other rounds: the same calls with the same arguments in the same order, so results are bit-equal.
 
-What a recording must not hide is refused, and such rounds are run as they are:
-  - calls whose result or whose shape depends on values, or that leave torch (`numpy`, `item`, a comparison in an `if`);
-  - whatever looks at the step, by which a turn that stands for every step raises `StepDependent` (layout.py), except
-    draws, which the recording asks for again at every step;
-  - whatever else differs between two rounds in a row: two recordings must be one.
+A round is not recorded, and runs as it is, if it
+  - makes calls whose result or shape depends on values, or that leave torch (`numpy`, `item`, a comparison in an `if`);
+  - reads its step: while recording, a turn stands for every step and raises `StepDependent` (layout.py), except for
+    draws, which the recording makes again at every step;
+  - differs in any other way from the next round: two recordings in a row must be equal.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from gradwire.layout import AnyStep, Draws, Turn
 
 DRAWN_AHEAD = 1 << 6
-"""Steps whose draws are asked for at once."""
+"""Number of steps whose draws are made at once."""
 
 _VIEWS = "view unsqueeze squeeze expand expand_as transpose __getitem__"
 _NEW = "add sub mul div neg abs square sqrt sigmoid maximum minimum clamp"
@@ -39,38 +39,40 @@ def _called(owner: Any, names: str) -> frozenset[Any]:
 
 
 VIEWS = _called(Tensor, _VIEWS)
-"""Calls whose result is the same memory: of a tensor that stays, it is made once."""
+"""Calls whose result shares the argument's memory; the view of a lasting tensor is made once."""
 
 INTO = {*_NEW.split(), "addmv", "baddbmm"}
-"""Names of calls that make a new tensor, and may write into an old one instead."""
+"""Names of calls that make a new tensor, and have an `out` argument to write into an existing one."""
 
 METHODS = VIEWS | _called(Tensor, f"{_NEW} sum {_OTHERS} {_IN_PLACE}")
 CALLS = METHODS | _called(torch, f"add sub mul div maximum minimum addmv baddbmm {_FUNCTIONS}")
-"""Calls whose result has a shape that follows from shapes: what may be recorded."""
+"""Calls that may be recorded: the shapes of their results follow from the shapes of their arguments."""
 
 FACTS = frozenset[Any](
     [getattr(Tensor, name).__get__ for name in _FACTS.split()]
     + [Tensor.numel, Tensor.dim, Tensor.size, Tensor.__len__, Tensor.is_contiguous, Tensor.is_floating_point]
 )
-"""Calls that tell of a tensor what no round changes."""
+"""Calls that read properties of a tensor that no round changes."""
 
 
 class Unrecordable(Exception):
-    """A round that must be run as it is; the message says why."""
+    """A round cannot be recorded; the message says why."""
 
 
 def record(once: Callable[[int], None], step: int) -> Recording:
-    """Record the round `once(step)`, which changes tensors in place, always the same ones. It is tried and undone.
+    """Record the round `once(step)`, which must always change the same tensors in place.
+
+    The round is run twice, at `step` and `step + 1`, and its writes are undone.
 
     Raises:
-        Unrecordable: it is none that a recording could stand for.
+        Unrecordable: the round cannot be replaced by a recording.
     """
     first, second = _Recorder(step), _Recorder(step + 1)
     for recorder in (first, second):
         try:
             with recorder:
                 once(cast(int, AnyStep(recorder.draw)))
-        except Exception as error:  # if the round itself is wrong, it will say so when it is run
+        except Exception as error:  # an error of the round itself will be raised again when it runs as it is
             raise Unrecordable(f"{type(error).__name__}: {error}") from error
         finally:
             recorder.undo()
@@ -80,19 +82,19 @@ def record(once: Callable[[int], None], step: int) -> Recording:
 
 
 class Recording:
-    """Rounds by a graph. Tensors that the round has changed in place are changed in place."""
+    """A recorded round, which can be run for any steps. It changes the same tensors in place as the round."""
 
     def __init__(self, recorder: _Recorder) -> None:
         self._run, self._draws = recorder.compiled(), recorder.draws
         self._inputs: list[Tensor | None] = list(recorder.inputs)
 
     def __call__(self, steps: range) -> None:
-        """Run the rounds of these steps, in order."""
+        """Run the round for each of these steps, in order."""
         inputs, places = self._inputs.copy(), [place for place, each in enumerate(self._inputs) if each is None]
         for start in range(0, len(steps), DRAWN_AHEAD):
             some = steps[start : start + DRAWN_AHEAD]
             drawn = list(zip(some, *(draws(turn, some) for turn, draws in self._draws), strict=True))
-            # Without autograd's bookkeeping a call on a short vector takes a fifth less.
+            # Without autograd's bookkeeping a call on a short vector takes a fifth less time.
             with torch.inference_mode():
                 for _, *tensors in drawn:
                     for place, tensor in zip(places, tensors, strict=True):
@@ -101,11 +103,11 @@ class Recording:
 
 
 class _Recorder(TorchFunctionMode):
-    """Writes every call of torch into a graph while a round runs.
+    """Records every torch call of a running round in a graph.
 
     Attributes:
-        inputs: tensors that the round has not made, in the order in which they appear; None for what it has drawn.
-        draws: how that is drawn, and on which turn.
+        inputs: the graph's inputs in order of appearance: tensors that the round did not make, or None for a draw.
+        draws: for each draw, its turn and the function that makes it.
     """
 
     def __init__(self, step: int) -> None:
@@ -113,7 +115,7 @@ class _Recorder(TorchFunctionMode):
         self.inputs: list[Tensor | None] = []
         self.draws: list[tuple[Turn, Draws]] = []
         self._step, self._graph, self._drawing = step, fx.Graph(), False
-        # By identity; the tensors are kept, so that no other takes the place of one that is gone.
+        # By id; the tensors are kept alive, so that no new tensor can get the id of a freed one.
         self._nodes: dict[int, tuple[Tensor, fx.Node]] = {}
         self._origins: list[object] = []
         self._overwritten: list[tuple[Tensor, Tensor]] = []
@@ -121,7 +123,7 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Do the call, and write it down if it may be recorded."""
+        """Make the call and record it; Unrecordable if it may not be recorded."""
         named = dict(kwargs or {})
         if self._drawing or func in FACTS:
             return func(*args, **named)
@@ -133,12 +135,12 @@ class _Recorder(TorchFunctionMode):
         taken, options = cast("tuple[Any, dict[str, Any]]", map_aggregate((args, named), self._node_of))
         result = func(*args, **named)
         if not targets and id(result) in self._nodes:
-            return result  # such as x.to(x.dtype), which is x
+            return result  # the call returned an existing tensor, as x.to(x.dtype) returns x
         if func in VIEWS and self._lasts(taken[0]):
             self._input(result, result, (name, *map(str, taken)))
             return result
         if not targets and _makes(name, args):
-            # From round to round into the same memory: lasting views of it may exist.
+            # Replayed rounds write the result into this same tensor, of which lasting views may exist.
             self._input(result, result, "made by the round")
             func, options = getattr(torch, name), {**options, "out": self._node_of(result)}
         kind, target = ("call_method", name) if func in METHODS else ("call_function", func)
@@ -147,7 +149,7 @@ class _Recorder(TorchFunctionMode):
         return result
 
     def draw(self, turn: Turn, draws: Draws) -> Tensor:
-        """Note a draw of the round's; return that of the step at which it is recorded."""
+        """Record a draw of the round, and return its values for the step at which the round is recorded."""
         self._drawing = True
         drawn = draws(turn, range(self._step, self._step + 1))[0]
         self._drawing = False
@@ -157,17 +159,17 @@ class _Recorder(TorchFunctionMode):
         return drawn
 
     def undo(self) -> None:
-        """Put back what the round has overwritten."""
+        """Restore the tensors that the round has overwritten."""
         for target, values in reversed(self._overwritten):
             target.copy_(values)
         self._overwritten.clear()
 
     def equals(self, other: _Recorder) -> bool:
-        """Whether both have recorded the same calls, of the same tensors and draws."""
+        """Whether both recorded the same calls with the same tensors and draws."""
         return self._origins == other._origins and str(self._graph) == str(other._graph)
 
     def compiled(self) -> Callable[..., object]:
-        """The graph as a function of the inputs."""
+        """Compile the graph, without calls whose results are unused, to a function of the inputs."""
         self._graph.output(None)
         for node in reversed(self._graph.nodes):
             name = node.target if isinstance(node.target, str) else ""
@@ -176,7 +178,7 @@ class _Recorder(TorchFunctionMode):
         return fx.GraphModule({}, self._graph).forward
 
     def _node_of(self, argument: Any) -> Any:
-        """An argument as the graph knows it: a tensor by its node."""
+        """The graph's node of a tensor argument; any other argument as it is."""
         if not isinstance(argument, Tensor):
             return argument
         if id(argument) not in self._nodes:
@@ -185,7 +187,7 @@ class _Recorder(TorchFunctionMode):
         return self._nodes[id(argument)][1]
 
     def _lasts(self, node: fx.Node) -> bool:
-        """Whether a tensor is the same in every round."""
+        """Whether a node is an input that is the same tensor in every round."""
         return node.op == "placeholder" and self.inputs[int(node.name.removeprefix("input_"))] is not None
 
     def _input(self, tensor: Tensor, lasting: Tensor | None, origin: object) -> None:
@@ -195,7 +197,7 @@ class _Recorder(TorchFunctionMode):
 
 
 def _makes(name: str, args: tuple[Any, ...]) -> bool:
-    return name in INTO or (name == "sum" and len(args) > 1)  # a sum of everything knows no `out`
+    return name in INTO or (name == "sum" and len(args) > 1)  # a sum over all elements has no `out`
 
 
 def _in_place(name: str) -> bool:
@@ -203,7 +205,7 @@ def _in_place(name: str) -> bool:
 
 
 def _picks_by_values(name: str, args: tuple[Any, ...]) -> bool:
-    """Whether a call's result is no view, or has a shape that depends on values: an index by more than places."""
+    """Whether indexing or `where` depends on values: an index other than ints, slices, None and ..., or where(mask)."""
     if name == "__getitem__":
         index = cast("tuple[object, ...]", args[1] if isinstance(args[1], tuple) else (args[1],))
         return not all(each is None or each is Ellipsis or isinstance(each, int | slice) for each in index)

@@ -1,8 +1,8 @@
-"""Records as text: dataclasses written as strict JSON and read back, and the versions that figures depend on.
+"""Dataclasses written as strict JSON and read back, and the versions on which measured figures depend.
 
-A field of a record is a dataclass, a tuple of one kind, a dict with text as keys, text, a number, a truth value, one of
-several words, or one of several kinds such as `float | None`. A float that is not finite (the loss of a run that
-diverged) is the string "NaN", "Infinity" or "-Infinity", because JSON has no such numbers.
+A field of a record is a dataclass, a tuple of one type, a dict with string keys, a string, a number, a bool, a Literal,
+or a union such as `float | None`. A float that is not finite, such as the loss of a diverged run, is written as the
+string "NaN", "Infinity" or "-Infinity", because JSON has no such numbers.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ NON_FINITE = ("NaN", "Infinity", "-Infinity")
 
 
 def to_json(record: Any, indent: int | None = None) -> str:
-    """Strict JSON; `from_json` gives an equal record back."""
+    """Write a record as strict JSON; `from_json` returns an equal record."""
     return strict(asdict(record), indent)
 
 
 def strict(fields: dict[str, Any], indent: int | None = None) -> str:
-    """Strict JSON of a nest of dicts, lists, text and numbers."""
+    """Write nested dicts, lists, strings and numbers as strict JSON."""
     return json.dumps(_writable(fields), indent=indent, allow_nan=False)
 
 
 def from_json(kind: type[R], text: str, what: str) -> R:
-    """The record that `to_json` wrote. ValueError, in one sentence that begins with `what`, for any other text."""
+    """Read a record that `to_json` wrote; ValueError, in one sentence that begins with `what`, for any other text."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -44,7 +44,7 @@ def from_json(kind: type[R], text: str, what: str) -> R:
 
 
 def read(kind: Any, value: Any, where: str) -> Any:
-    """`value`, out of JSON, as a `kind`. ValueError that names the place, the kind wanted and what stood there."""
+    """Convert a JSON value to type `kind`; ValueError that names the place, the expected type and the value."""
     if is_dataclass(kind):
         return _read_fields(kind, value, where)
     origin, arguments = get_origin(kind), get_args(kind)
@@ -63,12 +63,12 @@ def read(kind: Any, value: Any, where: str) -> Any:
 
 
 def versions() -> dict[str, str]:
-    """What numbers depend on: gradwire, and what it runs on."""
+    """The versions that figures depend on: gradwire's and those of `platform_versions`."""
     return {"gradwire": version("gradwire"), **platform_versions()}
 
 
 def platform_versions() -> dict[str, str]:
-    """Python, torch, the machine, and what runs the loops over every element."""
+    """The versions of Python and torch, the machine type, and the library that runs loops over every element."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -78,7 +78,7 @@ def platform_versions() -> dict[str, str]:
 
 
 def _writable(value: Any) -> Any:
-    """The same nest, with the names of numbers that JSON lacks in their place."""
+    """Copy nested values, with floats that are not finite replaced by their names."""
     if isinstance(value, dict):
         return {key: _writable(item) for key, item in cast(dict[str, Any], value).items()}
     if isinstance(value, tuple | list):
@@ -89,7 +89,7 @@ def _writable(value: Any) -> Any:
 
 
 def _read_fields(kind: Any, value: Any, where: str) -> Any:
-    """A dataclass from an object with exactly its fields."""
+    """Read a dataclass from a JSON object with exactly its fields."""
     _must(isinstance(value, dict), where, "an object", value)
     wanted = get_type_hints(kind)
     if odd := sorted(wanted.keys() ^ value.keys()):
@@ -98,7 +98,7 @@ def _read_fields(kind: Any, value: Any, where: str) -> Any:
 
 
 def _fitting(kinds: tuple[Any, ...], value: Any) -> Any:
-    """The one of several kinds that a value is of; the last one, for the message, if it is of none."""
+    """The member of a union that fits a value; the last one, for the error message, if none does."""
     if value is None and NoneType in kinds:
         return NoneType
     some = tuple(kind for kind in kinds if kind is not NoneType)
@@ -107,7 +107,7 @@ def _fitting(kinds: tuple[Any, ...], value: Any) -> Any:
 
 
 def _read_plain(kind: Any, value: Any, where: str) -> Any:
-    """None, a truth value, text, or a number."""
+    """Read None, a bool, a string or a number."""
     if kind is NoneType:
         return None
     if kind is bool:
@@ -129,6 +129,6 @@ def _is_whole(value: object) -> bool:
 
 
 def _must(holds: bool, where: str, wanted: str, value: object) -> None:
-    """ValueError unless it `holds`."""
+    """Raise ValueError unless a condition holds."""
     if not holds:
         raise ValueError(f"{where} must be {wanted}, got {str(value)[:60]!r}")

@@ -1,4 +1,4 @@
-"""Rounds of a batched simulator, a hundred thousand times: run by a recording (recorded.py) where there can be one."""
+"""Run very many rounds of a batched simulator, from a recording (recorded.py) if they can be recorded."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from gradwire.simulator import Simulator
 from gradwire.transport import Ledger
 
 Once: TypeAlias = Callable[[int], None]
-"""A round, given its step. It changes tensors in place, always the same ones."""
+"""A round, called with its step. It must always change the same tensors in place."""
 
 SHORT = 1 << 15
-"""Elements of all workers' vectors together up to which a round is worth recording."""
+"""Rounds are recorded if all workers' vectors together have at most this many elements."""
 
 AS_THEY_ARE = 32
-"""Rounds that are run first: a recording takes as long as about a hundred."""
+"""Rounds that run before one is recorded, as recording takes as long as about a hundred rounds."""
 
 logger = logging.getLogger("gradwire")
 
 
 def each(once: Once, steps: range) -> None:
-    """Run these rounds, in order, as they are."""
+    """Run the round for each step, in order, without a recording."""
     for step in steps:
         once(step)
 
 
 class Repeated:
-    """Rounds that a recording runs from some round on."""
+    """Runs rounds, after the first `AS_THEY_ARE` from a recording if possible."""
 
     def __init__(self, once: Once, simulator: Simulator) -> None:
         self._once, self._simulator = once, simulator
         self._left, self._run = AS_THEY_ARE, None
 
     def __call__(self, steps: range) -> None:
-        """Run these rounds, in order."""
+        """Run the round for each of these steps, in order."""
         first, rest = steps[: self._left], steps[self._left :]
         each(self._once, first)
         self._left -= len(first)
@@ -47,7 +47,7 @@ class Repeated:
             self._run(rest)
 
     def _recorded(self, step: int) -> Callable[[range], None]:
-        """What runs rounds by a recording, and counts what they send; if there is none, what runs them as they are."""
+        """Return a function that runs recorded rounds and counts their bytes, or, if unrecordable, runs them as is."""
         simulator = self._simulator
         ledger, states = simulator.ledger, simulator.state
 
@@ -73,12 +73,12 @@ class Repeated:
 
 
 def _copy(state: State) -> State:
-    """A nest of the same tensors."""
+    """Copy the nested dictionaries, which then hold the same tensors."""
     return {name: _copy(part) if isinstance(part, dict) else part for name, part in state.items()}
 
 
 def _same(state: State, other: State) -> bool:
-    """Whether two nests hold the same tensors, not only equal ones."""
+    """Whether two states hold the same tensor objects."""
     if state.keys() != other.keys():
         return False
     for name, part in state.items():

@@ -5,9 +5,9 @@
             print(line)
         codes = cluster.wait()
 
-With a rate, every rank lives in a network namespace of its own, as root or inside an unprivileged user namespace; where
-the kernel refuses, `refusal()` says so in one sentence. Without a rate the ranks share loopback. Either way nothing is
-left behind: no process, no interface, no namespace, also when the calling process is killed by SIGKILL.
+With a rate, every rank runs in its own network namespace, as root or inside an unprivileged user namespace; if the
+kernel refuses, `refusal()` returns the reason in one sentence. Without a rate the ranks share loopback. In both cases
+no process, interface or namespace is left behind, even if the calling process is killed by SIGKILL.
 """
 
 from gradwire.net.cluster import Cluster, Refused

@@ -1,4 +1,4 @@
-"""Ranks that run: what they print, how they end, and their end at the latest with the caller."""
+"""Running ranks: their output, their exit codes, and their end, which comes with the caller's at the latest."""
 
 import json
 import os
@@ -12,18 +12,18 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-KILL_SECONDS = 5.0  # in which the keeper has always taken everything down, unless it is stopped or stuck itself
+KILL_SECONDS = 5.0  # the keeper takes everything down within this time, unless it is stopped or stuck itself
 
 
 class Refused(RuntimeError):
-    """Links of a chosen rate cannot be had on this machine; the one sentence says why."""
+    """Links of a chosen rate are not available on this machine; the message says why in one sentence."""
 
 
 class Cluster:
-    """Ranks that run; from `launch`. A context manager: leaving it kills what still runs. For one thread at a time.
+    """Running ranks, started by `launch`. A context manager that kills all running ranks on exit. Not thread-safe.
 
-    `address[r]` is rank r's address. What the ranks print is kept, in memory, until `lines` hands it out: a rank never
-    waits for its reader while the caller is in one of the methods. In between, a pipe holds 64 KiB.
+    `address[r]` is the IP address of rank r. Output of the ranks is buffered in memory until `lines` yields it, so no
+    rank blocks on output while the caller is in one of the methods. Between calls a pipe holds 64 KiB.
     """
 
     address: list[str]
@@ -35,7 +35,7 @@ class Cluster:
         self._keeper, self._orders = keeper, os.fdopen(orders, "wb")
         self._lines: deque[str] = deque()
         self._events = _Stream(events, deque())
-        self._up, self._complaint = False, "nothing was heard of them"
+        self._up, self._reason = False, "no message came from them"
         self._codes: dict[int, int] = {}
         self._open = [self._events, *(_Stream(pipe, self._lines) for pipe in printed)]
         self._selector = selectors.DefaultSelector()
@@ -49,9 +49,9 @@ class Cluster:
         self.kill()
 
     def lines(self) -> Iterator[str]:
-        """Yield what the ranks print to standard output, line by line as it comes, until all have ended.
+        """Yield the lines that ranks print to standard output, as they come, until all ranks have ended.
 
-        Every rank has a pipe of its own, so lines of different ranks never mix.
+        Every rank has its own pipe, so lines of different ranks never mix.
         """
         while True:
             while self._lines:
@@ -61,10 +61,12 @@ class Cluster:
             self._pump(None)
 
     def wait(self, timeout: float | None = None) -> list[int]:
-        """Return the exit codes in rank order once all ranks have ended: negative for a signal, -9 for killed.
+        """Wait until all ranks have ended and return their exit codes in rank order.
 
-        When `timeout` seconds have passed, kill all and raise TimeoutError. What the ranks print meanwhile is kept
-        for `lines`.
+        A code is negative for a signal, such as -9 for SIGKILL. Output of the ranks is kept for `lines`.
+
+        Raises:
+            TimeoutError: `timeout` seconds have passed; all ranks are then killed.
         """
         in_time = self._pump_until_ended(timeout)
         self.kill()
@@ -74,13 +76,13 @@ class Cluster:
         return [self._codes.get(rank, -signal.SIGKILL) for rank in range(len(self.address))]
 
     def kill(self) -> None:
-        """Kill what still runs, and return when it is gone; nothing happens if all has ended."""
-        # A word and not only the end, which does not come while a fork of this process holds the pipe too.
+        """Kill all running ranks and return when they have ended; does nothing if they have already."""
+        # An explicit line, because a fork of this process may hold the pipe open, so that closing it is not seen.
         self.order(b"")
-        with suppress(BrokenPipeError):  # the keeper has ended, and what it has not read is lost on it
+        with suppress(BrokenPipeError):  # the keeper has ended without reading everything
             self._orders.close()
         if not self._pump_until_ended(KILL_SECONDS):
-            self._keeper.kill()  # the kernel makes everything in its namespaces, or every rank on loopback, follow
+            self._keeper.kill()  # the kernel then ends everything in its namespaces, or on loopback every rank
             self._pump_until_ended(KILL_SECONDS)
         self._keeper.wait()
         while self._open:
@@ -88,25 +90,26 @@ class Cluster:
         self._selector.close()
 
     def order(self, words: bytes) -> None:
-        """Write a line to the keeper, if it still listens: first the plan, then a word that ends everything."""
+        """Write a line to the keeper, if it still reads: first the plan; any later line ends everything."""
         if not self._orders.closed:
             with suppress(BrokenPipeError):
                 self._orders.write(words + b"\n")
                 self._orders.flush()
 
     def await_links(self, timeout: float) -> None:
-        """Return when the links are laid; Refused with the reason if they cannot be, or not within `timeout` seconds.
+        """Wait until the links are set up; called by `launch`.
 
-        `launch` has done this already.
+        Raises:
+            Refused: the links could not be set up, or not within `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
         while not self._up and self._events in self._open and (left := deadline - time.monotonic()) > 0:
             self._pump(left)
         if not self._up:
-            raise Refused(f"links of a chosen rate cannot be had here: {self._complaint.rstrip('.')}")
+            raise Refused(f"links of a chosen rate cannot be had here: {self._reason.rstrip('.')}")
 
     def _pump_until_ended(self, timeout: float | None) -> bool:
-        """Take in what comes until all has ended; say whether it has within `timeout` seconds."""
+        """Read output and events until everything has ended; return whether it did within `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while self._open:
             left = None if deadline is None else deadline - time.monotonic()
@@ -116,8 +119,8 @@ class Cluster:
         return True
 
     def _pump(self, timeout: float | None) -> None:
-        """Take in what the pipes hold, waiting at most `timeout` seconds for something to come."""
-        # Once the keeper is gone nothing more is written, though some process may hold a rank's pipe a little longer.
+        """Read what the pipes hold, waiting at most `timeout` seconds for data."""
+        # Once the keeper has ended nothing more is written, though a process may hold a rank's pipe a little longer.
         over = self._events not in self._open
         ready: list[_Stream] = [key.data for key, _ in self._selector.select(0 if over else timeout)]
         for stream in ready:
@@ -126,42 +129,42 @@ class Cluster:
         while over and not ready and self._open:
             self._drop(self._open[0])
         while self._events.lines:
-            self._hear(self._events.lines.popleft())
+            self._note(self._events.lines.popleft())
 
-    def _hear(self, line: str) -> None:
-        """Take note of an event."""
-        if not line.startswith("{"):  # no event: some program's complaint from before the keeper could speak
-            self._complaint = line
+    def _note(self, line: str) -> None:
+        """Record an event of the keeper."""
+        if not line.startswith("{"):  # not an event: an error message of a program that ran before the keeper
+            self._reason = line
             return
         event: dict[str, Any] = json.loads(line)
         if "rank" in event:
             self._codes[event["rank"]] = event["code"]
         self._up = self._up or "up" in event
-        self._complaint = event.get("refused", self._complaint)
+        self._reason = event.get("refused", self._reason)
 
     def _drop(self, stream: "_Stream") -> None:
-        """Close a stream, whose last line may have had no newline."""
+        """Close a stream; its last line may lack a newline."""
         self._selector.unregister(stream.pipe)
         stream.finish()
         self._open.remove(stream)
 
 
 class _Stream:
-    """What comes through a pipe, cut into lines."""
+    """A pipe whose data is split into lines."""
 
     def __init__(self, pipe: int, lines: deque[str]) -> None:
         self.pipe, self.lines = os.fdopen(pipe, "rb", buffering=0), lines
         self._rest = b""
 
     def read(self) -> bool:
-        """Take in what is there; return False at the end."""
+        """Read available data; return False at the end of the stream."""
         chunk = self.pipe.read(1 << 16)
         *whole, self._rest = (self._rest + chunk).split(b"\n")
         self.lines.extend(line.decode(errors="replace") for line in whole)
         return bool(chunk)
 
     def finish(self) -> None:
-        """Take what is left for a line, and close the pipe."""
+        """Keep any remaining data as a line, and close the pipe."""
         if self._rest:
             self.lines.append(self._rest.decode(errors="replace"))
         self.pipe.close()

@@ -1,23 +1,28 @@
-"""What an interface has sent, as the kernel counts it."""
+"""The kernel's counters of what an interface has sent."""
 
 from pathlib import Path
 
-TX_BYTES, TX_PACKETS = 8, 9  # places in a line of /proc/net/dev: eight figures of receiving come before them
+TX_BYTES, TX_PACKETS = 8, 9  # indices in a line of /proc/net/dev, after eight receive counters
 
 
 def tx_bytes(interface: str) -> int:
-    """Return the bytes `interface` has sent so far, in the calling process's own network namespace.
+    """Return the bytes that `interface` has sent so far, in the calling process's network namespace.
 
-    Counted where the driver takes a packet, so headers, acknowledgements and repeats are in it. ValueError names the
-    interfaces that exist if this one does not.
+    The driver counts packets, so headers, acknowledgements and retransmissions are included.
+
+    Raises:
+        ValueError: there is no such interface; the message names those that exist.
     """
     return _sent(interface, TX_BYTES)
 
 
 def tx_packets(interface: str) -> int:
-    """Return the packets `interface` has sent so far; one that is cut into frames only later, up to 64 KiB, is one.
+    """Return the packets that `interface` has sent so far, in the calling process's network namespace.
 
-    ValueError as for `tx_bytes`.
+    A packet of up to 64 KiB that is segmented into frames only later (offloading) counts as one.
+
+    Raises:
+        ValueError: there is no such interface; the message names those that exist.
     """
     return _sent(interface, TX_PACKETS)
 

@@ -1,8 +1,8 @@
-"""The report: a comparison as one HTML page that needs nothing but itself.
+"""The report: a comparison as one self-contained HTML page.
 
-What the page says is computed from the record: the headline states the finding, also when there is none. The figures
-are inline SVG, each drawn twice (wide and narrow; the style sheet shows one), and take every colour from CSS variables:
-one page serves light, dark and paper. The same record gives the same page, byte for byte.
+All sentences are computed from the record; the headline states the finding, even if it is that nothing was gained. The
+figures are inline SVG, each drawn wide and narrow (the style sheet shows one), and take every colour from CSS
+variables, so one page serves light and dark screens and paper. The same record gives the same page, byte for byte.
 """
 
 from gradwire.report.page import render, write

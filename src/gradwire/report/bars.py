@@ -1,4 +1,4 @@
-"""The figure of one step: compute, selection and wire of every run as bars, with the numbers."""
+"""The figure of one step: bars for compute, selection and wire of every run, with the numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLUMNS = (835, 915, 995, 1076)  # of numbers, in the wide drawing: their right edges
+_COLUMNS = (835, 915, 995, 1076)  # right edges of the columns of numbers in the wide drawing
 _TINTS = {"compute": 0.3, "selection": 0.62, "wire": 1.0}
 
 
@@ -23,7 +23,7 @@ def parts(run: Run) -> tuple[float, float, float]:
 
 
 def draw(comparison: Comparison, wide: bool) -> Figure:
-    """One step of every run: first all to one scale, then enlarged for the short ones (the long ones are cut)."""
+    """Draw one step of every run: all bars to one scale, and if some are short, all enlarged (long ones are cut)."""
     from matplotlib.figure import Figure
 
     runs, totals = comparison.runs, [sum(_lengths(run)) for run in comparison.runs]
@@ -50,12 +50,12 @@ def draw(comparison: Comparison, wide: bool) -> Figure:
 
 
 def _lengths(run: Run) -> list[float]:
-    """The parts of a step as drawn: nothing where a part was not measured."""
+    """The parts of a step as drawn: 0 for a part that was not measured."""
     return [part if math.isfinite(part) and part > 0 else 0.0 for part in parts(run)]
 
 
 def _key(axes: Axes, wide: bool, y: float) -> None:
-    """Which tint is which part: the heads of the columns of numbers, or one line at the top."""
+    """Draw the key of tints: wide, as headers of the columns of numbers, else as one line at the top."""
     for index, (part, tint) in enumerate(_TINTS.items()):
         x, swatch = (_COLUMNS[index], 11) if wide else (16 + 100 * index, -10)
         axes.plot(x + swatch, y, "s", color=svg.MUTED, alpha=tint, markersize=9, markeredgewidth=0)
@@ -64,16 +64,16 @@ def _key(axes: Axes, wide: bool, y: float) -> None:
         _text(axes, _COLUMNS[-1], y, "total ms", "right", color=svg.MUTED)
 
 
-def _lens(axes: Axes, left: float, span: float, levels: tuple[float, float, float], share: float) -> None:
-    """The shade that leads from the start of the bars to scale down to their enlargement."""
+def _lens(axes: Axes, left: float, span: float, levels: tuple[float, float, float], fraction: float) -> None:
+    """Shade the enlarged `fraction` of the bars to scale, and join it to their enlargement below."""
     top, neck, bottom = levels
-    right = left + span * share
+    right = left + span * fraction
     outline = ((left, top), (right, top), (right, neck), (left + span, bottom), (left, bottom))
     axes.fill(*zip(*outline, strict=True), color=svg.RULE, alpha=0.5, linewidth=0, zorder=0)
 
 
 def _row_to_scale(axes: Axes, index: int, run: Run, at: tuple[float, float], scale: float, wide: bool) -> None:
-    """A thin bar with the run's name and the total."""
+    """Draw a thin bar with the run's name and the total."""
     (x, y), lengths = at, _lengths(run)
     total, bar = f"{words.number(sum(lengths))} ms", y + (12 if wide else 26)
     _bar(axes, index, (x, bar, 10), [length * scale for length in lengths], math.inf)
@@ -88,7 +88,7 @@ def _row_to_scale(axes: Axes, index: int, run: Run, at: tuple[float, float], sca
 def _row_in_detail(
     axes: Axes, index: int, run: Run, at: tuple[float, float], size: tuple[float, float], wide: bool
 ) -> None:
-    """A thick bar, cut where it leaves the frame, with each part in numbers: beside the bar, or around it."""
+    """Draw a thick bar, cut at the frame's edge, with the number of each part beside it or, if narrow, around it."""
     (x, y), (span, reach), lengths = at, size, _lengths(run)
     color, total = svg.RUNS[style.colour(index)], words.number(sum(lengths))
     numbers, bar = [words.number(part) for part in parts(run)], y + (17 if wide else 32)
@@ -105,14 +105,14 @@ def _row_in_detail(
 
 
 def _bar(axes: Axes, index: int, at: tuple[float, float, float], lengths: Sequence[float], end: float) -> None:
-    """Tints of the run's colour, stacked from `at` (x, y, thickness); two cuts near the edge where the bar goes on."""
+    """Stack the parts from `at` (x, y, thickness) in tints of the run's colour; two cuts mark one longer than `end`."""
     x, y, thick = at
     start = 0.0
     for length, tint in zip(lengths, _TINTS.values(), strict=True):
         shown = min(length, end - start)
         axes.barh(y, shown, thick, x + start, color=svg.RUNS[style.colour(index)], alpha=tint, linewidth=0)
         start += shown
-        if length and shown < end:  # a hairline keeps neighbours apart
+        if length and shown < end:  # a hairline separates adjacent parts
             edge = (x + start, x + start), (y - thick / 2, y + thick / 2)
             axes.plot(*edge, color=svg.CARD, linewidth=1, solid_capstyle="butt")
     for cut in (26, 18) if sum(lengths) > end else ():

@@ -1,4 +1,4 @@
-"""A benchmark as one HTML page that needs nothing but itself."""
+"""A benchmark as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLUMNS = (
 
 
 def render(sheet: Sheet) -> str:
-    """One self-contained HTML document; the same sheet gives the same page."""
+    """Render one self-contained HTML document; the same sheet gives the same page."""
     headline = bench_words.headline(sheet)
     cells = "".join(_cell(sheet, cell) for cell in sheet.cells().values())
     body = f"""<header>
@@ -39,7 +39,7 @@ def render(sheet: Sheet) -> str:
 
 
 def _setting(sheet: Sheet) -> str:
-    """Models, links and versions as one line of terms."""
+    """A list of models, links, gradient sizes and versions."""
     named = {
         "Model": ", ".join(f"{m.name} ({m.parameters:,} parameters in {m.tensors} tensors)" for m in sheet.models),
         "Links": ", ".join(dict.fromkeys(bench_words.place(one) for one in sheet.measured)),
@@ -49,7 +49,7 @@ def _setting(sheet: Sheet) -> str:
 
 
 def _cell(sheet: Sheet, cell: tuple[Measured, ...]) -> str:
-    """The bars and the numbers of one link."""
+    """The bars and the table of one link."""
     title = bench_words.finding(sheet, cell)
     if len(sheet.models) > 1:
         title = f"{cell[0].model}. {title}"
@@ -89,5 +89,5 @@ def _row(sheet: Sheet, one: Measured, cell: tuple[Measured, ...]) -> str:
 
 
 def _ratio(ratio: float) -> str:
-    """Two decimals, or two digits below a tenth; a dash where there is none."""
+    """Format a ratio with two decimals, or two digits below 0.1; a dash for NaN."""
     return NONE if ratio != ratio else f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"

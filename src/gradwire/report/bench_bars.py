@@ -1,4 +1,4 @@
-"""The figure of a benchmark's link: one stacked bar a method, as inline SVG in percentages of the page's width."""
+"""The figure of a benchmark's link: a stacked bar for each method, as inline SVG in percent of the page's width."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gradwire.report import words
 PARTS = {"compute": "--run-0", "selection": "--run-2", "wire": "--run-1", "wait": "--run-4", "other": "--run-5"}
 """The colours of the parts of a step."""
 
-WHOLE = "beside compute (torch's own ways)"
+WHOLE = "beside compute (torch's own methods)"
 ROW, BAR, HEAD = 46, 16, 34  # pixels
 
 
@@ -28,19 +28,19 @@ def html(cell: tuple[Measured, ...], title: str) -> str:
 
 
 def reach(cell: tuple[Measured, ...]) -> float:
-    """Seconds across the figure: the longest step, unless that would leave nothing to see of the shortest."""
+    """Seconds that the figure's width stands for: the longest step, but at most 8 times the shortest."""
     longest, shortest = max(one.step for one in cell), min(one.step for one in cell)
     return min(longest, 8 * shortest)
 
 
 def parts(one: Measured) -> dict[str, float]:
-    """Seconds of a step as they are stacked; they sum to the step, or to compute if that is longer."""
+    """Seconds of the stacked parts of a step; they sum to the step, or to compute if that is longer."""
     selection, wire, wait, other = one.exposed
     return {"compute": one.compute, "selection": selection, "wire": wire, "wait": wait, "other": other}
 
 
 def _key(cell: tuple[Measured, ...]) -> str:
-    """Which colour is which part."""
+    """The key of the parts' colours."""
     names = [(name, color, 1.0) for name, color in PARTS.items()]
     if any(one.wire and not one.apart for one in cell):
         names.append((WHOLE, PARTS["wire"], 0.5))
@@ -53,7 +53,7 @@ def _key(cell: tuple[Measured, ...]) -> str:
 
 
 def _scale(shown: float, rows: int) -> str:
-    """Hairlines at round numbers of milliseconds."""
+    """Vertical hairlines at round numbers of milliseconds."""
     lines, stride = "", _stride(shown * 1e3)
     for index in range(int(shown * 1e3 / stride) + 1):
         x, unit = 100 * index * stride / (shown * 1e3), "" if index else " ms"
@@ -67,13 +67,13 @@ def _scale(shown: float, rows: int) -> str:
 
 
 def _stride(whole: float) -> float:
-    """One, two or five times a power of ten, that lies four to nine times in the whole."""
+    """The largest of 1, 2 or 5 times a power of ten that fits at least four times into `whole`."""
     ten = 10.0 ** math.floor(math.log10(whole / 4))
     return max(ten * factor for factor in (1, 2, 5) if ten * factor <= whole / 4)
 
 
 def _row(one: Measured, y: int, shown: float) -> str:
-    """The name and the total above a bar."""
+    """A method's bar, with its name and total above."""
     total = f"{words.number(one.step * 1e3)} ms"
     return (
         f'<text x="0" y="{y + 13}" font-size="13" font-weight="600" fill="var(--ink)">{escape(one.method)}</text>'
@@ -83,7 +83,7 @@ def _row(one: Measured, y: int, shown: float) -> str:
 
 
 def _bar(one: Measured, y: int, shown: float) -> str:
-    """The parts side by side; one that leaves the figure is cut, with a gap before its end."""
+    """The parts side by side; a bar longer than the figure is cut, with two gaps before its end."""
     drawn, start = "", 0.0
     for name, seconds in parts(one).items():
         width = min(seconds, shown - start)

@@ -11,7 +11,7 @@ from gradwire.report import words
 Cell = tuple[Measured, ...]
 
 SOONER = 1.05
-"""A method counts as faster than dense from this factor on: the steps of one method differ by as much."""
+"""A method counts as faster than dense from this factor on, as steps of the same method vary by as much."""
 
 
 def winner(cell: Cell) -> Measured | None:
@@ -20,7 +20,7 @@ def winner(cell: Cell) -> Measured | None:
 
 
 def pays(sheet: Sheet, cell: Cell) -> bool | None:
-    """Whether some way is faster than dense DDP; None if dense was not measured, or nothing else was."""
+    """Whether some method is faster than dense DDP; None if dense or every other method was not measured."""
     dense, best = sheet.of(cell[0], "dense"), winner(cell)
     others = [one for one in cell if one.method not in (NONE, "dense")]
     return dense.step >= SOONER * best.step if dense and best and others else None
@@ -59,7 +59,7 @@ def headline(sheet: Sheet) -> str:
         return f"Compression pays {yes}; {no} do not compress"
     if yes:
         return f"Compression pays {yes}"
-    return f"Do not compress: no way is faster than dense DDP {no}" if no else "What a step costs, method by method"
+    return f"Do not compress: no method is faster than dense DDP {no}" if no else "What a step costs, method by method"
 
 
 def remarks(sheet: Sheet) -> list[str]:
@@ -83,14 +83,14 @@ def reading(sheet: Sheet) -> list[str]:
         "The same processes measured all methods of a link, in turns of a few steps, each on its own copy of the "
         f"model. Compute is the step of {NONE!r}, which averages nothing, in the same run.",
         "Selection is a rank's time on gradients outside the network. Wire is the time in which all ranks are in a "
-        "collective. Wait is a rank's further time in a collective, for a slower peer. The bars show what is not "
-        "hidden under backward: hidden time is taken off the wire first, then off the wait. "
+        "collective. Wait is a rank's further time in a collective, waiting for a slower peer. The bars show the time "
+        "that does not overlap with backward: hidden time is subtracted from wire first, then from wait. "
         "Other is the rest: copies, and two threads that share a core.",
-        "For torch's own ways only the whole step is known: all that is not compute is shown as one part.",
+        "For torch's own methods only the whole step is known: all time beside compute is shown as one part.",
         "MB are 1,000,000 bytes a rank and step. Sent is counted from tensors, on a ring; link is the kernel's count "
         "of the interface, with headers and acknowledgements.",
-        f"gradwire's ways exchange {sheet.bucket_mb:g} MiB together; torch's have DDP's own buckets, PowerSGD one.",
-        "The time of a step does not tell how much a step learns: for that see gradwire demo.",
+        f"gradwire's methods exchange {sheet.bucket_mb:g} MiB together; torch's use DDP's own buckets, PowerSGD one.",
+        "The time of a step does not show how much a step learns: for that see gradwire demo.",
     ]
 
 
@@ -108,12 +108,12 @@ def _on(link: str) -> str:
 
 
 def _places(cells: list[Measured]) -> str:
-    """Links, and the numbers of ranks where they are not all the same: "at 10mbit, at 100mbit with 2 ranks"."""
+    """List links, with numbers of ranks unless all are equal: "at 10mbit, at 100mbit with 2 ranks"."""
     alike = len({one.ranks for one in cells}) == 1
     links = (_on(one.link) if alike else f"{_on(one.link)} with {one.ranks} ranks" for one in cells)
     return ", ".join(link[0].lower() + link[1:] for link in links)
 
 
 def measured_with(versions: Mapping[str, str]) -> str:
-    """What a verdict rests on: without Numba's loops, choosing what is sent takes several times as long."""
+    """Name the versions, and what runs the loops: without Numba, selection takes several times as long."""
     return f"Measured with torch {versions['torch']}; loops over gradients by {versions['loops']}."

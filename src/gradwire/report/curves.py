@@ -1,4 +1,4 @@
-"""The figures of losses: every run's held-out loss over time, or over megabytes sent."""
+"""The figures of losses: every run's held-out loss against time or megabytes sent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def draw(comparison: Comparison, across: view.Across, wide: bool) -> Figure:
-    """Held-out loss of every run, the dashed target, a ring where each run first touches it, a label for every line."""
+    """Draw every run's held-out loss with a label, the dashed target, and a ring where a run first reaches it."""
     from matplotlib.figure import Figure
 
     width, left, right = (1080, 36, 216) if wide else (380, 28, 130)
@@ -38,7 +38,7 @@ def draw(comparison: Comparison, across: view.Across, wide: bool) -> Figure:
 
 
 def _scale_across(axes: Axes, across: view.Across, wide: bool) -> None:
-    """Ticks as plain numbers; the view stays as it is from here on."""
+    """Scale the x axis, with plain numbers as tick labels, and fix its limits."""
     from matplotlib.ticker import LogLocator
 
     if across.log:
@@ -52,16 +52,16 @@ def _scale_across(axes: Axes, across: view.Across, wide: bool) -> None:
 
 
 def _curve(axes: Axes, comparison: Comparison, index: int, run: Run, across: view.Across) -> None:
-    """One run: its line through all evaluations (a gap where the loss is not finite) and its ring on the target."""
+    """Draw one run: a line through all evaluations, with gaps where the loss is not finite, and its ring."""
     crossing, points = comparison.crossing(run), view.drawable(run, across)
     if crossing and crossing not in points and across.x(crossing) > 0:
-        # a point of the line itself, so that the ring is on it on a log axis too
+        # added to the line, so that the ring lies on it also with a log axis
         points = sorted((*points, crossing), key=lambda point: point.seconds)
     best, color = run is words.winner(comparison), svg.RUNS[style.colour(index)]
     x, y = [across.x(point) for point in points], [point.loss for point in points]
     marker = "o" if len(points) <= 3 else ""
     dash = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)))[(index - 1) // (len(style.PALETTE) - 1) % 3 if index else 0]
-    width = 3.6 if best else 1.8  # the broad line lies below: where two coincide both are seen
+    width = 3.6 if best else 1.8  # the wide line lies below, so that both show where two coincide
     axes.plot(
         x, y, color=color, linewidth=width, linestyle=dash, marker=marker, markersize=4, zorder=1.8 if best else 2
     )

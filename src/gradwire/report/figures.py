@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def html(comparison: Comparison) -> str:
-    """The three figures, in the order of the questions: how soon, how much traffic, why."""
+    """The three figures: loss against time, loss against traffic, and the parts of a step."""
     parts = "; ".join(f"{run.name}: {' + '.join(map(words.number, bars.parts(run)))}" for run in comparison.runs)
     return "\n".join(
         (
@@ -27,13 +27,13 @@ def html(comparison: Comparison) -> str:
 
 
 def _losses(name: str, title: str, comparison: Comparison, across: view.Across) -> str:
-    """A figure of losses; what it tells in words is the note of every run."""
+    """A figure of losses; every run's note describes it for screen readers."""
     notes = "; ".join(f"{run.name}: {across.note(comparison, run)}" for run in comparison.runs)
     return _figure(name, title, notes, partial(curves.draw, comparison, across))
 
 
 def _figure(name: str, title: str, label: str, draw: Callable[[bool], Figure]) -> str:
-    """A figure with its title: the style sheet shows its wide or its narrow drawing."""
+    """A figure with its title, drawn wide and narrow; the style sheet shows one of them."""
     described = f'role="img" aria-label="{escape(f"{title}. {label}")}"'
     drawings = (
         svg.inline(draw(wide), f"{name}-{kind}", f'class="{kind}" {described}')

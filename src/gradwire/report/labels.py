@@ -1,4 +1,4 @@
-"""A label beside the end of every line; labels that want the same height are moved apart."""
+"""Labels beside the ends of lines, moved apart where they would overlap."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def label_ends(axes: Axes, comparison: Comparison, across: view.Across, wide: bool) -> None:
-    """Each run's name and number beside the end of its line; dotted leaders where there is a distance to bridge."""
-    box, share = axes.get_window_extent(), axes.transAxes
-    to_share = (axes.transData - share).transform
+    """Draw each run's name and note beside the end of its line, joined to it by a dotted leader."""
+    box, fraction = axes.get_window_extent(), axes.transAxes
+    to_fraction = (axes.transData - fraction).transform
     ends: list[tuple[float, float]] = []
     for run in comparison.runs:
         last = next((point for point in reversed(view.drawable(run, across)) if math.isfinite(point.loss)), None)
-        x, y = to_share((across.x(last), last.loss)) if last else (math.nan, 1.0)
+        x, y = to_fraction((across.x(last), last.loss)) if last else (math.nan, 1.0)
         ends.append((float(x), min(max(float(y), 0.0), 1.0)))
     gap, size, longest = (36, 13, 23) if wide else (31, 11, 15)
     heights = spread([y for _, y in ends], gap / box.height)
@@ -28,18 +28,19 @@ def label_ends(axes: Axes, comparison: Comparison, across: view.Across, wide: bo
         color, name, note = svg.RUNS[style.colour(index)], words.short(run.name, longest), across.note(comparison, run)
         bend, end, text = (1 + pixels / box.width for pixels in (2, 14, 19))
         if math.isfinite(x):
-            axes.plot((x, bend, end), (y, y, height), ":", color=color, linewidth=1, transform=share, clip_on=False)
-            axes.plot(x, y, "o", color=color, markersize=4.5, transform=share, clip_on=False)
+            axes.plot((x, bend, end), (y, y, height), ":", color=color, linewidth=1, transform=fraction, clip_on=False)
+            axes.plot(x, y, "o", color=color, markersize=4.5, transform=fraction, clip_on=False)
         upper, lower = height + 8 / box.height, height - 8 / box.height
-        axes.text(text, upper, name, va="center", fontsize=size, color=color, fontweight="bold", transform=share)
-        axes.text(text, lower, note, va="center", fontsize=size - 1, transform=share)
+        axes.text(text, upper, name, va="center", fontsize=size, color=color, fontweight="bold", transform=fraction)
+        axes.text(text, lower, note, va="center", fontsize=size - 1, transform=fraction)
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Heights in [0, 1], at least `gap` apart and in the order of `wanted`, moved as little as that allows."""
+    """Move heights in [0, 1] as little as possible so that they are at least `gap` apart, in the same order."""
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     gap = min(gap, 1 / max(1, len(order) - 1))
-    blocks: list[tuple[float, int]] = []  # pool adjacent violators: (mean of the wanted heights less their gaps, count)
+    # Isotonic regression by pooling adjacent violators: (mean of the wanted heights less their gaps, count).
+    blocks: list[tuple[float, int]] = []
     for rank, index in enumerate(order):
         mean, count = wanted[index] - rank * gap, 1
         while blocks and blocks[-1][0] > mean:

@@ -1,4 +1,4 @@
-"""The page as a whole, and its way to disk."""
+"""The whole page of a comparison, and writing it to disk."""
 
 from html import escape
 from pathlib import Path
@@ -9,17 +9,22 @@ from gradwire.report.whole import document, terms, titled, write_whole
 
 
 def write(comparison: Comparison, path: str | Path) -> None:
-    """Write the page to `path` in one step: a reader finds the old file or the whole new one, never a part."""
+    """Write the page to `path` atomically: a reader sees the old file or the complete new one.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        ModuleNotFoundError: matplotlib is missing.
+    """
     write_whole(render(comparison), Path(path))
 
 
 def render(comparison: Comparison) -> str:
-    """One self-contained HTML document. Needs matplotlib, and says so in one sentence where it is missing."""
+    """Render one self-contained HTML document; ModuleNotFoundError, in one sentence, if matplotlib is missing."""
     try:
         import matplotlib.style
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("the report needs matplotlib: pip install 'gradwire[cli]'") from error
-    with matplotlib.style.context(["default", svg.STYLE]):  # the user's own matplotlibrc does not leak in
+    with matplotlib.style.context(["default", svg.STYLE]):  # ignore the user's matplotlibrc
         drawn = figures.html(comparison)
     headline, remarks = sentences.headline(comparison), sentences.remarks(comparison)
     body = f"""<header>
@@ -35,7 +40,7 @@ def render(comparison: Comparison) -> str:
 
 
 def _setting(comparison: Comparison) -> str:
-    """Model, corpus, link, ranks, budget and versions as one line of terms."""
+    """A list of model, corpus, link, ranks, budget and versions."""
     named = {
         "Model": comparison.model,
         "Corpus": comparison.corpus,

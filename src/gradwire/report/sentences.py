@@ -6,7 +6,7 @@ import re
 from gradwire.lab.comparison.record import HEADER_BYTES, Comparison, Run
 from gradwire.report import view, words
 
-DIPPED = 1.05  # above this the baseline's own speed-up is worth a remark; below it is the noise of an evaluation
+DIPPED = 1.05  # from this factor on the baseline's own speed-up gets a remark; below, it is evaluation noise
 
 
 def headline(comparison: Comparison) -> str:
@@ -30,7 +30,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def _fewer(comparison: Comparison, winner: Run) -> str:
-    """ " and with 1,380 times fewer bytes"; nothing where it has sent as many, or where they were not counted."""
+    """ " and with 1,380 times fewer bytes"; "" if the winner did not send fewer, or if bytes were not counted."""
     here, total = comparison.crossing(winner), comparison.baseline.points[-1].sent_bytes
     if not here or not 0 < here.sent_bytes * words.SOONER <= total:
         return ""
@@ -44,7 +44,7 @@ def _where(link: str) -> str:
 
 
 def deck(comparison: Comparison) -> str:
-    """The sentences under the headline: the same finding in seconds, megabytes and losses."""
+    """The sentences below the headline: the same finding in seconds, megabytes and losses."""
     dense, winner = comparison.baseline, words.winner(comparison)
     last, here = dense.points[-1], winner and comparison.crossing(winner)
     value = f"{words.loss(last.loss)}{' nats per byte' if math.isfinite(last.loss) else ''}"
@@ -62,7 +62,7 @@ def deck(comparison: Comparison) -> str:
 
 
 def noise(comparison: Comparison) -> str:
-    """How far one evaluation of the baseline is from its trend, and what that does to the headline's factor; or ""."""
+    """The baseline's evaluation noise, and the range that it gives to the headline's factor; "" if unknown."""
     noise, winner, dense = comparison.noise, words.winner(comparison), comparison.baseline
     if noise is None or not winner:
         return ""

@@ -1,7 +1,7 @@
-"""The page's colours, fonts and layout: one style sheet for light, dark and paper, for wide and narrow."""
+"""The page's colours, fonts and layout: one style sheet for light and dark screens, paper, and any width."""
 
-# (light, dark): the baseline's grey, then six colours that colour-blind eyes can tell apart and all can read as text
-# on the card (a test measures both).
+# (light, dark): the baseline's grey, then six colours that colour-blind readers can tell apart and that are readable as
+# text on the card. A test measures both.
 CARD = ("#ffffff", "#14171b")
 PALETTE = (
     ("#6b737d", "#98a2ae"),
@@ -15,12 +15,12 @@ PALETTE = (
 
 
 def colour(index: int) -> int:
-    """The number of a run's colour: the baseline has colour 0; the others take turns."""
+    """The palette index of a run's colour: 0 for the baseline; the others cycle through the rest."""
     return 0 if index == 0 else 1 + (index - 1) % (len(PALETTE) - 1)
 
 
 def variables() -> str:
-    """The colours: light by default and on paper, dark where the reader's screen asks for it."""
+    """The colours as CSS variables: light by default and on paper, dark if the reader's screen prefers it."""
     light, dark = ("".join(f"--run-{i}:{pair[side]};" for i, pair in enumerate(PALETTE)) for side in (0, 1))
     return f""":root{{--card:{CARD[0]};--ink:#16191d;--muted:#59616c;--rule:#e2e5ea;--soft:#f5f6f8;{light}}}
 @media screen and (prefers-color-scheme:dark){{

@@ -1,4 +1,4 @@
-"""From a matplotlib figure to inline SVG that takes every colour and font from the page."""
+"""Convert a matplotlib figure to inline SVG that takes every colour and font from the page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gradwire.report import style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Colours are written as tokens that no one would choose, and become CSS variables in the finished SVG.
+# Figures are drawn in unlikely colours that serve as tokens; the finished SVG has CSS variables in their place.
 _NAMES = ("card", "ink", "muted", "rule", *(f"run-{index}" for index in range(len(style.PALETTE))))
 _TOKENS = {f"#0a0b{index:02x}": name for index, name in enumerate(_NAMES)}
 CARD, INK, MUTED, RULE, *RUNS = _TOKENS
@@ -35,12 +35,12 @@ STYLE = {
 
 
 def inline(figure: Figure, prefix: str, attributes: str) -> str:
-    """The figure as an inline element: no size of its own, ids of its own, colours and fonts of the page."""
+    """Render a figure as an inline SVG element without a fixed size, with ids behind `prefix` and the page's styles."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     header, _, body = text.getvalue().partition("<svg ")[2].partition(">")
     box = re.findall(r'viewBox="[^"]*"', header)[0]
-    # matplotlib's own style element goes: its "*" rule would leak into the page
+    # Remove matplotlib's style element: its "*" rule would apply to the whole page.
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
     body = body.replace("xlink:href", "href").replace("'DejaVu Sans', sans-serif", "var(--font)")
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", body)

@@ -1,4 +1,4 @@
-"""The table: every number of the page, one row per run."""
+"""The table of all numbers, one row per run."""
 
 import re
 from html import escape
@@ -10,7 +10,7 @@ NONE = "&ndash;"
 
 
 def html(comparison: Comparison) -> str:
-    """Every number of the page, one row per run."""
+    """Render the table of all numbers, one row per run."""
     rows = "\n".join(_row(comparison, index, run) for index, run in enumerate(comparison.runs))
     down = '<th scope="col" rowspan="2">'
     return f"""<section>
@@ -46,14 +46,14 @@ def _row(comparison: Comparison, index: int, run: Run) -> str:
         words.reached(comparison, run),
         speedup + words.TIMES if speedup else NONE,
     )
-    spec = re.sub(r"([(=,_]+)", r"\1<wbr>", escape(run.spec))  # where a long one may break
+    spec = re.sub(r"([(=,_]+)", r"\1<wbr>", escape(run.spec))  # allow line breaks in a long spec
     head = f'<i style="background:var(--run-{style.colour(index)})"></i>{escape(run.name)}<code>{spec}</code>'
     kind = ' class="best"' if run is words.winner(comparison) else ""
     return f'<tr{kind}><th scope="row">{head}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
 def _sent(run: Run) -> tuple[str, str, str, str]:
-    """What was sent: MB per step by ledger and by link, the headers' share of the link, the rest against the ledger."""
+    """Cells on bytes: MB a step by ledger and by link, headers as % of the link, and (link less headers) / ledger."""
     steps = run.points[-1].step
     ledger = words.number(run.ledger_bytes / steps / 1e6) if steps else NONE
     if not run.link_bytes:

@@ -1,4 +1,4 @@
-"""What the figures of losses show: the two x axes, the points that have a place on them, the losses in view."""
+"""What the figures of losses show: the two x axes, the points that can be drawn on them, and the range of losses."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from gradwire.report import words
 
 @dataclass(frozen=True)
 class Across:
-    """What a figure of losses has on its x axis."""
+    """The x axis of a figure of losses."""
 
     label: str
     x: Callable[[Point], float]
@@ -19,7 +19,7 @@ class Across:
 
 
 def _seconds_note(comparison: Comparison, run: Run) -> str:
-    """ "19.1 s, 6.3× sooner", "never, ends at 2.310"; of the baseline its final loss."""
+    """A label such as "19.1 s, 6.3× sooner" or "never, ends at 2.310"; the final loss for the baseline."""
     last = run.points[-1].loss
     if run is comparison.baseline:
         return f"final loss {words.loss(last)}"
@@ -31,7 +31,7 @@ def _seconds_note(comparison: Comparison, run: Run) -> str:
 
 
 def _megabytes_note(comparison: Comparison, run: Run) -> str:
-    """ "4.75 MB, 27× less" or "never"; of the baseline all that it sent."""
+    """A label such as "4.75 MB, 27× less" or "never"; all bytes sent for the baseline."""
     here, total = comparison.crossing(run), comparison.baseline.points[-1].sent_bytes
     if run is comparison.baseline:
         return f"{words.number(total / 1e6)} MB in all"
@@ -47,18 +47,21 @@ MEGABYTES = Across("MB sent by one rank (log scale)", lambda point: point.sent_b
 
 
 def drawable(run: Run, across: Across) -> list[Point]:
-    """The points that have a place on this axis: a logarithmic one has none for zero."""
+    """The points that can be drawn on an axis; a logarithmic one excludes zero."""
     return [point for point in run.points if across.x(point) > 0 or not across.log]
 
 
 def loss_limits(comparison: Comparison) -> tuple[float, float, bool]:
-    """The losses in view, and whether some are not: a steep first fall must not press the part of interest flat."""
+    """The range of losses to show, and whether some lie above it.
+
+    The start of a steep first fall is cut off, so that the part of interest is not flattened.
+    """
     losses = [[point.loss for point in run.points if math.isfinite(point.loss)] for run in comparison.runs]
     losses = [each for each in losses if each]
     if not losses:
         return 0.0, 1.0, False
     low, worst, lasts = min(map(min, losses)), max(map(max, losses)), [each[-1] for each in losses]
-    start = max(each[0] for each in losses)  # a run that blows up leaves through the top
+    start = max(each[0] for each in losses)  # a diverging run may leave through the top
     wanted = max(lasts[0] + 3 * (lasts[0] - low), low + 1.5 * (max(lasts) - low), (low + start) / 2)
     high = min(start, wanted)
     margin = 0.06 * (high - low) or 0.5

@@ -1,4 +1,4 @@
-"""What every page has: its frame, its terms and lists; and its way to disk."""
+"""Shared by all pages: the HTML frame, lists of terms and remarks, and writing to disk."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from gradwire.report import style
 
 
 def document(title: str, body: str, command: str) -> str:
-    """One self-contained HTML document; ends with the command that makes it again."""
+    """Wrap a body as one self-contained HTML document that ends with the command to reproduce it."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -34,7 +34,7 @@ def document(title: str, body: str, command: str) -> str:
 
 
 def terms(named: Mapping[str, str], versions: Mapping[str, str]) -> str:
-    """What was measured, and with which versions, as one line of terms."""
+    """Render named facts and versions as a description list."""
     every = {
         **named,
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded",
@@ -43,16 +43,17 @@ def terms(named: Mapping[str, str], versions: Mapping[str, str]) -> str:
 
 
 def titled(items: Sequence[str], kind: str, title: str) -> str:
-    """A titled list; nothing at all when there are no items."""
-    unbroken = r'<span style="white-space:nowrap">\g<0></span>'  # or a line ends between the dashes of an option
+    """Render a titled list; "" if there are no items."""
+    unbroken = r'<span style="white-space:nowrap">\g<0></span>'  # no line break inside an option such as --rate
     lines = "".join(f"<li>{re.sub('--[a-z]+', unbroken, escape(item))}</li>\n" for item in items)
     return f'<section class="{kind}">\n<h2>{title}</h2>\n<ul>\n{lines}</ul>\n</section>\n' if items else ""
 
 
 def write_whole(text: str, path: Path) -> None:
-    """Write text as UTF-8 in one step: a reader finds the old file or the whole new one, never a part.
+    """Write text as UTF-8 atomically: a reader sees the old file or the complete new one.
 
-    FileNotFoundError if there is no such folder.
+    Raises:
+        FileNotFoundError: the folder does not exist.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the report's folder must exist, got {str(path.parent)!r}")

@@ -1,15 +1,18 @@
-"""The report's winner, and its numbers in words."""
+"""The winner of a comparison, and the formatting of numbers."""
 
 import math
 
 from gradwire.lab.comparison.record import Comparison, Run
 
-SOONER = 1.005  # below this a speed-up reads "1.00": not sooner
+SOONER = 1.005  # a smaller speed-up would be printed as "1.00", so it does not count
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def winner(comparison: Comparison) -> Run | None:
-    """The run that reached the baseline's final loss soonest, sooner than itself; one that stayed there goes first."""
+    """The run that reached the baseline's final loss soonest, and sooner than the baseline; None if none did.
+
+    Runs that ended at or below that loss take precedence over runs that rose again.
+    """
     own = comparison.speedup(comparison.baseline) or 0.0
     speedups = [(stayed(comparison, run), comparison.speedup(run) or 0.0, run) for run in comparison.runs[1:]]
     sooner = [each for each in speedups if each[1] >= SOONER and each[1] > own]
@@ -22,7 +25,7 @@ def stayed(comparison: Comparison, run: Run) -> bool:
 
 
 def reached(comparison: Comparison, run: Run) -> str:
-    """ "19.1 s"; "≤ 5 s" when the first evaluation is already there; or "never"."""
+    """When a run reached the baseline's final loss: "19.1 s", "≤ 5 s" if at its first evaluation, or "never"."""
     point = comparison.crossing(run)
     if point is None:
         return "never"
@@ -30,23 +33,23 @@ def reached(comparison: Comparison, run: Run) -> str:
 
 
 def speedup(comparison: Comparison, run: Run) -> str:
-    """ "6.3"; "≥ 6.3" when the first evaluation is already there; "" where there is none."""
+    """A run's speed-up: "6.3", "≥ 6.3" if it got there by its first evaluation, or "" if it never did."""
     ratio = comparison.speedup(run)
     return f"{'≥ ' if comparison.crossing(run) == run.points[0] else ''}{factor(ratio)}" if ratio else ""
 
 
 def factor(ratio: float) -> str:
-    """A ratio without its sign: 1.38, 6.3, 27, 1,380."""
+    """Format a ratio, without the multiplication sign: 1.38, 6.3, 27, 1,380."""
     return f"{ratio:.2f}" if ratio < 2 else f"{ratio:.1f}" if ratio < 20 else f"{ratio:,.0f}"
 
 
 def loss(loss: float) -> str:
-    """A loss in nats per byte: 2.138; "not finite" where it is not."""
+    """Format a loss, such as 2.138, or "not finite"."""
     return "not finite" if not math.isfinite(loss) else f"{loss:.3f}" if abs(loss) < 1000 else f"{loss:.3g}"
 
 
 def number(value: float) -> str:
-    """Three digits, or the whole number: 0.0138, 1.38, 13.8, 138, 1,380; 60."""
+    """Format a number with three digits, or in full if it is whole or at least 100: 0.0138, 1.38, 60, 1,380."""
     if not math.isfinite(value):
         return "not finite"
     whole = value == round(value) or abs(value) >= 100
@@ -54,5 +57,5 @@ def number(value: float) -> str:
 
 
 def short(name: str, longest: int) -> str:
-    """The name, cut to at most `longest` characters, the last of them an ellipsis."""
+    """Cut a name to at most `longest` characters; a cut name ends in an ellipsis."""
     return name if len(name) <= longest else name[: longest - 1] + "…"

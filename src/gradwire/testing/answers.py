@@ -1,4 +1,4 @@
-"""The law of exchanges about what comes from peers: whatever its bytes are, a worker refuses it or stays inside d."""
+"""The law of exchanges about corrupted answers: a worker refuses them, or returns vectors of d values."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from gradwire.vector import Sent, Sparse, Vector
 
 
 def corrupted_answers_are_refused_or_stay_inside_d(exchange: Exchange, law: Law, setup: Setup) -> None:
-    """An answer of other bytes ends in a ValueError, or in vectors of d values; in no other error."""
+    """A step whose answer has changed bytes raises ValueError or returns vectors of d values; no other error."""
     n = setup.some
-    for number in range(2):  # the first step, and one with a state
+    for number in range(2):  # the first step, and one that starts from a nonzero state
         answers = _answers(exchange, setup, n, number)
         for which, answer in enumerate(answers):
             for how, wrong in _corrupted(answer, setup.seed + which):
@@ -29,7 +29,7 @@ def corrupted_answers_are_refused_or_stay_inside_d(exchange: Exchange, law: Law,
 
 
 def _answers(exchange: Exchange, setup: Setup, n: int, last: int) -> list[Tensor]:
-    """What worker 0 is answered at step `last` of a run."""
+    """Record every answer that worker 0 receives at step `last` of a run."""
     states, found = start(exchange, n, setup.layout, torch.float32), list[Tensor]()
     for number in range(last + 1):
         found.clear()
@@ -44,7 +44,7 @@ def _turns(setup: Setup, n: int, number: int) -> list[Turn]:
 
 
 async def _recorded(talk: Talk[Sent], found: list[Tensor]) -> Sent:
-    """Run a coroutine, and keep every answer that it is sent."""
+    """Run a coroutine and append a copy of every answer sent to it to `found`."""
     answer: Tensor | None = None
     try:
         while True:
@@ -57,7 +57,7 @@ async def _recorded(talk: Talk[Sent], found: list[Tensor]) -> Sent:
 
 
 def _corrupted(answer: Tensor, seed: int) -> Iterator[tuple[str, Tensor]]:
-    """Answers of the same form with other bytes."""
+    """Yield tensors of the answer's shape and dtype with changed bytes, each with a name for the change."""
     if not answer.numel():
         return
     raw = bytes_of(answer)
@@ -71,7 +71,7 @@ def _corrupted(answer: Tensor, seed: int) -> Iterator[tuple[str, Tensor]]:
 
 
 def _try(exchange: Exchange, trial: Trial, setup: Setup, last: int, answers: list[Tensor]) -> None:
-    """Run worker 0 up to step `last`, where it is given these answers, and look at what it makes of them."""
+    """Run worker 0 up to step `last`, send it these answers there, and check its result."""
     n, d = setup.some, setup.layout.d
     states = start(exchange, n, setup.layout, torch.float32)
     for number in range(last):
@@ -89,7 +89,10 @@ def _try(exchange: Exchange, trial: Trial, setup: Setup, last: int, answers: lis
 
 
 def _answered(talk: Talk[Sent], answers: list[Tensor], n: int) -> Sent:
-    """Run a coroutine on given answers; where it asks for something else, on what it would hear from its equals."""
+    """Run a coroutine on the given answers.
+
+    An answer that does not fit the ask is replaced by the one that n workers with equal vectors would produce.
+    """
     left, answer = iter(answers), None
     try:
         while True:

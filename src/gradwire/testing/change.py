@@ -1,4 +1,4 @@
-"""The law of exchanges about other workers than at the step before."""
+"""The law of exchanges about a change of workers between two steps."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from gradwire.testing.trial import Law
 from gradwire.transport import lockstep
 
 STEPS = 2
-"""Steps before the change and after it."""
+"""Number of steps before the change, and of steps after it."""
 
 
 def workers_come_and_go(exchange: Exchange, law: Law, setup: Setup) -> None:
-    """When workers leave and others join between two steps, the law holds on; of an "error" (1/n) the sum is kept."""
+    """If workers leave and join between two steps, the law still holds, and an "error" keeps its mean, (1/n) sum."""
     layout, n = setup.layout, setup.some
     *_, (_, _, before, _) = run(exchange, n, layout, setup.seed, torch.float64, STEPS)
     for after in sorted({min(setup.workers), max(setup.workers)}):
@@ -41,7 +41,7 @@ def workers_come_and_go(exchange: Exchange, law: Law, setup: Setup) -> None:
 
 
 def _changed(exchange: Exchange, stayed: list[State], before: int, after: int, layout: Layout) -> list[State]:
-    """States of `after` workers: new ones, then those who stayed."""
+    """Run the change and return the states of `after` workers: new workers first, then those that stayed."""
     new = after - len(stayed)
     states = [*start(exchange, new, layout, torch.float64), *stayed]
     cpu = torch.device("cpu")
@@ -51,7 +51,7 @@ def _changed(exchange: Exchange, stayed: list[State], before: int, after: int, l
 
 
 def _owed(states: list[State]) -> Tensor:
-    """The sum of what is kept as "error"; 0 where nothing is."""
+    """The sum of all "error" tensors of the states, in float64; zeros if there are none."""
     errors = [part for state in states for name, part in flat(state).items() if name.endswith("error")]
     return torch.stack(errors).double().sum(0) if errors else torch.zeros(1)
 
@@ -61,6 +61,6 @@ def _magnitudes(state: State) -> State:
 
 
 def _unit(state: dict[str, Tensor]) -> float:
-    """A unit in the last place of what is kept as "error", relative to it; 0 of float64, and of float32 its own."""
+    """The largest machine epsilon of the state's "error" tensors; float64 counts as 0."""
     kinds = [part.dtype for name, part in state.items() if name.endswith("error")]
     return max((torch.finfo(kind).eps for kind in kinds if kind != torch.float64), default=0.0)

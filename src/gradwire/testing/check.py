@@ -1,4 +1,4 @@
-"""All laws by name, and the two functions that check them."""
+"""The laws by name, and the two functions that check them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ COMPRESSOR_LAWS: Mapping[str, CompressorLaw] = _by_name(
     constants.contracts_by_delta,
     constants.rows_err_as_vectors_do,
 )
-"""The laws of compressors by name; a law's docstring says what it demands."""
+"""The laws of compressors by name; a law's docstring states what it requires."""
 
 EXCHANGE_LAWS: Mapping[str, ExchangeLaw] = _by_name(
     exchange.all_workers_know_one_mean,
@@ -60,7 +60,7 @@ EXCHANGE_LAWS: Mapping[str, ExchangeLaw] = _by_name(
     answers.corrupted_answers_are_refused_or_stay_inside_d,
     own.own_keeps_its_constants,
 )
-"""The laws of exchanges by name; a law's docstring says what it demands."""
+"""The laws of exchanges by name; a law's docstring states what it requires."""
 
 
 def check_compressor(
@@ -70,13 +70,14 @@ def check_compressor(
 
     Args:
         op: the operator, or a spec such as "topk(density=0.1)".
-        laws: names out of `COMPRESSOR_LAWS`; all of them by default.
-        seed: of the vectors and of the turns.
-        largest: a magnitude at which what is decoded must be finite.
+        laws: names from `COMPRESSOR_LAWS`; by default all.
+        seed: seeds the test vectors and the operator's randomness.
+        largest: a magnitude of inputs for which decoded values must still be finite.
 
     Raises:
-        BrokenLaw: the first law that does not hold, and where.
-        TypeError: not a compressor.
+        BrokenLaw: a law does not hold; the message names the first such law and the case.
+        TypeError: `op` is not a compressor.
+        ValueError: `laws` contains an unknown name.
     """
     op = operator(op) if isinstance(op, str) else op
     if not isinstance(op, Compressor) or isinstance(op, type):
@@ -100,15 +101,16 @@ def check_exchange(
 
     Args:
         exchange: the exchange, or a spec such as "ef(topk(density=0.1))".
-        laws: names out of `EXCHANGE_LAWS`; all of them by default. One that keeps less than all in a state "error" on
-            purpose leaves out "what is not sent is kept".
-        workers: the numbers of workers it runs with.
-        layout: names and shapes of the vectors.
-        seed: of the vectors and of the turns.
+        laws: names from `EXCHANGE_LAWS`; by default all. Leave out "what is not sent is kept" for an exchange whose
+            state "error" purposely keeps less than everything that was not sent.
+        workers: the numbers of workers to run with.
+        layout: names and shapes of the tensors that make up a vector.
+        seed: seeds the test vectors and the exchange's randomness.
 
     Raises:
-        BrokenLaw: the first law that does not hold, and where.
-        TypeError: not an exchange.
+        BrokenLaw: a law does not hold; the message names the first such law and the case.
+        TypeError: `exchange` is not an exchange.
+        ValueError: `laws` contains an unknown name.
     """
     exchange = as_exchange(exchange, "check_exchange")
     setup = Setup(tuple(workers), layout, seed)
@@ -117,7 +119,7 @@ def check_exchange(
 
 
 def _chosen(known: Mapping[str, object], laws: Iterable[str] | None) -> list[str]:
-    """Names of laws; ValueError for one that does not exist."""
+    """Return the names of the laws to check, by default all; ValueError for an unknown name."""
     chosen = list(known if laws is None else laws)
     for name in chosen:
         if name not in known:

@@ -1,4 +1,4 @@
-"""The laws of compressors about form: bytes, shapes, dtypes, purity. Each function is one law, named by its name."""
+"""The laws of compressors about form: bytes, shapes, dtypes, purity. Each public function is one law."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gradwire.vector import Message
 
 
 def bytes_are_as_promised(op: Compressor, law: Law, seed: int) -> None:
-    """`encode` gives u8[nbytes(d)], of a ragged operator u8[length] and no more; both ends count alike."""
+    """`encode` returns u8[nbytes(d)], or u8[length <= nbytes(d)] if ragged, which `decode` reads as a vector [d]."""
     for d in SIZES:
         with law.at(d=d, seed=seed) as trial:
             promised = op.nbytes(d)
@@ -45,7 +45,7 @@ def bytes_are_as_promised(op: Compressor, law: Law, seed: int) -> None:
 
 
 def apply_is_decode_after_encode(op: Compressor, law: Law, seed: int) -> None:
-    """`apply(x)`, where there is one, is `decode(encode(x))` in x's dtype, but for the rounding of float32 sums."""
+    """`apply(x)`, if the operator has it, equals `decode(encode(x))` in x's dtype, up to rounding of float32 sums."""
     if not isinstance(op, Direct):
         return
     shapes = [(*rows, d) for d in SIZES for rows in ((), (5,), (2, 3)) if d < 1000 or len(rows) < 2]
@@ -55,16 +55,16 @@ def apply_is_decode_after_encode(op: Compressor, law: Law, seed: int) -> None:
             x, whose = normal(*shape, seed=seed).to(dtype), turn(shape[-1], seed, 7, rank, shape[0])
             applied, decoded = op.apply(x, whose), through(op, x, whose).to(dtype)
             check_message(trial, applied, shape, "what apply gives")
-            # A composition may add its parts in another order: a few units in float32's last place.
+            # A composition may add its parts in another order, which costs a few units in float32's last place.
             largest = float(decoded.abs().max()) if decoded.numel() else 0.0
             within = 4 * torch.finfo(torch.float32).eps * max(largest, 1.0)
             trial.close(applied.dense(), decoded, within, "apply and decode after encode differ")
 
 
 def rows_are_vectors(op: Compressor, law: Law, seed: int) -> None:
-    """Leading axes are rows: each has its own part of the wire, and decodes as the vector that it is.
+    """Leading axes are rows: each row has its own bytes and decodes as it would alone.
 
-    Of an operator that draws nothing every row is also encoded as if it were alone.
+    If the operator is deterministic, each row is also encoded as it would be alone.
     """
     random = is_random(op, seed)
     for d in SIZES:
@@ -85,7 +85,7 @@ def rows_are_vectors(op: Compressor, law: Law, seed: int) -> None:
 
 
 def operators_are_pure(op: Compressor, law: Law, seed: int) -> None:
-    """The same turn gives the same bytes; x and the wire are only read; what is decoded shares no memory with x."""
+    """The same turn gives the same bytes; x and the wire are not written; results share no memory with x."""
     for d in SIZES:
         for dtype in (torch.float32, torch.float64):
             for shape in ((d,), (3, d)):
@@ -113,7 +113,7 @@ def _check_pure(trial: Trial, op: Compressor, x: Tensor, whose: Turn) -> None:
 
 
 def workers_draw_for_themselves(op: Compressor, law: Law, seed: int) -> None:
-    """Where a step depends on chance, another rank draws otherwise, and so do another seed and other rows."""
+    """A random operator draws different numbers for another rank, another seed and other rows."""
     d = 60
     with law.at(d=d, seed=seed) as trial:
         if not is_random(op, seed, d):
@@ -129,9 +129,9 @@ def workers_draw_for_themselves(op: Compressor, law: Law, seed: int) -> None:
 
 
 def hard_inputs_stay_finite(op: Compressor, law: Law, seed: int, largest: float = LARGEST) -> None:
-    """Zeros, subnormal and large values, gaps in memory, leading axes, float64: finite in, finite out, in shape.
+    """Finite inputs decode to finite values of the same shape: zeros, subnormal and large values, strides, float64.
 
-    A vector with gaps in memory is encoded as its copy without them.
+    A non-contiguous vector gives the same bytes as its contiguous copy.
     """
     for d in (1, 7, 40, 1000):
         for name, x in hard_vectors(d, seed, largest).items():
@@ -148,7 +148,7 @@ def hard_inputs_stay_finite(op: Compressor, law: Law, seed: int, largest: float 
 
 
 def zeros_stay_zero(op: Compressor, law: Law, seed: int) -> None:
-    """C(0) = 0, as any omega and any delta demand."""
+    """C(0) = 0, which follows from having an omega or a delta."""
     for d in SIZES:
         with law.at(d=d, seed=seed) as trial:
             if op.omega(d) is None and op.delta(d) is None:
@@ -159,6 +159,6 @@ def zeros_stay_zero(op: Compressor, law: Law, seed: int) -> None:
 
 
 def the_repr_is_a_spec(op: Compressor, law: Law, seed: int) -> None:
-    """Operators are values: equal if their parameters are, hashable; the repr of a registered one is its spec."""
+    """Operators are values: hashable, and equal if their parameters are; a registered one's repr is its spec."""
     with law.at() as trial:
         check_spec(trial, op, operator)

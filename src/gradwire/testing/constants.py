@@ -1,4 +1,4 @@
-"""The laws about constants: omega and delta, measured over many draws."""
+"""The laws of compressors about constants: omega and delta, measured over many draws."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from gradwire.testing.operators import SIZES, is_random, through, turn, vectors
 from gradwire.testing.trial import Law, Trial, normal
 
 DRAWS, CONTRACTIONS = 4000, 1000
-"""Draws for a mean without bias, and for a mean square alone."""
+"""Numbers of draws: to test a mean, and to test only a mean square."""
 
 D = 60
-"""The dimension in which constants are measured."""
+"""The dimension d in which constants are measured."""
 
 SIGMAS = 5.0
-"""Errors of a mean: a law that holds fails once in a million trials, and seeds are fixed."""
+"""Tolerance in standard errors: a law that holds fails about once in a million trials, and seeds are fixed."""
 
 
 def constants_are_numbers_in_range(op: Compressor, law: Law, seed: int) -> None:
-    """omega is None or at least 0, delta None or in [0, 1], in every dimension."""
+    """omega is None or finite and at least 0; delta is None or in [0, 1]; in every dimension."""
     for d in SIZES:
         with law.at(d=d) as trial:
             omega, delta = op.omega(d), op.delta(d)
@@ -31,7 +31,7 @@ def constants_are_numbers_in_range(op: Compressor, law: Law, seed: int) -> None:
 
 
 def unbiased_with_variance_omega(op: Compressor, law: Law, seed: int) -> None:
-    """With an omega, E C(x) = x and E |C(x) - x|^2 <= omega |x|^2."""
+    """If omega is not None: E C(x) = x and E |C(x) - x|^2 <= omega |x|^2."""
     omega = op.omega(D)
     if omega is None:
         return
@@ -41,7 +41,7 @@ def unbiased_with_variance_omega(op: Compressor, law: Law, seed: int) -> None:
 
 
 def contracts_by_delta(op: Compressor, law: Law, seed: int) -> None:
-    """With a delta, E |C(x) - x|^2 <= (1 - delta) |x|^2."""
+    """If delta is not None: E |C(x) - x|^2 <= (1 - delta) |x|^2."""
     delta = op.delta(D)
     if delta is None:
         return
@@ -51,11 +51,14 @@ def contracts_by_delta(op: Compressor, law: Law, seed: int) -> None:
 
 
 def rows_err_as_vectors_do(op: Compressor, law: Law, seed: int) -> None:
-    """Many rows of one vector, and the vector at many steps, err alike on average: the constants are those of rows."""
+    """The mean squared error over many equal rows equals that of one vector over many steps.
+
+    So the constants hold for rows, too.
+    """
     x = normal(D, seed=seed)
     with law.at(d=D, draws=400, seed=seed) as trial:
         if not is_random(op, seed):
-            return  # then every row is encoded as if it were alone, which is a law of its own
+            return  # "rows are vectors" already requires that each row is encoded as if it were alone
         rows = (draws(op, x, 400, seed) - x).square().sum(-1)
         alone = torch.stack([through(op, x, turn(D, seed, step)).double() for step in range(400)])
         single = (alone - x).square().sum(-1)
@@ -67,18 +70,18 @@ def rows_err_as_vectors_do(op: Compressor, law: Law, seed: int) -> None:
 
 
 def draws(op: Compressor, x: Tensor, count: int, seed: int) -> Tensor:
-    """f64[count, d]: that many applications of an operator, each with randomness of its own."""
+    """f64[count, d]: `count` independent applications of an operator to x."""
     return through(op, x.expand(count, -1), turn(len(x), seed)).double()
 
 
 def check_unbiased(trial: Trial, y: Tensor, x: Tensor, omega: float) -> None:
-    """Fail unless the mean of draws y f64[count, d] is x, and their mean squared error omega |x|^2 at most."""
+    """Fail unless draws y f64[count, d] have the mean x and a mean squared error of at most omega |x|^2."""
     count, average = len(y), y.mean(0)
     sigma = y.std(0) / math.sqrt(count)
-    # Fewer than 30 draws unlike the others obey no normal law: they may as well have been none, or twice as many.
+    # With fewer than 30 deviating draws the normal approximation fails: none, or twice as many, were as likely.
     rare = (y != y.median(0).values).sum(0) < 30
     unseen = torch.where(rare, 30 / count * (y - average).abs().amax(), 0.0)
-    # float32 on the wire rounds by up to 2^-24 of what is sent.
+    # Messages carry float32, which rounds by up to 2^-24 of a value.
     allowed = SIGMAS * sigma + unseen + 2**-23 * y.abs().amax(0)
     excess = (average - x).abs() - allowed
     if bool((excess > 0).any()):
@@ -91,14 +94,14 @@ def check_unbiased(trial: Trial, y: Tensor, x: Tensor, omega: float) -> None:
 
 
 def check_contraction(trial: Trial, y: Tensor, x: Tensor, delta: float) -> None:
-    """Fail unless the mean squared error of draws y f64[count, d] is (1 - delta) |x|^2 at most."""
+    """Fail unless draws y f64[count, d] have a mean squared error of at most (1 - delta) |x|^2."""
     _check_errors(trial, y, x, 1 - delta, f"delta = {delta:.6g}")
 
 
 def _check_errors(trial: Trial, y: Tensor, x: Tensor, relative: float, promise: str) -> None:
     errors, square = (y - x).square().sum(-1), float(x.square().sum())
     noise = SIGMAS * float(errors.std()) / math.sqrt(len(y))
-    # 1e-6: where the variance is the same for every draw, float32's rounding of the values is all that is left.
+    # 1e-6: if the error is the same in every draw, `noise` is 0 and float32's rounding of the values remains.
     allowed = relative * square * (1 + 1e-6) + noise + 2**-40
     trial.require(
         float(errors.mean()) <= allowed,

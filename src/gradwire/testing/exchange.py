@@ -1,4 +1,4 @@
-"""The laws of exchanges: one mean, own that average to it, states, sizes. Each function is one law."""
+"""The laws of exchanges: equal means, `own` that average to the mean, states, dtypes. Each function is one law."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from gradwire.testing.trial import Law, Trial, form
 from gradwire.transport import Disagreement
 
 TINY = [[(0,)], [(1,)], [(0,), (3,), (0,)], [(2, 2)]]
-"""Shapes of layouts with next to nothing in them."""
+"""Shapes of layouts with no or few elements."""
 
 
 def all_workers_know_one_mean(exchange: Exchange, law: Law, setup: Setup) -> None:
-    """All workers return one mean, bit for bit, and the average of their `own` is that mean, up to rounding."""
+    """All workers return the same mean, bit for bit, and the average of their `own` is that mean, up to rounding."""
     for n in setup.workers:
         with law.at(n=n, seed=setup.seed):
             for step, _, _, sent in run(exchange, n, setup.layout, setup.seed, torch.float64):
                 with law.at(n=n, step=step, seed=setup.seed) as trial:
-                    # Values travel in float32 at most and are averaged in float64: what is left is float64's rounding,
-                    # and for shifted methods that of h + (1 - alpha) m against h_old + m.
+                    # Messages carry float32 at most and are averaged in float64, so only float64's rounding remains,
+                    # and for shifted methods the difference in rounding of h + (1 - alpha) m and h_old + m.
                     check_sent(trial, sent, 1e-9, 1e-12)
 
 
 def the_law_holds_in_the_dtypes_of_training(exchange: Exchange, law: Law, setup: Setup) -> None:
-    """Also in float32, bfloat16 and float16, up to the rounding of the dtype in which the mean is."""
+    """The law also holds for x in float32, bfloat16 and float16, up to the rounding of the mean's dtype."""
     n = setup.some
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         with law.at(n=n, dtype=dtype, seed=setup.seed):
@@ -55,7 +55,7 @@ def the_law_holds_in_the_dtypes_of_training(exchange: Exchange, law: Law, setup:
 
 
 def x_is_only_read(exchange: Exchange, law: Law, setup: Setup) -> None:
-    """x is only read, and what a step returns shares no memory with it."""
+    """A step does not write x, and its results share no memory with x."""
     for n in sorted({1, setup.some} & set(setup.workers)) or setup.workers[:1]:
         states = start(exchange, n, setup.layout, torch.float32)
         for step in range(3):
@@ -72,7 +72,7 @@ def x_is_only_read(exchange: Exchange, law: Law, setup: Setup) -> None:
 
 
 def the_seed_decides(exchange: Exchange, law: Law, setup: Setup) -> None:
-    """The same seed gives the same run, bit for bit."""
+    """Two runs with the same seed are bit-equal."""
     n = setup.some
     first, second = (_means(exchange, n, setup, setup.seed) for _ in range(2))
     with law.at(n=n, seed=setup.seed) as trial:
@@ -80,7 +80,7 @@ def the_seed_decides(exchange: Exchange, law: Law, setup: Setup) -> None:
 
 
 def tiny_vectors_are_ordinary(exchange: Exchange, law: Law, setup: Setup) -> None:
-    """Vectors of no element, of one, of a few: `init` refuses them with a ValueError, or the law holds."""
+    """For vectors of no, one or a few elements, `init` raises ValueError or the law holds."""
     n = setup.some
     for shapes in TINY:
         layout = Layout([f"p{i}" for i in range(len(shapes))], shapes)
@@ -96,7 +96,7 @@ def tiny_vectors_are_ordinary(exchange: Exchange, law: Law, setup: Setup) -> Non
 
 
 def zeros_stay_zero(exchange: Exchange, law: Law, setup: Setup) -> None:
-    """The mean of zeros is zero: no memory invents anything."""
+    """If every worker's x is zero from the first step on, the mean is zero."""
     for n in sorted({1, setup.some} & set(setup.workers)) or setup.workers[:1]:
         zeros = torch.zeros(n, setup.layout.d)
         states = start(exchange, n, setup.layout, torch.float32)
@@ -108,7 +108,7 @@ def zeros_stay_zero(exchange: Exchange, law: Law, setup: Setup) -> None:
 
 
 def workers_ask_alike(exchange: Exchange, law: Law, setup: Setup) -> None:
-    """Workers ask for the same things in the same order, however unlike their vectors are: no Disagreement."""
+    """Workers with very different vectors ask for the same collectives in the same order: no Disagreement."""
     n = setup.some
     for name, make in _UNLIKE.items():
         with law.at(n=n, vectors=name, seed=setup.seed) as trial:
@@ -123,10 +123,10 @@ def workers_ask_alike(exchange: Exchange, law: Law, setup: Setup) -> None:
 
 
 def states_keep_their_form(exchange: Exchange, law: Law, setup: Setup) -> None:
-    """A state is tensors by name, float32 at least, of names, dtypes and lengths that stay, and alike on all workers.
+    """A state keeps its names and dtypes, which are the same on all workers; floats are at least float32.
 
-    A tensor may be narrower only if `init` makes it so for float32. What is not one value per coordinate is replicated:
-    equal on all workers, of a shape that may change.
+    A tensor may be narrower only if `init` makes it so for float32. A vector [d] keeps its length. Any other tensor is
+    replicated: equal on all workers, of a shape that may change.
     """
     n, layout = setup.some, setup.layout
     for dtype in (torch.float32, torch.bfloat16):
@@ -140,10 +140,10 @@ def states_keep_their_form(exchange: Exchange, law: Law, setup: Setup) -> None:
 
 
 def what_is_not_sent_is_kept(exchange: Exchange, law: Law, setup: Setup) -> None:
-    """With an "error" in its state: the sum of x + error is n times the mean plus the sum of the new errors.
+    """If the state has an "error": sum (x + error) over workers = n * mean + sum of the new errors.
 
-    An error that is kept in a narrower dtype is rounded where x is added and where own is subtracted, by one unit in
-    the last place at most.
+    An error kept in a narrower dtype is rounded when x is added and when own is subtracted, each time by at most one
+    unit in the last place.
     """
     layout = setup.layout
     begun = exchange.init(layout, torch.float64).get("error")
@@ -165,13 +165,13 @@ def what_is_not_sent_is_kept(exchange: Exchange, law: Law, setup: Setup) -> None
 
 
 def the_repr_is_a_spec(exchange: Exchange, law: Law, setup: Setup) -> None:
-    """Exchanges are values: equal if their parameters are, hashable; the repr of a registered one is its spec."""
+    """Exchanges are values: hashable, and equal if their parameters are; a registered one's repr is its spec."""
     with law.at() as trial:
         check_spec(trial, exchange, parse)
 
 
 def _means(exchange: Exchange, n: int, setup: Setup, seed: int) -> Tensor:
-    """f[steps, d]: the means of a run on the same vectors, whatever the seed of its turns."""
+    """f[steps, d]: the means of a run; `seed` seeds the turns, while the vectors depend on `setup` only."""
     states, layout = start(exchange, n, setup.layout, torch.float32), setup.layout
     means: list[Tensor] = []
     for step in range(5):
@@ -182,7 +182,7 @@ def _means(exchange: Exchange, n: int, setup: Setup, seed: int) -> Tensor:
 
 
 def _spikes(xs: Tensor) -> Tensor:
-    """A large value at another place for every worker."""
+    """Multiply some elements by 1000 in place, at other indices for every worker."""
     for rank, x in enumerate(xs):
         x[rank :: len(xs) + 1] *= 1e3
     return xs
@@ -198,7 +198,7 @@ _UNLIKE: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def check_form(trial: Trial, begun: dict[str, Tensor], state: dict[str, Tensor], d: int) -> None:
-    """Fail unless a state has the names and dtypes of the one that `init` made, and its vectors their length."""
+    """Fail unless a state has the names and dtypes that `init` gave it, floats of float32 or more, and vectors [d]."""
     trial.require(begun.keys() == state.keys(), f"init names {sorted(begun)}, and a step leaves {sorted(state)}")
     for name, part in state.items():
         wide = (torch.float32, torch.float64, begun[name].dtype)
@@ -210,7 +210,7 @@ def check_form(trial: Trial, begun: dict[str, Tensor], state: dict[str, Tensor],
 
 
 def check_alike(trial: Trial, first: dict[str, Tensor], other: dict[str, Tensor], rank: int, d: int) -> None:
-    """Fail unless two workers' states have one form, and hold the same where they do not hold a value a coordinate."""
+    """Fail unless two workers' states agree in every replicated tensor; vectors [d] may differ."""
     for name, part in first.items():
         if part.shape == (d,) and other[name].shape == (d,):
             continue

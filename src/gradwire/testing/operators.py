@@ -1,4 +1,4 @@
-"""What the compressor's laws share: turns, sizes, vectors, and what an operator may decode to."""
+"""Shared by the laws of compressors: turns, sizes, test vectors, and the check of decoded messages."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from gradwire.testing.trial import Trial, form, normal
 from gradwire.vector import Dense, Message, Sparse
 
 SIZES = (0, 1, 2, 3, 7, 16, 33, 60, 257, 1000, 9001)
-"""Nothing, one, odd numbers, the ends of bytes and words, and a length that long loops serve."""
+"""Dimensions d: none, one, odd numbers, sizes around whole bytes and words, and one long enough for compiled loops."""
 
 LARGEST = 3.0e35
-"""A magnitude that stays finite when it is multiplied by d / k of a hundred."""
+"""A magnitude that stays finite in float32 when an unbiased operator scales it by d / k = 100."""
 
 
 def turn(d: int, seed: int, step: int = 0, rank: int | slice = 0, size: int = 1) -> Turn:
@@ -23,7 +23,7 @@ def turn(d: int, seed: int, step: int = 0, rank: int | slice = 0, size: int = 1)
 
 
 def vectors(d: int, seed: int) -> dict[str, Tensor]:
-    """f64[d] by name: ordinary ones, and those at which constants are attained."""
+    """f64[d] by name: a normal vector, and vectors for which omega or delta is attained."""
     x = normal(d, seed=seed)
     spike = torch.zeros(d, dtype=torch.float64)
     spike[d // 2 : d // 2 + 1] = 1.0
@@ -37,7 +37,7 @@ def vectors(d: int, seed: int) -> dict[str, Tensor]:
 
 
 def hard_vectors(d: int, seed: int, largest: float) -> dict[str, Tensor]:
-    """f[..., d] by name: the ends of float32's range, gaps in memory, leading axes, float64."""
+    """f[..., d] by name: extremes of float32, non-contiguous memory, leading axes, float64."""
     x = normal(2, d, 3, seed=seed).float()
     return {
         "zeros": torch.zeros(d),
@@ -57,12 +57,12 @@ def hard_vectors(d: int, seed: int, largest: float) -> dict[str, Tensor]:
 
 
 def length(op: Compressor, wire: Tensor, d: int) -> int:
-    """What a wire should measure: the bytes promised, or of ragged messages those of the longest."""
+    """The bytes that a row of the wire should have: `nbytes(d)`, or for a ragged operator `length(wire, d)`."""
     return op.length(wire, d) if isinstance(op, Ragged) else op.nbytes(d)
 
 
 def check_message(trial: Trial, message: Message, shape: tuple[int, ...], words: str) -> None:
-    """Fail unless a decoded vector has this shape [..., d], float values, and indices inside [0, d)."""
+    """Fail unless a decoded vector has this shape [..., d], floating-point values, and indices in [0, d)."""
     trial.require(isinstance(message, Dense | Sparse), f"{words} is a {type(message).__name__}, not Dense or Sparse")
     trial.require(message.values.is_floating_point(), f"{words} has values {form(message.values)}")
     if isinstance(message, Sparse):
@@ -84,12 +84,12 @@ def _check_indices(trial: Trial, message: Sparse, shape: tuple[int, ...], words:
 
 
 def through(op: Compressor, x: Tensor, whose: Turn) -> Tensor:
-    """What a peer knows of x f[..., d] on a turn."""
+    """Encode and decode x f[..., d]; return the dense vector that a peer receives."""
     return op.decode(op.encode(x, whose), x.shape[-1]).dense()
 
 
 def is_random(op: Compressor, seed: int, d: int = 60) -> bool:
-    """Whether what is decoded of one vector depends on the step."""
+    """Whether the operator is random: one vector decodes to different values at different steps."""
     x = normal(d, seed=seed)
     first, *others = (through(op, x, turn(d, seed, step)) for step in range(8))
     return any(not torch.equal(first, other) for other in others)

@@ -1,4 +1,4 @@
-"""The laws of exchanges about constants: omega and delta of `own`, measured over many seeds."""
+"""The law of exchanges about constants: omega and delta of `own`, measured over many seeds."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from gradwire.testing.runs import Setup, one_step, start, turns
 from gradwire.testing.trial import Law, normal
 
 SMALL = Layout(["matrix", "bias", "scale"], [(5, 4), (3,), ()])
-"""Where constants are measured: a matrix, a vector and a number."""
+"""The layout for which constants are measured: a matrix, a vector and a scalar."""
 
 DRAWS, CONTRACTIONS = 240, 60
-"""Runs for a mean without bias, and for a mean square alone. A gathered compressor has its own laws, of more draws."""
+"""Numbers of runs: to test a mean, and to test only a mean square. Compressors are tested alone with more draws."""
 
 
 def own_keeps_its_constants(exchange: Exchange, law: Law, setup: Setup) -> None:
@@ -37,7 +37,7 @@ def own_keeps_its_constants(exchange: Exchange, law: Law, setup: Setup) -> None:
 
 
 def _draws(exchange: Exchange, x: Tensor, n: int, count: int, seed: int) -> Tensor:
-    """f64[count, d]: what a worker with the vector x sends in the first step of that many runs, worker after worker."""
+    """f64[count, d]: in the first step of `count` runs, `own` of the worker that holds x; ranks take turns."""
     others = normal(n, SMALL.d, seed=seed + 1)
     found: list[Tensor] = []
     for draw in range(count):

@@ -1,4 +1,4 @@
-"""What the exchange's laws share: n workers in lockstep, their vectors, and what an exchange may return."""
+"""Shared by the laws of exchanges: n workers in lockstep or batched, test vectors, and the check of results."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from gradwire.transport import ALL_ROWS, batched, lockstep
 from gradwire.vector import Sent, widen
 
 STEPS = 4
-"""Steps of a run: enough for a memory to fill, and for a plan that is made every third step to be made anew."""
+"""Steps of a run: enough to fill a memory and to renew a plan that is made every third step."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Where an exchange is tried: the numbers of workers, the layout, the seed."""
+    """How an exchange is tested: the numbers of workers, the layout, the seed."""
 
     workers: tuple[int, ...]
     layout: Layout
@@ -30,31 +30,31 @@ class Setup:
 
     @property
     def some(self) -> int:
-        """Three workers, if the exchange runs with three; else the first number above one."""
+        """The number of workers where one is enough: 3 if it is among `workers`, else the first one above 1, if any."""
         return 3 if 3 in self.workers else next((n for n in self.workers if n > 1), self.workers[0])
 
 
 def gradients(n: int, layout: Layout, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """f[n, d]: uneven magnitudes over layers and workers, as gradients have them."""
+    """f[n, d]: normal values whose scale falls from 1 to 1e-3 over the d coordinates, uneven like gradients."""
     x = normal(n, layout.d, seed=seed)
     return (x * torch.logspace(0, -3, layout.d, dtype=torch.float64)).to(dtype)
 
 
 def params(layout: Layout, dtype: torch.dtype = torch.float32) -> Tensor:
-    """f[d]: a model, for methods that compress iterates."""
+    """f[d]: model parameters, for methods that compress iterates."""
     return torch.linspace(-1, 1, layout.d, dtype=torch.float64).to(dtype)
 
 
 def turns(
     n: int, number: int, layout: Layout, seed: int, dtype: torch.dtype, model: Tensor | None = None
 ) -> list[Turn]:
-    """The workers' turns at one step; the learning rate is 0.1."""
+    """The turns of n workers at one step, with a learning rate of 0.1."""
     known = params(layout, dtype) if model is None else model
     return [Turn(rank, n, number, layout, seed, params=lambda: known, lr=0.1) for rank in range(n)]
 
 
 def start(exchange: Exchange, n: int, layout: Layout, dtype: torch.dtype) -> list[State]:
-    """The workers' states before the first step, float32 at least."""
+    """The states of n workers before the first step, in float32 or wider."""
     kept = widen(torch.empty(0, dtype=dtype)).dtype
     return [exchange.init(layout, kept) for _ in range(n)]
 
@@ -68,7 +68,7 @@ def run(
     steps: int = STEPS,
     vectors: Callable[[int], Tensor] | None = None,
 ) -> Iterator[tuple[int, Tensor, list[State], list[Sent]]]:
-    """Yield (step, xs f[n, d], states, what every worker knows) of n workers in lockstep."""
+    """Run n workers in lockstep and yield (step, xs f[n, d], states after the step, every worker's result)."""
     states = start(exchange, n, layout, dtype)
     for number in range(steps):
         xs = vectors(number) if vectors else gradients(n, layout, seed + number, dtype)
@@ -76,14 +76,14 @@ def run(
 
 
 def one_step(exchange: Exchange, xs: Tensor, states: list[State], whose: list[Turn]) -> list[Sent]:
-    """One step of all workers in lockstep."""
+    """Run one step of all workers in lockstep."""
     return lockstep([step(exchange, x, s, t) for x, s, t in zip(xs, states, whose, strict=True)])
 
 
 def run_batched(
     exchange: Exchange, n: int, layout: Layout, seed: int, dtype: torch.dtype = torch.float64, steps: int = STEPS
 ) -> Iterator[tuple[int, Tensor, Sent]]:
-    """Yield (step, xs f[n, d], what the batch knows) of n workers in one coroutine."""
+    """Run n workers batched, in one coroutine, and yield (step, xs f[n, d], the batch's result)."""
     state = exchange.init(layout, widen(torch.empty(0, dtype=dtype)).dtype, batch_shape=(n,))
     known = params(layout, dtype)
     for number in range(steps):
@@ -93,7 +93,7 @@ def run_batched(
 
 
 def runs_batched(exchange: Exchange, n: int, layout: Layout) -> bool:
-    """Whether an exchange runs batched: one whose part depends on the rank refuses with a ValueError."""
+    """Whether an exchange runs batched; one whose work depends on the rank raises a ValueError that says so."""
     try:
         for _ in run_batched(exchange, n, layout, 0, steps=1):
             pass
@@ -105,14 +105,14 @@ def runs_batched(exchange: Exchange, n: int, layout: Layout) -> bool:
 
 
 def check_sent(trial: Trial, sent: list[Sent], rtol: float, atol: float) -> None:
-    """Fail unless all workers know one mean, the average of their own within rtol |mean| + atol."""
+    """Fail unless all workers return one mean, and the average of their `own` is within rtol |mean| + atol of it."""
     wrong = law_broken([w.own.dense() for w in sent], [w.mean.dense() for w in sent], rtol, atol)
     if wrong is not None:
         trial.fail(wrong)
 
 
 def flat(state: State, path: str = "") -> dict[str, Tensor]:
-    """The tensors of a state by their names, "inner.error" and so on; names that begin with "_" are scratch."""
+    """The tensors of a nested state by dotted name, such as "inner.error", without scratch (names that begin "_")."""
     found: dict[str, Tensor] = {}
     for name, part in state.items():
         if not name.startswith("_"):

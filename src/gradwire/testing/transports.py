@@ -1,4 +1,4 @@
-"""The laws of exchanges about who runs them: a batch is n workers, and answers keep their dtype on every transport."""
+"""The laws of exchanges about transports: batched equals n workers, and answers keep their dtype everywhere."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from gradwire.transport.rehearsal import rehearse
 from gradwire.vector import Sent
 
 SMALL = Layout(["w", "b"], [(3, 4), (3,)])
-"""Where distributions are compared: a few numbers, many seeds."""
+"""The layout for which distributions are compared: few elements, so that many seeds are affordable."""
 
 SEEDS = 120
 
 
 def answers_keep_their_dtype(exchange: Exchange, law: Law, setup: Setup) -> None:
-    """In lockstep, batched and in rehearsals every answer has the dtype of what was asked, and the shape it should."""
+    """In lockstep, batched and in rehearsals every answer has its ask's dtype and the shape that the ask defines."""
     n, layout = setup.some, setup.layout
     for dtype in (torch.float32, torch.float64):
         where = {"n": n, "dtype": dtype, "seed": setup.seed}
@@ -34,7 +34,7 @@ def answers_keep_their_dtype(exchange: Exchange, law: Law, setup: Setup) -> None
             lockstep(_workers(exchange, trial, setup, n, dtype))
         with law.at(transport="a rehearsal of all workers", **where) as trial:
             rehearse(_workers(exchange, trial, setup, n, dtype), n)
-        # Of one worker: an exchange may find it impossible that all bring what one does.
+        # One worker stands for all n: an exchange may refuse it, as all of them bringing equal messages may be invalid.
         with law.at(transport="a rehearsal of one worker", **where) as trial, suppress(ValueError, RuntimeError):
             rehearse(_workers(exchange, trial, setup, 1, dtype, size=n), n)
         if runs_batched(exchange, n, layout):
@@ -43,9 +43,9 @@ def answers_keep_their_dtype(exchange: Exchange, law: Law, setup: Setup) -> None
 
 
 def a_batch_is_n_workers(exchange: Exchange, law: Law, setup: Setup) -> None:
-    """Batched, unless it refuses: the law, the bytes of lockstep, and its results up to rounding.
+    """If an exchange runs batched, the law holds there, and its bytes and, up to rounding, results are lockstep's.
 
-    Where workers draw numbers of their own: its results in distribution, over many seeds.
+    If workers draw independent random numbers, results agree in distribution, over many seeds.
     """
     for n in sorted({1, setup.some} & set(setup.workers)):
         if not runs_batched(exchange, n, setup.layout):
@@ -61,7 +61,7 @@ def a_batch_is_n_workers(exchange: Exchange, law: Law, setup: Setup) -> None:
 
 
 def batch_obeys_the_law(exchange: Exchange, law: Law, setup: Setup, n: int, *, bytes_are_certain: bool = True) -> None:
-    """The average of own is the mean in a batch too, and it counts the bytes that lockstep counts."""
+    """Batched, the average of `own` is the mean, and the ledger counts lockstep's calls, bytes and traffic."""
     one, many = simulators(exchange, setup, n)
     for number in range(5):
         with law.at(n=n, step=number, seed=setup.seed) as trial:
@@ -84,7 +84,7 @@ def batch_obeys_the_law(exchange: Exchange, law: Law, setup: Setup, n: int, *, b
 
 
 def batch_equals_lockstep(exchange: Exchange, law: Law, setup: Setup, n: int) -> None:
-    """Own and mean are those of lockstep, within float64's rounding: sums may be taken in another order."""
+    """`own` and `mean` equal lockstep's within float64's rounding, as sums may be taken in another order."""
     one, many = simulators(exchange, setup, n)
     for number in range(8):
         with law.at(n=n, step=number, seed=setup.seed) as trial:
@@ -95,7 +95,7 @@ def batch_equals_lockstep(exchange: Exchange, law: Law, setup: Setup, n: int) ->
 
 
 def batch_equals_in_distribution(exchange: Exchange, law: Law, setup: Setup) -> None:
-    """The mean after two steps over many seeds: first and second moment of its projections agree within 5 sigma."""
+    """First and second moments, over many seeds, of projections of the second step's mean agree within 5 sigma."""
     n = setup.some
     with law.at(n=n, d=SMALL.d, seeds=SEEDS) as trial:
         directions, vectors = normal(SMALL.d, 3, seed=0), normal(2, n, SMALL.d, seed=1)
@@ -119,7 +119,7 @@ def batch_equals_in_distribution(exchange: Exchange, law: Law, setup: Setup) -> 
 
 
 def draws_of_its_own(exchange: Exchange, setup: Setup, n: int) -> bool:
-    """Whether workers draw numbers of their own: the seed matters, and equal vectors are sent differently."""
+    """Whether workers draw independent random numbers: the seed matters, and equal vectors give different `own`."""
     layout, kinds = setup.layout, list[Round]()
     sims = [Simulator(exchange, layout, n, seed=setup.seed + which) for which in (0, 1)]
     for number in range(6):
@@ -130,13 +130,13 @@ def draws_of_its_own(exchange: Exchange, setup: Setup, n: int) -> bool:
 
 
 def simulators(exchange: Exchange, setup: Setup, n: int) -> tuple[Simulator, Simulator]:
-    """The same run in lockstep and batched."""
+    """Simulators of the same run, in lockstep and batched."""
     one, many = (Simulator(exchange, setup.layout, n, setup.seed, batched=is_batched) for is_batched in (False, True))
     return one, many
 
 
 def _bytes_are_certain(exchange: Exchange, setup: Setup, n: int) -> bool:
-    """Whether runs of other seeds send as many bytes."""
+    """Whether runs with different seeds send the same number of bytes."""
     counts: set[int] = set()
     for seed in range(8):
         sim = Simulator(exchange, setup.layout, n, seed)
@@ -147,14 +147,14 @@ def _bytes_are_certain(exchange: Exchange, setup: Setup, n: int) -> bool:
 
 
 def _check_close(trial: Trial, found: Tensor, wanted: Tensor, words: str) -> None:
-    """Fail unless found is wanted within 1e-10 of it."""
+    """Fail unless `found` equals `wanted` within 1e-10 |wanted| + 1e-12 and has its dtype."""
     wrong = (found - wanted).abs() > 1e-12 + 1e-10 * wanted.abs()
     if found.dtype != wanted.dtype or bool(wrong.any()):
         trial.same(found, wanted, words)
 
 
-async def _overheard(talk: Talk[Sent], trial: Trial, n: int, rows: bool = False) -> Sent:
-    """Run a coroutine and look at every answer that it is sent."""
+async def _checked(talk: Talk[Sent], trial: Trial, n: int, rows: bool = False) -> Sent:
+    """Run a coroutine and check dtype and shape of every answer sent to it."""
     answer: Tensor | None = None
     try:
         while True:
@@ -170,7 +170,7 @@ async def _overheard(talk: Talk[Sent], trial: Trial, n: int, rows: bool = False)
 def _check_answer(trial: Trial, ask: Ask, answer: Tensor, n: int, rows: bool) -> None:
     if not isinstance(ask, Among):
         wanted = _form_of(ask, n, rows)
-    elif rows:  # of a batch every group has an answer
+    elif rows:  # in a batch every group has its own answer
         wanted = n // ask.axis.size, *_form_of(ask.ask.bringing(ask.x[: ask.axis.size]), ask.axis.size, rows)
     else:
         wanted = _form_of(ask.ask, ask.axis.size, rows)
@@ -181,7 +181,7 @@ def _check_answer(trial: Trial, ask: Ask, answer: Tensor, n: int, rows: bool) ->
 
 
 def _form_of(ask: Ask, n: int, rows: bool) -> tuple[int, ...]:
-    """The shape of the answer to an ask among n workers, or to that of their batch."""
+    """The shape of the answer to an ask among n workers, or, with `rows`, to the ask of their batch."""
     shape = tuple(ask.x.shape)
     if isinstance(ask, AllGather):
         return shape if rows else (n, *shape)
@@ -191,16 +191,16 @@ def _form_of(ask: Ask, n: int, rows: bool) -> tuple[int, ...]:
 def _workers(
     exchange: Exchange, trial: Trial, setup: Setup, n: int, dtype: torch.dtype, size: int | None = None
 ) -> list[Talk[Sent]]:
-    """The first n of `size` workers, overheard."""
+    """Coroutines of the first n of `size` workers, with every answer checked."""
     layout, size = setup.layout, size or n
     xs, whose = gradients(size, layout, setup.seed, dtype), turns(size, 0, layout, setup.seed, dtype)
     parts = zip(xs[:n], start(exchange, n, layout, dtype), whose[:n], strict=True)
-    return [_overheard(step(exchange, x, state, turn), trial, size) for x, state, turn in parts]
+    return [_checked(step(exchange, x, state, turn), trial, size) for x, state, turn in parts]
 
 
 def _batch(exchange: Exchange, trial: Trial, setup: Setup, n: int, dtype: torch.dtype) -> Talk[Sent]:
-    """One coroutine for all workers, overheard."""
+    """One coroutine for all n workers, with every answer checked."""
     xs, known = gradients(n, setup.layout, setup.seed, dtype), params(setup.layout, dtype)
     turn = Turn(ALL_ROWS, n, 0, setup.layout, setup.seed, params=lambda: known, lr=0.1)
     state = exchange.init(setup.layout, dtype, batch_shape=(n,))
-    return _overheard(step(exchange, xs, state, turn), trial, n, rows=True)
+    return _checked(step(exchange, xs, state, turn), trial, n, rows=True)

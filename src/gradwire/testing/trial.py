@@ -1,4 +1,4 @@
-"""One trial of a law: where it is tried, and the sentence with which it fails."""
+"""One trial of a law on one case, and the sentence with which it fails."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ LAYOUT = Layout(
     ["wide", "bias", "empty", "square", "one", "long"],
     [(40, 7), (7,), (0,), (13, 13), (), (201,)],
 )
-"""Sizes that provoke: a tensor larger than d / n, an empty one, a scalar."""
+"""A layout of edge cases: a tensor larger than d / n, an empty one, a scalar."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A law on a part at one place: `where` is what a reader needs to try it again, such as "d = 7, seed = 3"."""
+    """A law checked on a part in one case; `where` names all that is needed to repeat it, such as "d = 7, seed = 3"."""
 
     law: str
     part: str
     where: str
 
     def fail(self, words: str) -> NoReturn:
-        """Raise BrokenLaw with the law, the part, the place and these words."""
+        """Raise BrokenLaw with the law, the part, the case and these words."""
         raise BrokenLaw(f"{self.part} breaks the law '{self.law}' ({self.where}): {words}")
 
     def require(self, holds: bool, words: str) -> None:
-        """Fail unless it holds."""
+        """Fail with these words unless a condition holds."""
         if not holds:
             self.fail(words)
 
     def same(self, found: Tensor, wanted: Tensor, words: str) -> None:
-        """Fail unless two tensors have one dtype, one shape and equal values; NaN equals NaN."""
+        """Fail unless two tensors have the same dtype, shape and values; NaN equals NaN."""
         self.close(found, wanted, 0.0, words)
 
     def close(self, found: Tensor, wanted: Tensor, within: float | Tensor, words: str) -> None:
-        """Fail unless two tensors have one dtype, one shape, and values that differ by so little at most.
+        """Fail unless two tensors have the same dtype and shape, and values that differ by at most `within`.
 
-        What is allowed may differ from value to value: f[..., d].
+        `within` is a number, or f[..., d] with a tolerance for each value.
         """
         if found.dtype != wanted.dtype or found.shape != wanted.shape:
             self.fail(f"{words}: {form(found)} and {form(wanted)}")
@@ -60,14 +60,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Law:
-    """A law that is being tried on a part."""
+    """A law that is being checked on a part."""
 
     name: str
     part: str
 
     @contextmanager
     def at(self, **where: object) -> Generator[Trial]:
-        """Try it at one place. What the part raises there, unless the law expects it, is a failure of the law."""
+        """Check the law in one case. Any exception that escapes from the block is raised as BrokenLaw."""
         trial = Trial(self.name, self.part, ", ".join(f"{name} = {value}" for name, value in where.items()))
         try:
             yield trial
@@ -80,10 +80,10 @@ class Law:
 
 
 def form(tensor: Tensor) -> str:
-    """Describe dtype and shape: `float32[3, 7]`."""
+    """Format a tensor's dtype and shape, such as `float32[3, 7]`."""
     return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
 
 
 def normal(*shape: int, seed: int) -> Tensor:
-    """f64[*shape] of normal values, the same for a seed."""
+    """f64[*shape] of standard normal values, determined by the seed."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

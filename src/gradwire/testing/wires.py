@@ -1,4 +1,4 @@
-"""The laws of compressors about bytes that no encoder has made: refused, or decoded within bounds."""
+"""The laws of compressors about invalid messages: `decode` refuses them, or returns a vector within bounds."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gradwire.testing.operators import SIZES, check_message, turn
 from gradwire.testing.trial import Law, Trial, normal
 
 TRIES = 24
-"""Wires of a kind, in every dimension."""
+"""Messages of each kind in each dimension."""
 
 
 def other_lengths_are_refused(op: Compressor, law: Law, seed: int) -> None:
-    """`decode` raises ValueError for a byte less than a message and for a byte more than any."""
+    """`decode` raises ValueError for a message one byte too short, and for one longer than `nbytes(d)`."""
     for d in SIZES:
         with law.at(d=d, seed=seed) as trial:
             for x in (normal(d, seed=seed), normal(2, d, seed=seed)):
@@ -30,7 +30,7 @@ def other_lengths_are_refused(op: Compressor, law: Law, seed: int) -> None:
 
 
 def any_bytes_decode_inside_d_or_are_refused(op: Compressor, law: Law, seed: int) -> None:
-    """Whatever bytes arrive, of the right length: ValueError, or a vector of d values with indices inside [0, d)."""
+    """For any bytes of the right length, `decode` raises ValueError or returns d values with indices in [0, d)."""
     for d in SIZES:
         rng = torch.Generator().manual_seed(seed)
         for kind, wires in _wires(op, d, seed, rng).items():
@@ -50,7 +50,7 @@ def _decode_or_refuse(trial: Trial, op: Compressor, wire: Tensor, d: int) -> Non
 
 
 def _wires(op: Compressor, d: int, seed: int, rng: torch.Generator) -> dict[str, list[Tensor]]:
-    """u8[..., m] by kind. A long vector is tried less often."""
+    """Messages u8[..., m] by kind; fewer for large d."""
     tries = TRIES if d < 200 else 6
     real = [op.encode(normal(d, seed=seed + n), turn(d, seed, n)) for n in range(tries)]
     rows = op.encode(normal(3, d, seed=seed), turn(d, seed))
@@ -69,7 +69,7 @@ def _wires(op: Compressor, d: int, seed: int, rng: torch.Generator) -> dict[str,
 
 
 def _lengths(op: Compressor, d: int, rng: torch.Generator, tries: int) -> list[int]:
-    """The one length of a message, or of a ragged operator's any up to the longest."""
+    """Message lengths to try: always `nbytes(d)`, or for a ragged operator any length up to it."""
     most = op.nbytes(d)
     if not isinstance(op, Ragged):
         return [most] * tries
@@ -81,7 +81,7 @@ def _random(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
 
 
 def _flipped(wire: Tensor, bits: int, rng: torch.Generator) -> Tensor:
-    """The same bytes with some bits turned over."""
+    """A copy of the bytes with `bits` random bits flipped."""
     changed = wire.clone().view(-1)
     if changed.numel():
         for bit in torch.randint(0, 8 * changed.numel(), (bits,), generator=rng):
@@ -90,6 +90,6 @@ def _flipped(wire: Tensor, bits: int, rng: torch.Generator) -> Tensor:
 
 
 def _shown(wire: Tensor) -> str:
-    """The first bytes, for a message."""
+    """Format the first 16 bytes in hexadecimal, for an error message."""
     first = wire.flatten()[:16].numpy(force=True).tobytes().hex(" ")
     return f"the bytes {first}{' ...' if wire.numel() > 16 else ''}"

@@ -13,9 +13,11 @@ from gradwire.cli.commands.shared import Model
 def advise_command(
     model: Model = "mlp",
     candidate: Annotated[
-        list[str] | None, typer.Option(help="A spec to consider. May be repeated. Default: a handful.")
+        list[str] | None, typer.Option(help="A spec to consider. May be repeated. Default: a few.")
     ] = None,
-    rate: Annotated[str | None, typer.Option(help="Of every link, such as 100mbit. Left out: loopback.")] = None,
+    rate: Annotated[
+        str | None, typer.Option(help="Bandwidth of every link, such as 100mbit. Left out: loopback.")
+    ] = None,
     ranks: Annotated[int, typer.Option(min=2, max=64, help="Processes, each on a link of its own.")] = 2,
     bucket_mb: Annotated[float, typer.Option(help="Megabytes that candidates exchange together.")] = 25.0,
     door: Annotated[
@@ -26,7 +28,7 @@ def advise_command(
         str | None, typer.Option(help="Rate inside an island, such as 100gbit. Left out: what is measured there.")
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Measure every method too, and compare.")] = False,
-    seconds: Annotated[float, typer.Option(help="Of measuring a method, with --check.")] = 20.0,
+    seconds: Annotated[float, typer.Option(help="With --check: seconds to measure each method.")] = 20.0,
     optimizer: Annotated[
         str | None, typer.Option(help="adamw or sgd: rank by the time to a loss, where losses have been measured.")
     ] = None,

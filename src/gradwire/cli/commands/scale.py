@@ -20,13 +20,14 @@ def scale_command(
         list[str] | None, typer.Option(help="Numbers of workers, such as 2,8,64 (default); up to 4096.")
     ] = None,
     rate: Annotated[
-        list[str] | None, typer.Option(help="Of the slow links, such as 100mbit. May be repeated. Default: three.")
+        list[str] | None,
+        typer.Option(help="Bandwidth of slow links, such as 100mbit. May be repeated. Default: three rates."),
     ] = None,
-    latency_us: Annotated[float, typer.Option(help="Microseconds of a message on a slow link.")] = 50.0,
-    island: Annotated[int, typer.Option(help="Workers of an island, which share a slow link; 1: a link each.")] = 1,
+    latency_us: Annotated[float, typer.Option(help="Latency of a slow link in microseconds.")] = 50.0,
+    island: Annotated[int, typer.Option(help="Workers of an island that share one slow link; 1: a link each.")] = 1,
     inside: Annotated[str, typer.Option(help="Rate of the links inside an island.")] = "100gbit",
     compute_ms: Annotated[
-        float | None, typer.Option(help="Milliseconds of a step without a network. Left out: measured here.")
+        float | None, typer.Option(help="Milliseconds of a step without communication. Left out: measured here.")
     ] = None,
     bucket_mb: Annotated[float, typer.Option(help="Megabytes that are exchanged together.")] = 25.0,
     output: Annotated[Path | None, typer.Option(help="Write everything as JSON.")] = None,

@@ -37,14 +37,18 @@ def train_command(
     ranks: Ranks = 2,
     rate: Rate = None,
     seconds: Annotated[float, typer.Option(help="Training time.")] = 60.0,
-    steps: Annotated[int, typer.Option(help="Steps, if they end before the time.")] = 1_000_000,
+    steps: Annotated[
+        int, typer.Option(help="Largest number of steps; training ends here or with the time.")
+    ] = 1_000_000,
     seed: Seed = 0,
     optimizer: Annotated[str, typer.Option(help="adamw, or sgd with Nesterov momentum 0.8.")] = "adamw",
-    learning_rate: Annotated[float, typer.Option(help="After the warm-up; a cosine takes it down.")] = 0.002,
-    width: Annotated[int, typer.Option(help="Of the model.")] = 128,
+    learning_rate: Annotated[
+        float, typer.Option(help="Peak learning rate: after the warm-up, before cosine decay.")
+    ] = 0.002,
+    width: Annotated[int, typer.Option(help="The model's width.")] = 128,
     bucket_mb: Annotated[float | None, typer.Option(help="Megabytes exchanged together.")] = None,
     save: Annotated[Path | None, typer.Option(help="Folder to write a checkpoint to, one file a rank.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Folder of a checkpoint to go on from.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Folder of a checkpoint to continue from.")] = None,
 ) -> None:
     """Train the small GPT once, on processes of this machine."""
     from gradwire.cli.train import train

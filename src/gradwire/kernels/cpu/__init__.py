@@ -1,4 +1,4 @@
-"""Numba's loops for the host's memory. Importing this compiles all of them, or loads them from the cache."""
+"""Numba's loops for the host's memory. Importing this package compiles them, or loads them from Numba's cache."""
 
 from gradwire.kernels.cpu.collecting import among, move, sample, threshold
 from gradwire.kernels.cpu.compiler import INFINITE

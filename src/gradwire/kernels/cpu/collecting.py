@@ -1,7 +1,7 @@
-"""A sum computed in one pass that also collects what is large, and layers' norms: Numba's loops.
+"""Numba's loops for a sum in one pass that also collects large elements and measures layers' norms.
 
-The residual and its sum are arrays of float32, or of bfloat16 (compiler.HALF): each loop is compiled for both. Sums in
-bfloat16 are rounded at random by a key (half.py), which float32 does not read.
+The residual and the sum are float32 or bfloat16 arrays (compiler.HALF); each loop is compiled for both. Sums in
+bfloat16 are rounded stochastically by a key (half.py), which is not used for float32.
 """
 
 # pyright: basic, reportCallIssue=false
@@ -34,15 +34,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def for_both(signature: str) -> Callable[[F], F]:
-    """Compile for residuals X of float32 and of bfloat16."""
+    """Compile a loop for residuals X of float32 and of bfloat16."""
     return compile_for(*(signature.replace("X", kind) for kind in ("float32[::1]", "uint16[::1]")))
 
 
 @for_both("int64(float32[::1], X, float32, int64, int64, int64[::1], int64)")
 def sample(source: Floats, residual: Floats, decay: Any, at: int, k: int, sampled: Ints, count: int) -> int:
-    """Write magnitudes' bits of source f32[m] + decay * residual[at : at + m], of those in the sample of residual[d].
+    """Sample source f32[m] + decay * residual[at : at + m]; write the magnitudes' bits to `sampled`.
 
-    They go behind the first `count` of those sampled; returns how many there are then.
+    The sample's places are chosen in all d elements of the residual. Bits are written behind the first `count`; returns
+    the new count.
     """
     d = len(residual)
     runs = sample_of(d, k) // 8
@@ -58,7 +59,7 @@ def sample(source: Floats, residual: Floats, decay: Any, at: int, k: int, sample
 
 @compile_for("int64(int64, int64, int64[::1], int64[::1])")
 def threshold(d: int, k: int, sampled: Ints, rest: Ints) -> int:
-    """The bits of a magnitude that k of d elements or a few more reach, most likely: by the whole sample."""
+    """The bits of a magnitude that most likely k of d elements or a few more reach, from the whole sample."""
     return threshold_of(d, k, sampled, rest, np.empty(BINS, np.int64))
 
 
@@ -80,7 +81,7 @@ def _singly(
     total: float,
     key: Any,
 ) -> Any:
-    """`_stretch` of few elements, one by one; the squares are added to `total`."""
+    """Do `_stretch` for few elements, one by one; adds the squares to `total`."""
     sound = 1
     for here in range(start, end):
         i = at + here
@@ -118,9 +119,9 @@ def _stretch(
     measured: Any,
     key: Any,
 ) -> Any:
-    """`move` of source[start:end] alone; the third is the sum of the squares of what it writes, if that is measured."""
+    """Do `move` for source[start:end]; also returns the sum of the squares of the written values, if `measured`."""
     sound, total, first = 1, 0.0, start
-    if target.itemsize == 2:  # a draw serves four elements, the first of which has a number that 4 divides
+    if target.itemsize == 2:  # one random word serves four elements, from an index divisible by 4 on
         first = min(end, start + (-(at + start) & 3))
         found, sound, total = _singly(
             source, residual, decay, target, at, start, first, threshold, keys, found, total, key
@@ -161,19 +162,19 @@ def move(
     sums: Wide,
     key: Any,
 ) -> Any:
-    """target[at : at + m] = source f32[m] + decay * residual[at : at + m], and zeros stay behind in source.
+    """Compute target[at : at + m] = source f32[m] + decay * residual[at : at + m], and set source to zero.
 
     Args:
         threshold: bits of a magnitude, at most INFINITE. The keys (see selection.py) of sums that reach it are
             collected.
-        keys: where, behind the first `found`.
-        found: keys there are; below zero: collect no more.
-        ends: where layers of the vector end, which lie one after the other and make up all of it; or nothing.
-        sums: of each layer, to which the squares of its sums are added.
-        key: rounds sums in bfloat16.
+        keys: receives the keys, behind the first `found`.
+        found: the number of keys so far; if negative, no keys are collected.
+        ends: the ends of consecutive layers that make up the vector; or empty.
+        sums: for each layer, the sum to which the squares of its elements are added.
+        key: for the stochastic rounding of bfloat16 sums.
 
     Returns:
-        The keys there are now, -1 if they did not all fit; and whether (1 or 0) all sums are finite.
+        The number of keys now, or -1 if they did not all fit; and 1 if all sums are finite, else 0.
 
     Raises:
         ValueError: target or residual is too short.
@@ -198,7 +199,7 @@ def move(
 
 @compile_for("void(int64[::1], int64[::1], int64[::1])")
 def among(keys: Ints, out: Ints, rest: Ints) -> None:
-    """Write the indices of the k largest of keys[m] to out[k], 0 < k <= m, in their order; rest[m] is written over."""
+    """Write the indices of the k largest of keys[m] to out[k], 0 < k <= m, in the keys' order; overwrites rest[m]."""
     smallest = kth_largest(keys, len(keys), len(out), rest, np.empty(BINS, np.int64))
     at = i = 0
     while at < len(out):

@@ -1,7 +1,7 @@
-"""Numba's compiler, and the few words that its language lacks: 64 comparisons as one number, bytes read as a number.
+"""Eager compilation with Numba, and intrinsics that Numba lacks, such as 64 comparisons as one number.
 
-Importing what is decorated here compiles it for its types and no others, or loads what was compiled before from Numba's
-cache: beside the files where that can be written to, else in the user's cache directory, or in NUMBA_CACHE_DIR.
+Importing a decorated function compiles it for the given types only, or loads it from Numba's cache: beside the source
+files if that folder is writable, else in the user's cache directory, or in NUMBA_CACHE_DIR.
 """
 
 # pyright: basic, reportCallIssue=false
@@ -27,23 +27,23 @@ Wide: TypeAlias = npt.NDArray[np.float64]
 F = TypeVar("F", bound=Callable[..., Any])
 
 SIZE = np.int32(0x7FFFFFFF)
-"""All bits of a float32 but its sign."""
+"""All bits of a float32 except its sign."""
 
 INFINITE = np.int32(0x7F800000)
-"""Bits of the least magnitude that is not finite: as a threshold, one that nothing finite reaches."""
+"""The bits of infinity, the smallest magnitude that is not finite; as a threshold, no finite value reaches it."""
 
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-"""Of SplitMix64, as in splitmix.py."""
+"""The constants of SplitMix64, as in splitmix.py."""
 
 HALF = types.uint16
-"""What arrays of bfloat16 hold, which Numba does not know: the bits."""
+"""The element type of bfloat16 arrays, as bits, because Numba has no bfloat16."""
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F32, F64 = ir.FloatType(), ir.DoubleType()
 
 
 def compile_for(*signatures: str, **options: Any) -> Callable[[F], F]:
-    """Compile for these signatures now, or load it; without a place to keep it, compile it in every process."""
+    """Compile for these signatures now, or load from the cache; without a writable cache, compile in every process."""
 
     def decorate(function: F) -> F:
         njit: Any = numba.njit
@@ -58,7 +58,7 @@ def compile_for(*signatures: str, **options: Any) -> Callable[[F], F]:
 
 @intrinsic
 def lowest(typing: Any, word: Any) -> Any:
-    """The position of the lowest bit that is set in a uint64 other than 0."""
+    """The position of the lowest set bit of a nonzero uint64."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(I1, 1))
@@ -68,7 +68,7 @@ def lowest(typing: Any, word: Any) -> Any:
 
 @intrinsic
 def hashed(typing: Any, key: Any, index: Any) -> Any:
-    """SplitMix64's output number `index`, from 0 on: a uint64."""
+    """SplitMix64's output number `index`, counted from 0, as a uint64."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _hash(builder, *arguments)
@@ -77,7 +77,7 @@ def hashed(typing: Any, key: Any, index: Any) -> Any:
 
 
 def _hash(builder: Any, key: Any, index: Any, count: int = 0) -> Any:
-    """SplitMix64's output number `index`, or, in lanes, `count` outputs from that one on."""
+    """SplitMix64's output number `index`, or, with `count`, a vector of `count` outputs from that one on."""
 
     def number(value: int) -> Any:
         return ir.Constant(ir.VectorType(I64, count), [value] * count) if count else I64(value)
@@ -94,19 +94,19 @@ def _hash(builder: Any, key: Any, index: Any, count: int = 0) -> Any:
 
 
 def _lanes(context: Any, builder: Any, kind: Any, array: Any, start: Any, lane: Any) -> Any:
-    """Where an array's lanes [start : start + 64] lie."""
+    """A pointer to elements [start : start + 64] of an array, as a vector."""
     memory = context.make_array(kind)(context, builder, array).data
     return builder.bitcast(builder.gep(memory, [start]), ir.VectorType(lane, 64).as_pointer())
 
 
 def _in_all(builder: Any, number: Any, lane: Any, count: int = 64) -> Any:
-    """A number in all lanes."""
+    """A vector with a number in all lanes."""
     first = builder.insert_element(ir.Constant(ir.VectorType(lane, count), ir.Undefined), number, I32(0))
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(I32, count), [0] * count))
 
 
 def _reaching(builder: Any, bits: Any, threshold: Any) -> Any:
-    """Which of 64 magnitudes reach a threshold, as a number."""
+    """Which of 64 magnitudes reach a threshold, as the bits of an i64."""
     sizes = builder.and_(bits, ir.Constant(ir.VectorType(I32, 64), [int(SIZE)] * 64))
     return builder.bitcast(builder.icmp_signed(">=", sizes, _in_all(builder, threshold, I32)), I64)
 
@@ -115,8 +115,8 @@ def _reaching(builder: Any, bits: Any, threshold: Any) -> Any:
 def reaching(typing: Any, bits: Any, at: Any, threshold: Any) -> Any:
     """Which of the 64 magnitudes in i32 bits[at : at + 64] reach a threshold, as the bits of a uint64, first lowest.
 
-    A comparison of vectors whose result is read as a number: four instructions where vectors have 512 bits, which
-    LLVM does not find in a loop over single elements.
+    This is a vector comparison whose result is read as a number: four instructions with 512-bit vectors, which LLVM
+    does not find for a loop over single elements.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -131,12 +131,12 @@ def reaching(typing: Any, bits: Any, at: Any, threshold: Any) -> Any:
 def accumulate(
     typing: Any, source: Any, at: Any, memory: Any, target: Any, to: Any, threshold: Any, decay: Any, key: Any
 ) -> Any:
-    """Move source[at : at + 64] to target[to : to + 64], plus decay * memory[to : to + 64]: f32, zeros stay behind.
+    """Compute target[to : to + 64] = source[at : at + 64] + decay * memory[to : to + 64], and set source to zero.
 
-    The product is rounded before it is added, as where two passes do it. Memory and target may be bfloat16 (half.py):
-    then the sum is rounded at random, and `to` is a multiple of 4.
+    The product is rounded before the addition, as in two separate passes. Memory and target may be bfloat16 (half.py):
+    the sum is then rounded stochastically, and `to` must be a multiple of 4.
 
-    Tells which of the 64 magnitudes that are written reach a threshold, as `reaching` does.
+    Returns which of the 64 written magnitudes reach a threshold, as `reaching` does.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -164,7 +164,7 @@ def accumulate(
 
 
 def _floats(context: Any, builder: Any, kind: Any, array: Any, start: Any) -> Any:
-    """Read lanes [start : start + 64] of an array of float32, or of bfloat16, as float32."""
+    """Read elements [start : start + 64] of a float32 or bfloat16 array as float32."""
     if kind.dtype != HALF:
         return builder.load(_lanes(context, builder, kind, array, start, F32), align=4)
     upper = builder.load(_lanes(context, builder, kind, array, start, I16), align=2)
@@ -173,7 +173,7 @@ def _floats(context: Any, builder: Any, kind: Any, array: Any, start: Any) -> An
 
 
 def _rounded(builder: Any, bits: Any, drawn: Any) -> Any:
-    """Bits of float32, in lanes or one, of which the lower half is drawn to be all or nothing, and then cleared."""
+    """Round float32 bits, a vector or one number, stochastically to their upper half; clears the lower half."""
     lanes = isinstance(bits.type, ir.VectorType)
 
     def number(value: int) -> Any:
@@ -186,7 +186,7 @@ def _rounded(builder: Any, bits: Any, drawn: Any) -> Any:
 
 @intrinsic
 def value_of(typing: Any, array: Any, at: Any) -> Any:
-    """Element `at` of an array of float32, or of bfloat16, as a float32."""
+    """Element `at` of a float32 or bfloat16 array, as a float32."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(_bits_of(context, builder, signature.args[0], *arguments), F32)
@@ -195,7 +195,7 @@ def value_of(typing: Any, array: Any, at: Any) -> Any:
 
 
 def _bits_of(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
-    """The same as the bits of a float32."""
+    """Element `at` of a float32 or bfloat16 array, as the bits of a float32."""
     memory = context.make_array(kind)(context, builder, array).data
     element = builder.load(builder.gep(memory, [at]))
     if kind.dtype != HALF:
@@ -215,7 +215,7 @@ def size_of(typing: Any, array: Any, at: Any) -> Any:
 
 @intrinsic
 def put(typing: Any, array: Any, at: Any, value: Any, key: Any) -> Any:
-    """Write a float32 to element `at`, rounded by a key's word `at` where the array is of bfloat16."""
+    """Write a float32 to element `at`; in a bfloat16 array it is rounded stochastically by word `at` of a key."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         given, at, value, key = arguments
@@ -233,7 +233,7 @@ def put(typing: Any, array: Any, at: Any, value: Any, key: Any) -> Any:
 
 @intrinsic
 def squares(typing: Any, values: Any, at: Any) -> Any:
-    """The sum of the squares of f32 or bf16 values[at : at + 64], in float64: always in the same order."""
+    """The sum of the squares of f32 or bf16 values[at : at + 64] in float64, always in the same order."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         block = _floats(context, builder, signature.args[0], *arguments)
@@ -254,7 +254,7 @@ def squares(typing: Any, values: Any, at: Any) -> Any:
 
 @intrinsic
 def beyond(typing: Any, lanes: Any, at: Any, threshold: Any) -> Any:
-    """Which of the 64 numbers in i32 or u8 lanes[at : at + 64] are above the threshold, read without a sign."""
+    """Which of the 64 numbers in i32 or u8 lanes[at : at + 64] exceed the threshold in an unsigned comparison."""
     lane, kind = (I8, types.uint8) if lanes.dtype == types.uint8 else (I32, types.int32)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -272,7 +272,7 @@ def _eight(context: Any, builder: Any, signature: Any, array: Any, at: Any) -> A
 
 @intrinsic
 def load(typing: Any, wire: Any, at: Any) -> Any:
-    """u8[at : at + 8] as a uint64, least byte first."""
+    """Read u8[at : at + 8] as a little-endian uint64."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.load(_eight(context, builder, signature, *arguments), align=1)
@@ -282,7 +282,7 @@ def load(typing: Any, wire: Any, at: Any) -> Any:
 
 @intrinsic
 def store(typing: Any, wire: Any, at: Any, word: Any) -> Any:
-    """Write a uint64 to u8[at : at + 8], least byte first."""
+    """Write a uint64 to u8[at : at + 8], little-endian."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         builder.store(arguments[2], _eight(context, builder, signature, *arguments[:2]), align=1)

@@ -1,4 +1,4 @@
-"""Elias-Fano (wire/index.py) in one pass over k indices: Numba's loops."""
+"""Numba's loops for Elias-Fano coding (wire/index.py), in one pass over k indices."""
 
 # pyright: basic, reportCallIssue=false
 
@@ -36,10 +36,10 @@ def _bitmap(indices: Ints, d: int, low: int, gap: int, split: int, out: Bytes) -
 
 @compile_for("void(int64[:,::1], int64, int64, int64, int64, uint8[:,::1])")
 def encode(indices: Ints, d: int, low: int, gap: int, split: int, out: Bytes) -> None:
-    """Increasing i64[rows, k] below d -> out u8[rows, nbytes]: `low` bits of each, then from byte `split` the bitmap.
+    """Encode increasing i64[rows, k] below d to out u8[rows, nbytes]: the low bits, then the bitmap from byte `split`.
 
     Raises:
-        ValueError: indices that do not increase, or reach d.
+        ValueError: indices do not increase or are not below d.
     """
     for row in range(len(indices)):
         _bitmap(indices[row], d, low, gap, split, out[row])
@@ -71,9 +71,9 @@ def _positions(wire: Bytes, d: int, low: int, gap: int, split: int, length: int,
 
 @compile_for("int64(uint8[:,::1], int64, int64, int64, int64, int64, int64[:,::1])")
 def decode(wire: Bytes, d: int, low: int, gap: int, split: int, length: int, out: Ints) -> int:
-    """u8[rows, nbytes] -> out i64[rows, k], k > 0, of a bitmap of `length` bits; `low` is at most 56.
+    """Decode u8[rows, nbytes] with a bitmap of `length` bits to out i64[rows, k], k > 0; `low` is at most 56.
 
-    Returns 0, or 1 if a row does not hold k indices, else 2 if one's do not increase or reach d.
+    Returns 0; 1 if a row does not hold k indices; or 2 if a row's indices do not increase or are not below d.
     """
     found = 0
     for row in range(len(wire)):

@@ -1,6 +1,6 @@
-"""Whole numbers of a few bits each, to bytes and back: Numba's loops. Every row is a whole number of bytes.
+"""Numba's loops that pack integers of a few bits to bytes and back. Every row takes a whole number of bytes.
 
-Eight numbers of `width` bits are `width` bytes, which up to a width of 8 one 64-bit word holds.
+Eight numbers of `width` bits take `width` bytes, which fit into one 64-bit word up to a width of 8.
 """
 
 # pyright: basic, reportCallIssue=false
@@ -14,15 +14,15 @@ import numpy as np
 from gradwire.kernels.cpu.compiler import Bits, Bytes, Floats, Ints, Words, beyond, compile_for, load, store
 
 BLOCK = 1280
-"""Codes at a time, in the first cache: a multiple of 64 and of 5."""
+"""Codes per block, which fit into the level-1 cache: a multiple of 64 and of 5."""
 
 FIVES = 0
-"""The width that stands for five numbers of three values in a byte."""
+"""A special width: five ternary numbers in a byte."""
 
 
 @compile_for("void(uint8[::1], int64, int64, uint64)")
 def put(out: Bytes, at: int, end: int, word: Any) -> None:
-    """Write a word to out[at : at + 8], or as much of it as lies before the end."""
+    """Write a word to out[at : at + 8], cut off at `end`."""
     if at + 8 <= end:
         store(out, at, word)
     else:
@@ -33,7 +33,7 @@ def put(out: Bytes, at: int, end: int, word: Any) -> None:
 
 @compile_for("uint64(uint8[::1], int64, int64)")
 def get(wire: Bytes, at: int, end: int) -> Any:
-    """wire[at : at + 8] as a word; zeros for what does not lie before the end."""
+    """Read wire[at : at + 8] as a word, with zeros from `end` on."""
     if at + 8 <= end:
         return load(wire, at)
     word = np.uint64(0)
@@ -44,7 +44,7 @@ def get(wire: Bytes, at: int, end: int) -> Any:
 
 @compile_for("void(int64[::1], int64, uint8[::1], int64)")
 def pack_row(values: Ints, width: int, out: Bytes, start: int) -> None:
-    """The low bits of values i64[m], 0 <= width <= 62, to out u8 from start on, to a whole byte."""
+    """Pack the low `width` bits, 0 <= width <= 62, of values i64[m] into out u8 from `start` on, to a whole byte."""
     mask = (np.uint64(1) << np.uint64(width)) - np.uint64(1)
     end = start + (len(values) * width + 7) // 8
     word, filled, at = np.uint64(0), 0, start
@@ -56,21 +56,21 @@ def pack_row(values: Ints, width: int, out: Bytes, start: int) -> None:
             put(out, at, end, word)
             at += 8
             filled -= 64
-            # The bits that did not fit; a width that fits leaves 0 of them, which no shift by 64 need find.
+            # The high bits of this value that did not fit, if any.
             word = value >> np.uint64(width - filled) if filled else np.uint64(0)
     put(out, at, end, word)
 
 
 @compile_for("void(int64[:,::1], int64, uint8[:,::1])")
 def pack(values: Ints, width: int, out: Bytes) -> None:
-    """i64[rows, m] of `width` bits -> out u8[rows, nbytes]."""
+    """Pack i64[rows, m] of `width` bits to out u8[rows, nbytes]."""
     for row in range(len(values)):
         pack_row(values[row], width, out[row], 0)
 
 
 @compile_for("void(uint8[:,::1], int64, int64[:,::1])")
 def unpack(wire: Bytes, width: int, out: Ints) -> None:
-    """u8[rows, nbytes] -> out i64[rows, m] of `width` bits."""
+    """Unpack u8[rows, nbytes] to out i64[rows, m] of `width` bits."""
     mask, end = (np.uint64(1) << np.uint64(width)) - np.uint64(1), wire.shape[1]
     for row in range(len(wire)):
         packed = wire[row]
@@ -94,14 +94,14 @@ def _flags_row(flags: Bytes, out: Bytes) -> None:
 
 @compile_for("void(uint8[:,::1], uint8[:,::1])")
 def pack_flags(flags: Bytes, out: Bytes) -> None:
-    """u8[rows, m] of zeros and ones -> out u8[rows, nbytes]."""
+    """Pack u8[rows, m] of zeros and ones to out u8[rows, nbytes]."""
     for row in range(len(flags)):
         _flags_row(flags[row], out[row])
 
 
 @compile_for("void(uint8[:,::1], uint8[:,::1])")
 def unpack_flags(wire: Bytes, out: Bytes) -> None:
-    """u8[rows, nbytes] -> out u8[rows, m] of zeros and ones."""
+    """Unpack u8[rows, nbytes] to out u8[rows, m] of zeros and ones."""
     for row in range(len(wire)):
         packed, flags = wire[row], out[row]
         whole = len(flags) // 8
@@ -114,7 +114,7 @@ def unpack_flags(wire: Bytes, out: Bytes) -> None:
 
 @compile_for("void(int32[::1], int32, uint8[::1], int64)")
 def flag_signs(bits: Bits, threshold: Any, out: Bytes, start: int) -> None:
-    """Which of float32 bits[m] are above the threshold, read without a sign: to out u8 from start on, a bit each."""
+    """Write a bit for each of float32 bits[m], set if it exceeds the threshold unsigned, to out u8 from `start` on."""
     whole = len(bits) // 64 * 64
     for at in range(0, whole, 64):
         store(out, start + (at >> 3), beyond(bits, at, threshold))
@@ -127,7 +127,7 @@ def flag_signs(bits: Bits, threshold: Any, out: Bytes, start: int) -> None:
 
 @compile_for("void(uint8[::1], int64, int64, uint8[::1], int64, int64)")
 def pack_codes(codes: Bytes, m: int, width: int, out: Bytes, at: int, end: int) -> None:
-    """codes u8[:m] of `width` <= 8 bits, or FIVES, to out u8[at:end]. Reads on to a multiple of 8, or of 5."""
+    """Pack codes u8[:m] of `width` <= 8 bits, or FIVES, to out u8[at:end]; reads codes up to a multiple of 8 or 5."""
     if width == FIVES:
         for i in range((m + 4) // 5):
             j = 5 * i
@@ -136,7 +136,7 @@ def pack_codes(codes: Bytes, m: int, width: int, out: Bytes, at: int, end: int) 
     if width == 8:
         out[at : at + m] = codes[:m]
         return
-    # By halves: to four numbers of twice the width, two of four times, one of eight times.
+    # Join neighbours three times: to four numbers of twice the width, two of four times, one of eight times.
     one = np.uint64(width)
     first, second, third = np.uint64(8) - one, np.uint64(16) - np.uint64(2) * one, np.uint64(32) - np.uint64(4) * one
     low = np.uint64(0x00FF00FF00FF00FF)
@@ -150,7 +150,7 @@ def pack_codes(codes: Bytes, m: int, width: int, out: Bytes, at: int, end: int) 
 
 @compile_for("void(uint8[::1], int64, int64, int64, int64, uint64[::1], uint8[::1])")
 def _unpack_codes(wire: Bytes, at: int, end: int, m: int, width: int, fives: Words, codes: Bytes) -> None:
-    """What `pack_codes` undoes: codes u8[:m] out of wire from `at` on; writes on to the next multiple of 8."""
+    """Undo `pack_codes`: read codes u8[:m] from wire[at:end]; writes codes up to the next multiple of 8."""
     if width == FIVES:
         for i in range((m + 4) // 5):
             store(codes, 5 * i, fives[wire[at + i]])
@@ -182,9 +182,9 @@ def _choose(codes: Bytes, table: Floats, out: Floats) -> int:
 
 @compile_for("int64(uint8[:,::1], int64, int64, float32[:,::1], float32[:,::1])")
 def look_up(wire: Bytes, head: int, width: int, table: Floats, out: Floats) -> int:
-    """Codes in u8[rows, head + nbytes] of `width` <= 8 bits, or FIVES -> out f32[rows, m] = table f32[rows, c].
+    """Look up codes of `width` <= 8 bits, or FIVES, of u8[rows, head + nbytes] in table f32[rows, c]: out f32[rows, m].
 
-    Codes from c on get any value. Returns the largest code, of FIVES 255 for bytes that no five of them make.
+    Codes >= c get arbitrary values. Returns the largest code; for FIVES, 255 if a byte is not a valid group of five.
     """
     fives, largest, d = np.empty(256, np.uint64), 0, out.shape[1]
     for byte in range(256):

@@ -1,4 +1,4 @@
-"""Rounding to few bits, at random or to the mean of a class, straight to bytes: Numba's loops."""
+"""Numba's loops that quantise directly to bytes: stochastic rounding, signs, and classes of magnitudes."""
 
 # pyright: basic, reportCallIssue=false
 
@@ -24,28 +24,29 @@ from gradwire.kernels.cpu.packing import BLOCK, flag_signs, pack_codes
 
 MANTISSA = np.int32(0x7FFFFF)
 SIGNED, NEGATIVE = np.int32(0x7FFFFFFF), np.int32(-(2**31))
-"""Above the first, read without a sign, lies what has a sign, above the second what is below zero."""
+"""Thresholds for unsigned comparisons of float32 bits: above SIGNED is every value with a sign bit; above NEGATIVE,
+every value below zero, without -0."""
 
 UNIT = 2.0**-53
 
 
 @compile_for("void(uint64, float32[::1])")
 def uniforms(key: Any, out: Floats) -> None:
-    """Fill f32[m]."""
+    """Fill f32[m] with the first m uniforms of a key."""
     for i in range(len(out)):
         out[i] = np.float32(np.int64(hashed(key, i) >> np.uint64(40))) * np.float32(2.0**-24)
 
 
 @compile_for("void(uint64, int64, float64[::1])")
 def wide_uniforms(key: Any, base: int, out: Wide) -> None:
-    """Fill f64[m] with those from number `base` on."""
+    """Fill f64[m] with uniforms of a key, from number `base` on."""
     for i in range(len(out)):
         out[i] = np.float64(np.int64(hashed(key, base + i) >> np.uint64(11))) * UNIT
 
 
 @compile_for("void(float32[::1], uint64, uint16[::1])")
 def round_half(x: Floats, key: Any, out: Any) -> None:
-    """Round f32[m] at random to the bits of bfloat16 in u16[m]."""
+    """Round f32[m] stochastically to bfloat16 bits u16[m]."""
     for i in range(len(out)):
         put(out, i, x[i], key)
 
@@ -53,7 +54,7 @@ def round_half(x: Floats, key: Any, out: Any) -> None:
 @compile_for("void(int32[::1], uint64, int64, uint8[::1])")
 def _exponents(bits: Bits, key: Any, base: int, out: Bytes) -> None:
     for i in range(len(bits)):
-        # The number drawn is below the mantissa if both, it counted from above, carry into the exponent.
+        # MANTISSA - drawn carries into the exponent exactly if the drawn number is below the mantissa.
         drawn = np.int32(np.int64(hashed(key, base + i) >> np.uint64(41)))
         code = np.int32((bits[i] & SIZE) + (MANTISSA - drawn)) >> np.int32(23)
         out[i] = np.uint8(min(code, np.int32(254)))
@@ -61,7 +62,7 @@ def _exponents(bits: Bits, key: Any, base: int, out: Bytes) -> None:
 
 @compile_for("void(int32[:,::1], uint64, uint8[:,::1])")
 def natural(bits: Bits, key: Any, out: Bytes) -> None:
-    """float32 bits[rows, d] -> out u8[rows, d + ceil(d / 8)]: exponents, rounded at random, and signs."""
+    """Encode float32 bits[rows, d] as out u8[rows, d + ceil(d / 8)]: stochastically rounded exponents, then signs."""
     d = bits.shape[1]
     for row in range(len(bits)):
         _exponents(bits[row], key, row * d, out[row, :d])
@@ -70,7 +71,7 @@ def natural(bits: Bits, key: Any, out: Bytes) -> None:
 
 @compile_for("void(uint8[:,::1], int32[:,::1])")
 def powers(wire: Bytes, out: Bits) -> None:
-    """u8[rows, d + ceil(d / 8)] -> float32 bits out[rows, d]."""
+    """Decode exponents and signs u8[rows, d + ceil(d / 8)] to float32 bits out[rows, d]."""
     d = out.shape[1]
     whole = d // 8 * 8
     for row in range(len(wire)):
@@ -95,7 +96,7 @@ def _total(x: Floats) -> Any:
 
 @compile_for("void(float32[:,::1], int32[:,::1], int64, uint8[:,::1], float64[::1])")
 def signs(x: Floats, bits: Bits, head: int, out: Bytes, sums: Wide) -> None:
-    """f32[rows, d] and its bits -> what is negative, in bits of out u8[rows, head + ceil(d / 8)], and sums of |x|."""
+    """For f32[rows, d] and its bits, write the signs to out u8[rows, head + ceil(d / 8)], and sum |x| for each row."""
     d = x.shape[1]
     for row in range(len(x)):
         sums[row] = 0.0
@@ -107,7 +108,7 @@ def signs(x: Floats, bits: Bits, head: int, out: Bytes, sums: Wide) -> None:
 
 @compile_for("void(uint8[:,::1], int64, int32[::1], int32[:,::1])")
 def signed(wire: Bytes, head: int, scales: Bits, out: Bits) -> None:
-    """u8[rows, head + ceil(d / 8)], scales f32[rows] -> out f32[rows, d]: a scale, negative where a bit says so."""
+    """Decode signs u8[rows, head + ceil(d / 8)] to out f32[rows, d]: each row's scale, negated where the bit is set."""
     d = out.shape[1]
     whole = d // 8 * 8
     for row in range(len(wire)):
@@ -120,7 +121,7 @@ def signed(wire: Bytes, head: int, scales: Bits, out: Bits) -> None:
             bits[i] = np.int32(scale ^ (np.uint32(negative[i >> 3]) >> np.uint32(i & 7)) << np.uint32(31))
 
 
-# Without the uniforms' own arithmetic, which is that of integers, the next loop is one for vectors of the machine.
+# The uniforms are computed elsewhere: without their integer arithmetic LLVM vectorises the next loop.
 @compile_for("void(float32[::1], float64, float64, float64[::1], uint8[::1])")
 def _linear(x: Floats, step: float, s: float, uniforms: Wide, codes: Bytes) -> None:
     middle = np.int32(s)
@@ -176,9 +177,10 @@ def _level_row(
 
 @compile_for("void(float32[:,::1], float64[::1], int64, boolean, uint64, int64, int64, uint8[:,::1])")
 def levels(x: Floats, steps: Wide, s: int, binary: bool, key: Any, width: int, head: int, out: Bytes) -> None:
-    """f32[rows, d] times steps[rows], at most s (of powers of two: 1), to signed levels, at random: code level + s.
+    """Quantise f32[rows, d] stochastically to signed levels; write codes level + s to out u8[rows, head + nbytes].
 
-    They go to out u8[rows, head + nbytes], `width` <= 8 bits each or TRITS.
+    Magnitudes are multiplied by steps[rows] and limited to s (to 1 for powers of two, `binary`). A code has `width`
+    <= 8 bits, or is ternary with FIVES.
     """
     d, codes, drawn = x.shape[1], np.zeros(BLOCK + 8, np.uint8), np.empty(BLOCK)
     for row in range(len(x)):
@@ -187,7 +189,7 @@ def levels(x: Floats, steps: Wide, s: int, binary: bool, key: Any, width: int, h
 
 @compile_for("void(int32[::1], int32[::1], int32, uint8[::1])")
 def _classify(bits: Bits, thresholds: Bits, negative: Any, codes: Bytes) -> None:
-    """Codes of float32 bits[m]: how many of 7 thresholds a magnitude reaches, plus `negative` below zero."""
+    """Codes of float32 bits[m]: the number of 7 thresholds that a magnitude reaches, plus `negative` below zero."""
     a, b, c, d = thresholds[0], thresholds[1], thresholds[2], thresholds[3]
     e, f, g = thresholds[4], thresholds[5], thresholds[6]
     for i in range(len(bits)):
@@ -204,10 +206,10 @@ def _classify(bits: Bits, thresholds: Bits, negative: Any, codes: Bytes) -> None
 def classes(
     x: Floats, bits: Bits, thresholds: Bits, grains: Wide, width: int, head: int, out: Bytes, sums: Wide, counts: Ints
 ) -> None:
-    """f32[rows, k] and its bits -> codes in out u8[rows, head + nbytes], sums and counts [rows, classes].
+    """Classify f32[rows, k] with its bits: codes to out u8[rows, head + nbytes], and each class's sum and count.
 
-    A magnitude's class is how many of thresholds[rows, 7] it reaches; the highest of a code's `width` bits is set below
-    zero. Magnitudes are rounded, as grains[rows] says, so that their sums are exact.
+    A magnitude's class is the number of thresholds[rows, 7] that it reaches; the highest of a code's `width` bits is
+    set below zero. Magnitudes are rounded to grains[rows], so that their sums are exact.
     """
     rows, k = x.shape
     codes = np.zeros(BLOCK + 8, np.uint8)

@@ -1,11 +1,11 @@
-"""Selection by Numba, of float32 in the host's memory: one read of the vector, no copy, the interpreter not held.
+"""Numba's loops for selection from float32 in the host's memory: one read of the vector, no copy, GIL released.
 
-A float32 magnitude's bits order as it does. With the index below them they make a key, magnitude << 32 | last - index,
-that no other element has and that is larger where of equals the first wins: selection is the k-th largest of integers.
-Indices are counted within a span, so that a span has at most 2^32 elements.
+The bits of a float32 magnitude order as the magnitude does. With the index they form a unique key,
+magnitude << 32 | LAST - index, which is larger for the first of equal magnitudes. So selection means to find the k-th
+largest of distinct integers. Indices are counted within a span, so a span has at most 2^32 elements.
 """
 
-# What is in the loops is Numba's language: the signatures above them are its types, checked when it compiles.
+# The loops are written in Numba's language: their types are the signatures above them, checked at compilation.
 # pyright: basic, reportCallIssue=false
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from gradwire.kernels.cpu.compiler import SIZE, Bits, Ints, Words, compile_for, 
 LAST = 0xFFFFFFFF
 
 BLOCK = 1024
-"""Elements between two looks at the buffer's free end, a multiple of 64."""
+"""Number of elements between two checks for free space in the buffer, a multiple of 64."""
 
 BINS = 2048
-"""Of a histogram: it stays in the first cache."""
+"""The most bins of a histogram, which then stays in the level-1 cache."""
 
 SAMPLED = 512
-"""From here on a guess costs less than it saves."""
+"""From this number of elements on, sampling a threshold costs less than it saves."""
 
 GOLDEN, FIRST, SECOND = map(np.uint64, (compiler.GOLDEN, compiler.FIRST, compiler.SECOND))
 ONE = np.uint64(1)
@@ -35,10 +35,10 @@ ONE = np.uint64(1)
 
 @compile_for("int64(int64[::1], int64, int64, int64[::1], int64[::1])")
 def kth_largest(keys: Ints, m: int, k: int, rest: Ints, counts: Ints) -> int:
-    """The k-th largest of keys[:m], k > 0, equals counted one by one. Overwrites rest, as long as keys, and counts.
+    """The k-th largest of keys[:m], k > 0, with equals counted separately. Overwrites rest[len(keys)] and counts.
 
-    A histogram between the smallest and the largest tells the bin where it lies, and the search goes on in there: a
-    round divides the range by a quarter of m at least, or by 1024, so that there are few, whatever the values.
+    A histogram between the smallest and the largest key finds the bin of the result, in which the search continues. A
+    round divides the range by at least m / 4 or 1024, so there are few rounds for any values.
     """
     source = keys
     while True:
@@ -69,40 +69,41 @@ def kth_largest(keys: Ints, m: int, k: int, rest: Ints, counts: Ints) -> int:
 
 
 def buffer_size(d: int, k: int) -> int:
-    """Keys that lie in the memory while the k largest of d elements are searched, at most."""
+    """The number of keys to reserve for selecting the k largest of d elements."""
     return 2 * k + max(8, int((float(d) * k) ** (1 / 3))) + 2 * BLOCK
 
 
 @compile_for("int64(int64, int64)")
 def sample_of(d: int, k: int) -> int:
-    """Elements that set the threshold of a span, a multiple of 8.
+    """The sample size for the threshold of a span, a multiple of 8.
 
-    s of them leave a surplus of some k / sqrt(s k / d). What both cost together is least near s = (d k)^(1/3).
+    A sample of s elements leaves a surplus of about k / sqrt(s k / d). The total cost is minimal near s = (d k)^(1/3).
     """
     return max(8, int((float(d) * k) ** (1 / 3)) // 8) * 8
 
 
 @compile_for("int64(int64, int64, int64)")
 def run_of(d: int, k: int, number: int) -> int:
-    """Where in d elements run `number` of the sample begins, of eight neighbours: one by one each would cost a cache
-    line of its own. Shifted by its number, so that the sample does not walk down one column of a matrix."""
+    """The first index, in d elements, of run `number` of the sample. A run has eight adjacent elements, as single
+    elements would cost a cache line each. It is shifted by its number, so that the sample does not stay in one column
+    of a matrix."""
     step = d // (sample_of(d, k) // 8)
     return number * step + number * 7 % (step - 7)
 
 
 @compile_for("int64(int64, int64, int64[::1], int64[::1], int64[::1])")
 def threshold_of(d: int, k: int, sample: Ints, rest: Ints, counts: Ints) -> int:
-    """The bits of a magnitude that k of d elements or a few more reach, most likely, by a sample's."""
+    """The bits of a magnitude that most likely k of d elements or a few more reach, from those of a sample."""
     size, density = sample_of(d, k), k / d
     expected = density * size
-    # Three standard deviations more than expected: too few cost a second pass, for which all workers wait.
+    # Three standard deviations above the expectation: too few elements cost a second pass, and all workers wait for it.
     wanted = int(expected + 3 * math.sqrt(expected * (1 - density))) + 3
     return kth_largest(sample, size, wanted, rest, counts) if wanted < size else 0
 
 
 @compile_for("int64(int32[::1], int64, int64[::1], int64[::1], int64[::1])")
 def _guess(bits: Bits, k: int, keys: Ints, rest: Ints, counts: Ints) -> int:
-    """The same of a vector."""
+    """Sample a vector, and return `threshold_of` for it."""
     for number in range(sample_of(len(bits), k) // 8):
         start = run_of(len(bits), k, number)
         for j in range(8):
@@ -112,7 +113,7 @@ def _guess(bits: Bits, k: int, keys: Ints, rest: Ints, counts: Ints) -> int:
 
 @compile_for("int64(int32[::1], int64, int64, int64, int64[::1], int64)")
 def _append(bits: Bits, start: int, end: int, threshold: int, keys: Ints, m: int) -> int:
-    """Append the keys of bits[start:end] that reach the threshold to keys[:m]; return how many there are then."""
+    """Append the keys of bits[start:end] that reach the threshold to keys[:m]; return the new number of keys."""
     limit = np.int32(threshold)
     whole = start + (end - start) // 64 * 64
     for at in range(start, whole, 64):
@@ -130,10 +131,10 @@ def _append(bits: Bits, start: int, end: int, threshold: int, keys: Ints, m: int
 
 @compile_for("int64(int32[::1], int64, int64, int64[::1], int64[::1], int64[::1])")
 def _passing(bits: Bits, k: int, threshold: int, keys: Ints, rest: Ints, counts: Ints) -> int:
-    """Collect the keys that reach the threshold; return how many. The k largest are among them if there are k.
+    """Collect the keys that reach the threshold; return their number. If there are k, the k largest are among them.
 
-    Where the buffer fills up, the k largest so far stay, and the smallest of them is the new threshold: that is work
-    for k keys after every k that came, so that no vector takes more than linear time.
+    When the buffer is full, only the k largest stay, and the smallest of them gives the new threshold. This takes work
+    for k keys after at least k new ones, so the total time is linear for any vector.
     """
     m = 0
     for start in range(0, len(bits), BLOCK):
@@ -157,7 +158,7 @@ def _select(bits: Bits, k: int, base: int, out: Ints, keys: Ints, rest: Ints, co
             out[i] = base + i
     if k in (0, len(bits)):
         return
-    # No more than is needed: without a threshold the whole buffer fills up before there is one.
+    # Use no more of the buffer than needed: if the threshold is 0, it fills up completely before there is a better one.
     keys = keys[: 2 * k + sample_of(len(bits), k) + 2 * BLOCK]
     threshold = _guess(bits, k, keys, rest, counts) if len(bits) >= SAMPLED else 0
     m = _passing(bits, k, threshold, keys, rest, counts)
@@ -173,17 +174,17 @@ def _select(bits: Bits, k: int, base: int, out: Ints, keys: Ints, rest: Ints, co
 
 @compile_for("void(int32[::1], int64[:,::1], int64[::1], int64[::1], int64[:,::1])")
 def segmented_topk(bits: Bits, spans: Ints, ks: Ints, out: Ints, scratch: Ints) -> None:
-    """Write what `reference.segmented_topk` finds in float32 bits[d], spans[L, 2], ks[L], to out[sum of ks].
+    """Compute `reference.segmented_topk` of float32 bits[d], spans[L, 2] and ks[L]; write it to out[sum of ks].
 
     Args:
         bits: the vector, read as integers.
         spans: starts and ends.
-        ks: how many of each.
-        out: written.
-        scratch: [2, m], written over; m is what `buffer_size` says of the largest k, or more.
+        ks: the number of elements to select from each span.
+        out: the result.
+        scratch: [2, m], overwritten; m is at least `buffer_size` of the longest span and the largest k.
 
     Raises:
-        ValueError: a span that does not lie in the vector, or a k that the span does not have.
+        ValueError: a span does not lie in the vector, or its k exceeds its length.
     """
     for i in range(len(ks)):
         if not (0 <= spans[i, 0] <= spans[i, 1] <= len(bits) and 0 <= ks[i] <= spans[i, 1] - spans[i, 0]):
@@ -200,7 +201,7 @@ def segmented_topk(bits: Bits, spans: Ints, ks: Ints, out: Ints, scratch: Ints) 
 
 @compile_for("void(uint64, uint64, int64, uint64[::1])")
 def _draw(key: Any, d: Any, count: int, drawn: Words) -> None:
-    """Set `count` bits of the first d of drawn: the first distinct values of the stream, modulo d."""
+    """Set `count` of the first d bits of `drawn`: those of the first distinct values of the stream modulo d."""
     drawn[:] = 0
     found = 0
     while found < count:
@@ -215,16 +216,16 @@ def _draw(key: Any, d: Any, count: int, drawn: Words) -> None:
 
 @compile_for("int64[:,::1](uint64[::1], int64, int64)")
 def support(keys: Words, d: int, k: int) -> Ints:
-    """Do what `support.support` does of keys[m], 0 < k <= d, in d bits of memory: [m, k]."""
+    """Compute `support.support` of keys[m], 0 < k <= d, with d bits of memory: [m, k]."""
     out = np.empty((len(keys), k), np.int64)
     drawn = np.empty((d + 63) // 64, np.uint64)
-    rest = np.uint64(0) if 2 * k <= d else ~np.uint64(0)  # what is drawn is left out
+    rest = np.uint64(0) if 2 * k <= d else ~np.uint64(0)  # for 2 k > d the complement is drawn
     for row in range(len(keys)):
         _draw(keys[row], np.uint64(d), min(k, d - k), drawn)
         at = word = 0
         while at < k:
             bits = drawn[word] ^ rest
-            while bits and at < k:  # behind d the last word has bits that count for nothing
+            while bits and at < k:  # in the last word, bits from d on are not valid
                 out[row, at] = word * 64 + np.int64(lowest(bits))  # pyright: ignore[reportCallIssue]
                 bits &= bits - ONE
                 at += 1

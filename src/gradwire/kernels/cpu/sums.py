@@ -1,4 +1,4 @@
-"""Norms in float64, and indices that reach a threshold: Numba's loops."""
+"""Numba's loops for norms in float64, indices above a threshold, copies and sparse updates."""
 
 # pyright: basic, reportCallIssue=false
 
@@ -27,7 +27,7 @@ ONE = np.uint64(1)
 
 @compile_for("float64(float32[::1], int64, int64)")
 def squared(x: Floats, start: int, end: int) -> float:
-    """The sum of the squares of f32 x[start:end], in float64, where no float32's square overflows."""
+    """The sum of the squares of f32 x[start:end] in float64, where squares of float32 do not overflow."""
     total, whole = 0.0, start + (end - start) // 64 * 64
     for at in range(start, whole, 64):
         total += squares(x, at)
@@ -39,10 +39,10 @@ def squared(x: Floats, start: int, end: int) -> float:
 
 @compile_for("float64[::1](float32[::1], int64[:,::1])")
 def norms(x: Floats, spans: Ints) -> Wide:
-    """L2 norms of the spans[L, 2] of f32[d], summed in float64.
+    """L2 norms of spans[L, 2] of f32[d], summed in float64.
 
     Raises:
-        ValueError: a span that does not fit.
+        ValueError: a span does not lie in the vector.
     """
     out = np.empty(len(spans))
     for i in range(len(spans)):
@@ -55,7 +55,7 @@ def norms(x: Floats, spans: Ints) -> Wide:
 
 @compile_for("int64(int32[::1], int32, int64[::1])")
 def indices_above(bits: Bits, threshold: Any, out: Ints) -> int:
-    """Write the indices of float32 bits[d] whose magnitude's bits reach `threshold` to out i64[d]; return how many."""
+    """Write the indices of float32 bits[d] whose magnitudes reach `threshold` to out i64[d]; return their number."""
     m, whole = 0, len(bits) // 64 * 64
     for at in range(0, whole, 64):
         reached = np.uint64(reaching(bits, at, threshold))
@@ -72,7 +72,7 @@ def indices_above(bits: Bits, threshold: Any, out: Ints) -> int:
 
 @compile_for("boolean(int32[::1], int32[::1])")
 def copy(source: Bits, target: Bits) -> Any:
-    """Copy float32 bits[d] to bits[d]; return whether all of them are finite.
+    """Copy float32 bits[d] to target; return whether all values are finite.
 
     Raises:
         ValueError: the lengths differ.
@@ -89,10 +89,10 @@ def copy(source: Bits, target: Bits) -> Any:
 
 @compile_for("void(float32[::1], int64[::1], float32[::1], int64[::1], int64[::1])")
 def scatter(target: Floats, indices: Ints, values: Floats, ends: Ints, starts: Ints) -> None:
-    """Do what `reference.scatter_` does. A piece is looked up where one ends, which of sorted indices is seldom.
+    """Compute `reference.scatter_`. A piece is searched only when an index leaves the last one: rare if sorted.
 
     Raises:
-        ValueError: an index or its piece lies outside; what comes before it has been added.
+        ValueError: an index or its piece lies outside; values before it have been added.
     """
     at = 0
     while at < len(indices):
@@ -107,5 +107,7 @@ def scatter(target: Floats, indices: Ints, values: Floats, ends: Ints, starts: I
             if start + high - low > len(target):
                 raise ValueError("a piece lies outside the target")
             for i in range(at, end):
-                target[np.uint64(indices[i] - low + start)] += values[i]  # unsigned: no index is counted from the end
+                target[np.uint64(indices[i] - low + start)] += values[
+                    i
+                ]  # unsigned, so that negative indices do not wrap
         at = end

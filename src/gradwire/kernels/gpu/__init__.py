@@ -1,9 +1,9 @@
-"""Not yet run on a GPU: compiled for sm_90, and tested in Triton's interpreter.
+"""Triton's loops for vectors on a GPU (loops.py, words.py), and when they serve.
 
-Triton's loops for vectors on a GPU (loops.py, words.py), and when they serve. Triton comes with torch for CUDA.
-Each function does what its namesake in `reference` or wire/ does, with the same result to the last bit
-(norms within 1e-12), in every run: no sum is made by atomics, and indices are written in their order. Nothing here
-imports Triton before the first vector on a GPU.
+They have not yet been run on a GPU: they are compiled for sm_90 and tested in Triton's interpreter. Triton comes with
+torch for CUDA. Each function computes its namesake in `reference` or wire/, with the same bits (norms within 1e-12) in
+every run: no floating-point sum uses atomics, and indices are written in their order. Triton is not imported before the
+first vector on a GPU.
 """
 
 from __future__ import annotations
@@ -38,36 +38,36 @@ logger = logging.getLogger("gradwire")
 
 
 def on_gpu(x: Tensor) -> bool:
-    """Whether x lies where Triton's loops run."""
+    """Whether x is on a CUDA device, where Triton's loops run."""
     return x.is_cuda
 
 
 @lru_cache(maxsize=64)
 def ready(device: torch.device) -> bool:
-    """Try the loops on a device, the first time it is asked for; warn if there are none."""
+    """Whether the loops work on a device; tried at the first call, with a warning if they do not."""
     try:
         if torch.version.hip is not None:
             raise ImportError("gradwire's loops are written for CUDA")
-        # Triton compiles at the first launch, for which it needs a C compiler beside a GPU that it knows.
+        # Triton compiles at the first launch, for which it needs a C compiler and a GPU that it supports.
         works = norms(torch.ones(3, device=device), [(0, 3)])[0] > 1
-    except Exception as error:  # a compiler, a driver and a GPU of any age: whatever they say, there is another way
+    except Exception as error:  # whatever fails in compiler, driver or GPU, plain torch still works
         logger.warning("%s: on %s selecting takes several times as long as with Triton", error, device)
         return False
     return works
 
 
 def serves(x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
-    """Whether x [d] of a dtype lies on a GPU as the loops read it, and Triton works there."""
+    """Whether x is a contiguous vector [d] of this dtype on a GPU where Triton works."""
     return x.ndim == 1 and serves_rows(x, dtype)
 
 
 def serves_rows(x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
-    """The same of x [..., d]."""
+    """Whether x is a contiguous tensor [..., d] of this dtype on a GPU where Triton works."""
     return on_gpu(x) and x.dtype == dtype and x.is_contiguous() and ready(x.device)
 
 
 def segmented_topk(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tensor:
-    """`reference.segmented_topk` of an x that `serves` takes."""
+    """Compute `reference.segmented_topk` of an x that `serves` accepts."""
     from gradwire.kernels.gpu import selection
 
     with torch.cuda.device_of(x):
@@ -75,7 +75,7 @@ def segmented_topk(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int
 
 
 def indices_above(x: Tensor, threshold: float) -> Tensor:
-    """`reference.indices_above` of an x that `serves` takes, for a threshold above 0."""
+    """Compute `reference.indices_above` of an x that `serves` accepts, for a threshold above 0."""
     from gradwire.kernels.gpu import selection
 
     with torch.cuda.device_of(x):
@@ -83,7 +83,7 @@ def indices_above(x: Tensor, threshold: float) -> Tensor:
 
 
 def norms(x: Tensor, spans: Sequence[tuple[int, int]]) -> list[float]:
-    """`reference.norms` of an x that `serves` takes, within 1e-12."""
+    """Compute `reference.norms` of an x that `serves` accepts, within 1e-12."""
     from gradwire.kernels.gpu import sums
 
     with torch.cuda.device_of(x):
@@ -91,7 +91,7 @@ def norms(x: Tensor, spans: Sequence[tuple[int, int]]) -> list[float]:
 
 
 def pack(values: Tensor, width: int) -> Tensor:
-    """`wire.bits.pack` of the lowest `width` bits of int64[m], whatever is above: u8[ceil(m width / 8)]."""
+    """Compute `wire.bits.pack` of the lowest `width` bits of int64[m], ignoring the others: u8[ceil(m width / 8)]."""
     from gradwire.kernels.gpu import messages
 
     with torch.cuda.device_of(values):
@@ -99,7 +99,7 @@ def pack(values: Tensor, width: int) -> Tensor:
 
 
 def unpack(wire: Tensor, width: int, count: int) -> Tensor:
-    """`wire.bits.unpack` of u8[ceil(count width / 8)]: int64[count]."""
+    """Compute `wire.bits.unpack` of u8[ceil(count width / 8)]: int64[count]."""
     from gradwire.kernels.gpu import messages
 
     with torch.cuda.device_of(wire):
@@ -107,7 +107,7 @@ def unpack(wire: Tensor, width: int, count: int) -> Tensor:
 
 
 def pack_flags(flags: Tensor) -> Tensor:
-    """`wire.bits.pack_flags` of u8[m] of zeros and ones, or of what is below zero in f32[m]."""
+    """Compute `wire.bits.pack_flags` of u8[m] of zeros and ones, or of x < 0 for f32[m]."""
     from gradwire.kernels.gpu import messages
 
     with torch.cuda.device_of(flags):
@@ -115,7 +115,7 @@ def pack_flags(flags: Tensor) -> Tensor:
 
 
 def unpack_flags(wire: Tensor, count: int) -> Tensor:
-    """`wire.bits.unpack_flags` of u8[ceil(count / 8)]: u8[count]."""
+    """Compute `wire.bits.unpack_flags` of u8[ceil(count / 8)]: u8[count]."""
     from gradwire.kernels.gpu import messages
 
     with torch.cuda.device_of(wire):
@@ -123,9 +123,9 @@ def unpack_flags(wire: Tensor, count: int) -> Tensor:
 
 
 def bitmap(indices: Tensor, length: int, low: int | None = None) -> Tensor:
-    """u8[ceil(length / 8)] with the bits indices[i] set, or with Elias-Fano's `low` the bits (indices[i] >> low) + i.
+    """Make u8[ceil(length / 8)] with bits indices[i] set, or, with Elias-Fano's `low`, bits (indices[i] >> low) + i.
 
-    The indices are int64[k] and increase; the bits lie below `length`.
+    The indices, int64[k], must increase, and the bits must lie below `length`.
     """
     from gradwire.kernels.gpu import messages
 
@@ -134,7 +134,7 @@ def bitmap(indices: Tensor, length: int, low: int | None = None) -> Tensor:
 
 
 def round_natural(x: Tensor, key: int) -> Tensor:
-    """`wire.natural.encode` of f32[k], by the uniforms of a key: u8[k + ceil(k / 8)]."""
+    """Compute `wire.natural.encode` of f32[k], with the uniforms of a key: u8[k + ceil(k / 8)]."""
     from gradwire.kernels.gpu import messages
 
     with torch.cuda.device_of(x):
@@ -142,7 +142,7 @@ def round_natural(x: Tensor, key: int) -> Tensor:
 
 
 def read_natural(wire: Tensor, k: int) -> Tensor:
-    """`wire.natural.decode` of u8[k + ceil(k / 8)]: f32[k]."""
+    """Compute `wire.natural.decode` of u8[k + ceil(k / 8)]: f32[k]."""
     from gradwire.kernels.gpu import messages
 
     with torch.cuda.device_of(wire):
@@ -152,8 +152,8 @@ def read_natural(wire: Tensor, k: int) -> Tensor:
 def add_(target: Tensor, messages: Iterable[tuple[Tensor, Tensor]], alpha: float = 1.0) -> None:
     """Add alpha times sparse messages, indices int64[k] and values f32[k], to target f32[d], in place and in order.
 
-    One launch a message, in which no index may come twice: every sum then has one order, that of the messages. All
-    indices lie in the target, which is not checked.
+    There is one launch for each message. An index must not repeat within a message, so every sum has the messages'
+    order. Indices must lie in the target; this is not checked.
     """
     from gradwire.kernels.gpu import messages as loops
 
@@ -162,9 +162,9 @@ def add_(target: Tensor, messages: Iterable[tuple[Tensor, Tensor]], alpha: float
 
 
 def scatter_add_(target: Tensor, indices: Tensor, values: Tensor, alpha: float = 1.0) -> Tensor:
-    """`reference.scatter_add_`, of f32[d], int64[m] and f32[m], in its order, by sorting: indices may come again.
+    """Compute `reference.scatter_add_` of f32[d], int64[m] and f32[m] in its order, by sorting; indices may repeat.
 
-    They lie in the target, which is not checked. Where it is known that none comes twice, `add_` is faster.
+    Indices must lie in the target; this is not checked. If no index repeats, `add_` is faster.
     """
     from gradwire.kernels.gpu import messages
 

@@ -1,4 +1,4 @@
-"""Spans of a vector, cut into chunks of one length, so that one launch takes them all; and what it takes to launch."""
+"""Spans of a vector cut into chunks of equal length, so that one launch covers them all; uploads and launches."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 BLOCK = 4096
-"""Elements of a chunk, a power of two: what eight warps keep in registers."""
+"""Elements of a chunk, a power of two: as many as eight warps keep in registers."""
 
 
 @dataclass(frozen=True)
 class Chunks:
-    """Where chunks lie: `owner` i64[count] and `table` i64[5, spans] are what loops.py says."""
+    """The places of chunks. owner i64[count], table i64[5, spans]: as described in loops.py. lengths: of the spans."""
 
     owner: Tensor
     table: Tensor
@@ -25,31 +25,31 @@ class Chunks:
 
     @property
     def count(self) -> int:
-        """How many there are: none of an empty span, and the last of another may be short."""
+        """The number of chunks. An empty span has none; the last chunk of a span may be shorter."""
         return len(self.owner)
 
     @property
     def spans(self) -> int:
-        """How many pieces were cut."""
+        """The number of spans."""
         return len(self.lengths)
 
     @property
     def length(self) -> int:
-        """Elements in all."""
+        """The number of elements of all spans."""
         return sum(self.lengths)
 
     @property
     def longest(self) -> int:
-        """Elements of the longest span."""
+        """The number of elements of the longest span."""
         return max(self.lengths, default=0)
 
     def steps(self, most: int) -> int:
-        """How many chunks of a span to take at a time, a power of two: few where no span has many."""
+        """The number of chunks of a span to process at a time, a power of two up to `most`; small for short spans."""
         return min(most, max(32, 1 << (self.longest // self.block).bit_length()))
 
 
 def cut(spans: Sequence[tuple[int, int]], x: Tensor) -> Chunks:
-    """Cut spans of x[d]; refuse those that do not lie in it."""
+    """Cut spans of x[d] into chunks; ValueError if a span does not lie in x."""
     if any(not 0 <= start <= end <= len(x) for start, end in spans):
         raise ValueError("a span does not fit the vector")
     lengths = [end - start for start, end in spans]
@@ -63,11 +63,11 @@ def cut(spans: Sequence[tuple[int, int]], x: Tensor) -> Chunks:
 
 
 def upload(numbers: Sequence[int] | Sequence[Sequence[int]], x: Tensor, dtype: torch.dtype = torch.int64) -> Tensor:
-    """Integers on x's device, without waiting for what the device is doing."""
+    """Copy integers to x's device without waiting for the device."""
     return torch.tensor(numbers, dtype=dtype).to(x.device, non_blocking=True)
 
 
 def launch(loop: Any, programs: int, *given: Tensor | int | float, **constants: int | bool) -> None:
-    """Start a loop in so many programs, of `num_warps` warps, beside the constants that it is compiled for."""
+    """Launch a Triton loop with so many programs; `constants` are its compile-time constants and launch options."""
     if programs:
         loop[(programs,)](*given, **constants)

@@ -1,11 +1,11 @@
-"""Triton's loops for selection and norms: what one program does with one chunk of a span, or with one span.
+"""Triton's loops for selection and norms; one program handles one chunk of a span, or one span.
 
-A float32 magnitude's bits order as it does, so that all selection is of int32. Offsets are int64 throughout. The spans
-lie in `table` i64[5, spans]: where they start and end in the vector, their first chunk and the one behind their last,
-and where they would start if they were laid end to end. `owner` i64[chunks] tells the span of each chunk.
+The bits of a float32 magnitude order as the magnitude does, so selection works on int32. Offsets are int64. The spans
+are described by `table` i64[5, spans]: start and end in the vector, first chunk, one past the last chunk, and the start
+if all spans were laid end to end. `owner` i64[chunks] is the span of each chunk.
 
-Every result is the same in every run: what is added by atomics is integers. Branches on data are selections or leave
-the program, and shapes are constants: what compiles is what the interpreter runs.
+Every result is the same in every run, because only integers are added by atomics. Branches on data are selections or
+leave the program, and shapes are constants, so the compiled code is what the interpreter runs.
 """
 
 # The loops are written in Triton's language, which Python's types do not describe.
@@ -18,20 +18,20 @@ import triton
 import triton.language as tl
 
 SIZE = tl.constexpr(0x7FFFFFFF)
-"""All bits of a float32 but its sign."""
+"""All bits of a float32 except its sign."""
 
 OUTSIDE = tl.constexpr(-2)
-"""Instead of a magnitude, where there is none: below every threshold, also below -1, which all magnitudes pass."""
+"""The value of lanes outside a span: below every threshold, also below -1, which all magnitudes pass."""
 
 BINS = tl.constexpr(256)
-"""Of a histogram: Triton's costs bins / 32 operations an element."""
+"""Bins of a histogram; Triton's histogram costs bins / 32 operations an element."""
 
 
 @triton.jit
 def _chunk(owner, table, spans, BLOCK: tl.constexpr):
-    """This program's chunk, its span, where in the span it starts, where in the vector, and how many elements it has.
+    """This program's chunk, its span, its start in the span and in the vector, and its number of elements.
 
-    Within a chunk int32 is enough, and 64 bits would cost as many registers again.
+    Within a chunk int32 suffices; int64 would take twice the registers.
     """
     chunk = tl.program_id(0).to(tl.int64)
     span = tl.load(owner + chunk)
@@ -43,16 +43,17 @@ def _chunk(owner, table, spans, BLOCK: tl.constexpr):
 
 @triton.jit
 def _sizes(bits, lane, inside):
-    """Bits of the magnitudes at some indices."""
+    """The bits of the magnitudes at some indices; OUTSIDE for lanes that are not inside."""
     return tl.where(inside, tl.load(bits + lane, mask=inside, other=0) & SIZE, OUTSIDE)
 
 
 @triton.jit
 def guess(bits, table, spans, wanted, threshold, SAMPLE: tl.constexpr):
-    """One program a span: the bits below those of the wanted-th largest of a sample, which is the whole of a short one.
+    """One program a span: a threshold just below the wanted-th largest magnitude of a sample, as bits.
 
-    One element of each of SAMPLE equal stretches, shifted by the stretch's number, so that the sample does not walk
-    down one column of a matrix. 31 comparisons of the sample, which stays in registers, find the bits one by one.
+    The sample is the whole of a short span. Of a longer one it has an element from each of SAMPLE equal stretches,
+    shifted by the stretch's number, so that it does not stay in one column of a matrix. It stays in registers, and 31
+    comparisons find the threshold bit by bit.
     """
     span = tl.program_id(0)
     start = tl.load(table + span)
@@ -74,7 +75,7 @@ def guess(bits, table, spans, wanted, threshold, SAMPLE: tl.constexpr):
 
 @triton.jit
 def count(bits, owner, table, spans, threshold, counts, TIES: tl.constexpr, BLOCK: tl.constexpr):
-    """Of each chunk, how many magnitudes lie above their span's threshold and how many on it: i32[chunks, 2]."""
+    """Count the magnitudes of each chunk above its span's threshold and equal to it: counts i32[chunks, 2]."""
     chunk, span, _, start, rest = _chunk(owner, table, spans, BLOCK)
     lane = tl.arange(0, BLOCK)
     sizes = _sizes(bits + start, lane, lane < rest)
@@ -86,10 +87,10 @@ def count(bits, owner, table, spans, threshold, counts, TIES: tl.constexpr, BLOC
 
 @triton.jit
 def scan(counts, table, spans, allowed, offsets, totals, TIES: tl.constexpr, STEP: tl.constexpr):
-    """One program a span: where, counted from the span's first, each chunk's selection goes, i64[chunks, 2].
+    """One program a span: compute the output offsets of its chunks' selections, i64[chunks, 2].
 
-    Beside it, how many elements lie on the threshold before the chunk; the first `allowed` of them in the span are
-    selected.
+    The first column is the offset from the span's first selected element. The second is the number of elements before
+    the chunk that equal the threshold; the first `allowed` of them in the span are selected.
     """
     span = tl.program_id(0)
     first = tl.load(table + 2 * spans + span)
@@ -131,12 +132,12 @@ def write(
     MAGNITUDES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Write the indices of each chunk's selection, and the bits of the magnitudes there, in their order."""
+    """Write the indices of each chunk's selection in order, and, with MAGNITUDES, the bits of the magnitudes."""
     chunk, span, inner, start, rest = _chunk(owner, table, spans, BLOCK)
     found = tl.load(counts + 2 * chunk)
     if TIES:
         found += tl.load(counts + 2 * chunk + 1)
-    if found == 0:  # where few layers hold all that is large, most chunks are read once only
+    if found == 0:  # if large elements are concentrated in few layers, most chunks need no second read
         return
     lane = tl.arange(0, BLOCK)
     sizes = _sizes(bits + start, lane, lane < rest)
@@ -157,14 +158,14 @@ def write(
 
 @triton.jit
 def histogram(bits, owner, table, spans, prefix, counts, shift, width, BLOCK: tl.constexpr):
-    """Add to counts i64[spans, BINS] how often each digit follows the prefix; a digit has `width` bits, at most 8."""
+    """Count how often each digit follows the prefix, in counts i64[spans, BINS]; a digit has `width` <= 8 bits."""
     _, span, _, start, rest = _chunk(owner, table, spans, BLOCK)
     lane = tl.arange(0, BLOCK)
     sizes = _sizes(bits + start, lane, lane < rest)
     counted = (sizes >> (shift + width)) == tl.load(prefix + span)
     digits = tl.where(counted, (sizes >> shift) & ((1 << width) - 1), 0)
     bins = tl.arange(0, BINS)
-    # What does not count was counted as 0: the histogram's own mask is younger than torch 2.6's Triton.
+    # Elements without the prefix were counted as digit 0; torch 2.6's Triton has no mask for histograms yet.
     surplus = BLOCK - tl.sum(counted.to(tl.int32), 0)
     found = tl.histogram(digits, BINS) - tl.where(bins == 0, surplus, 0)
     tl.atomic_add(counts + span * BINS + bins, found.to(tl.int64), mask=found > 0, sem="relaxed")
@@ -172,9 +173,9 @@ def histogram(bits, owner, table, spans, prefix, counts, shift, width, BLOCK: tl
 
 @triton.jit
 def pick(counts, prefix, need, width):
-    """One program a span: append the digit of the need-th largest to the prefix, and keep what is needed of its equals.
+    """One program a span: append the digit of the need-th largest to the prefix, and update `need` within that digit.
 
-    Leaves zeros in the counts. A need of 0 makes a prefix of ones, which no finite magnitude has.
+    Resets the counts to zero. A need of 0 gives a prefix of ones, which no finite magnitude has.
     """
     span = tl.program_id(0)
     index = span.to(tl.int64) * BINS + (BINS - 1) - tl.arange(0, BINS)
@@ -189,7 +190,7 @@ def pick(counts, prefix, need, width):
 
 @triton.jit
 def squares(values, owner, table, spans, sums, BLOCK: tl.constexpr):
-    """The sum of each chunk's squares, in float64: f64[chunks]."""
+    """Sum each chunk's squares in float64: sums f64[chunks]."""
     chunk, _, _, start, rest = _chunk(owner, table, spans, BLOCK)
     lane = tl.arange(0, BLOCK)
     value = tl.load(values + start + lane, mask=lane < rest, other=0.0).to(tl.float64)
@@ -198,7 +199,7 @@ def squares(values, owner, table, spans, sums, BLOCK: tl.constexpr):
 
 @triton.jit
 def gather(sums, table, spans, totals, STEP: tl.constexpr):
-    """One program a span: the sum of its chunks' sums, in one order: f64[spans]."""
+    """One program a span: sum its chunks' sums, always in the same order: totals f64[spans]."""
     span = tl.program_id(0)
     first = tl.load(table + 2 * spans + span)
     last = tl.load(table + 3 * spans + span)

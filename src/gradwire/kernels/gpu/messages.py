@@ -1,4 +1,4 @@
-"""What wire/ and vector.py define, on a GPU: the same bytes and the same sums, each in one launch a piece."""
+"""Encoding, decoding and sparse sums on a GPU, with the same bytes and sums as wire/ and vector.py define."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from gradwire.kernels.gpu import words
 from gradwire.kernels.gpu.chunks import launch, upload
 
 BLOCK = 1024
-"""Lanes of a program."""
+"""Number of lanes of a program."""
 
 
 def pack(values: Tensor, width: int) -> Tensor:
-    """`wire.bits.pack` of the lowest `width` bits of int64[m]: u8[ceil(m width / 8)]."""
+    """Compute `wire.bits.pack` of the lowest `width` bits of int64[m]: u8[ceil(m width / 8)]."""
     length = _bytes(len(values) * width)
     wire = torch.empty(length, dtype=torch.uint8, device=values.device)
     launch(words.pack, _programs(length), values, wire, len(values), width, length, BLOCK=BLOCK)
@@ -23,7 +23,7 @@ def pack(values: Tensor, width: int) -> Tensor:
 
 
 def unpack(wire: Tensor, width: int, count: int) -> Tensor:
-    """`wire.bits.unpack` of u8[ceil(count width / 8)]: int64[count]."""
+    """Compute `wire.bits.unpack` of u8[ceil(count width / 8)]: int64[count]."""
     values = torch.zeros(count, dtype=torch.int64, device=wire.device)
     if count and width:
         launch(words.unpack, _programs(count), wire, values, count, width, BLOCK=BLOCK)
@@ -31,7 +31,7 @@ def unpack(wire: Tensor, width: int, count: int) -> Tensor:
 
 
 def pack_flags(flags: Tensor) -> Tensor:
-    """`wire.bits.pack_flags` of u8[m] of zeros and ones, or of what is below zero in f32[m]."""
+    """Compute `wire.bits.pack_flags` of u8[m] of zeros and ones, or of x < 0 for f32[m]."""
     length = _bytes(len(flags))
     wire = torch.empty(length, dtype=torch.uint8, device=flags.device)
     launch(words.pack_flags, _programs(length), flags.detach(), wire, len(flags), length, BLOCK=BLOCK)
@@ -39,19 +39,19 @@ def pack_flags(flags: Tensor) -> Tensor:
 
 
 def unpack_flags(wire: Tensor, count: int) -> Tensor:
-    """`wire.bits.unpack_flags` of u8[ceil(count / 8)]: u8[count]."""
+    """Compute `wire.bits.unpack_flags` of u8[ceil(count / 8)]: u8[count]."""
     flags = torch.empty(count, dtype=torch.uint8, device=wire.device)
     launch(words.unpack_flags, _programs(count), wire, flags, count, BLOCK=BLOCK)
     return flags
 
 
 def bitmap(indices: Tensor, length: int, low: int | None = None) -> Tensor:
-    """The bits indices[i] of `length`, or Elias-Fano's (indices[i] >> low) + i, as wire/index.py packs them: u8.
+    """Make a bitmap u8 with the bits indices[i] set, or Elias-Fano's (indices[i] >> low) + i, as in wire/index.py.
 
     Args:
-        indices: int64[k], increasing, and such that the bits lie below `length`.
-        length: bits.
-        low: of Elias-Fano.
+        indices: int64[k], increasing; the resulting bits must lie below `length`.
+        length: number of bits.
+        low: number of low bits in Elias-Fano; None for a bitmap of the indices.
     """
     flags = torch.zeros((length + 31) // 32, dtype=torch.int32, device=indices.device)
     k, gaps = len(indices), low is not None
@@ -60,7 +60,7 @@ def bitmap(indices: Tensor, length: int, low: int | None = None) -> Tensor:
 
 
 def round_natural(x: Tensor, key: int) -> Tensor:
-    """`wire.natural.encode` of f32[k], by the uniforms of a key: u8[k + ceil(k / 8)]."""
+    """Compute `wire.natural.encode` of f32[k], with the uniforms of a key: u8[k + ceil(k / 8)]."""
     k, length, signed = len(x), _bytes(len(x)), (key + 2**63) % 2**64 - 2**63
     wire = torch.empty(k + length, dtype=torch.uint8, device=x.device)
     bits, lanes = x.detach().view(torch.int32), BLOCK // 8
@@ -69,7 +69,7 @@ def round_natural(x: Tensor, key: int) -> Tensor:
 
 
 def read_natural(wire: Tensor, k: int) -> Tensor:
-    """`wire.natural.decode` of u8[k + ceil(k / 8)]: f32[k]."""
+    """Compute `wire.natural.decode` of u8[k + ceil(k / 8)]: f32[k]."""
     bits = torch.empty(k, dtype=torch.int32, device=wire.device)
     launch(words.read_natural, _programs(k), wire, bits, k, BLOCK=BLOCK)
     return bits.view(torch.float32)
@@ -78,13 +78,13 @@ def read_natural(wire: Tensor, k: int) -> Tensor:
 def add_(target: Tensor, messages: Iterable[tuple[Tensor, Tensor]], alpha: float = 1.0) -> None:
     """Add alpha times sparse messages, indices int64[k] and values f32[k], to target f32[d], in place.
 
-    A message after the other in the order given, each in a launch of its own: an index occurs once in a message, so
-    that every sum has one order, and the result is the same in every run and that of adding one by one. Indices lie in
-    the target, which is not checked.
+    Messages are added one after the other, each in its own launch. An index must not repeat within a message, so every
+    sum has the messages' order, and the result is the same in every run. Indices must lie in the target; this is not
+    checked.
     """
     for indices, values in messages:
         k = len(indices)
-        # A fused multiplication and addition would round once where the definition rounds twice.
+        # A fused multiply-add would round once, where the definition rounds twice.
         launch(
             words.add,
             _programs(k),
@@ -99,9 +99,9 @@ def add_(target: Tensor, messages: Iterable[tuple[Tensor, Tensor]], alpha: float
 
 
 def scatter_add_(target: Tensor, indices: Tensor, values: Tensor, alpha: float = 1.0) -> Tensor:
-    """`reference.scatter_add_` of f32[d], int64[m] that may come again, and f32[m], in the definition's order.
+    """Compute `reference.scatter_add_` of f32[d], int64[m] with repetitions and f32[m], in the definition's order.
 
-    Sorting costs more than the sum: `add_` is for indices that are known to differ.
+    Sorting costs more than the sum; for indices that are known to be distinct, use `add_`.
     """
     if len(values) != len(indices):
         raise ValueError(f"every index needs its value, got {len(indices)} indices and {len(values)} values")

@@ -1,18 +1,19 @@
-"""Exact selection on a GPU: a sample sets a threshold, two reads collect the few that pass it, and those are refined.
+"""Exact selection on a GPU: a sample sets a threshold, two reads collect the elements that pass it, and these compete.
 
-  guess      one program a span reads a sample of at most SAMPLE elements and finds what k or a few more reach.
-  collect    the vector is read to count what passes in each chunk, and again to write it, so that indices come out
-             increasing whatever the order in which programs run; a chunk where nothing passed is not read again.
-  refine     four histograms of eight bits each over what was collected find the k-th largest magnitude itself and
-             how many of its equals belong to the selection; those are collected in the same two steps.
+  guess      one program a span reads a sample of at most SAMPLE elements and finds a threshold that most likely k
+             elements or a few more reach.
+  collect    the vector is read once to count the passing elements of each chunk, and again to write them, so indices
+             are increasing in any order of programs; chunks in which nothing passed are not read again.
+  refine     four histograms of up to eight bits over the collected elements find the k-th largest magnitude, and how
+             many of its equals are selected; the selection is collected in the same two steps.
 
-That is two reads of the vector, the least that a deterministic order takes without waiting for one another's counts,
-and one transfer of a number a span to the host, which must know how much to reserve. All other numbers stay on the
-device. Where the guess failed, because a sample misled or because too many are equal, the refinement runs on the
-whole vector: six reads, and no transfer. Spans are chunked and go through the same launches, however many there are.
+So the vector is read twice, the minimum for a deterministic order in which programs do not wait for each other's
+counts. One number a span is transferred to the host, which allocates the output. All other numbers stay on the device.
+If the guess fails, because the sample misled or too many elements are equal, the refinement runs on the whole vector:
+six reads, and no transfer. Spans are cut into chunks, so any number of them takes the same launches.
 
-Why a sample and no histogram of the whole: a histogram of all elements costs more than another read of them, in
-Triton some BINS / 32 operations an element.
+A histogram of the whole vector instead of a sample would cost more than another read: in Triton about BINS / 32
+operations an element.
 """
 
 from __future__ import annotations
@@ -30,26 +31,26 @@ from gradwire.kernels.gpu import loops
 from gradwire.kernels.gpu.chunks import Chunks, cut, launch, upload
 
 SAMPLE = 8192
-"""Elements of a span that set its threshold."""
+"""The most elements of a span's sample."""
 
 LONG = 1 << 16
-"""From here on sampling costs less than it saves."""
+"""From this number of elements on, sampling costs less than it saves."""
 
 STEP = 2048
-"""Chunks whose counts one program sums at a time, at most."""
+"""The most chunks whose counts one program sums at a time."""
 
 REGISTERS = 64
-"""Of a thread that writes, so that four programs share a multiprocessor: it waits for memory, not for arithmetic."""
+"""Registers of a thread in the writing loop, so that four programs fit on a multiprocessor: it is memory-bound."""
 
 BINS = 256
-"""Of a histogram, as many as loops.BINS."""
+"""Bins of a histogram, equal to loops.BINS."""
 
 DIGITS = ((23, 8), (15, 8), (7, 8), (0, 7))
-"""Shift and width of the parts of a magnitude's 31 bits."""
+"""Shift and width of the digits of a magnitude's 31 bits."""
 
 
 def segmented_topk(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int]) -> Tensor:
-    """`reference.segmented_topk` of what `gpu.serves` takes."""
+    """Compute `reference.segmented_topk` of an x that `gpu.serves` accepts."""
     if len(spans) != len(ks):
         raise ValueError(f"every span needs its k, got {len(spans)} spans and {len(ks)} ks")
     if any(not 0 <= k <= end - start for (start, end), k in zip(spans, ks, strict=True)):
@@ -65,9 +66,9 @@ def segmented_topk(x: Tensor, spans: Sequence[tuple[int, int]], ks: Sequence[int
 
 
 def indices_above(x: Tensor, threshold: float) -> Tensor:
-    """`reference.indices_above` of what `gpu.serves` takes, for a threshold above 0."""
+    """Compute `reference.indices_above` of an x that `gpu.serves` accepts, for a threshold above 0."""
     chunks, bits = cut([(0, len(x))], x), x.detach().view(torch.int32)
-    # Torch compares float32 with float32. Where the threshold is 0, everything passes -1.
+    # The threshold is rounded to float32, as in torch's comparison. If it becomes 0, everything passes -1.
     below = int(torch.tensor(threshold, dtype=torch.float32).view(torch.int32)) - 1
     picked = _collect(bits, chunks, Limit(upload([below], x, torch.int32)))
     return picked.written(cast(list[int], picked.totals.tolist()))[0]
@@ -75,7 +76,7 @@ def indices_above(x: Tensor, threshold: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Limit:
-    """What is selected of a span: bits over `above` i32[spans], and of its equals the first `allowed` i64[spans]."""
+    """The rule of selection: bits > above i32[spans], and of the equal ones the first `allowed` i64[spans]."""
 
     above: Tensor
     allowed: Tensor | None = None
@@ -83,7 +84,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Collected:
-    """What passes a threshold, counted chunk by chunk but not yet written."""
+    """The elements that pass a threshold, counted for each chunk but not yet written."""
 
     bits: Tensor
     chunks: Chunks
@@ -93,7 +94,7 @@ class Collected:
     totals: Tensor
 
     def written(self, totals: Sequence[int], magnitudes: bool = False) -> tuple[Tensor, Tensor]:
-        """Places int64[sum of totals] in the spans laid end to end, and bits of the magnitudes there if asked for."""
+        """Write the indices int64[sum of totals], in the spans laid end to end, and the magnitudes' bits if wanted."""
         starts = list(itertools.accumulate(totals, initial=0))
         indices = torch.empty(starts[-1], dtype=torch.int64, device=self.bits.device)
         sizes = torch.empty(starts[-1] if magnitudes else 0, dtype=torch.int32, device=self.bits.device)
@@ -109,7 +110,7 @@ class Collected:
 
 
 def _among_few(bits: Tensor, chunks: Chunks, ks: Sequence[int]) -> Tensor | None:
-    """The selection by way of a guessed threshold, or None where too few pass it or too many."""
+    """Select by a guessed threshold; None if too few or too many elements pass it."""
     picked = _collect(bits, chunks, Limit(_guess(bits, chunks, ks)))
     totals = cast(list[int], picked.totals.tolist())
     if any(m < k for m, k in zip(totals, ks, strict=True)) or 2 * sum(totals) > chunks.length:
@@ -122,7 +123,7 @@ def _among_few(bits: Tensor, chunks: Chunks, ks: Sequence[int]) -> Tensor | None
 
 
 def _guess(bits: Tensor, chunks: Chunks, ks: Sequence[int]) -> Tensor:
-    """Of each span, bits above which most likely lie those of its k-th largest magnitude: i32[spans]."""
+    """A threshold for each span that most likely its k-th largest magnitude exceeds, as bits i32[spans]."""
     sample = min(SAMPLE, max(256, 1 << (chunks.longest - 1).bit_length()))
     wanted = upload([_wanted(n, k, sample) for n, k in zip(chunks.lengths, ks, strict=True)], bits)
     threshold = torch.empty(chunks.spans, dtype=torch.int32, device=bits.device)
@@ -131,16 +132,16 @@ def _guess(bits: Tensor, chunks: Chunks, ks: Sequence[int]) -> Tensor:
 
 
 def _wanted(n: int, k: int, sample: int) -> int:
-    """Of a sample of n elements, how many shall reach the threshold; more than there are for a threshold of 0."""
+    """How many elements of a sample of n elements should reach the threshold; more than the sample has means all."""
     if n <= sample or k == 0:
         return k
     expected = k / n * sample
-    # Four standard deviations more than expected: too few would cost three times the whole.
+    # Four standard deviations above the expectation: too few elements would cost three times as much in all.
     return math.ceil(expected + 4 * math.sqrt(expected) + 4)
 
 
 def _exactly(bits: Tensor, chunks: Chunks, ks: Sequence[int]) -> Tensor:
-    """The selection by the k-th largest of each span itself."""
+    """Select by the exact k-th largest magnitude of each span."""
     prefix = torch.zeros(chunks.spans, dtype=torch.int32, device=bits.device)
     need = upload(ks, bits)
     counts = torch.zeros((chunks.spans, BINS), dtype=torch.int64, device=bits.device)
@@ -155,7 +156,7 @@ def _exactly(bits: Tensor, chunks: Chunks, ks: Sequence[int]) -> Tensor:
 
 
 def _collect(bits: Tensor, chunks: Chunks, threshold: Limit) -> Collected:
-    """Count what passes, and tell each chunk where its selection will go."""
+    """Count the passing elements, and compute the output offset of each chunk."""
     counts = torch.empty((chunks.count, 2), dtype=torch.int32, device=bits.device)
     offsets = torch.empty((chunks.count, 2), dtype=torch.int64, device=bits.device)
     totals = torch.empty(chunks.spans, dtype=torch.int64, device=bits.device)

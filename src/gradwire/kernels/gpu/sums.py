@@ -1,4 +1,4 @@
-"""Norms of many pieces of one vector, on a GPU: one read, in one order of summation whatever runs first."""
+"""Norms of many spans of one vector on a GPU: one read, and always the same order of summation."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gradwire.kernels.gpu import loops
 from gradwire.kernels.gpu.chunks import cut, launch
 
 STEP = 1024
-"""Chunks whose sums one program adds at a time, at most."""
+"""The most chunks whose sums one program adds at a time."""
 
 
 def norms(x: Tensor, spans: Sequence[tuple[int, int]]) -> list[float]:
-    """`reference.norms` of what `gpu.serves` takes, within 1e-12."""
+    """Compute `reference.norms` of an x that `gpu.serves` accepts, within 1e-12."""
     chunks = cut(spans, x)
     if not chunks.spans:
         return []

@@ -1,7 +1,7 @@
 """Triton's loops for messages: bits, bitmaps, rounding and sums of sparse vectors.
 
-A byte is made by one lane, which reads what falls into it: nothing is written twice, and nothing needs an order. Only
-a bitmap is made by atomics, of an `or`, which has none.
+Each byte is written by one lane, which reads all that contributes to it, so the order of programs does not matter. Only
+a bitmap uses atomics, with `or`, whose order does not matter either.
 """
 
 # The loops are written in Triton's language, which Python's types do not describe.
@@ -16,7 +16,7 @@ import triton.language as tl
 GOLDEN = tl.constexpr(0x9E3779B97F4A7C15)
 FIRST = tl.constexpr(0xBF58476D1CE4E5B9)
 SECOND = tl.constexpr(0x94D049BB133111EB)
-"""Of SplitMix64, as in splitmix.py."""
+"""The constants of SplitMix64, as in splitmix.py."""
 
 
 @triton.jit
@@ -26,7 +26,7 @@ def _lanes(BLOCK: tl.constexpr):
 
 @triton.jit
 def pack(values, wire, count, width, nbytes, BLOCK: tl.constexpr):
-    """The lowest `width` bits of i64 values[count], 0 < width < 63, one after the other: u8[nbytes]."""
+    """Pack the lowest `width` bits of i64 values[count], 0 < width < 63, one after the other: wire u8[nbytes]."""
     byte = _lanes(BLOCK)
     value = byte * 8 // width
     position = byte * 8 - value * width
@@ -43,7 +43,7 @@ def pack(values, wire, count, width, nbytes, BLOCK: tl.constexpr):
 
 @triton.jit
 def unpack(wire, values, count, width, BLOCK: tl.constexpr):
-    """What `pack` packed: i64 values[count]."""
+    """Undo `pack`: i64 values[count]."""
     value = _lanes(BLOCK)
     first = value * width
     position = first & 7
@@ -52,7 +52,7 @@ def unpack(wire, values, count, width, BLOCK: tl.constexpr):
         shift = 8 * part - position
         needed = (value < count) & (shift < width)
         word = tl.load(wire + (first >> 3) + part, mask=needed, other=0).to(tl.int64)
-        # A shift by 64 or more, or by less than none, has no result, also where it is not needed.
+        # Shifts by 64 or more, or by a negative number, are undefined, also in lanes that do not need them.
         up = tl.where(needed, tl.maximum(shift, 0), 0)
         down = tl.where(needed, tl.maximum(-shift, 0), 0)
         found |= (word >> down) << up
@@ -62,7 +62,7 @@ def unpack(wire, values, count, width, BLOCK: tl.constexpr):
 
 @triton.jit
 def pack_flags(flags, wire, count, nbytes, BLOCK: tl.constexpr):
-    """Flags u8[count] of zeros and ones, or which of f32[count] lie below zero, eight a byte: u8[nbytes]."""
+    """Pack flags u8[count] of zeros and ones, or x < 0 for f32[count], eight a byte: wire u8[nbytes]."""
     byte = _lanes(BLOCK)
     position = tl.arange(0, 8)
     at = byte[:, None] * 8 + position[None, :]
@@ -73,7 +73,7 @@ def pack_flags(flags, wire, count, nbytes, BLOCK: tl.constexpr):
 
 @triton.jit
 def unpack_flags(wire, flags, count, BLOCK: tl.constexpr):
-    """What `pack_flags` packed of flags: u8[count]."""
+    """Undo `pack_flags`: flags u8[count]."""
     flag = _lanes(BLOCK)
     word = tl.load(wire + (flag >> 3), mask=flag < count, other=0).to(tl.int32)
     tl.store(flags + flag, ((word >> (flag & 7).to(tl.int32)) & 1).to(tl.uint8), mask=flag < count)
@@ -81,7 +81,7 @@ def unpack_flags(wire, flags, count, BLOCK: tl.constexpr):
 
 @triton.jit
 def bitmap(indices, words, count, low, GAPS: tl.constexpr, BLOCK: tl.constexpr):
-    """Set bit indices[i], or with GAPS bit (indices[i] >> low) + i, of words i32[m], which are zeros."""
+    """Set bit indices[i], or with GAPS bit (indices[i] >> low) + i, of words i32[m], which must be zero."""
     i = _lanes(BLOCK)
     bit = tl.load(indices + i, mask=i < count, other=0)
     if GAPS:
@@ -92,7 +92,7 @@ def bitmap(indices, words, count, low, GAPS: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def add(target, indices, values, alpha, count, BLOCK: tl.constexpr):
-    """Add alpha times one message's values to a target; no index comes twice in a message, so that no order counts."""
+    """Add alpha times one message's values to a target; indices must not repeat, so the order does not matter."""
     i = _lanes(BLOCK)
     index = tl.load(indices + i, mask=i < count, other=0)
     value = tl.load(values + i, mask=i < count, other=0.0) * alpha
@@ -102,9 +102,9 @@ def add(target, indices, values, alpha, count, BLOCK: tl.constexpr):
 
 @triton.jit
 def add_sorted(target, indices, order, values, alpha, count, BLOCK: tl.constexpr):
-    """The same of indices that come again, sorted, with `order` i64[count] telling where each came from.
+    """Add alpha times values at sorted indices that may repeat; `order` i64[count] holds their original positions.
 
-    The first of equals adds them all, one by one in their order.
+    The lane of the first of equal indices adds all of them, one by one in their original order.
     """
     i = _lanes(BLOCK)
     index = tl.load(indices + i, mask=i < count, other=-1)
@@ -124,9 +124,10 @@ def add_sorted(target, indices, order, values, alpha, count, BLOCK: tl.constexpr
 
 @triton.jit
 def round_natural(bits, key, wire, count, nbytes, BLOCK: tl.constexpr):
-    """Round floats' bits i32[count] to powers of two at random: exponents u8[count], then signs u8[nbytes].
+    """Round floats' bits i32[count] stochastically to powers of two: exponents u8[count], then signs u8[nbytes].
 
-    The mantissa, also a subnormal's, is the chance of the next power, of 2^23: so many of a number's 23 bits lie below.
+    The probability of the next power is mantissa / 2^23, also for subnormal numbers: 23 random bits are compared with
+    the mantissa.
     """
     byte = _lanes(BLOCK)
     position = tl.arange(0, 8)
@@ -141,7 +142,7 @@ def round_natural(bits, key, wire, count, nbytes, BLOCK: tl.constexpr):
 
 @triton.jit
 def read_natural(wire, bits, count, BLOCK: tl.constexpr):
-    """Bits of the floats that `round_natural` wrote: i32[count]."""
+    """Decode what `round_natural` wrote to floats' bits i32[count]."""
     i = _lanes(BLOCK)
     power = tl.load(wire + i, mask=i < count, other=0).to(tl.int32)
     word = tl.load(wire + count + (i >> 3), mask=i < count, other=0).to(tl.int32)
@@ -151,7 +152,7 @@ def read_natural(wire, bits, count, BLOCK: tl.constexpr):
 
 @triton.jit
 def _stream(key, at):
-    """64 random bits of each position: the output that SplitMix64 gives after so many others."""
+    """SplitMix64's output number `at`, 64 random bits for each position."""
     z = tl.load(key).to(tl.uint64) + (at + 1).to(tl.uint64) * GOLDEN
     z = (z ^ (z >> 30)) * FIRST
     z = (z ^ (z >> 27)) * SECOND

@@ -1,4 +1,4 @@
-"""What a step of training costs, and where its time goes, per way of averaging, link and number of ranks.
+"""Measure the time of a training step and its parts, by method of averaging, link and number of ranks.
 
 sheet = bench.run(bench.BenchPlan("mlp", ("dense", "ef(topk(density=0.01))"), rates=("100mbit",)))
 print(sheet.to_csv())

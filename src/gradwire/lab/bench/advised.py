@@ -1,4 +1,4 @@
-"""What advice is asked for, and what it has come to."""
+"""The question that `gradwire advise` answers, and the answer."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from gradwire.spec import parse
 
 @dataclass(frozen=True)
 class Question:
-    """Which of these specs pays on this model?
+    """The question which of some specs pays on a model.
 
-    local: exchanges of differences between local steps, whose rounds are predicted beside them.
-    door: through which gradients go: "ddp", "module" or "sharded". island: ranks of an island, neighbours by number; 1
-    for none. inside: a rate of the links inside one, such as "100gbit", in place of the measured.
-    check: measure all of them too, `steps` each in `seconds` at most, and with them the ways in `beside`, which have no
-    prediction.
+    candidates: the specs. bucket_mb: MiB that they exchange together. local: exchanges of differences, for predictions
+    of local steps. door: "ddp", "module" or "sharded". island: number of consecutive ranks in an island; 1 for none.
+    inside: the rate of links inside islands, such as "100gbit"; None to measure it. check: also measure every method,
+    with up to `steps` steps in `seconds` each, and also the methods in `beside`, which are not predicted.
     """
 
     model: str = "mlp"
@@ -53,36 +52,38 @@ class Question:
             net.parse_rate(self.inside)
         if self.check and (self.door != "ddp" or self.inside is not None):
             what = f"the {self.door} door" if self.inside is None else f"links of {self.inside} inside islands"
-            raise ValueError(f"what is checked is measured through DDP on the links that are there, got {what}")
+            raise ValueError(f"check measures through DDP on the existing links, which excludes {what}")
         if not self.candidates or len(set(self.candidates)) < len(self.candidates):
-            raise ValueError(f"advice takes every candidate once, got {', '.join(self.candidates) or 'none'}")
+            raise ValueError(
+                f"candidates must be distinct, and at least one, got {', '.join(self.candidates) or 'none'}"
+            )
         for spec in (*self.candidates, *self.local):
             parse(spec)
         self.plan(("dense", *self.beside))
 
     def check_ranks(self, ranks: int) -> None:
-        """Refuse islands that so many ranks do not fill, or of which there is only one (ValueError)."""
+        """Raise ValueError if islands do not fill `ranks` ranks, or if there is only one."""
         if self.island > 1 and (ranks % self.island or ranks == self.island):
-            raise ValueError(f"islands of {self.island} are two or more, all filled; {ranks} ranks do not make that")
+            raise ValueError(f"{ranks} ranks do not fill two or more islands of {self.island}")
 
     def plan(self, methods: tuple[str, ...]) -> BenchPlan:
-        """The benchmark that measures methods on this model."""
+        """The plan of a benchmark that measures methods on this model."""
         return BenchPlan(self.model, methods, steps=self.steps, seconds=self.seconds, bucket_mb=self.bucket_mb)
 
 
 @dataclass(frozen=True)
 class Probed:
-    """The link and the pace are known: seconds of a step without a network."""
+    """The event that link and pace are known. compute: seconds of a step without a network."""
 
     compute: float
 
 
 @dataclass(frozen=True)
 class ToLoss:
-    """A way whose steps to a loss have been measured.
+    """A method (`way`) whose number of steps to a loss has been measured.
 
-    seconds: of a step. ratio: steps for each of dense, inf if it never came to the loss. rows: the runs that the ratio
-    is from, none for dense.
+    seconds: of a step. ratio: steps to the loss divided by dense's; inf if it was not reached. rows: the runs that the
+    ratio comes from; empty for dense.
     """
 
     way: str
@@ -92,19 +93,19 @@ class ToLoss:
 
     @property
     def to_loss(self) -> float:
-        """Seconds for each step of dense."""
+        """Seconds that make as much progress towards the loss as one step of dense."""
         return self.seconds * self.ratio
 
 
 @dataclass(frozen=True)
 class Advised:
-    """A verdict, and what it rests on.
+    """A verdict and its basis.
 
     compute: seconds of a step without a network. alpha, beta: seconds a call and bytes a second, by kind of collective;
-    beta is None where size made no difference. measured: seconds of a step, by method, if that was asked for. rounds:
-    what local steps would take. door, island: as asked. own_traffic, own_seconds: of FSDP2's own collectives in a step,
-    bytes on a rank's link inside an island and seconds; compute contains what of them is not hidden. versions: what it
-    was measured with.
+    beta is None if the size made no difference. measured: seconds of a step, by method, if the question has `check`.
+    rounds: predictions of local steps. door, island: as in the question. own_traffic, own_seconds: FSDP2's own
+    collectives in a step, in bytes on a rank's link inside an island and in seconds; their part that is not hidden is
+    included in compute. versions: of the software that measured.
     """
 
     model: str
@@ -123,20 +124,23 @@ class Advised:
     versions: dict[str, str] = field(default_factory=records.platform_versions)
 
     def error(self, method: Method) -> float | None:
-        """Predicted over measured, less one; None where nothing was measured."""
+        """The relative error of a prediction, predicted / measured - 1; None if the method was not measured."""
         seconds = self.measured.get(method.name)
         return None if seconds is None else method.seconds / seconds - 1
 
     @property
     def local(self) -> LocalRound | None:
-        """The shortest round, of those the fastest: models that meet more often end closer to dense; None if none."""
+        """The round with the fewest steps, and among those the fastest; None if there is none.
+
+        Fewer steps are preferred because models that are averaged more often end closer to dense.
+        """
         known = (one for one in self.rounds if not one.refusal)
         return min(known, key=lambda one: (one.every, one.seconds(one.every)), default=None)
 
     def to_loss(self, optimizer: str) -> list[ToLoss]:
-        """Dense, and every way whose steps to a loss are known under an optimizer, the soonest first.
+        """Rank dense and every method with known steps to a loss under an optimizer, the soonest first.
 
-        Local steps are taken with as many steps a round as there are curves of.
+        Local steps are included with each number of steps a round that has been measured.
 
         Raises:
             ValueError: no losses are known for this optimizer.
@@ -155,7 +159,7 @@ class Advised:
         return sorted(found, key=lambda way: way.to_loss)
 
     def to_json(self) -> str:
-        """Strict JSON, with the sentence, and under "to_loss" every optimizer's ranking by the time to a loss."""
+        """Write strict JSON, with the verdict's sentence and, under "to_loss", the ranking for every optimizer."""
         fields = asdict(self) | {"sentence": self.verdict.sentence}
         fields["to_loss"] = {
             optimizer: [

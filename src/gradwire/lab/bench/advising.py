@@ -1,4 +1,4 @@
-"""Advice on one of the benchmark's workloads, on processes of this machine or as one rank of those of torchrun."""
+"""Advice on one of the benchmark's workloads, on processes of this machine or as one rank of a torchrun job."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from gradwire.advice import HALF, KINDS, Errand, Link, Pace, Verdict, Watch, dense, fp16, judge, probe
+from gradwire.advice import HALF, KINDS, Link, Pace, UnitWork, Verdict, Watch, dense, fp16, judge, probe
 from gradwire.advice.crowd import neighbour
 from gradwire.advice.doors import Exchanged, beside, own_part, own_traffic, through_ddp, through_module, through_shards
 from gradwire.advice.pace import trained
@@ -34,15 +34,16 @@ from gradwire.transport.process import Process
 Listener: TypeAlias = Callable[[Probed | Progress], None]
 
 STEPS = 12
-"""Steps in which the pace is measured."""
+"""Number of steps in which the pace is measured."""
 
 
 def ask(question: Question, ranks: int, rate: str | None, listen: Listener = remote.ignore) -> Advised:
-    """Ask on `ranks` processes, on links of `rate` or over loopback.
+    """Answer a question on `ranks` processes, on links of `rate` or over loopback.
 
     Raises:
-        gradwire.lab.remote.Failed: a rank refused its input (code 2) or died (1); the message is its own.
-        gradwire.net.Refused: the kernel does not give links.
+        ValueError: the islands do not fit the number of ranks.
+        gradwire.lab.remote.Failed: a rank refused its input (code 2) or died (code 1); the message comes from the rank.
+        gradwire.net.Refused: links of a chosen rate are not available.
     """
     question.check_ranks(ranks)
     advised = remote.run(
@@ -53,16 +54,18 @@ def ask(question: Question, ranks: int, rate: str | None, listen: Listener = rem
         rate=rate,
         listen=listen,
         timeout=TIMEOUT_SECONDS,
-        refused=(ValueError,),  # the other errors are of the user's own code, and need a traceback
+        refused=(ValueError,),  # other errors come from the user's code and need their traceback
     )
     return replace(advised, link=rate or "loopback")
 
 
-def answer(question: Question, tell: remote.Tell) -> Advised:
-    """Predict, and with `check` measure, on the ranks of the default group. Every rank calls it; the same on all.
+def answer(question: Question, report: remote.Report) -> Advised:
+    """Predict, and with `check` also measure, on the default process group.
+
+    Every rank calls it and gets the same result.
 
     Raises:
-        ValueError: a bad factory, spec or loss, or islands that the ranks do not fill, in one sentence.
+        ValueError: an invalid factory, spec or loss, or islands that do not fit the ranks, in one sentence.
     """
     question.check_ranks(dist.get_world_size())
     workload = make(question.model, dist.get_rank())
@@ -79,14 +82,14 @@ def answer(question: Question, tell: remote.Tell) -> Advised:
         inside, used = cast(Link, link.inside), replace(cast(Link, link.between), share=link.share)
         own = own_part(nbytes, inside, unit_bytes)
         pace = beside(pace, own, link.share)
-    tell(Probed(pace.compute + pace.tail))
+    report(Probed(pace.compute + pace.tail))
     verdict = _judge(ddp, exchanged, question, pace, used, process)
     rounds = _rounds(exchanged, question, pace, used, process)
     process.close()
-    # A link on which size made no difference has no bytes a second.
+    # JSON has no infinity: beta is None if the timed seconds did not depend on the size.
     alpha = {kind: cost.alpha for kind, cost in used.costs.items()}
     beta = {kind: cost.beta if cost.per_byte > 0 else None for kind, cost in used.costs.items()}
-    measured = _check(question, verdict, process.size, tell) if question.check else {}
+    measured = _check(question, verdict, process.size, report) if question.check else {}
     return Advised(
         question.model,
         HERE,
@@ -105,7 +108,7 @@ def answer(question: Question, tell: remote.Tell) -> Advised:
 
 
 def probe_islands(process: Process, question: Question) -> Link:
-    """The link of all ranks, and with islands those inside and between them. All islands are timed at once."""
+    """Time the link of all ranks, and with islands the links inside and between them; all islands at the same time."""
     device, kinds = torch.device("cpu"), (*KINDS, HALF)
     link = probe(process, device, kinds)
     if question.island == 1:
@@ -119,7 +122,7 @@ def probe_islands(process: Process, question: Question) -> Link:
 
 
 def _probe_groups(groups: list[list[int]]) -> Link:
-    """The link of this rank's group, while the other groups time theirs; the mean over the groups."""
+    """Time the link of this rank's group, while the other groups time theirs."""
     own, _ = dist.new_subgroups_by_enumeration(groups)
     device, process = torch.device("cpu"), Process(cast(dist.ProcessGroup, own))
     link = probe(process, device, (*KINDS, HALF))
@@ -130,7 +133,7 @@ def _probe_groups(groups: list[list[int]]) -> Link:
 def _exchanged(
     ddp: DistributedDataParallel, question: Question, gradients: list[Tensor], pace: Pace, process: Process
 ) -> Exchanged:
-    """What goes through the door that is asked about."""
+    """The tensors that the question's door exchanges."""
     if question.door == "ddp":
         return through_ddp(ddp, gradients, pace, process.size, question.bucket_mb * 2**20)
     whole = through_module(ddp, gradients, process.size)
@@ -138,7 +141,7 @@ def _exchanged(
 
 
 def _pace(ddp: DistributedDataParallel, workload: Workload, process: Process) -> tuple[Pace, list[Tensor]]:
-    """A few steps in which nothing is averaged, as the benchmark makes them: their pace, and the last gradients."""
+    """Make a few steps without averaging, as the benchmark does; return their pace and the last gradients."""
     found: list[Pace] = []
     optimizer = torch.optim.SGD(ddp.parameters(), LEARNING_RATE, MOMENTUM)
     watch = Watch(ddp, found.append, lambda seconds: mean(process, seconds), STEPS, silent=True)
@@ -156,12 +159,12 @@ def _pace(ddp: DistributedDataParallel, workload: Workload, process: Process) ->
 def _judge(
     ddp: DistributedDataParallel, exchanged: Exchanged, question: Question, pace: Pace, link: Link, process: Process
 ) -> Verdict:
-    """Predict dense, fp16 and the candidates; the ranks agree on the mean of their predictions.
+    """Predict dense, fp16 and the candidates, and average the predictions over the ranks.
 
-    Of shards, dense is native HSDP; of a module without a wrapper, DDP's.
+    For the sharded door, dense is native HSDP and fp16 is left out. For the module door, dense and fp16 are DDP's.
     """
     unit_bytes = question.bucket_mb * 2**20
-    work: dict[str, Sequence[Errand] | str]
+    work: dict[str, Sequence[UnitWork] | str]
     with neighbour(link.share < 1):
         if question.door == "sharded":
             work = {"dense": shards(exchanged, unit_bytes)}
@@ -174,14 +177,14 @@ def _judge(
 def _rounds(
     exchanged: Exchanged, question: Question, pace: Pace, link: Link, process: Process
 ) -> tuple[LocalRound, ...]:
-    """Rehearse what local steps exchange; the ranks agree on the mean of their figures."""
+    """Rehearse the exchanges of local steps, and average their figures over the ranks."""
     step, unit_bytes = pace.compute + pace.tail, question.bucket_mb * 2**20
     found = local_rounds(exchanged.named, exchanged.gradients, step, link, unit_bytes, question.local)
     return tuple(agreed_rounds(process, torch.device("cpu"), found)) if found else ()
 
 
-def _check(question: Question, verdict: Verdict, ranks: int, tell: remote.Tell) -> dict[str, float]:
-    """Measured seconds of a step, of every method that could be predicted and of those beside."""
+def _check(question: Question, verdict: Verdict, ranks: int, report: remote.Report) -> dict[str, float]:
+    """Measure the seconds of a step of every predicted method and of the question's `beside`."""
     known = tuple(method.name for method in verdict.methods if not method.refusal)
-    raced = race(question.plan(known + question.beside).cell(ranks, None, HERE), tell)
+    raced = race(question.plan(known + question.beside).cell(ranks, None, HERE), report)
     return {one.method: one.step for one in raced.measured}

@@ -1,4 +1,4 @@
-"""What is to be measured: a plan of links and numbers of ranks, and each of its cells."""
+"""What to measure: a plan of methods, links and numbers of ranks, and its cells."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ METHODS = (
     "ef(deft(density=0.01))",
     "local(every=10)",
 )
-"""The default: one of each kind."""
+"""The default methods: one of each kind."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One model, one link, one number of ranks: what one start of processes measures."""
+    """One model, link and number of ranks: what one group of processes measures."""
 
     model: str
     methods: tuple[str, ...]
@@ -40,12 +40,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class BenchPlan:
-    """All methods on a model, for every link and number of ranks.
+    """Measure all methods on a model, for every link and number of ranks.
 
-    model: built in, or a factory `module:name`. methods: names of `lab.ways`; "none" is always measured, and first,
-    because the others are compared with it. Of local steps whole rounds are timed, and divided by their steps. rates:
-    such as "100mbit"; None is loopback. steps: timed steps of every method, as many as fit into its `seconds` in a
-    cell, two at least, and five rounds of local steps. bucket_mb: of gradwire's ways.
+    model: a built-in name, or a factory `module:name`. methods: names of `lab.ways`; "none" is always measured first,
+    because the others are compared with it. With local steps, whole rounds are timed and divided by their steps. rates:
+    such as "100mbit"; None is loopback. steps: timed steps of each method, at least five rounds with local steps; fewer
+    if they would take longer than `seconds` in a cell, but at least two. bucket_mb: MiB that gradwire's methods
+    exchange together.
     """
 
     model: str = "mlp"
@@ -72,11 +73,11 @@ class BenchPlan:
         check_bucket_mb(self.bucket_mb)
 
     def cells(self) -> Iterator[Cell]:
-        """Every link with every number of ranks."""
+        """All combinations of links and numbers of ranks."""
         for ranks in self.ranks:
             for rate in self.rates:
                 yield self.cell(ranks, rate, rate or "loopback")
 
     def cell(self, ranks: int, rate: str | None, link: str) -> Cell:
-        """One of them."""
+        """The cell of one link and number of ranks."""
         return Cell(self.model, self.methods, ranks, rate, link, self.steps, self.seconds, self.bucket_mb)

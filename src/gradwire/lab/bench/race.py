@@ -1,7 +1,7 @@
 """The race of all methods of a cell, on one rank.
 
-They race in one start of processes, in rounds of a few steps each, so that a slow moment of the machine hits all of
-them. Rank 0's clock decides how many steps a round has.
+The same processes run all methods, in turns of a few steps each, so that slow moments of the machine affect all of
+them. Rank 0's clock decides how many steps a turn has.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from gradwire.lab.bench.plan import Cell
 from gradwire.lab.bench.racer import Racer, size
 from gradwire.lab.bench.results import Measured, Model
 from gradwire.lab.bench.workloads import make
-from gradwire.lab.remote import Tell
+from gradwire.lab.remote import Report
 from gradwire.lab.ways import AUTO_DENSE, is_torch
 
 CHUNK_STEPS, CHUNK_SECONDS = 5, 2.0
 FEWEST_STEPS, FEWEST_ROUNDS, PATIENCE_STEPS = 2, 5, 100
 QUICK_SECONDS = 1.0
-"""Steps shorter than this are worth repeating before one is timed."""
+"""Steps shorter than this allow more untimed ones: in the warm-up, and one at the start of every turn."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a method of a cell is: the share done, and the seconds of its step so far."""
+    """The progress of a method in a cell: the fraction done, and the median seconds of a step so far."""
 
     link: str
     ranks: int
@@ -41,17 +41,17 @@ class Progress:
 
 @dataclass(frozen=True)
 class Raced:
-    """What a race has found."""
+    """The result of a race."""
 
     model: Model
     measured: tuple[Measured, ...]
 
 
-def race(cell: Cell, tell: Tell) -> Raced:
-    """Race all methods of a cell against each other; the same result on every rank. Every rank calls it.
+def race(cell: Cell, report: Report) -> Raced:
+    """Measure all methods of a cell in turns. Every rank calls it and gets the same result.
 
     Raises:
-        ValueError: a bad factory, spec or loss, in one sentence.
+        ValueError: an invalid factory, spec or loss, in one sentence.
     """
     workload = make(cell.model, dist.get_rank())
     workload.check()
@@ -60,9 +60,9 @@ def race(cell: Cell, tell: Tell) -> Raced:
     for method in cell.methods:
         racers.append(Racer(method, workload, cell.bucket_mb))
         _warm_up(racers[-1])
-        tell(Progress(cell.link, cell.ranks, method, 0.0, racers[-1].last))
-    while sum(_turn(racer, cell, tell) for racer in racers):
-        pass  # another round
+        report(Progress(cell.link, cell.ranks, method, 0.0, racers[-1].last))
+    while sum(_turn(racer, cell, report) for racer in racers):
+        pass  # each iteration gives every method a turn
     for racer in racers:
         racer.check_finite()
     compute = statistics.median(_slowest(racers[0].timed.steps))
@@ -73,7 +73,7 @@ def race(cell: Cell, tell: Tell) -> Raced:
 
 
 def _warm_up(racer: Racer) -> None:
-    """Untimed steps, fewer where they are slow; auto's are those after it has chosen."""
+    """Make untimed steps, fewer if they are slow; with auto, only steps after its choice count."""
     fewest, most = racer.warm_steps
     done = 0
     for number in range(PATIENCE_STEPS):
@@ -85,24 +85,24 @@ def _warm_up(racer: Racer) -> None:
             break
 
 
-def _turn(racer: Racer, cell: Cell, tell: Tell) -> bool:
-    """A few steps of one method; whether it has had one."""
+def _turn(racer: Racer, cell: Cell, report: Report) -> bool:
+    """Time a few steps of one method; return False if it is done."""
     done, last, period = len(racer.timed.steps), racer.last, racer.comm.period
     wanted = cell.steps if period == 1 else max(math.ceil(cell.steps / period), FEWEST_ROUNDS)
     over = done >= wanted or (done >= FEWEST_STEPS and racer.spent >= cell.seconds)
     rounds = min(max(1, CHUNK_STEPS // period), wanted - done, max(1, int(CHUNK_SECONDS / (period * last))))
     rounds, quick = map(int, remote.agreed(0 if over else rounds, last < QUICK_SECONDS))
     if rounds:
-        if quick:  # the first step after another method finds its memory in no cache
+        if quick:  # after another method's turn, the first step finds caches cold
             racer.warm()
         racer.time(rounds)
-        share = max(len(racer.timed.steps) / wanted, min(1.0, racer.spent / cell.seconds))
-        tell(Progress(cell.link, cell.ranks, racer.method, share, statistics.median(racer.timed.steps)))
+        fraction = max(len(racer.timed.steps) / wanted, min(1.0, racer.spent / cell.seconds))
+        report(Progress(cell.link, cell.ranks, racer.method, fraction, statistics.median(racer.timed.steps)))
     return rounds > 0
 
 
 def _measured(racer: Racer, cell: Cell, compute: float) -> Measured:
-    """A method's figures from the timings of all ranks."""
+    """Compute a method's figures from the timings of all ranks."""
     timed, period = racer.timed, racer.comm.period
     steps = torch.tensor(_slowest(timed.steps), dtype=torch.float64)
     wire, wait = _network(timed.collectives)
@@ -126,24 +126,24 @@ def _measured(racer: Racer, cell: Cell, compute: float) -> Measured:
 
 
 def _network(mine: list[list[float]]) -> tuple[Tensor, Tensor]:
-    """f64[steps] twice: seconds in which all ranks are in a collective, and a rank's mean seconds of waiting beyond."""
+    """f64[steps] twice: seconds in which all ranks are in a collective, and a rank's mean further seconds in one."""
     each, counts = _gathered([seconds for step in mine for seconds in step]), torch.tensor([len(step) for step in mine])
     shortest, step = each.min(0).values, torch.arange(len(mine)).repeat_interleave(counts)
     nothing = torch.zeros(len(mine), dtype=torch.float64)
     return nothing.index_add(0, step, shortest), nothing.index_add(0, step, each.mean(0) - shortest)
 
 
-def _quantile(values: Tensor, share: float) -> float:
-    return float(torch.quantile(values, share))
+def _quantile(values: Tensor, q: float) -> float:
+    return float(torch.quantile(values, q))
 
 
 def _slowest(seconds: list[float]) -> list[float]:
-    """Every step's seconds on the rank that took longest."""
+    """For every step, its seconds on the slowest rank."""
     return [float(second) for second in _gathered(seconds).max(0).values]
 
 
 def _gathered(mine: list[float]) -> Tensor:
-    """f64[ranks, len(mine)]: the numbers of all ranks."""
+    """f64[ranks, len(mine)]: gather the numbers of all ranks."""
     tensor = torch.tensor(mine, dtype=torch.float64)
     all_ranks = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
     if mine:

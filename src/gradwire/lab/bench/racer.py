@@ -1,4 +1,4 @@
-"""One method in the race: its own copy of the model behind DDP, its optimizer, and what its timed steps took."""
+"""One method in the race: its own copy of the model, its optimizer, and the timings of its steps."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ LEARNING_RATE, MOMENTUM = 1e-3, 0.9
 
 @dataclass
 class Timed:
-    """What this rank saw of the timed steps: seconds of each, on gradients, and in each of its collectives.
+    """This rank's figures of the timed steps.
 
-    Of a way that exchanges once a round an entry is a whole round, divided by its steps.
+    steps: seconds of each step. selecting: seconds on gradients outside the network. collectives: seconds of each
+    collective in a step. sent, tx: bytes of all steps, by tensors and by the kernel. For a method that exchanges once a
+    round, an entry is a round's figure divided by its steps.
     """
 
     steps: list[float] = field(default_factory=list[float])
@@ -35,7 +37,7 @@ class Timed:
 
 
 class Racer:
-    """A method on this rank. Every rank makes all of them, in the same order."""
+    """A method on this rank. All ranks must create their racers in the same order."""
 
     def __init__(self, method: str, workload: Workload, bucket_mb: float) -> None:
         self.method, self.loss = method, workload.loss
@@ -46,21 +48,21 @@ class Racer:
 
     @property
     def warm_steps(self) -> tuple[int, int]:
-        """Untimed steps before the first timed one: how many at least, and how many where steps are quick.
+        """Untimed steps before the first timed one: the fewest, and the number if steps are quick.
 
-        DDP lays out its buckets anew after the first. PowerSGD's steps before it begins are quick here; auto's steps
-        before its decision are dense; a round's exchange comes with its last step.
+        DDP rebuilds its buckets after the first step. PowerSGD begins after a few dense steps, which send nothing here;
+        auto's steps before its decision are dense; a round's exchange comes with its last step.
         """
         before = DENSE_STEPS if powersgd_rank(self.method) else STEPS if self.method == AUTO else self.comm.period - 1
         return before + 1, before + (2 if self.method == NONE else 3)
 
     @property
     def label(self) -> str:
-        """The method's name in the tables: auto's tells its choice."""
+        """The method's name in tables; auto's includes its choice."""
         return f"{AUTO} ({self.comm.choice()})" if self.method == AUTO else self.method
 
     def step(self) -> float:
-        """One step of training from a common start; its seconds on this rank."""
+        """Make one training step, which all ranks begin together; return its seconds on this rank."""
         dist.barrier()
         began = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=False)
@@ -73,12 +75,12 @@ class Racer:
         return self.last
 
     def warm(self) -> None:
-        """An untimed step."""
+        """Make an untimed step."""
         self.step()
         self.comm.collectives()
 
     def time(self, rounds: int) -> None:
-        """Time so many rounds, each of a step, or of as many as lie between two exchanges."""
+        """Time `rounds` rounds; a round has `period` steps, which is 1 unless the method takes local steps."""
         dist.barrier()
         sent, tx, period = self.comm.sent(), remote.link_counters()[0], self.comm.period
         for _ in range(rounds):
@@ -86,12 +88,12 @@ class Racer:
             self.timed.steps.append(sum(self.step() for _ in range(period)) / period)
             self.timed.selecting.append((self.comm.selecting() - selecting) / period)
             self.timed.collectives.append([seconds / period for seconds in self.comm.collectives()])
-        dist.barrier()  # what the socket still held is on the link by now
+        dist.barrier()  # by now data left in the socket has been sent
         self.timed.sent += self.comm.sent() - sent
         self.timed.tx += remote.link_counters()[0] - tx
 
     def check(self) -> None:
-        """Refuse, after a step, a loss that has not gone through all of the model (ValueError)."""
+        """After a step, raise ValueError if the loss gives some trainable parameter no gradient."""
         named = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         without = [name for name, parameter in named.items() if parameter.grad is None]
         if len(without) == len(named):
@@ -101,7 +103,7 @@ class Racer:
         self.check_finite()
 
     def check_finite(self) -> None:
-        """Refuse, after a step, gradients that no method could have averaged (ValueError)."""
+        """After a step, raise ValueError if a gradient is not finite, because such steps are skipped."""
         for name, param in self.model.named_parameters():
             if param.grad is not None and not bool(param.grad.isfinite().all()):
                 raise ValueError(
@@ -111,6 +113,6 @@ class Racer:
 
 
 def size(model: nn.Module) -> tuple[int, int, int]:
-    """Elements, tensors and bytes that are averaged."""
+    """Numbers of elements, tensors and bytes that are averaged."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return sum(p.numel() for p in trained), len(trained), sum(int(p.nbytes) for p in trained)

@@ -1,4 +1,4 @@
-"""The record of a benchmark: what a step costs and where its time goes, per method, link and number of ranks."""
+"""The record of a benchmark: the time of a step and its parts, by method, link and number of ranks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from gradwire.lab import records
 from gradwire.lab.ways import AUTO_DENSE, NONE, is_torch
 
 DERIVED = ("exposed_selection", "exposed_wire", "exposed_wait", "other", "to_none", "to_dense")
-"""Columns of the CSV that follow from the measured ones."""
+"""Columns of the CSV that are computed from the measured ones."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """What was trained."""
+    """The trained model."""
 
     name: str
     parameters: int  # elements that are averaged
@@ -26,14 +26,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Measured:
-    """One method on one link: seconds, bytes and counts of one step, the median or the mean over the timed steps.
+    """One method on one link: seconds, bytes and counts of one step, medians or means over the timed steps.
 
-    Of local steps: the mean step of a round, over the timed rounds.
+    With local steps, a step is the mean of a round's steps, over the timed rounds.
 
-    A step begins on all ranks at once and ends with the last. compute: the median step of "none" in the same run.
-    selection: on gradients outside the network, the mean over the ranks. wire: of every collective the shortest time
-    that a rank spent in it. wait: what the ranks spent there beyond that, on average: a slower peer. For torch's
-    own ways only the step is known, so all that is not compute is called wire.
+    A step begins on all ranks at once and ends with the slowest. compute: the median step of "none" in the same run.
+    selection: time on gradients outside the network, the mean over the ranks. wire: for every collective, the shortest
+    time that a rank spent in it. wait: the further time that ranks spent in it on average, waiting for a slower peer.
+    For torch's own methods only the step is known, so all time beside compute counts as wire.
     """
 
     model: str
@@ -53,20 +53,20 @@ class Measured:
 
     @property
     def added(self) -> float:
-        """Seconds that averaging adds to a step; never less than nothing, which would be noise."""
+        """Seconds that averaging adds to a step; at least 0, as a negative value would be noise."""
         return max(0.0, self.step - self.compute)
 
     @property
     def hidden(self) -> float:
-        """Seconds of selection, wire and wait that lie under backward; negative where a step is longer than its parts.
+        """Seconds of selection, wire and wait that overlap with backward; negative if a step exceeds its parts.
 
-        The rest is copying, and the hook's thread and backward sharing a core.
+        It then contains copies, and time in which the hook's thread and backward shared a core.
         """
         return self.selection + self.wire + self.wait - (self.step - self.compute)
 
     @property
     def exposed(self) -> tuple[float, float, float, float]:
-        """The parts of `added`: selection, wire, wait, other. Hidden time is taken off wire first, then off wait."""
+        """The parts of `added`: selection, wire, wait, other. Hidden time is subtracted from wire, then from wait."""
         left, parts = self.added, list[float]()
         for part in (self.selection, self.wait, self.wire):
             parts.append(min(part, left))
@@ -76,17 +76,17 @@ class Measured:
 
     @property
     def apart(self) -> bool:
-        """Whether the time beside compute is known in parts."""
+        """Whether the parts of the time beside compute are known."""
         return not is_torch(self.method) and self.method not in (NONE, AUTO_DENSE)
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """Everything that a benchmark has measured."""
+    """All measurements of a benchmark."""
 
     models: tuple[Model, ...]
     measured: tuple[Measured, ...]
-    bucket_mb: float  # of gradwire's ways
+    bucket_mb: float  # of gradwire's methods
     command: str
     versions: dict[str, str]
     note: str  # may be empty
@@ -96,18 +96,18 @@ class Sheet:
             raise ValueError("a sheet needs at least one measurement, got none")
 
     def of(self, one: Measured, method: str) -> Measured | None:
-        """What another method measured in the same run."""
+        """Another method's measurement in the same run; None if it was not measured."""
         place = one.model, one.link, one.ranks
         same = (other for other in self.measured if (other.model, other.link, other.ranks) == place)
         return next((other for other in same if other.method == method), None)
 
     def ratio(self, one: Measured, method: str) -> float:
-        """This step over another method's in the same run: below one is faster. NaN where that was not measured."""
+        """This step divided by another method's in the same run; NaN if that was not measured."""
         other = self.of(one, method)
         return one.step / other.step if other else math.nan
 
     def cells(self) -> dict[tuple[str, str, int], tuple[Measured, ...]]:
-        """The measurements by model, link and ranks, in the order of measuring."""
+        """The measurements by model, link and number of ranks, in the order in which they were made."""
         found: dict[tuple[str, str, int], tuple[Measured, ...]] = {}
         for one in self.measured:
             place = one.model, one.link, one.ranks
@@ -115,16 +115,16 @@ class Sheet:
         return found
 
     def to_json(self) -> str:
-        """Strict JSON; `Sheet.from_json` gives an equal record back."""
+        """Write strict JSON; `Sheet.from_json` returns an equal record."""
         return records.to_json(self, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Sheet:
-        """The record that `to_json` wrote. ValueError, in one sentence, for any other text."""
+        """Read a record that `to_json` wrote; ValueError, in one sentence, for any other text."""
         return records.from_json(cls, text, "the sheet")
 
     def to_csv(self) -> str:
-        """A line for every measurement, the derived columns last; an empty field where there is no such figure."""
+        """Write CSV: a line for every measurement, the derived columns last, a field empty if there is no figure."""
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow([*asdict(self.measured[0]), "hidden", *DERIVED])

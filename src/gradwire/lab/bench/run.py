@@ -1,4 +1,4 @@
-"""Measure a plan: cell by cell on processes of this machine, or as one rank of those that torchrun has started."""
+"""Measure a plan: cell by cell on processes of this machine, or as one rank of a torchrun job."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gradwire.lab.bench.results import Sheet
 from gradwire.lab.remote import ignore
 
 TIMEOUT_SECONDS = 1800
-"""Of one collective: a dense one on a slow link takes minutes."""
+"""Timeout of one collective: a dense one on a slow link takes minutes."""
 
 HERE = "the network as it is"
 """The link's name under torchrun."""
@@ -25,8 +25,8 @@ def run(plan: BenchPlan, listen: Callable[[Progress], None] = ignore, command: s
     """Measure every cell on processes of this machine.
 
     Raises:
-        gradwire.lab.remote.Failed: a rank refused its input (code 2) or died (1); the message is its own.
-        gradwire.net.Refused: the kernel does not give links.
+        gradwire.lab.remote.Failed: a rank refused its input (code 2) or died (code 1); the message comes from the rank.
+        gradwire.net.Refused: links of a chosen rate are not available.
     """
     raced = [
         remote.run(
@@ -37,7 +37,7 @@ def run(plan: BenchPlan, listen: Callable[[Progress], None] = ignore, command: s
             rate=cell.rate,
             listen=listen,
             timeout=TIMEOUT_SECONDS,
-            refused=(ValueError,),  # the other errors are of the user's own code, and need a traceback
+            refused=(ValueError,),  # other errors come from the user's code and need their traceback
         )
         for cell in plan.cells()
     ]
@@ -45,21 +45,21 @@ def run(plan: BenchPlan, listen: Callable[[Progress], None] = ignore, command: s
 
 
 def run_here(plan: BenchPlan, listen: Callable[[Progress], None] = ignore, command: str = "", note: str = "") -> Sheet:
-    """Measure on the ranks of the default group, which exists; every rank calls it, and gets the same sheet.
+    """Measure on the existing default process group. Every rank calls it and gets the same sheet.
 
     Raises:
-        ValueError: a bad factory, spec or loss, in one sentence.
+        ValueError: an invalid factory, spec or loss, in one sentence.
     """
     return _sheet(plan, [race(plan.cell(dist.get_world_size(), None, HERE), listen)], command, note)
 
 
 def live_here(work: Callable[[bool], None], complain: Callable[[str], None]) -> NoReturn:
-    """Join the ranks that torchrun has started, work, and end the process; `work` takes whether this is rank 0."""
+    """Join the ranks that torchrun started, call `work(rank == 0)`, and end the process."""
     remote.here(work, complain, TIMEOUT_SECONDS)
 
 
 def _sheet(plan: BenchPlan, raced: Sequence[Raced], command: str, note: str) -> Sheet:
-    """What was measured, with what it depends on."""
+    """Collect measurements and versions in a sheet."""
     models = {each.model.name: each.model for each in raced}
     measured = tuple(one for each in raced for one in each.measured)
     versions = {**records.versions(), "cores": str(os.cpu_count())}

@@ -1,7 +1,7 @@
-"""Models and losses to measure: those that come with gradwire, or the user's own.
+"""Models and losses to measure: built-in ones, or the user's own.
 
-The user gives a factory, `module:name`. It is called without arguments, or with `rank` if it takes that, and returns
-(model, loss); loss(model) computes the loss of the next batch with the model it is given.
+The user names a factory, `module:name`. It is called without arguments, or with `rank` if it has such a parameter, and
+returns (model, loss); loss(model) computes the loss of the next batch with the given model.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ CONTEXT = 320
 
 @dataclass(frozen=True)
 class Workload:
-    """A model, and what computes its loss f[] on the next batch; `loss` is called with the model behind DDP."""
+    """A model, and a function that computes its loss f[] on the next batch; its argument is the model behind DDP."""
 
     model: nn.Module
     loss: Callable[[nn.Module], Tensor]
 
     def check(self) -> None:
-        """Refuse a loss that fails or is no number to descend on (ValueError); computes it once."""
+        """Compute the loss once; ValueError if it fails or is not a tensor of one element that requires grad."""
         try:
             loss: object = self.loss(self.model)
         except Exception as error:
@@ -76,11 +76,11 @@ BUILT_IN: dict[str, Callable[[int], Workload]] = {"gpt": gpt, "mlp": mlp, "resne
 
 
 SECONDS = 300.0
-"""A factory that has not returned by then is taken for one that never will."""
+"""Time limit for a factory."""
 
 
 def check_model(name: str) -> None:
-    """Refuse what cannot be the name of a workload (ValueError); whether a factory is there is seen when it is made."""
+    """Raise ValueError for an invalid name of a workload; whether a factory exists is checked by `make`."""
     module, colon, factory = name.partition(":")
     if not colon:
         check_name("model", name, BUILT_IN)
@@ -89,7 +89,7 @@ def check_model(name: str) -> None:
 
 
 def make(name: str, rank: int) -> Workload:
-    """Make the workload of a rank; every rank gets the same weights if the factory draws them from torch's generator.
+    """Make the workload of a rank. All ranks get the same weights if the factory draws them from torch's generator.
 
     Raises:
         ValueError: there is no such factory, it fails, or it returns something else.
@@ -113,7 +113,7 @@ def make(name: str, rank: int) -> Workload:
 
 @contextmanager
 def _limited(sentence: str) -> Generator[None]:
-    """Raise TimeoutError after SECONDS in this context. Only the main thread can be interrupted."""
+    """Raise TimeoutError in the block after SECONDS; only in the main thread, as others cannot be interrupted."""
 
     def too_late(*_: object) -> NoReturn:
         raise TimeoutError(sentence)
@@ -130,7 +130,7 @@ def _limited(sentence: str) -> Generator[None]:
 
 
 def _find(name: str) -> Callable[..., object]:
-    """Import `module:name`, from the working directory too."""
+    """Import `module:name`, also from the working directory; ValueError if that fails."""
     check_model(name)
     module, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:

@@ -1,4 +1,4 @@
-"""A clock of training."""
+"""A clock of training time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Clock:
-    """Seconds of training; evaluations do not count."""
+    """Seconds of training, without pauses for evaluations."""
 
     started: float = field(default_factory=time.perf_counter)
     paused: float = 0.0
@@ -21,7 +21,7 @@ class Clock:
 
     @contextmanager
     def pause(self) -> Generator[None]:
-        """Stand still meanwhile."""
+        """Stop the clock during the block."""
         began = time.perf_counter()
         yield
         self.paused += time.perf_counter() - began

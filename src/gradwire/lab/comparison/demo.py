@@ -1,4 +1,4 @@
-"""The demonstration: dense against local steps and per-step methods; same model, data, seed, optimizer and time."""
+"""The runs of `gradwire demo`: dense, local steps and per-step methods; same model, data, seed, optimizer and time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ RUNS = {
     "EF(Top-k) 10 %": "ef(topk(density=0.1, values='bits4'))",
     "gradwire.local": "local(every=10)",
 }
-"""The runs of the demonstration. The first is the baseline."""
+"""The method of each run, by the run's name. The first is the baseline."""
 
 RATE = 0.002
-"""The learning rate of all runs, at its highest."""
+"""The peak learning rate of all runs."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """What a run of the demonstration trains, and for how many seconds."""
+    """The training seconds of a run, and the width and depth of its model."""
 
     seconds: float
     width: int
@@ -28,10 +28,10 @@ class Size:
 
 
 SHORT = Size(8.0, 64, 3)
-"""For the first look: a model so small that dense DDP makes a hundred steps in its time."""
+"""The default: a model so small that dense DDP makes a hundred steps in the time."""
 
 FULL = Size(50.0, 128, 4)
-"""What the docs show."""
+"""The size of `gradwire demo --full`, which the docs show."""
 
 METHODS = (
     f"All runs share one optimizer: AdamW with torch's settings, learning rate {RATE:g} after a warm-up of 20 steps, "
@@ -41,7 +41,7 @@ METHODS = (
 
 
 def note(full: bool) -> str:
-    """What to keep in mind of the numbers."""
+    """The report's remarks about the runs."""
     short = (
         "\nThis is the short run: a tiny model in its first hundreds of steps, where every optimizer still learns "
         "fast. It shows what a slow link costs, not where training ends; gradwire demo --full trains longer."
@@ -50,7 +50,7 @@ def note(full: bool) -> str:
 
 
 def jobs(size: Size, seconds: float | None, seed: int) -> dict[str, TrainingJob]:
-    """One job a run; ten evaluations or more in each."""
+    """Make one job for each run, with at least ten evaluations in its time."""
     budget = size.seconds if seconds is None else seconds
     return {
         name: TrainingJob(
@@ -67,5 +67,5 @@ def jobs(size: Size, seconds: float | None, seed: int) -> dict[str, TrainingJob]
 
 
 def model_name(job: TrainingJob, parameters: int) -> str:
-    """Name the model in a line."""
+    """Describe the model in one line."""
     return f"GPT, {parameters / 1e6:.2f} M parameters ({job.depth} blocks of width {job.width}), bytes, AdamW"

@@ -12,14 +12,14 @@ OPTIMIZERS = ("adamw", "sgd")
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A training run of the small GPT on the corpus, until `seconds` of training or `steps` are over.
+    """Settings of a training run of the small GPT on the corpus, for `seconds` of training or `steps` steps.
 
-    exchange: a way of `lab.ways`, such as a spec. batch: sequences per rank and step, of `context` bytes each.
-    optimizer: "adamw" as it comes with torch, or "sgd" with Nesterov momentum 0.8; gradients are clipped at `clip`.
-    learning_rate: reached after `warmup` steps; a cosine over the budget takes it down to `floor` of that, 1 for a
-    constant rate. evaluate_every: seconds of training between evaluations. target: the held-out loss that ends the run.
-    rehearsed: leave out the network in the dense first steps of torch's PowerSGD, to time those that follow. save,
-    resume: folders, one file a rank.
+    exchange: a method of `lab.ways`, such as a spec. batch: sequences per rank and step, of `context` bytes each.
+    optimizer: "adamw" with torch's defaults, or "sgd" with Nesterov momentum 0.8; gradients are clipped to norm `clip`.
+    learning_rate: the peak, reached after `warmup` steps; a cosine over the budget lowers it to `floor` times the peak
+    (1: constant). evaluate_every: seconds of training between evaluations. target: a held-out loss that ends the run.
+    rehearsed: send nothing in the first, dense steps of torch's PowerSGD, so that timings are those of later steps.
+    save, resume: folders of checkpoints, with one file a rank.
     """
 
     exchange: str
@@ -46,9 +46,9 @@ class TrainingJob:
     def __post_init__(self) -> None:
         check_way(self.exchange)
         if self.exchange == NONE:
-            raise ValueError("a run on several ranks that averages nothing is no run: leave none to gradwire bench")
+            raise ValueError("none does not average, so ranks would train apart: it is for gradwire bench only")
         if powersgd_rank(self.exchange) and (self.save or self.resume):
-            raise ValueError(f"{self.exchange} is torch's and keeps its memory to itself: it cannot be resumed")
+            raise ValueError(f"{self.exchange} is torch's hook, whose memory cannot be saved: it cannot be resumed")
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"the optimizer must be {' or '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         if not self.learning_rate > 0 or not 0 <= self.floor <= 1:
@@ -59,15 +59,15 @@ class TrainingJob:
             raise ValueError(f"the width must be a multiple of the heads, got {self.width} and {self.heads}")
 
 
-def rate_at(job: TrainingJob, step: int, share: float) -> float:
-    """The learning rate of a step, counted from 0, when a `share` of the budget in [0, 1] is spent."""
-    cosine = job.floor + (1 - job.floor) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
+def rate_at(job: TrainingJob, step: int, spent: float) -> float:
+    """The learning rate of a step, counted from 0, when the fraction `spent` of the budget is used up."""
+    cosine = job.floor + (1 - job.floor) * (1 + math.cos(math.pi * min(spent, 1.0))) / 2
     return job.learning_rate * min(1.0, (step + 1) / job.warmup) * cosine
 
 
 @dataclass(frozen=True)
 class Started:
-    """Training begins: parameters of the model, and the step that it goes on from."""
+    """The event that training begins. parameters: of the model. step: the first step's number, 0 unless resumed."""
 
     parameters: int
     step: int
@@ -75,7 +75,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Pulse:
-    """A sign of life: steps and seconds of training so far."""
+    """A progress event: steps and seconds of training so far."""
 
     step: int
     seconds: float

@@ -1,4 +1,4 @@
-"""Run a job on n ranks over a link."""
+"""Run a job on real ranks."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def execute(
     rate: str | None,
     listen: Callable[[Started | Point | Pulse], None] = remote.ignore,
 ) -> Run:
-    """Train on `ranks` processes, on links of `rate` or over loopback, and return what came of it.
+    """Train on `ranks` processes, on links of `rate` or over loopback, and return the run's record.
 
     Raises:
-        gradwire.lab.remote.Failed: a rank refused its input or died; the message is its own.
-        gradwire.net.Refused: the kernel does not give links.
+        gradwire.lab.remote.Failed: a rank refused its input or died; the message comes from the rank.
+        gradwire.net.Refused: links of a chosen rate are not available.
     """
     run = remote.run(train, job, ranks, name=f"the run {name!r}", rate=rate, listen=listen, timeout=120)
     return replace(run, name=name)
 
 
-def train(job: TrainingJob, tell: remote.Tell) -> Run:
-    """Be one of the ranks."""
-    return Trainer(job, tell).run()
+def train(job: TrainingJob, report: remote.Report) -> Run:
+    """Train as one of the ranks."""
+    return Trainer(job, report).run()

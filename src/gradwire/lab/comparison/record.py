@@ -1,6 +1,6 @@
-"""The record of a comparison: what was run, what it reached, what it sent.
+"""The record of a comparison: its runs, their losses, and the bytes they sent.
 
-The laboratory writes it, the report reads it. As text it is strict JSON with the fields below, by name.
+The laboratory writes it and the report reads it. As text it is strict JSON with the fields below.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ class Point:
 
     step: int
     seconds: float  # training wall-clock so far, evaluation time excluded
-    sent_bytes: int  # what this rank's link carried so far: the kernel's tx_bytes; on loopback the ledger's traffic
+    sent_bytes: int  # sent by this rank so far: the kernel's tx_bytes of its link; on loopback, the ledger's traffic
     loss: float  # held-out, nats per byte
 
 
 @dataclass(frozen=True)
 class Split:
-    """Where the time of one step goes: the median seconds of each part."""
+    """The median seconds of each part of a step."""
 
     compute: float
     selection: float
@@ -34,7 +34,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Run:
-    """One way of averaging gradients, trained for the comparison's budget; its last point is its last step."""
+    """One method of averaging, trained for the comparison's budget; its last point is its last step."""
 
     name: str  # "EF(DEFT) 1 %"
     spec: str  # "ef(deft(density=0.01))" or "torch: fp16_compress_hook"
@@ -59,22 +59,22 @@ class Run:
 
     @property
     def headers(self) -> int:
-        """Bytes of protocol headers on the link, whole run: one header per packet.
+        """Bytes of protocol headers on the link in the whole run: one header per packet.
 
-        With segmentation offload a packet holds up to 64 KB under one header. The kernel counts bytes and packets both
-        before that is cut into frames, so they agree with each other, and neither knows the headers of the frames.
+        With segmentation offload, a packet holds up to 64 KB under one header. The kernel counts both bytes and packets
+        before packets are cut into frames, so the two are consistent; the headers of frames are in neither.
         """
         return HEADER_BYTES * self.link_packets
 
     @property
     def link_payload(self) -> int:
-        """Bytes on the link less the headers, whole run: to be held against `ledger_bytes`."""
+        """Bytes on the link less headers in the whole run, for comparison with `ledger_bytes`."""
         return self.link_bytes - self.headers
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several runs under one budget of seconds on one link; the first run is the dense baseline."""
+    """Several runs with the same budget of seconds on the same link; the first run is the dense baseline."""
 
     title: str
     model: str
@@ -93,15 +93,16 @@ class Comparison:
 
     @property
     def baseline(self) -> Run:
-        """The dense run that the others are held against."""
+        """The dense run with which the others are compared."""
         return self.runs[0]
 
     @property
     def noise(self) -> float | None:
-        """How far one evaluation of the baseline is from its trend, nats; None with fewer than six finite evaluations.
+        """The standard deviation, in nats, of the baseline's evaluations from their trend.
 
-        Of the last two thirds of its evaluations, at least five: the root mean square of their third differences over
-        sqrt(20), which is the standard deviation of independent deviations from any parabola.
+        It is the root mean square of third differences divided by sqrt(20), which is exact for independent deviations
+        from any parabola, over the last two thirds of the evaluations, at least five. None with fewer than six
+        evaluations, or if a loss among them is not finite.
         """
         losses = [point.loss for point in self.baseline.points]
         late = losses[-max(5, 2 * len(losses) // 3) :]
@@ -111,15 +112,15 @@ class Comparison:
         return math.sqrt(sum(each * each for each in third) / len(third) / 20)
 
     def crossing(self, run: Run, above: float = 0.0) -> Point | None:
-        """Where `run` first has a held-out loss <= the baseline's FINAL loss; None if it never does.
+        """The point at which `run` first has a held-out loss <= the baseline's FINAL loss; None if it never does.
 
         above: nats to add to that loss.
 
-        The rule of the first crossing: between evaluations the curve is a straight line, and the first touch counts
-        even when the curve rises again later. It holds for the baseline as well, so a baseline that dipped below its
-        own final loss on the way crosses before its end. Nothing is drawn from or to a loss that is not finite: a first
-        evaluation, or the first one after such a gap, that lies below the target is itself the crossing. A target that
-        is not finite is never reached.
+        Losses are interpolated linearly between evaluations, and the first crossing counts even if the loss rises again
+        later. The rule also holds for the baseline, so a baseline that dipped below its own final loss crosses before
+        its end. There is no interpolation from or to a loss that is not finite: if the first evaluation, or the first
+        one after such a gap, is below the target, it is itself the crossing. A target that is not finite is never
+        reached.
         """
         target, before = self.baseline.points[-1].loss + above, None
         if not math.isfinite(target):
@@ -131,31 +132,31 @@ class Comparison:
         return None
 
     def seconds_to_baseline(self, run: Run) -> float | None:
-        """When `run` first reaches the baseline's FINAL held-out loss, by `crossing`'s rule; None if never."""
+        """The seconds until `run` first reaches the baseline's FINAL held-out loss, as in `crossing`; None if never."""
         point = self.crossing(run)
         return None if point is None else point.seconds
 
     def speedup(self, run: Run) -> float | None:
-        """The baseline's total seconds / `seconds_to_baseline(run)`; None if never, or at 0 s, before any training."""
+        """The baseline's total seconds / `seconds_to_baseline(run)`; None if that is None, or 0 s (before training)."""
         seconds = self.seconds_to_baseline(run)
         return self.baseline.points[-1].seconds / seconds if seconds else None
 
     def to_json(self) -> str:
-        """Strict JSON; `Comparison.from_json` gives an equal record back."""
+        """Write strict JSON; `Comparison.from_json` returns an equal record."""
         return records.to_json(self, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Comparison:
-        """The record that `to_json` wrote. ValueError, in one sentence, for any other text."""
+        """Read a record that `to_json` wrote; ValueError, in one sentence, for any other text."""
         return records.from_json(cls, text, "the comparison")
 
 
 def _between(before: Point, after: Point, loss: float) -> Point:
-    """The point with this loss on the straight line from `before` (above it) to `after` (below it)."""
-    share = (before.loss - loss) / (before.loss - after.loss)
+    """Interpolate the point with this loss between `before`, which is above it, and `after`, which is below it."""
+    fraction = (before.loss - loss) / (before.loss - after.loss)
     return Point(
-        step=round(before.step + share * (after.step - before.step)),
-        seconds=before.seconds + share * (after.seconds - before.seconds),
-        sent_bytes=round(before.sent_bytes + share * (after.sent_bytes - before.sent_bytes)),
+        step=round(before.step + fraction * (after.step - before.step)),
+        seconds=before.seconds + fraction * (after.seconds - before.seconds),
+        sent_bytes=round(before.sent_bytes + fraction * (after.sent_bytes - before.sent_bytes)),
         loss=loss,
     )

@@ -1,4 +1,4 @@
-"""Where the seconds of a run's steps went."""
+"""The timings of a run's steps, and how they split into compute, selection and wire."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from gradwire.lab.comparison.record import Split
 
 @dataclass
 class StepTimes:
-    """Seconds of every step on this rank, of the optimizer in it, and of exchanges inside the optimizer's step.
+    """Timings of every step on this rank.
 
-    period: steps of a round. Figures of a step are averages over whole rounds, and their median.
+    period: steps of a round; figures of a step are medians of averages over whole rounds. steps: seconds of each step.
+    optimizing: seconds of the optimizer without exchanges. exchanging: seconds of exchanges inside `optimizer.step`.
     """
 
     period: int
@@ -22,7 +23,7 @@ class StepTimes:
     exchanging: list[float] = field(default_factory=list[float])
 
     def note(self, step: float, optimizing: float, exchanging: float) -> None:
-        """Note a step."""
+        """Record a step's seconds."""
         self.steps.append(step)
         self.optimizing.append(optimizing)
         self.exchanging.append(exchanging)
@@ -34,10 +35,11 @@ class StepTimes:
         return deciles[0], statistics.median(steps), deciles[-1]
 
     def split(self, compute: float, selecting: float) -> Split:
-        """The parts of a step of `compute` seconds without a network; `selecting` seconds, of all, were no network's.
+        """Split the median step.
 
-        Where exchanges happen inside the optimizer's step all their seconds are exposed, and known. Else what is
-        neither compute nor selection is called wire.
+        compute: seconds of forward and backward without a network. selecting: seconds of all steps that were spent on
+        selecting and encoding. If exchanges run inside the optimizer's step, their time is known and not hidden.
+        Otherwise all time that is neither compute nor selection counts as wire.
         """
         step = statistics.median(rounds(self.steps, self.period))
         if whole := sum(self.exchanging):
@@ -50,7 +52,7 @@ class StepTimes:
 
 
 def rounds(seconds: Sequence[float], period: int) -> list[float]:
-    """Averages over whole rounds of `period` steps; over all steps if there is no whole one."""
+    """Average seconds over each whole round of `period` steps, or over all steps if there is no whole round."""
     whole = len(seconds) - len(seconds) % period
     if not whole:
         return [statistics.fmean(seconds)]

@@ -26,16 +26,16 @@ WARM, COUNTED, PULSE_SECONDS = 4, 20, 0.5
 
 
 class Trainer:
-    """Model, data, optimizer and counters of one rank of the default process group, which exists."""
+    """Model, data, optimizer and counters of one rank of the existing default process group."""
 
-    def __init__(self, job: TrainingJob, tell: remote.Tell) -> None:
-        self.job, self.tell, self.rank, self.size = job, tell, dist.get_rank(), dist.get_world_size()
+    def __init__(self, job: TrainingJob, report: remote.Report) -> None:
+        self.job, self.report, self.rank, self.size = job, report, dist.get_rank(), dist.get_world_size()
         torch.manual_seed(job.seed)
         self.model = GPT(job.width, job.depth, job.heads, job.context)
         self.corpus = corpus.standard_library()
         self.optimizer = _optimizer(job, self.model)
         self.comm = average(self.model, self.optimizer, job.exchange, job.seed, job.bucket_mb, rehearsed=job.rehearsed)
-        period = self.comm.period  # the clock is read, and losses are computed, when all ranks hold the same model
+        period = self.comm.period  # clock checks and evaluations happen when all ranks hold the same model
         self.clock_steps = -(-CLOCK_STEPS // period) * period
         self.step, self.link_start, self.next_pulse, self.spent = 0, (0, 0), 0.0, 0.0
         self.points: list[Point] = []
@@ -43,9 +43,9 @@ class Trainer:
             self.load(Path(job.resume))
 
     def run(self) -> Run:
-        """The whole life of a run."""
+        """Measure compute, train, save a checkpoint if asked, and return the run's record."""
         compute = self.compute_seconds()
-        self.tell(Started(sum(p.numel() for p in self.model.parameters()), self.step))
+        self.report(Started(sum(p.numel() for p in self.model.parameters()), self.step))
         timed = self.train()
         if self.job.save:
             self.save(Path(self.job.save))
@@ -67,7 +67,7 @@ class Trainer:
         return run
 
     def train(self) -> StepTimes:
-        """Step until the budget is spent."""
+        """Train until the budget is spent or the target is reached."""
         self.link_start, first = self.link(), self.step
         clock, timed = Clock(), StepTimes(self.comm.period)
         self.evaluate(clock)
@@ -79,7 +79,7 @@ class Trainer:
         return timed
 
     def train_step(self, timed: StepTimes) -> None:
-        """One step on a fresh batch."""
+        """Make one step on a new batch."""
         began = time.perf_counter()
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(self.job, self.step, self.spent)
@@ -94,15 +94,15 @@ class Trainer:
         timed.note(ended - began, ended - computed - exchanging, exchanging)
 
     def loss(self, model: nn.Module) -> Tensor:
-        """The loss on this rank's batch of this step; a function of seed, step and rank."""
+        """The loss on this rank's batch at this step, which is a function of seed, step and rank."""
         draw = torch.Generator().manual_seed((self.job.seed * 1_000_003 + self.step) * 1024 + self.rank)
         tokens, targets = self.corpus.batch(self.job.batch, self.job.context, draw)
         return model(tokens, targets)
 
     def compute_seconds(self) -> float:
-        """Median seconds of forward and backward when nothing is sent."""
+        """Measure the median seconds of forward and backward without communication."""
         found: list[float] = []
-        dist.barrier()  # or a rank that is ready first would have both cores for itself
+        dist.barrier()  # so that no rank has the cores to itself for a while
         for _ in range(WARM + COUNTED):
             began = time.perf_counter()
             with self.comm.quiet():
@@ -112,29 +112,29 @@ class Trainer:
         return statistics.median(found[WARM:])
 
     def goes_on(self, clock: Clock, first: int) -> bool:
-        """Whether another step is due, the same on all ranks: by the steps done, and every few by rank 0's clock."""
+        """Whether to make another step, the same on all ranks: by the steps done and, regularly, by rank 0's clock."""
         done = self.step - first
         self.spent = max(self.spent, done / self.job.steps)
         if done >= self.job.steps or done % self.clock_steps:
             return done < self.job.steps
         due = len(self.points) * self.job.evaluate_every
         order = STOP if clock.seconds() >= self.job.seconds else EVALUATE if clock.seconds() >= due else GO
-        order, share = remote.agreed(order, clock.seconds() / self.job.seconds)
-        self.spent = max(self.spent, share)
+        order, fraction = remote.agreed(order, clock.seconds() / self.job.seconds)
+        self.spent = max(self.spent, fraction)
         self.pulse(clock)
         if order == EVALUATE:
             self.evaluate(clock)
         return order != STOP and not (self.job.target is not None and self.points[-1].loss <= self.job.target)
 
     def pulse(self, clock: Clock) -> None:
-        """Tell a sign of life twice a second."""
+        """Report progress, at most twice a second."""
         if clock.seconds() >= self.next_pulse:
             self.next_pulse = clock.seconds() + PULSE_SECONDS
-            self.tell(Pulse(self.step, clock.seconds()))
+            self.report(Pulse(self.step, clock.seconds()))
 
     @torch.no_grad()
     def evaluate(self, clock: Clock) -> None:
-        """Held-out loss, every rank a part; the clock stands still, and what is sent meanwhile does not count."""
+        """Compute the held-out loss, a part on each rank; neither the time nor the bytes count as training."""
         sent, before = self.link()[0] or round(self.comm.sent()), remote.link_counters()
         with clock.pause():
             tokens, targets = self.corpus.evaluation(EVALUATION_SEQUENCES, self.job.context)
@@ -144,15 +144,15 @@ class Trainer:
             sent_bytes, packets = (now - then for now, then in zip(remote.link_counters(), before, strict=True))
             self.link_start = self.link_start[0] + sent_bytes, self.link_start[1] + packets
         self.points.append(Point(self.step, clock.seconds(), sent, loss.item() / EVALUATION_SEQUENCES))
-        self.tell(self.points[-1])
+        self.report(self.points[-1])
 
     def link(self) -> tuple[int, int]:
-        """Bytes and packets the kernel has sent for this rank in training; 0 on loopback, which all ranks share."""
+        """Bytes and packets that this rank has sent in training, by the kernel's count; 0 on loopback (shared)."""
         now = remote.link_counters()
         return now[0] - self.link_start[0], now[1] - self.link_start[1]
 
     def save(self, folder: Path) -> None:
-        """Write this rank's checkpoint whole or not at all."""
+        """Write this rank's checkpoint atomically."""
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"rank{self.rank}.pt"
         parts = {"model": self.model, "optimizer": self.optimizer, "comm": self.comm}
@@ -161,7 +161,7 @@ class Trainer:
         os.replace(f"{file}.part", file)
 
     def load(self, folder: Path) -> None:
-        """Go on from this rank's checkpoint. ValueError if it is not one, or of something else."""
+        """Restore this rank's checkpoint; ValueError if it is missing, invalid or of another method."""
         file = folder / f"rank{self.rank}.pt"
         try:
             saved = torch.load(file, weights_only=True)

@@ -1,1 +1,1 @@
-"""Convex problems, the theory of methods on them, and their descent."""
+"""Convex problems, the theory of methods on them, and descents that run the methods."""

@@ -1,7 +1,6 @@
-"""Descent: run a method on a problem, and record its error and the bytes it has sent.
+"""Descent: run a method on a problem, and record its error and the bytes it sends.
 
-The error is |x - x*|^2 / |x^0 - x*|^2. Bytes are counted from what the workers bring to their asks: the uplink of one
-worker, on average.
+The error is |x - x*|^2 / |x^0 - x*|^2. Bytes are what one worker brings to its collectives, averaged over the workers.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ Transport: TypeAlias = Literal["batched", "lockstep"]
 MEET: Mapping[Transport, Meet] = MappingProxyType(
     {"batched": functools.partial(InProcess, batched=True), "lockstep": InProcess}
 )
-"""Averagers of all workers in this process."""
+"""Makers of averagers with all workers in this process, by transport."""
 
 DIVERGED = 1e12
-"""Error at which a run is given up."""
+"""The error at which a run is stopped as diverged."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A run so far: rounds, error, bytes that a worker has sent, and bytes on its link by gloo's algorithms."""
+    """A point of a run: rounds so far, error, bytes that a worker has sent, and their traffic on its link with gloo."""
 
     round: int
     error: float
@@ -46,26 +45,27 @@ class Mark:
 
 @dataclass(frozen=True)
 class Trace:
-    """A run: its marks, the first at round 0, and the seconds it took."""
+    """A run: its marks, the first at round 0, and its seconds."""
 
     method: ConvexMethod
     marks: tuple[Mark, ...]
     seconds: float
 
     def first_below(self, error: float) -> Mark | None:
-        """The first mark at or below an error."""
+        """The first mark with at most this error; None if there is none."""
         return next((mark for mark in self.marks if mark.error <= error), None)
 
     @property
     def plateau(self) -> float:
-        """Where the run has ended: the mean error over the last quarter of its rounds."""
+        """The mean error over the last quarter of the rounds."""
         last = [mark.error for mark in self.marks if mark.round >= 0.75 * self.marks[-1].round]
         return sum(last) / len(last)
 
     def contraction(self) -> float:
-        """Measured factor per round by which the error falls: a least-squares line through its logarithm.
+        """The measured factor per round by which the error falls, from a least-squares line through its logarithm.
 
-        Only marks before the first that is within ten times the plateau, or below 1e-20, count.
+        Only marks before the first one within ten times the plateau or below 1e-20 are used; NaN if there are fewer
+        than two.
         """
         floor = max(10 * self.plateau, 1e-20)
         end = next((i for i, mark in enumerate(self.marks) if mark.error <= floor), len(self.marks))
@@ -88,20 +88,20 @@ def descend(
     transport: Transport = "batched",
     listen: Callable[[Mark], None] | None = None,
 ) -> Trace:
-    """Run gradient descent through a method's exchange, with all workers in this process.
+    """Run gradient descent with a method's exchange, with all workers in this process.
 
     Args:
-        problem: what is minimised, from its start.
-        method: its exchange averages the gradients, its step is the optimizer's.
-        rounds: at most.
-        seed: of the method's randomness.
-        every: rounds between marks; by default so that there are about 400.
+        problem: the problem to minimise, from its start.
+        method: the exchange that averages the gradients, and the step size.
+        rounds: the largest number of rounds.
+        seed: seeds the method's randomness.
+        every: rounds between marks; by default there are about 400 marks.
         until: the error at which to stop.
-        transport: batched is fast, lockstep is bit for bit what happens on a network.
-        listen: is called with every mark.
+        transport: "batched" is fast; "lockstep" gives the bits of a network.
+        listen: called with every mark.
 
     Raises:
-        ValueError: rounds or every are not positive; the exchange does not run batched.
+        ValueError: rounds or every are less than 1, or the exchange does not run batched.
     """
     every = max(1, rounds // 400) if every is None else every
     if rounds < 1 or every < 1:
@@ -126,9 +126,9 @@ def walk(
     meet: Meet = MEET["batched"],
     dtype: torch.dtype = torch.float64,
 ) -> Iterator[Mark]:
-    """The loop: descend with those workers that `meet` places in this process, and mark every so many rounds.
+    """Descend with the workers that `meet` places in this process, and yield a mark after every `every` rounds.
 
-    Points are kept in float64; gradients and memories have the dtype. With local steps, the common point is marked.
+    Points are float64; gradients and states have `dtype`. With local steps, marks are of the common point.
     """
     averager = meet(method.exchange, Layout(["x"], [(problem.d,)]), problem.n, seed, dtype, method.shifts)
     if method.local is None:
@@ -147,7 +147,7 @@ def walk(
 def _points(
     problem: Problem, step: float, averager: Averager, dtype: torch.dtype, rounds: int, every: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield the rounds done and the point of gradient descent, f64[d], after every so many of them and at the end."""
+    """Run gradient descent; yield the rounds done and the point, f64[d], after every `every` rounds and at the end."""
     x, gradients = problem.start.clone(), torch.empty(problem.n, problem.d, dtype=problem.start.dtype)
     mine = gradients[averager.workers.start : averager.workers.stop]
 

@@ -1,11 +1,11 @@
-"""Local steps with control variates, and a compressed exchange now and then: LoCoDL (arXiv:2403.04348).
+"""Local steps with control variates, and a compressed exchange at the end of each round: LoCoDL (arXiv:2403.04348).
 
-Worker i keeps its own point x_i, and all keep a common point y. A round is a random number of gradient steps, the same
-for all workers and 1 / p on average, and one exchange of the differences x_i - y: any unbiased operator, gathered.
-The control variates u_i and v cancel the gradients at x*, so that all points stay at x* once they are there.
-`theory.locodl` has the theorem. It covers strongly convex f_i, full gradients and unbiased operators, and nothing else.
-With the identity and p < 1 the method is of the form of Scaffnew (Mishchenko et al. 2022, arXiv:2202.09357); with the
-identity and p = 1 it is gradient descent of step gamma / 2.
+Worker i has its own point x_i, and all workers have a common point y. A round is a random number of gradient steps, the
+same for all workers and 1 / p on average, and one exchange of the differences x_i - y, compressed by any unbiased
+operator and gathered. The control variates u_i and v cancel the gradients at x*, so that x* is a fixed point.
+`theory.locodl` has the theorem, which covers only strongly convex f_i, full gradients and unbiased operators. With the
+identity and p < 1 the method has the form of Scaffnew (Mishchenko et al. 2022, arXiv:2202.09357); with the identity and
+p = 1 it is gradient descent with step gamma / 2.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from gradwire.vector import Sent
 
 @dataclass(frozen=True)
 class LocalDescent:
-    """Parameters of local steps, as `theory.locodl` gives them.
+    """The parameters of local steps, from `theory.locodl`.
 
-    p: probability of an exchange after a step. alpha: share of a message by which control variates follow it. rho:
-    share by which points move to their mean. split: curvature of y's function, taken from every f_i.
+    p: probability of an exchange after a step. alpha: step of the control variates along a message. rho: step of the
+    points towards their mean. split: curvature of y's function, which is subtracted from every f_i.
     """
 
     p: float
@@ -39,7 +39,7 @@ class LocalDescent:
     split: float
 
     def steps(self, turn: Turn) -> int:
-        """Local steps of a round: geometric, the same for all workers."""
+        """Draw the number of local steps of a round: geometric with parameter p, the same for all workers."""
         if self.p == 1:
             return 1
         uniform = torch.rand((), generator=turn.fork("steps").rng(shared=True), dtype=torch.float64).item()
@@ -48,9 +48,9 @@ class LocalDescent:
 
 @dataclass(frozen=True)
 class Summed:
-    """An exchange that remembers the sum of its messages: h of a worker's own, mean_h of the means.
+    """An exchange that keeps sums of its messages in its state: h of a worker's `own`, mean_h of the means.
 
-    The control variates are a multiple of them: u_i = c (mean_h / 2 - h_i) and v = c mean_h / 2.
+    The control variates are multiples of the sums: u_i = c (mean_h / 2 - h_i) and v = c mean_h / 2.
     """
 
     exchange: Exchange
@@ -62,30 +62,33 @@ class Summed:
         device: torch.device | str = "cpu",
         batch_shape: tuple[int, ...] = (),
     ) -> State:
-        """Both sums at zero: h [*batch_shape, d] and mean_h [d]."""
+        """Make both sums, zero: h [*batch_shape, d] and mean_h [d]."""
         h = torch.zeros((*batch_shape, layout.d), dtype=dtype, device=device)
         mean_h = torch.zeros(layout.d, dtype=dtype, device=device)
         return {"h": h, "mean_h": mean_h, "inner": self.exchange.init(layout, dtype, device, batch_shape)}
 
     async def __call__(self, x: Tensor, state: State, turn: Turn) -> Sent:
-        """Exchange x, and add what was sent to the sums, in place."""
+        """Exchange x, and add the messages to the sums in place."""
         sent = await self.exchange(x, nest(state, "inner"), turn)
         sent.own.add_to_(tensor(state, "h"))
         sent.mean.add_to_(tensor(state, "mean_h"))
         return sent
 
     def omega(self, d: int) -> float | None:
-        """The exchange's."""
+        """The inner exchange's omega."""
         return self.exchange.omega(d)
 
     def delta(self, d: int) -> float | None:
-        """The exchange's."""
+        """The inner exchange's delta."""
         return self.exchange.delta(d)
 
 
 @dataclass(frozen=True)
 class Points:
-    """What the workers of this process hold: x, u f[workers here, d], and y, v f[d], which are the same everywhere."""
+    """The points and control variates of the workers in this process.
+
+    x, u: f[workers in this process, d]. y, v: f[d], the same on all workers.
+    """
 
     x: Tensor
     y: Tensor
@@ -93,12 +96,12 @@ class Points:
     v: Tensor
 
     def step_(self, gradients: Tensor, gamma: float, split: float) -> None:
-        """One local step, in place, by the gradients of the f_i at x, f[workers here, d]."""
+        """Make one local step in place, with the gradients of the f_i at x, f[workers in this process, d]."""
         self.x.mul_(1 + gamma * split).sub_(gradients - self.u, alpha=gamma)
         self.y.mul_(1 - gamma * split).add_(self.v, alpha=gamma)
 
     def meet_(self, mean: Tensor, states: Sequence[State], gamma: float, local: LocalDescent) -> None:
-        """What an exchange of x - y changes, in place: its mean f[d], and the states of `Summed` after it."""
+        """Apply an exchange of x - y in place, given its mean f[d] and the states of `Summed` after it."""
         self.x.lerp_(self.y + mean / 2, local.rho)
         self.y.add_(mean, alpha=local.rho / 2)
         h = torch.cat([tensor(state, "h").view(-1, len(mean)) for state in states])
@@ -110,7 +113,7 @@ class Points:
 def local_points(
     problem: Problem, local: LocalDescent, gamma: float, averager: Averager, seed: int, dtype: torch.dtype
 ) -> Iterator[Points]:
-    """Yield the same points after every round, without end. Messages have the dtype."""
+    """Run rounds forever; yield the same `Points` object after each. Messages have `dtype`."""
     everyone = problem.start.repeat(problem.n, 1)  # rows of workers in other processes are not used
     gradients, here = torch.empty_like(everyone), slice(averager.workers.start, averager.workers.stop)
     points = Points(

@@ -1,4 +1,4 @@
-"""Methods by name: what theory prescribes for a problem and an operator, and the exchange that runs it."""
+"""Methods by name: the parameters that theory prescribes for a problem and an operator, and the exchange to run."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from gradwire.memory.shift import DIANA, EF21, EFBV, Fixed, RandDIANA, Shifted
 
 @dataclass(frozen=True)
 class ConvexMethod:
-    """A method that is ready to run: its exchange, the optimizer's step, the shifts f[n, d] to start with, the theory.
+    """A method that is ready to run: its exchange, step size, initial shifts f[n, d] and theory.
 
-    plan is None where the caller gave the step and no theorem covers the method. local is None where all workers take
-    their gradients at one point.
+    plan: None if the caller gave the step and no theorem covers the method. local: None if all workers compute their
+    gradients at the same point.
     """
 
     name: str
@@ -43,7 +43,7 @@ class ConvexMethod:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a constructor may use; `biased` is the C of STAR and generalised DIANA."""
+    """Arguments of a constructor. operator: Q. biased: the C of STAR and generalised DIANA."""
 
     problem: Problem
     operator: Compressor
@@ -52,16 +52,16 @@ class Parts:
 
     @property
     def sender(self) -> Compressor:
-        """The operator, or induced(C, Q) if there is a C."""
+        """The operator Q, or induced(C, Q) if there is a C."""
         return self.operator if self.biased is None else Induced(self.biased, self.operator)
 
-    def tell(self, name: str) -> float | None:
-        """A parameter that the plan prescribes; None leaves it to the exchange's own default."""
+    def optional(self, name: str) -> float | None:
+        """A parameter that the plan prescribes; None, for the exchange's default, without a plan."""
         return None if self.plan is None else getattr(self.plan, name)
 
     def need(self, name: str) -> float:
-        """A parameter that the exchange has no default for."""
-        value = self.tell(name)
+        """A parameter for which the exchange has no default; ValueError if there is no plan."""
+        value = self.optional(name)
         if value is None:
             raise ValueError(f"without a theorem there is no {name}; leave out the step, so that theory gives both")
         return value
@@ -75,23 +75,23 @@ _MAKE: Mapping[str, Make] = MappingProxyType(
         "dcgd": lambda parts: Gathered(parts.operator),
         "fixed": lambda parts: Shifted(Gathered(parts.operator), Fixed()),
         "star": lambda parts: Shifted(Gathered(parts.sender), Fixed()),
-        "diana": lambda parts: DIANA(Gathered(parts.operator), parts.tell("alpha")),
-        "generalised_diana": lambda parts: DIANA(Gathered(parts.sender), parts.tell("alpha")),
-        "rand_diana": lambda parts: RandDIANA(Gathered(parts.operator), parts.tell("p")),
+        "diana": lambda parts: DIANA(Gathered(parts.operator), parts.optional("alpha")),
+        "generalised_diana": lambda parts: DIANA(Gathered(parts.sender), parts.optional("alpha")),
+        "rand_diana": lambda parts: RandDIANA(Gathered(parts.operator), parts.optional("p")),
         "gdci": lambda parts: GDCI(Gathered(parts.operator), parts.need("gamma")),
-        "vr_gdci": lambda parts: VRGDCI(Gathered(parts.operator), parts.need("gamma"), parts.tell("alpha")),
+        "vr_gdci": lambda parts: VRGDCI(Gathered(parts.operator), parts.need("gamma"), parts.optional("alpha")),
         "ef14": lambda parts: EF(Gathered(parts.operator)),
         "ef21": lambda parts: EF21(Gathered(parts.operator)),
         "ef_bv": lambda parts: EFBV(Gathered(parts.operator), parts.need("lam"), parts.need("nu")),
-        "marina": lambda parts: MARINA(Gathered(parts.operator), parts.tell("p")),
-        "dasha": lambda parts: DASHA(Gathered(parts.operator), parts.tell("alpha")),
+        "marina": lambda parts: MARINA(Gathered(parts.operator), parts.optional("p")),
+        "dasha": lambda parts: DASHA(Gathered(parts.operator), parts.optional("alpha")),
         "ef21_sgdm": lambda parts: EF21SGDM(Gathered(parts.operator), parts.need("eta")),
         "locodl": lambda parts: Summed(Gathered(parts.operator)),
     }
 )
 
 METHODS: tuple[str, ...] = tuple(_MAKE)
-"""Names for `compose`. gd compresses nothing."""
+"""Names for `compose`. "gd" is gradient descent without compression."""
 
 
 def compose(
@@ -108,15 +108,16 @@ def compose(
 
     Args:
         name: one of METHODS.
-        problem: gives the constants, and the gradients at which FIXED and STAR start their shifts.
+        problem: provides the constants, and the gradients that are the initial shifts of FIXED and STAR.
         operator: Q, or the contractive operator of the EF family.
         biased: C, contractive: in the shift of STAR, and in induced(C, Q) of generalised DIANA.
-        step: of the optimizer instead of the theorem's; the other parameters stay those of theory.
-        conservative: constants of the largest L_i only.
-        options: parameters of the theorem that are chosen otherwise than by default: alpha, p, eta, gamma, boost...
+        step: the step size to use instead of the theorem's; the other parameters stay those of theory.
+        conservative: use only the largest L_i in the theory.
+        options: parameters of the theorem that replace its defaults: alpha, p, eta, gamma, boost and so on.
 
     Raises:
-        ValueError: an unknown name, an operator that the method or its theory does not take, a C too many or missing.
+        ValueError: an unknown name, an operator that the method or its theory does not take, or a C that is missing or
+            not used.
     """
     check_name("method", name, METHODS)
     if biased is not None and name not in ("star", "generalised_diana"):
@@ -135,7 +136,7 @@ def compose(
 
 
 def constants(problem: Problem) -> theory.Constants:
-    """The constants of a problem, as the theorems take them."""
+    """The constants of a problem, in the form that theorems take."""
     return theory.Constants(problem.L, list(map(float, problem.L_i)), problem.mu, list(map(float, problem.mu_i)))
 
 
@@ -149,7 +150,7 @@ def _plan(
     *,
     needed: bool,
 ) -> theory.TheoryPlan | None:
-    """The theorem's plan; None if it covers nothing of the kind and the caller has brought a step."""
+    """The theorem's plan; None if no theorem covers the case and neither a step is needed nor options are given."""
     if name == "gd":
         return theory.plan("dcgd", constants(problem), omega=0.0, conservative=conservative, **options)
     d = problem.d
@@ -157,7 +158,8 @@ def _plan(
     if name in ("star", "generalised_diana"):
         delta = biased.delta(d) if biased is not None else None
     if name == "ef_bv":
-        # Bias sqrt(1 - delta) without variance covers whatever contracts, also what draws: by Minkowski's inequality.
+        # By Minkowski's inequality, bias sqrt(1 - delta) without variance covers every contractive operator, also a
+        # random one.
         eta, omega = theory.spread(operator, d, deterministic=True)
         options = {"eta": eta, **options}
     try:
@@ -169,14 +171,14 @@ def _plan(
 
 
 def _shifts(name: str, problem: Problem) -> Tensor | None:
-    """FIXED keeps the first gradients, STAR those at the minimum."""
+    """The initial shifts: FIXED has the gradients at the start, STAR those at the minimum, others none."""
     if name == "fixed":
         return problem.gradients(problem.start)
     return problem.best_gradients if name == "star" else None
 
 
 def _local(name: str, parts: Parts) -> LocalDescent | None:
-    """The parameters of local steps, which only a plan gives."""
+    """The parameters of local steps, from the plan; None for other methods."""
     if name != "locodl":
         return None
     return LocalDescent(parts.need("p"), parts.need("alpha"), parts.need("rho"), parts.need("split"))

@@ -1,4 +1,4 @@
-"""A descent on real ranks: the loop, the problem and the method of one process, with one worker on each rank."""
+"""A descent on real ranks, one worker each; loop, problem and method are those of one process."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 @dataclass(frozen=True)
 class Descent:
-    """A descent on `workers` ranks, for at most so many rounds and seconds.
+    """A descent on `workers` ranks, for at most `rounds` rounds and `seconds` seconds.
 
-    problem, options: of `problems.make`. method, step: of `methods.compose`; compressor, biased: specs. every: rounds
-    between marks. dtype: of gradients and memories, float32 as in training or float64 as in one process.
+    problem, options: arguments of `problems.make`. method, step: arguments of `methods.compose`. compressor, biased:
+    specs. every: rounds between marks. dtype: of gradients and states, float32 as in training or float64.
     """
 
     problem: str
@@ -43,7 +43,7 @@ class Descent:
     options: Options = field(default_factory=Options)
 
     def make(self) -> tuple[Problem, ConvexMethod]:
-        """Make problem and method, the same on every rank. ValueError for whatever does not fit."""
+        """Make problem and method, the same on every rank; ValueError for invalid arguments."""
         problem = make(self.problem, workers=self.workers, seed=self.seed, **self.options)
         biased = None if self.biased is None else operator(self.biased)
         return problem, compose(self.method, problem, operator(self.compressor), biased=biased, step=self.step)
@@ -51,7 +51,7 @@ class Descent:
 
 @dataclass(frozen=True)
 class TimedMark:
-    """A mark, and the seconds of rank 0's clock by then."""
+    """A mark, and rank 0's seconds since the start."""
 
     seconds: float
     mark: Mark
@@ -60,11 +60,11 @@ class TimedMark:
 def descend_on_ranks(
     descent: Descent, rate: str | None = None, listen: Callable[[TimedMark], None] = remote.ignore
 ) -> list[TimedMark]:
-    """Descend on as many processes as there are workers, on links of `rate` or over loopback.
+    """Descend with a process for each worker, on links of `rate` or over loopback.
 
     Raises:
-        gradwire.lab.remote.Failed: a rank refused its input or died; the message is its own.
-        gradwire.net.Refused: the kernel does not give links.
+        gradwire.lab.remote.Failed: a rank refused its input or died; the message comes from the rank.
+        gradwire.net.Refused: links of a chosen rate are not available.
     """
     marks: list[TimedMark] = []
 
@@ -77,16 +77,16 @@ def descend_on_ranks(
     return marks
 
 
-def descend_on_rank(descent: Descent, tell: remote.Tell) -> None:
-    """Be one of the workers. Rank 0's clock decides for all when the seconds are over."""
+def descend_on_rank(descent: Descent, report: remote.Report) -> None:
+    """Descend as one of the ranks. Rank 0's clock decides for all ranks when the seconds are over."""
     if descent.dtype not in DTYPES:
         raise ValueError(f"dtype must be float32 or float64, got {descent.dtype!r}")
     problem, method = descent.make()
     marks = walk(problem, method, descent.rounds, descent.every, descent.seed, OnRank, DTYPES[descent.dtype])
-    tell(TimedMark(0.0, next(marks)))
+    report(TimedMark(0.0, next(marks)))
     began = time.perf_counter()
     for mark in marks:
         (seconds,) = remote.agreed(time.perf_counter() - began)
-        tell(TimedMark(seconds, mark))
+        report(TimedMark(seconds, mark))
         if seconds >= descent.seconds:
             return

@@ -9,7 +9,7 @@ BYTES = 256
 
 
 class TransformerBlock(nn.Module):
-    """Attention and a feed-forward layer of four times the width, each behind a norm and added to the stream."""
+    """Attention and a feed-forward layer of four times the width, each with a pre-norm and a residual connection."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -35,7 +35,8 @@ class GPT(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.apply(_initialise)
         for name, weight in self.named_parameters():
-            if name.endswith(("out.weight", "down.weight")):  # as they add to the stream, smaller with depth
+            # These layers add to the residual stream, so their scale falls with depth.
+            if name.endswith(("out.weight", "down.weight")):
                 nn.init.normal_(weight, std=0.02 / (2 * depth) ** 0.5)
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """A recurrent language model over bytes: LSTM layers as wide as the embedding, which is tied to the output.
 
-The shape of the DEFT paper's language task (three layers of 650 units over words; Press and Wolf 2017,
-arXiv:1608.05859, for the tie), made small.
+A small version of the DEFT paper's language model, which has three layers of 650 units over words. The tied weights
+follow Press and Wolf 2017 (arXiv:1608.05859).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gradwire.lab.models.gpt import BYTES
 
 
 class LSTM(nn.Module):
-    """Predict the next byte from those before it in the window."""
+    """Predict the next byte from the earlier bytes of the window."""
 
     def __init__(self, width: int = 96, depth: int = 2) -> None:
         super().__init__()

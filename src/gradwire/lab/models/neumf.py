@@ -1,4 +1,4 @@
-"""Neural matrix factorisation (He et al. 2017, arXiv:1708.05031): will this user like that item?"""
+"""Neural matrix factorisation (He et al. 2017, arXiv:1708.05031): predict whether a user likes an item."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 class NeuMF(nn.Module):
-    """A product of embeddings beside a pyramid of layers over a second pair of embeddings; one linear layer joins them.
+    """A product of embeddings, and an MLP over a second pair of embeddings; one linear layer joins the two.
 
-    `factors` of the product; the pyramid's layers have `layers` units, and its embeddings half of the first each.
+    The product's embeddings have `factors` units. The MLP has `layers` units, and its embeddings layers[0] / 2 each.
     """
 
     def __init__(self, users: int, items: int, factors: int = 16, layers: tuple[int, ...] = (64, 32, 16)) -> None:

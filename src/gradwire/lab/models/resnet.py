@@ -1,8 +1,8 @@
 """Residual networks for small pictures (He et al. 2016, arXiv:1512.03385), with the 3 x 3 stem of CIFAR.
 
 `resnet18` is the network of the DEFT paper's vision task: 11,173,962 parameters for three channels. `resnet8` has one
-block a stage, sixteen channels and a stem of stride two: 77,754 parameters in 29 tensors. It
-normalises by groups, so a picture's output depends on no other picture and there are no running statistics.
+block a stage, sixteen channels and a stem of stride two: 77,754 parameters in 29 tensors. It uses group normalisation,
+so a picture's output does not depend on other pictures and there are no running statistics.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Norm: TypeAlias = Callable[[int], nn.Module]
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut, which is a 1 x 1 convolution where the shape changes."""
+    """Two 3 x 3 convolutions and a shortcut, which is a 1 x 1 convolution if the shape changes."""
 
     def __init__(self, channels: int, wider: int, stride: int, norm: Norm) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem, stages that double the channels and halve the picture, the mean of every channel, a linear layer."""
+    """A stem, stages that double the channels and halve the resolution, global average pooling, a linear layer."""
 
     def __init__(
         self, channels: int, width: int, blocks: tuple[int, ...], norm: Norm, stem_stride: int, classes: int = 10

@@ -1,8 +1,8 @@
-"""Parameter shapes of the models that DEFT was measured on, and of GPT-2: names and shapes only, no weights.
+"""Parameter names and shapes, without weights, of the models that DEFT was measured on, and of GPT-2.
 
-Sizes alone decide how a model is partitioned, packed and searched, so they stand in for the models where time and cost
-are measured. Totals, from the authors' code: ResNet-18 11,173,962; LSTM 28,949,319; NeuMF 31,832,577. GPT-2's is that
-of the published 124 M model with tied embeddings.
+How a model is partitioned, packed and searched depends on sizes only, so layouts stand in for models where time and
+cost are measured. Totals, from the authors' code: ResNet-18 11,173,962; LSTM 28,949,319; NeuMF 31,832,577. GPT-2 is
+the published 124 M model with tied embeddings.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def resnet18() -> Layout:
 
 
 def lstm(vocabulary: int = 28_869, width: int = 650, depth: int = 3) -> Layout:
-    """A word model for WikiText-2: the decoder's weight is the encoder's and lies there once; 14 tensors."""
+    """A word-level LSTM for WikiText-2; the decoder's weight is tied to the encoder's and listed once; 14 tensors."""
     return _layout(
         [
             ("encoder.weight", (vocabulary, width)),
@@ -60,7 +60,7 @@ def neumf(users: int = 138_493, items: int = 26_744, factors: int = 64) -> Layou
 
 
 def gpt2(vocabulary: int = 50_257, context: int = 1024, width: int = 768, depth: int = 12) -> Layout:
-    """GPT-2 with 124 M parameters; the head's weight is the embedding; matrices as [in, out]; 148 tensors."""
+    """GPT-2 with 124 M parameters; the head is tied to the embedding; matrices are [in, out]; 148 tensors."""
     return _layout(
         [
             ("wte.weight", (vocabulary, width)),
@@ -88,7 +88,7 @@ def _convolution(name: str, norm: str, made: int, given: int, side: int) -> list
 
 
 def _block(stage: int, block: int) -> Iterator[Named]:
-    """A basic block; the first one of each stage but the first changes the width and projects its shortcut."""
+    """A basic block; the first block of every later stage doubles the channels and projects its shortcut."""
     made, name = 64 << stage, f"layer{stage + 1}.{block}"
     narrows = stage > 0 and block == 0
     yield from _convolution(f"{name}.conv1", f"{name}.bn1", made, made // 2 if narrows else made, 3)

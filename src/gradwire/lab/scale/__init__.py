@@ -1,4 +1,4 @@
-"""What a step costs with n workers, for any n: rehearsed work and a network's model.
+"""Predict the time of a step with any number of workers, from rehearsed work and a model of the network.
 
 works = scale.run(scale.ScalePlan("mlp", ("dense", "ef(deft(density=0.01))"), sizes=(2, 64, 1024)))
 """

@@ -1,4 +1,4 @@
-"""What is to be predicted: methods, numbers of workers, links."""
+"""What to predict: methods, numbers of workers, links."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ METHODS = (
     "islands(mean, ef(deft(density=0.01)), size=8)",
     "local(every=30)",
 )
-"""The default: one of each kind."""
+"""The default methods: one of each kind."""
 
 MOST = 4096
-"""Workers at most: of a method whose work depends on the rank every one is rehearsed."""
+"""The largest number of workers, because every one is rehearsed if a method's work depends on the rank."""
 
 
 @dataclass(frozen=True)
 class ScalePlan:
-    """Methods on a model, for every number of workers.
+    """Predict methods on a model, for every number of workers and link.
 
-    model: built in, or a factory `module:name`. methods: dense, local steps, or specs. sizes: numbers of workers.
-    rates: of the slow link, such as "100mbit". latency: seconds a message on it. island: workers of an island, 1 for a
-    flat network; inside, near: rate and latency inside. compute: seconds of a step without a network; None to
-    measure them here. bucket_mb: what is exchanged together.
+    model: a built-in name, or a factory `module:name`. methods: dense, local steps, or specs. sizes: numbers of
+    workers. rates: of the slow links, such as "100mbit". latency: seconds a message on them. island: workers of an
+    island, 1 for a flat network; inside, near: rate and latency of the links inside. compute: seconds of a step without
+    a network; None to measure them here. bucket_mb: MiB that are exchanged together.
     """
 
     model: str = "mlp"
@@ -73,14 +73,14 @@ class ScalePlan:
         check_bucket_mb(self.bucket_mb)
 
     def network(self, rate: str) -> Network:
-        """The network whose slow links have a rate."""
+        """The network whose slow links have this rate."""
         wire = Wire(self.latency, net.parse_rate(rate) / 8)
         if self.island == 1:
             return Network(wire)
         return Network(wire, Wire(self.near, net.parse_rate(self.inside) / 8), self.island)
 
     def fits(self, method: str, size: int) -> str:
-        """Why a method does not run with so many workers; empty if it does."""
+        """The reason why a method does not run with `size` workers; "" if it does."""
         if method == DENSE or local_steps(method) is not None:
             return ""
         try:

@@ -1,4 +1,4 @@
-"""From works to steps: every method at every number of workers on every link, who is first, and where that changes."""
+"""Predict steps from rehearsed work: rank methods by number of workers and link, and find where the winner changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from gradwire.lab.scale.work import Work
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds of a step, and of the wire's part in an exchange; nothing is hidden under the computing of the step."""
+    """The prediction for a method on a link: seconds of the collectives of an exchange, and of a step.
+
+    No communication is assumed to overlap with computing. `step` is inf if the method could not be rehearsed.
+    """
 
     work: Work
     rate: str
@@ -23,7 +26,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Forecast:
-    """All works of a plan, and the seconds of a step without a network."""
+    """The rehearsed work of a plan, and the seconds of a step without a network."""
 
     plan: ScalePlan
     compute: float
@@ -37,17 +40,17 @@ class Forecast:
         return any(work.every == 1 for work in self.works)
 
     def to_json(self) -> str:
-        """Strict JSON; `from_json` gives an equal record back."""
+        """Write strict JSON; `from_json` returns an equal record."""
         return records.to_json(self, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Forecast:
-        """The record that `to_json` wrote. ValueError, in one sentence, for any other text."""
+        """Read a record that `to_json` wrote; ValueError, in one sentence, for any other text."""
         return records.from_json(cls, text, "the sheet")
 
 
 def predictions(sheet: Forecast, rate: str, size: int) -> list[Prediction]:
-    """Every method, the fastest first; those that do not run with so many workers last."""
+    """Predict every method at a number of workers, the fastest first; methods that do not run come last."""
     network = sheet.plan.network(rate)
     found: list[Prediction] = []
     for work in sheet.works:
@@ -59,10 +62,10 @@ def predictions(sheet: Forecast, rate: str, size: int) -> list[Prediction]:
 
 
 def best(sheet: Forecast, rate: str, size: int, *, every_step: bool = False) -> Prediction:
-    """The fastest method; with `every_step` of those that exchange at every step.
+    """The fastest method, or with `every_step` the fastest that exchanges at every step.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such method.
     """
     for one in predictions(sheet, rate, size):
         if not every_step or one.work.every == 1:
@@ -71,9 +74,9 @@ def best(sheet: Forecast, rate: str, size: int, *, every_step: bool = False) -> 
 
 
 def crossovers(sheet: Forecast) -> list[str]:
-    """A sentence for every two neighbouring numbers of workers between which another method becomes the fastest.
+    """Sentences that name the numbers of workers between which another method becomes the fastest.
 
-    Among methods that exchange at every step.
+    Only methods that exchange at every step are compared.
     """
     found: list[str] = []
     if not sheet.every_step:

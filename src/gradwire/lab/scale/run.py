@@ -15,24 +15,24 @@ from gradwire.lab.scale.predict import Forecast
 from gradwire.lab.scale.work import Work, work_of
 
 Listener = Callable[[str, int], None]
-"""Takes the method and the number of workers whose rehearsal begins."""
+"""Called with a method and a number of workers when their rehearsal begins."""
 
 RANKS = 8
-"""Ranks whose gradients are measured, each on its own batch."""
+"""Number of ranks whose gradients are measured, each on its own batch."""
 
 TIMED = 3
-"""Timed steps, after one that warms up; their median counts."""
+"""Number of timed steps after a warm-up step; their median is used."""
 
 
 def ignore(method: str, size: int) -> None:
-    """Hear nothing."""
+    """Ignore an event."""
 
 
 def run(plan: ScalePlan, listen: Listener = ignore) -> Forecast:
     """Rehearse every method with every number of workers, on one thread.
 
     Raises:
-        ValueError: a bad factory or loss, in one sentence.
+        ValueError: an invalid factory or loss, in one sentence.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -69,7 +69,7 @@ def _work(
 
 
 def _compute(workload: Workload) -> float:
-    """Seconds of a forward and a backward pass."""
+    """Measure the seconds of a forward and a backward pass."""
     seconds: list[float] = []
     now = clock(torch.device("cpu"))
     for _ in range(1 + TIMED):
@@ -81,7 +81,7 @@ def _compute(workload: Workload) -> float:
 
 
 def gradients(workload: Workload) -> list[Tensor]:
-    """A batch's gradient for every trainable parameter; zeros where there is none."""
+    """Compute a batch's gradient for every trainable parameter; zeros if a parameter gets none."""
     workload.model.zero_grad(set_to_none=True)
     workload.loss(workload.model).backward()
     params = (param for param in workload.model.parameters() if param.requires_grad)

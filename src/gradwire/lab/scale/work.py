@@ -1,4 +1,4 @@
-"""What a method makes a worker do in a step, by rehearsal: computing, asks, memory. No network, any number of them."""
+"""The work of one worker in an exchange, by rehearsal without a network: computing, collectives, memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gradwire.advice.crew import Crew
 from gradwire.advice.gradients import Gradients, of_ranks
 from gradwire.advice.network import Network
 from gradwire.advice.rounds import differences
-from gradwire.advice.work import LATE, lay, unit_step
+from gradwire.advice.work import LATE, bucket_buffers, unit_step
 from gradwire.ask import AllReduce, Axis, among
 from gradwire.engine import Unit, make_units
 from gradwire.engine.units import cut
@@ -34,10 +34,10 @@ Named = Sequence[tuple[str, Tensor]]
 
 @dataclass(frozen=True)
 class Work:
-    """An exchange of a worker among `size`: what it computes and asks, unit by unit.
+    """The work of one of `size` workers in an exchange: its courses of computing and collectives, unit by unit.
 
-    every: steps between two exchanges. memory: bytes that a worker holds beside model and gradients: what is
-    remembered, and the largest unit's answers and mean. refusal: why nothing is known.
+    every: steps between two exchanges. memory: bytes that a worker holds beside model and gradients: its state, and the
+    largest unit's answers and mean. refusal: why the method could not be rehearsed, or "".
     """
 
     method: str
@@ -49,17 +49,17 @@ class Work:
 
     @property
     def selection(self) -> float:
-        """Seconds of computing before each unit's last ask."""
+        """Seconds of computing before each unit's last collective."""
         return sum(ask.seconds for course in self.courses for ask in course.asks)
 
     @property
     def decode(self) -> float:
-        """Seconds of computing after it."""
+        """Seconds of computing after each unit's last collective."""
         return sum(course.rest for course in self.courses)
 
     @property
     def up(self) -> float:
-        """Bytes on the busiest rank's link."""
+        """Bytes that the busiest rank sends on its link."""
         return sum(course.traffic for course in self.courses)
 
     @property
@@ -68,28 +68,28 @@ class Work:
         return sum(ask.arriving for course in self.courses for ask in course.asks)
 
     def wire(self, network: Network) -> float:
-        """Seconds of all collectives."""
+        """Seconds of all collectives on a network."""
         return sum(network.course(course, self.size) for course in self.courses)
 
 
 def work_of(method: str, named: Named, gradients: Sequence[Sequence[Tensor]], size: int, unit_bytes: float) -> Work:
-    """Rehearse a method on these parameters, in the order of a model. What it refuses is told.
+    """Rehearse a method on a model's named parameters; if it refuses, the result holds the reason.
 
-    `gradients` are those of the first ranks, each for all parameters; the other ranks' are drawn to be like them
-    (advice/gradients.py).
+    `gradients` has one list for each of the first ranks, with a gradient for every parameter; the other ranks'
+    gradients are drawn to be like these (advice/gradients.py).
     """
-    brought = of_ranks([tensor for _, tensor in named], gradients)
+    all_gradients = of_ranks([tensor for _, tensor in named], gradients)
     way = local_steps(method)
     every = 1 if way is None else way.every
     gc.collect()
-    gc.disable()  # a collection in one of a thousand workers would count as the slowest's work
+    gc.disable()  # a collection in one of a thousand workers would make it the slowest
     try:
         if method == DENSE:
             courses, memory = _dense(named, size, unit_bytes), 0.0
         elif way is not None:
-            courses, memory = _local(way.exchange, way.outer, named, brought, size, unit_bytes)
+            courses, memory = _local(way.exchange, way.outer, named, all_gradients, size, unit_bytes)
         else:
-            courses, memory = _spec(parse(method), named, brought, size, unit_bytes)
+            courses, memory = _spec(parse(method), named, all_gradients, size, unit_bytes)
     except (ValueError, RuntimeError, IndexError, TypeError) as refusal:
         return Work(method, size, every, (), 0.0, str(refusal).splitlines()[0])
     finally:
@@ -98,7 +98,7 @@ def work_of(method: str, named: Named, gradients: Sequence[Sequence[Tensor]], si
 
 
 def _dense(named: Named, size: int, unit_bytes: float) -> list[Course]:
-    """An AllReduce a unit; what DDP computes beside it is left out."""
+    """An AllReduce for each unit, without DDP's own computing."""
     sizes = [sum(tensor.nbytes for _, tensor in part) for part in cut(named[::-1], unit_bytes)]
     one = AllReduce(torch.empty(1, dtype=torch.uint8)).busiest(size)
     return [Course((Asked("AllReduce", one * b, 0.0, None, one * b, b, b),), 0.0) for b in sizes]
@@ -107,7 +107,10 @@ def _dense(named: Named, size: int, unit_bytes: float) -> list[Course]:
 def _local(
     exchange: str, outer: str, named: Named, gradients: Gradients, size: int, unit_bytes: float
 ) -> tuple[list[Course], float]:
-    """Anchor, memory and difference are held; the agreement about a round's end is a few bytes more."""
+    """The courses and memory of local steps: state, anchor and difference, and the largest answer.
+
+    The few bytes by which ranks agree on the end of a round are left out.
+    """
     made = parse(exchange)
     courses = differences(made, as_outer(outer, "local"), named[::-1], gradients, size, unit_bytes)
     d = sum(tensor.numel() for _, tensor in named)
@@ -118,7 +121,7 @@ def _local(
 def _spec(
     exchange: Exchange, named: Named, gradients: Gradients, size: int, unit_bytes: float
 ) -> tuple[list[Course], float]:
-    """Units, as the engine makes them."""
+    """The courses and memory of an exchange on units as the engine makes them."""
     apart = isinstance(exchange, Islands)
     if apart:
         exchange.check_workers(size)
@@ -137,24 +140,24 @@ def _spec(
 
 
 def _course(exchange: Exchange, unit: Unit, gradients: Gradients, size: int) -> tuple[Course, float]:
-    """The median course of a unit, and the bytes of its mean."""
+    """Rehearse a unit; return its median course and the bytes of its mean."""
     guarded = Guard(exchange)
     crew = Crew(unit, guarded, size, alike=gradients.alike)
-    rooms = [lay([list(unit.tensors)]) for _ in range(crew.rooms)]
+    buffers = [bucket_buffers([list(unit.tensors)]) for _ in range(crew.buffers)]
     courses: list[Course] = []
     mean = 0.0
     for step in range(crew.steps):
-        sent, course = unit_step(guarded, crew, gradients, rooms, LATE + step, 0, size)
+        sent, course = unit_step(guarded, crew, gradients, buffers, LATE + step, 0, size)
         courses.append(course)
         mean = _mean(sent[0])
     return _median(courses[1:] or courses), mean
 
 
 def _islands(islands: Islands, unit: Unit, gradients: Gradients, size: int) -> tuple[Course, float]:
-    """Put together from `inner`, rehearsed with an island's members, and `between`, with as many workers as islands.
+    """The course of `islands`: `inner`, rehearsed with an island's members, then `between`, with a worker an island.
 
-    All members of an island do the same, so a thousand of them need not be rehearsed. A test holds this against a
-    rehearsal of all.
+    All members of an island do the same work, so not all of them are rehearsed. A test compares this with a rehearsal
+    of all workers.
     """
     inside, between = Axis(islands.size), Axis(size // islands.size, islands.size)
     (named,) = cut(list(zip(unit.layout.names, unit.tensors, strict=True)), float("inf"))
@@ -170,7 +173,7 @@ def _islands(islands: Islands, unit: Unit, gradients: Gradients, size: int) -> t
 
 @dataclass(frozen=True)
 class _Group:
-    """An exchange among some of the workers: no flag of all of them travels with its messages."""
+    """An exchange among some of the workers, whose messages carry no flag of all workers."""
 
     exchange: Exchange
 
@@ -197,18 +200,18 @@ class _Group:
 
 
 def _is_guards(ask: Asked) -> bool:
-    """Whether an ask is the guard's number, which is asked of all workers."""
+    """Whether an ask is the guard's flag, which is summed over all workers."""
     return ask.axis is None
 
 
 def _number(size: int, seconds: float) -> Asked:
-    """The guard's number, which all workers add up."""
+    """The guard's flag, which is summed over all workers."""
     ask = AllReduce(torch.zeros(1))
     return Asked(ask.kind, ask.busiest(size), seconds, None, ask.arriving(size), 4, 4)
 
 
 def _sliced(ask: Asked, inside: Axis, between: Axis) -> list[Asked]:
-    """An ask between islands, as their members bring it (exchange/islands/slices.py)."""
+    """Split an ask between islands into slices, one for each member of an island (exchange/islands/slices.py)."""
     s = inside.size
     if s == 1 or ask.brought < SHORT:
         return [replace(ask, axis=between)]
@@ -221,12 +224,12 @@ def _sliced(ask: Asked, inside: Axis, between: Axis) -> list[Asked]:
 
 
 def held(state: State) -> float:
-    """Bytes of a state."""
+    """Bytes of a state's tensors."""
     return sum(part.nbytes for *_, part in flatten(state))
 
 
 def _answers(course: Course) -> float:
-    """Bytes of the largest answer."""
+    """Bytes of a course's largest answer."""
     return max((ask.answer for ask in course.asks), default=0)
 
 
@@ -236,9 +239,10 @@ def _mean(sent: Sent) -> float:
 
 
 def _median(courses: Sequence[Course]) -> Course:
-    """Each stretch's median; asks are alike but for the bytes of what is drawn at random.
+    """The median course: for each stretch of computing, the median of its seconds over the courses.
 
-    Where steps ask for different things, as with thresholds that are recomputed now and then, the step of median bytes.
+    Asks of different steps differ at most in the bytes of random messages. If steps make different numbers of asks, as
+    with thresholds that are recomputed now and then, the course with the median traffic is returned.
     """
     last = courses[-1]
     if any(len(course.asks) != len(last.asks) for course in courses):

@@ -1,4 +1,4 @@
-"""Studies of sparsifiers in training: runs of real tasks, drawn and written down with the command that made them."""
+"""Studies of sparsifiers and local steps in training: runs of real tasks, as charts and as files with their command."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from types import MappingProxyType
 
 from gradwire.lab.models import shapes
 from gradwire.lab.studies import breakdown, density, example, local, scaling, searching, tasks
-from gradwire.lab.studies.chart import Chart, Line, Panel, Tell, write
+from gradwire.lab.studies.chart import Chart, Line, Panel, Report, write
 from gradwire.lab.studies.draw import draw
 
 
 @dataclass(frozen=True)
 class Study:
-    """Makes a chart from a seed, in so many pieces of work, and reports every piece when it is done."""
+    """A study. make: computes a chart from a seed and reports every finished piece of work. pieces: their number."""
 
     pieces: int
-    make: Callable[[int, Tell], Chart]
+    make: Callable[[int, Report], Chart]
 
 
 STUDIES: MappingProxyType[str, Study] = MappingProxyType(
@@ -34,4 +34,4 @@ STUDIES: MappingProxyType[str, Study] = MappingProxyType(
 )
 """Studies by name."""
 
-__all__ = ["STUDIES", "Chart", "Line", "Panel", "Study", "Tell", "draw", "write"]
+__all__ = ["STUDIES", "Chart", "Line", "Panel", "Report", "Study", "draw", "write"]

@@ -1,4 +1,4 @@
-"""Where a step's time goes: every sparsifier and the dense mean, on real ranks over a slow link."""
+"""The parts of a step's time: every sparsifier and the dense mean, on real ranks over a slow link."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import MappingProxyType
 from gradwire import net
 from gradwire.lab.comparison.job import TrainingJob
 from gradwire.lab.comparison.on_ranks import execute
-from gradwire.lab.studies.chart import Chart, Line, Panel, Tell
+from gradwire.lab.studies.chart import Chart, Line, Panel, Report
 
 RATE, RANKS, SECONDS = "100mbit", 2, 12.0
 METHODS = MappingProxyType(
@@ -25,8 +25,8 @@ PARTS = MappingProxyType(
 )
 
 
-def breakdown(seed: int, tell: Tell) -> Chart:
-    """Train the small GPT on two ranks at 100 Mbit/s, 12 seconds a method; on loopback where there are no links."""
+def breakdown(seed: int, report: Report) -> Chart:
+    """Train the small GPT on two ranks at 100 Mbit/s, 12 seconds a method; on loopback if links are not available."""
     rate, place = (RATE, "links of 100 Mbit/s") if net.refusal() is None else (None, "loopback, for links are refused")
     facts: list[dict[str, float | str]] = []
     for label, exchange in METHODS.items():
@@ -35,7 +35,7 @@ def breakdown(seed: int, tell: Tell) -> Chart:
         parts = {name: 1e3 * getattr(run.split, part) for name, part in PARTS.items()}
         whole = {"step, ms": 1e3 * run.step_seconds, "kilobytes": run.ledger_bytes / steps / 1e3}
         facts.append({"method": label, "exchange": exchange} | parts | whole)
-        tell(f"{label}: {1e3 * run.step_seconds:.0f} ms a step")
+        report(f"{label}: {1e3 * run.step_seconds:.0f} ms a step")
     few = [index for index, fact in enumerate(facts) if fact["method"] not in ("fp16", "dense")]
     panels = {"all": list(range(len(facts))), "sparsifiers": few}
     return Chart(

@@ -1,4 +1,4 @@
-"""A chart as numbers: panels, lines with their spread, a table of facts, and the files they are written to."""
+"""A chart as numbers: panels, lines with bands, a table of facts, and the files to which they are written."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any, TypeAlias
 
 from gradwire.lab import records
 
-Tell: TypeAlias = Callable[[str], None]
-"""Takes a few words on every piece of work that is done."""
+Report: TypeAlias = Callable[[str], None]
+"""Called with a few words after every finished piece of work."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes. ticks: names of bars; the lines are stacked in them. level: a height to compare with."""
+    """One pair of axes. ticks: names of bars; the lines are then stacked. level: a height to mark for comparison."""
 
     title: str
     x: str
@@ -30,7 +30,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Line:
-    """Points under a label in a panel. low, high: minimum and maximum of the values whose mean or median y is."""
+    """A labelled line in a panel. low, high: minimum and maximum of the values of which y is the mean or median."""
 
     panel: str
     label: str
@@ -42,7 +42,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Panels with their lines. facts: what the chart says, one flat record a row of its table."""
+    """Panels with their lines. facts: a table of the chart's numbers, one mapping a row."""
 
     name: str
     title: str
@@ -70,6 +70,6 @@ def write(chart: Chart, folder: Path, command: str) -> list[Path]:
 
 
 def thin(values: Sequence[float], window: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Means over windows of consecutive steps, counted from 1: (last step of each window, mean)."""
+    """Average over windows of consecutive steps, counted from 1: (last step of each window, mean)."""
     ends = range(window, len(values) + 1, window)
     return tuple(float(end) for end in ends), tuple(sum(values[end - window : end]) / window for end in ends)

@@ -1,8 +1,8 @@
-"""DEFT's cost model: what n workers save if a search of m elements for k costs m log2 k (section 4 of the paper).
+"""DEFT's cost model: the speed-up by n workers if selecting k of m elements costs m log2 k (section 4 of the paper).
 
-f(n) = n_g log2 k / the heaviest bin's load. With equal layers and k split evenly it is
-f_trivial(n) = n log k / (log k - log n) >= n. A layer of up to n_g / n elements is never cut, so real shapes may fall
-below f_trivial.
+f(n) = n_g log2 k / (load of the heaviest bin). With equal layers and k split evenly it is
+f_trivial(n) = n log k / (log k - log n) >= n. A layer of up to n_g / n elements is never split, so f may be below
+f_trivial for real shapes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from gradwire.layout import Layout
 
 @dataclass(frozen=True)
 class SearchCost:
-    """Costs of one shape at n workers.
+    """The modelled costs of one layout with n workers.
 
-    layers: L after partitioning. speedup: f(n). trivial: f_trivial(n). density: sum of k_x / n_g, the realised one.
-    heaviest: the load of the fullest bin over the mean load; 1 is a perfect packing.
+    layers: number of layers after partitioning. speedup: f(n). trivial: f_trivial(n). density: the realised density,
+    sum of k_x / n_g. heaviest: load of the heaviest bin divided by the mean load; 1 is a perfect packing.
     """
 
     n: int
@@ -34,13 +34,16 @@ class SearchCost:
 
 
 def cost(layout: Layout, density: float, n: int, scales: Sequence[float] | None = None) -> SearchCost:
-    """Pack a layout for n workers whose gradients have norm sqrt(n_{g,x}) * scale in layer x.
+    """Pack a layout for n workers, with gradients of norm sqrt(n_{g,x}) * scale in layer x, and compute its costs.
 
     Args:
-        layout: tensors of the model.
+        layout: the model's tensors.
         density: k / n_g.
-        n: workers.
-        scales: one positive scale per tensor, for all of its pieces; all 1 by default.
+        n: number of workers.
+        scales: one positive scale for each tensor, which holds for all of its pieces; by default all 1.
+
+    Raises:
+        ValueError: the number of scales is not the number of tensors.
     """
     scales = [1.0] * len(layout.sizes) if scales is None else scales
     if len(scales) != len(layout.sizes):
@@ -63,5 +66,5 @@ def cost(layout: Layout, density: float, n: int, scales: Sequence[float] | None 
 
 
 def trivial(k: int, n: int) -> float:
-    """f_trivial(n) = n log k / (log k - log n), infinite from n = k on."""
+    """f_trivial(n) = n log k / (log k - log n); inf for n >= k."""
     return n * math.log(k) / (math.log(k) - math.log(n)) if n < k else math.inf

@@ -1,18 +1,18 @@
-"""Convergence by density: DEFT at several densities beside the dense mean, on language."""
+"""Convergence by density: DEFT at several densities, and the dense mean, on the language task."""
 
 from __future__ import annotations
 
-from gradwire.lab.studies.chart import Chart, Line, Panel, Tell
+from gradwire.lab.studies.chart import Chart, Line, Panel, Report
 from gradwire.lab.studies.runs import run_all
 from gradwire.lab.training import DENSE, Training
 
 DENSITIES, WORKERS = (0.1, 0.01, 0.001), 8
 
 
-def density(seed: int, tell: Tell) -> Chart:
-    """Train on language with 8 workers under DEFT at 10, 1 and 0.1 %, and dense."""
+def density(seed: int, report: Report) -> Chart:
+    """Train the language task with 8 workers: dense, and DEFT at densities of 10, 1 and 0.1 %."""
     specs = {"dense": DENSE} | {f"DEFT, {d:.1%}": f"ef(deft(density={d}))" for d in DENSITIES}
-    runs = run_all([Training("language", spec, WORKERS, seed=seed) for spec in specs.values()], tell)
+    runs = run_all([Training("language", spec, WORKERS, seed=seed) for spec in specs.values()], report)
     epochs, sent = "held-out loss over epochs", "held-out loss over bytes"
     lines: list[Line] = []
     for label, run in zip(specs, runs, strict=True):

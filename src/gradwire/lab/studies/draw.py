@@ -1,4 +1,4 @@
-"""Draw a chart: its panels side by side, labels in one colour over all of them."""
+"""Draw a chart: its panels side by side; a label has the same colour in all panels."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gradwire.lab.studies.figures.draw import COLOURS, canvas
 
 WIDTH, HEIGHT, COLUMNS = 5.2, 3.6, 3
 MOST_TICKS = 10
-"""Places that a logarithmic axis names one by one."""
+"""A logarithmic axis labels each x value if there are at most this many."""
 
 
 def draw(chart: Chart, path: Path) -> None:
-    """Write a PNG."""
+    """Write a chart as a PNG."""
     columns = 2 if len(chart.panels) == 4 else min(COLUMNS, len(chart.panels))
     rows = -(-len(chart.panels) // columns)
     picture = canvas(WIDTH * columns, HEIGHT * rows + 0.5)
@@ -39,9 +39,9 @@ def draw(chart: Chart, path: Path) -> None:
 
 
 def _lines(axes: Any, panel: Panel, lines: list[Line], colours: dict[str, str]) -> None:
-    """Lines, with a band from low to high where there is one."""
+    """Draw lines, with bands from low to high if they have them."""
     for place, line in enumerate(lines):
-        style = "-" if place % 2 == 0 else (0, (5, 3))  # lines may lie on each other
+        style = "-" if place % 2 == 0 else (0, (5, 3))  # dashed, as lines may coincide
         marker = "o" if len(line.x) < 12 else None
         colour = colours[line.label]
         axes.plot(line.x, line.y, color=colour, ls=style, label=line.label, lw=1.5, marker=marker, ms=3.5)
@@ -59,7 +59,7 @@ def _lines(axes: Any, panel: Panel, lines: list[Line], colours: dict[str, str]) 
 
 
 def _bars(axes: Any, panel: Panel, lines: list[Line], colours: dict[str, str]) -> None:
-    """Bars, the lines one upon the other."""
+    """Draw the lines as stacked bars."""
     if panel.log_y:
         axes.set_yscale("log")
     floor = [0.0] * len(panel.ticks)

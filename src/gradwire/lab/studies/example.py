@@ -1,17 +1,17 @@
-"""DEFT's plan drawn on one small model: cut, budgets by norm, bins. Nothing is trained; the numbers are exact."""
+"""DEFT's plan for one small model: cuts, budgets by norm, bins. Nothing is trained; the numbers are exact."""
 
 from __future__ import annotations
 
 from gradwire.exchange import deft
-from gradwire.lab.studies.chart import Chart, Line, Panel, Tell
+from gradwire.lab.studies.chart import Chart, Line, Panel, Report
 
 TENSORS = {"scale": 6, "conv": 1000, "bias": 10, "table": 4000, "heat": 1, "head": 500, "shift": 3}
 NORMS = (3.0, 2.0, 5.0, 1.5, 1.25, 1.0, 0.75, 4.0, 0.5, 0.1)
 WORKERS, K = 4, 55
 
 
-def example(seed: int, tell: Tell) -> Chart:
-    """Seven tensors, four workers, k = 55. Nothing is drawn, so the seed is not used."""
+def example(seed: int, report: Report) -> Chart:
+    """Plan seven tensors for four workers with k = 55. Nothing is random, so the seed is not used."""
     spans = deft.partition(list(TENSORS.values()), WORKERS)
     sizes = [end - start for start, end in spans]
     names = _names(spans)
@@ -31,7 +31,7 @@ def example(seed: int, tell: Tell) -> Chart:
         Line(load, who, *_bars([plan.loads[bin] if who == f"worker {bin}" else 0.0 for bin in range(WORKERS)]))
         for who in workers
     ]
-    tell(f"k_x = {ks}")
+    report(f"k_x = {ks}")
     return Chart(
         name="deft-example",
         title=f"DEFT's plan at step 0: {len(TENSORS)} tensors, {sum(sizes):,} values, {WORKERS} workers, k = {K}",
@@ -51,7 +51,7 @@ def example(seed: int, tell: Tell) -> Chart:
 
 
 def _names(spans: list[tuple[int, int]]) -> list[str]:
-    """A tensor's name, with a number for each of its pieces."""
+    """The name of each layer: its tensor's, followed by a number if the tensor is cut into pieces."""
     edges: dict[str, tuple[int, int]] = {}
     at = 0
     for name, size in TENSORS.items():

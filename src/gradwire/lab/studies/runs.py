@@ -1,4 +1,4 @@
-"""Run many trainings, one for each core at a time. Each has one thread, so results do not depend on the order."""
+"""Run many trainings, one per core at a time. Each has one thread, so results do not depend on the order."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 
 import torch
 
-from gradwire.lab.studies.chart import Tell
+from gradwire.lab.studies.chart import Report
 from gradwire.lab.training import History, Training, train
 
 
-def run_all(trainings: Sequence[Training], tell: Tell) -> list[History]:
-    """Train them all, equal ones once, and return their histories in the order given.
+def run_all(trainings: Sequence[Training], report: Report) -> list[History]:
+    """Run all trainings, equal ones only once, and return their histories in the given order.
 
-    If a run raises, the others are cancelled and its exception is raised.
+    If a run raises, the others are cancelled and the exception is raised here.
     """
     wanted = list(dict.fromkeys(trainings))
     found: dict[Training, History] = {}
-    # A process of its own for each core: forked workers would inherit threads that are never woken.
+    # Spawned, because forked processes would inherit thread pools whose threads do not run in them.
     context = multiprocessing.get_context("spawn")
     cores = min(len(wanted), len(os.sched_getaffinity(0)))
     with ProcessPoolExecutor(max(1, cores), mp_context=context, initializer=_alone) as pool:
@@ -30,7 +30,7 @@ def run_all(trainings: Sequence[Training], tell: Tell) -> list[History]:
                 training, history = futures[future], future.result()
                 found[training] = history
                 final = ", ".join(f"{name} {value:.4g}" for name, value in history.final.items())
-                tell(f"{training.task}, {training.exchange}, n = {training.workers}: {final}")
+                report(f"{training.task}, {training.exchange}, n = {training.workers}: {final}")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -38,5 +38,5 @@ def run_all(trainings: Sequence[Training], tell: Tell) -> list[History]:
 
 
 def _alone() -> None:
-    """One thread a run."""
+    """Let a process run with one thread."""
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
-"""How sparsifiers scale out: realised density, residuals, bytes and loss by the number of workers, on language.
+"""Sparsifiers by the number of workers: realised density, residuals, bytes and loss on the language task.
 
-The DEFT paper's figures of realised density over iterations, of the residual's length, and of convergence by scale-out,
-on a task that two cores can train; the numbers are ours.
+These are the DEFT paper's figures of realised density, of the residual's norm and of convergence by scale-out, on a
+task that two cores can train; the numbers are our own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from statistics import mean
 from types import MappingProxyType
 from typing import Any
 
-from gradwire.lab.studies.chart import Chart, Line, Panel, Tell, thin
+from gradwire.lab.studies.chart import Chart, Line, Panel, Report, thin
 from gradwire.lab.studies.runs import run_all
 from gradwire.lab.training import History, Training
 
@@ -26,14 +26,14 @@ METHODS: Mapping[str, str] = MappingProxyType(
     }
 )
 WINDOW = 5
-"""Steps that a point of a line over steps is the mean of."""
+"""Number of steps over which each point of a line is averaged."""
 
 
-def scaling(seed: int, tell: Tell) -> Chart:
-    """Train on language with n = 1 to 16 workers under five sparsifiers of density 1 %."""
+def scaling(seed: int, report: Report) -> Chart:
+    """Train the language task with 1 to 16 workers and five sparsifiers of density 1 %."""
     keys = [(method, n) for method in METHODS for n in SIZES]
     trainings = [_training(METHODS[method], n, seed) for method, n in keys]
-    runs = dict(zip(keys, run_all(trainings, tell), strict=True))
+    runs = dict(zip(keys, run_all(trainings, report), strict=True))
     most = SIZES[-1]
     density, residual = f"density over target, n = {most}", f"residual, n = {most}"
     union, sent = "density over target by n", "bytes by n"
@@ -69,7 +69,7 @@ def _training(exchange: str, n: int, seed: int) -> Training:
 
 
 def _facts(method: str, n: int, run: History) -> dict[str, Any]:
-    """Density over target: mean, minimum and maximum, over all steps and over the last quarter."""
+    """A row of facts; densities are divided by the target, over all steps and ("late") over the last quarter."""
     densities = [step.density / DENSITY for step in run.steps]
     late = densities[3 * len(densities) // 4 :]
     return {

@@ -1,6 +1,6 @@
-"""Selection at scale: what a worker's share of the search costs as workers are added, on the shapes of real models.
+"""Selection at scale: the speed-up of a worker's selection by the number of workers, on the shapes of real models.
 
-SelectionTimes beside three curves that promise it: linear, DEFT's cost model, and the paper's bound for equal layers.
+Measurements are compared with three models: linear, DEFT's cost model, and the paper's bound for equal layers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 
 from gradwire.lab.models import shapes
 from gradwire.lab.studies import costs, selection
-from gradwire.lab.studies.chart import Chart, Line, Panel, Tell
+from gradwire.lab.studies.chart import Chart, Line, Panel, Report
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 PACKINGS = {
@@ -19,8 +19,8 @@ PACKINGS = {
 }
 
 
-def searching(seed: int, tell: Tell) -> Chart:
-    """Every rank's share is really searched, one after the other; the slowest counts. One thread, its own seconds."""
+def searching(seed: int, report: Report) -> Chart:
+    """Time every rank's selection, one after the other, in CPU seconds of one thread; the slowest rank counts."""
     panels: list[Panel] = []
     lines: list[Line] = []
     facts: list[dict[str, Any]] = []
@@ -33,7 +33,7 @@ def searching(seed: int, tell: Tell) -> Chart:
             measured = selection.measure(layout, density, SIZES, repeats, seed, packing, cut)
             lines.append(_line(title, label, measured))
             facts += [_facts(model, measured, scale) for scale in measured.scales]
-            tell(f"{model}, {packing}")
+            report(f"{model}, {packing}")
         modelled = [costs.cost(layout, density, n) for n in SIZES]
         promised = {
             "linear": SIZES,
@@ -52,18 +52,18 @@ def searching(seed: int, tell: Tell) -> Chart:
 
 
 def _line(panel: str, label: str, measured: selection.SelectionTimes) -> Line:
-    """Speed-ups by n; the band is that of the slowest rank's quartiles."""
+    """The line of speed-ups by n, with a band from the slowest rank's quartiles."""
     whole = [scale.whole.median for scale in measured.scales]
     slowest = [scale.slowest for scale in measured.scales]
     speedups = [
-        _floats(top / getattr(share, name) for top, share in zip(whole, slowest, strict=True))
+        _floats(top / getattr(timing, name) for top, timing in zip(whole, slowest, strict=True))
         for name in ("median", "high", "low")
     ]
     return Line(panel, label, _floats(SIZES), *speedups)
 
 
 def _facts(model: str, measured: selection.SelectionTimes, scale: selection.Scale) -> dict[str, Any]:
-    """Milliseconds; `share` is n times the slowest rank's over Top-k's, 1 where selection scales linearly."""
+    """A row of facts; "share" is n times the slowest rank's time over Top-k's, 1 if selection scales linearly."""
     return {
         "model": model,
         "packed by": measured.pack_by,

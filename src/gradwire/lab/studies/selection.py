@@ -1,8 +1,8 @@
-"""The time of DEFT's selection by the number of workers: every worker's share is searched, one after the other.
+"""The time of DEFT's selection by the number of workers, measured by searching every worker's bin one after the other.
 
-One gradient stands for all workers, so the shares of ranks 0 ... n - 1 are the bins of one plan. Top-k of the whole
-vector by the same kernel is timed in turn with every n. Seconds are the thread's own, which excludes other processes.
-The slowest rank is the one with the largest median, so that one interruption does not decide.
+One gradient stands for all workers, so ranks 0 ... n - 1 have the bins of one plan. Top-k of the whole vector by the
+same kernel is timed in turn with every n. Seconds are CPU time of the thread, which excludes other processes. The
+slowest rank is the one with the largest median, so that a single interruption does not decide.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gradwire.layout import Layout
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds over repeats: the median and the quartiles."""
+    """Median and quartiles of repeated measurements, in seconds."""
 
     median: float
     low: float
@@ -32,17 +32,17 @@ class Timing:
 
 @dataclass(frozen=True)
 class Scale:
-    """Seconds at n workers.
+    """Measurements with n workers; timings in seconds.
 
-    layers: L after partitioning. whole: Top-k of all d elements. slowest: selection of the slowest rank.
-    norms: those of all layers in a pass of its own. measured: what they add to the pass of error feedback, which reads
-    everything anyway. budgets, packing: the other parts of a plan, without the wire.
-    fullest: elements of the largest bin times n / d; 1 is an even share, which the packing does not aim at.
-    richest: largest budget of a bin times n / k. An element that is kept costs more than one that is not.
-    expected: the ratio by the cost n_x + 20 k_x of the layers, without a constant cost of a search.
-    indivisible: the costliest layer's part of `expected`, below which no packing gets.
-    even: n times the ranks' average over `whole`: the ratio of bins that take equally long.
-    read: n times a plain sum of the largest layer that is searched, over `whole`: which no search of it is below.
+    layers: number of layers after partitioning. whole: Top-k of all d elements. slowest: selection on the slowest rank.
+    norms: the norms of all layers in a pass of their own. measured: the time that norms add to the pass of error
+    feedback, which reads everything anyway. budgets, packing: the other parts of a plan, without communication.
+    fullest: elements of the largest bin times n / d; 1 is an even split, which the packing does not aim at.
+    richest: the largest budget of a bin times n / k; a kept element costs more than one that is not kept.
+    expected: the ratio predicted by the layers' costs n_x + 20 k_x, without a constant cost for each search.
+    indivisible: the most expensive layer's part of `expected`, a lower bound for any packing.
+    even: n times the ranks' average time divided by `whole`: the ratio if all bins took equally long.
+    read: n times the time of a plain sum of the largest searched layer, divided by `whole`: a lower bound.
     """
 
     n: int
@@ -62,18 +62,18 @@ class Scale:
 
     @property
     def ratio(self) -> float:
-        """The slowest rank's seconds times n, over those of Top-k: 1 is a linear speed-up, less is better."""
+        """n times the slowest rank's seconds, divided by Top-k's: 1 is a linear speed-up, less is better."""
         return self.n * self.slowest.median / self.whole.median
 
     @property
     def plan(self) -> float:
-        """Seconds of the plan's three parts under error feedback."""
+        """Seconds of a plan under error feedback: norms, budgets and packing."""
         return max(0.0, self.measured.median) + self.budgets.median + self.packing.median
 
 
 @dataclass(frozen=True)
 class SelectionTimes:
-    """One model, packed and cut in one way: k of d elements are selected; torch.topk's seconds."""
+    """The measurements of one model with one packing and cut, and torch.topk's time to select k of d elements."""
 
     d: int
     k: int
@@ -85,7 +85,7 @@ class SelectionTimes:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Fixed before the clock starts: the layers for n workers, their budgets and the plan; the largest one searched."""
+    """Computed before timing: the layers for n workers, norms, budgets, the plan, and the largest searched layer."""
 
     layers: list[tuple[int, int]]
     sizes: list[int]
@@ -98,18 +98,18 @@ class Prepared:
 def measure(
     layout: Layout, density: float, ns: Sequence[int], repeats: int, seed: int = 0, pack_by: str = "cost", cut: int = 0
 ) -> SelectionTimes:
-    """Time all n in turn, `repeats` times, after one round that warms up.
+    """Time all numbers of workers in turn, `repeats` times, after one warm-up round.
 
     Args:
-        layout: tensors of the model.
+        layout: the model's tensors.
         density: k / d.
         ns: numbers of workers.
-        repeats: rounds that count.
-        seed: of the gradient.
-        pack_by, cut: what the bins are even in, and how fine layers are, as DEFT has it.
+        repeats: number of timed rounds.
+        seed: seeds the gradient.
+        pack_by, cut: DEFT's parameters: the cost by which bins are balanced, and how finely layers are split.
 
     Raises:
-        ValueError: no n, or no repeat.
+        ValueError: ns is empty, or repeats is less than 1.
     """
     if not ns or repeats < 1:
         raise ValueError(f"a measurement needs workers and repeats, got n = {list(ns)} and {repeats} repeats")
@@ -118,7 +118,7 @@ def measure(
     rounds = [{n: _round(x, k, n, prepared[n], pack_by) for n in ns} for _ in range(repeats + 1)]
     residual, before = (kernels.zeros((layout.d,), torch.float32, "cpu") for _ in range(2))
     buffers = residual, before, list(layout.cut(x.clone()).values())
-    for once in rounds:  # apart from the others, whose vector would leave the caches
+    for once in rounds:  # in a loop of its own, because these buffers would evict x from the caches
         for n in ns:
             plain, measured = (
                 _clock(lambda layers=layers: kernels.accumulate(*buffers, layers=layers))
@@ -132,7 +132,7 @@ def measure(
 
 
 def gradient(layout: Layout, seed: int = 0) -> Tensor:
-    """Normal f32[d] whose tensors differ in scale: lognormal, sigma = 1. It lies as a residual does."""
+    """A normal vector f32[d] whose tensors have lognormal scales (sigma = 1), in memory allocated like a residual."""
     rng = torch.Generator().manual_seed(seed)
     x = kernels.zeros((layout.d,), torch.float32, "cpu").normal_(generator=rng)
     for part in layout.cut(x).values():
@@ -152,7 +152,7 @@ def _prepare(layout: Layout, x: Tensor, k: int, n: int, pack_by: str, cut: int) 
 
 
 def _round(x: Tensor, k: int, n: int, prepared: Prepared, pack_by: str) -> dict[str, float]:
-    """Seconds of every part, once; ranks under their numbers."""
+    """Time every part once; return seconds by name, with each rank's selection under its number."""
     sizes, ks = prepared.sizes, prepared.ks
     once = {
         "whole": _clock(lambda: kernels.topk(x, k)),

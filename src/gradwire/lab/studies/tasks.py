@@ -1,4 +1,4 @@
-"""The cost of compression in quality: three tasks, five ways to average, one realised density, several seeds."""
+"""The quality of compressed training: three tasks, five methods, equal realised density, several seeds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from statistics import mean
 from types import MappingProxyType
 from typing import Any
 
-from gradwire.lab.studies.chart import Chart, Line, Panel, Tell
+from gradwire.lab.studies.chart import Chart, Line, Panel, Report
 from gradwire.lab.studies.runs import run_all
 from gradwire.lab.training import DENSE, History, Training, tasks
 from gradwire.lab.training.tasks.protocol import Optimizer
@@ -20,43 +20,44 @@ SETTINGS: tuple[tuple[str, float], ...] = (
     ("vision", 0.01),
     ("language", 0.01),
 )
-"""Tasks and densities. In 400 steps, or 800, error feedback sends every value 40 times at 10 %, and 4 times at 1 %."""
+"""Tasks and densities. In 400 steps, error feedback sends every value about 40 times at 10 %, and 4 times at 1 %."""
 
 METHODS: Mapping[str, str] = MappingProxyType(
     {
         "dense": DENSE,
-        "Top-k, union": "ef(uniontopk(density={share:.6g}))",
+        "Top-k, union": "ef(uniontopk(density={own_density:.6g}))",
         "CLT-k": "ef(cltk(density={density}))",
         "MiCRO": "ef(micro(density={density}))",
         "DEFT": "ef(deft(density={density}))",
     }
 )
 UNDER_ADAMW = ("dense", "Top-k, union", "DEFT")
-"""Those that are trained by AdamW, too."""
+"""The methods that are also trained by AdamW."""
 
 
-def quality(seed: int, tell: Tell) -> Chart:
-    """Train every task with 8 workers under every method, three seeds each, by the task's own optimizer.
+def quality(seed: int, report: Report) -> Chart:
+    """Train every task with 8 workers, every method and three seeds, by the task's default optimizer.
 
-    Top-k's union is larger than one worker's selection. Its density is lowered until the union's equals the others'.
+    Top-k's union is larger than one worker's selection, so its density is lowered until the union's density equals that
+    of the other methods.
     """
-    return _compare("deft-tasks", tuple(METHODS), None, seed, tell)
+    return _compare("deft-tasks", tuple(METHODS), None, seed, report)
 
 
-def adamw(seed: int, tell: Tell) -> Chart:
-    """Do the same by AdamW, with three of the methods."""
-    return _compare("deft-tasks-adamw", UNDER_ADAMW, "adamw", seed, tell)
+def adamw(seed: int, report: Report) -> Chart:
+    """Train the same by AdamW, with three of the methods."""
+    return _compare("deft-tasks-adamw", UNDER_ADAMW, "adamw", seed, report)
 
 
-def _compare(name: str, methods: Sequence[str], optimizer: Optimizer | None, seed: int, tell: Tell) -> Chart:
-    shares = {(task, density): _calibrate(task, density, optimizer, seed, tell) for task, density in SETTINGS}
+def _compare(name: str, methods: Sequence[str], optimizer: Optimizer | None, seed: int, report: Report) -> Chart:
+    own_densities = {(task, density): _calibrate(task, density, optimizer, seed, report) for task, density in SETTINGS}
     keys = [(task, density, method, seed + i) for task, density in SETTINGS for method in methods for i in range(SEEDS)]
     trainings = [
         Training(task, spec, WORKERS, seed=each, optimizer=optimizer)
         for task, density, method, each in keys
-        for spec in [METHODS[method].format(density=density, share=shares[task, density])]
+        for spec in [METHODS[method].format(density=density, own_density=own_densities[task, density])]
     ]
-    found = dict(zip(keys, run_all(trainings, tell), strict=True))
+    found = dict(zip(keys, run_all(trainings, report), strict=True))
     panels: list[Panel] = []
     lines: list[Line] = []
     facts: list[dict[str, Any]] = []
@@ -80,23 +81,25 @@ def _compare(name: str, methods: Sequence[str], optimizer: Optimizer | None, see
 
 
 def pieces(methods: Sequence[str] = tuple(METHODS)) -> int:
-    """Runs of a study: dense ones once a task, whatever the density."""
+    """The number of runs of a study; dense runs do not depend on the density, so they are made once a task."""
     sparse = len(SETTINGS) * (2 + SEEDS * (len(methods) - 1))
     return sparse + SEEDS * len({task for task, _ in SETTINGS})
 
 
-def _calibrate(task: str, density: float, optimizer: Optimizer | None, seed: int, tell: Tell) -> float:
-    """Find a density of one worker's Top-k at which the union's is that of the others, by two short runs."""
-    share = density / 3
+def _calibrate(task: str, density: float, optimizer: Optimizer | None, seed: int, report: Report) -> float:
+    """Find the density of one worker's Top-k for which the union has `density`, by two short runs."""
+    own_density = density / 3
     for _ in range(2):
-        pilot = Training(task, f"ef(uniontopk(density={share:.6g}))", WORKERS, PILOT_STEPS, seed, optimizer=optimizer)
-        (run,) = run_all([pilot], tell)
-        share *= density / mean(step.density for step in run.steps[PILOT_STEPS // 3 :])
-    return min(1.0, share)
+        pilot = Training(
+            task, f"ef(uniontopk(density={own_density:.6g}))", WORKERS, PILOT_STEPS, seed, optimizer=optimizer
+        )
+        (run,) = run_all([pilot], report)
+        own_density *= density / mean(step.density for step in run.steps[PILOT_STEPS // 3 :])
+    return min(1.0, own_density)
 
 
 def _line(panel: str, method: str, metric: str, runs: Sequence[History]) -> Line:
-    """The metric over epochs: mean, minimum and maximum over the seeds."""
+    """The line of the metric over epochs: mean, minimum and maximum over the seeds."""
     epochs = tuple(evaluation.epoch for evaluation in runs[0].evaluations)
     each = [[evaluation.metrics[metric] for evaluation in run.evaluations] for run in runs]
     columns = list(zip(*each, strict=True))
@@ -104,7 +107,7 @@ def _line(panel: str, method: str, metric: str, runs: Sequence[History]) -> Line
 
 
 def _facts(task: str, method: str, metric: str, dense: float, runs: Sequence[History]) -> dict[str, Any]:
-    """loss_to_dense: by how much, relative, the mean is worse than dense's; negative where it is better."""
+    """A row of facts; loss_to_dense: how much worse the mean is than dense's, relative; negative if it is better."""
     finals = [run.final[metric] for run in runs]
     better = 1.0 if tasks.make(task).higher_is_better else -1.0
     return {

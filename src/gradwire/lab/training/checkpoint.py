@@ -3,7 +3,8 @@
     {"format": 1, "training": {...}, "step": 120, "seconds": 9.5, "model": {...}, "optimizer": {...},
      "memory": [{"error": tensor, ...}, ... one a worker]}
 
-Tensors, numbers and strings only. Randomness is a function of seed and step, so no generator is kept.
+A checkpoint holds only tensors, numbers and strings. Randomness is a function of seed and step, so no generator is
+saved.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from gradwire.lab.training.settings import Training
 FORMAT = 1
 PARTS = {"format", "training", "step", "seconds", "model", "optimizer", "memory"}
 FREE = {"steps", "learning_rate", "evaluate_every", "decay", "data"}
-"""Settings that may change when a run goes on. With another number of steps the decays move."""
+"""Settings that may change when a run is resumed. Decays are fractions of the run, so they move with its steps."""
 
 
 def save_whole(
@@ -36,7 +37,7 @@ def save_whole(
     optimizer: Steps,
     averager: Averager,
 ) -> None:
-    """Write a checkpoint whole, or leave the old one as it was. Of several processes the first one writes."""
+    """Write a checkpoint atomically; of several processes, the first one writes it."""
     memory = averager.memories()
     if not memory:
         return
@@ -51,11 +52,11 @@ def save_whole(
 
 
 def load(file: Path, training: Training, model: nn.Module, optimizer: Steps, averager: Averager) -> tuple[int, float]:
-    """Go on from a checkpoint: its step and seconds.
+    """Restore model, optimizer and states from a checkpoint; return its step and seconds.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is not a checkpoint, or one of another run.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a checkpoint, or is one of another run.
     """
     saved = _read(file)
     try:
@@ -78,7 +79,7 @@ def load(file: Path, training: Training, model: nn.Module, optimizer: Steps, ave
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """The parts of a checkpoint."""
+    """Read a checkpoint file; FileNotFoundError or ValueError if it is none."""
     if not file.is_file():
         raise FileNotFoundError(f"there is no checkpoint {file}")
     try:
@@ -92,7 +93,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _check(file: Path, saved: dict[str, Any], training: Training) -> None:
-    """Refuse another format, other settings, and values that are not finite."""
+    """Raise ValueError for another format, other settings, or values that are not finite."""
     if saved["format"] != FORMAT:
         raise ValueError(f"{file} has format {saved['format']}, this gradwire reads format {FORMAT}")
     theirs, ours = Training.from_dict(saved["training"]).filled(), training

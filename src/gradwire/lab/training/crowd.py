@@ -1,4 +1,4 @@
-"""n workers that each have a model of their own, in one process: their parameters are the rows of one tensor."""
+"""n workers with different models, in one process: their parameters are the rows of one tensor."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from gradwire.layout import Layout
 
 
 class Crowd:
-    """The models of n workers, equal at first, and one module that can be any of them.
+    """The models of n workers, equal at first, and one module into which any of them can be loaded.
 
-    A loop over the workers: for a GPT of 0.8 M on one thread it is as fast as `torch.func.vmap`, and n batches in one
-    are a tenth faster.
+    Gradients are computed in a loop over the workers. For a GPT of 0.8 M parameters on one thread that is as fast as
+    `torch.func.vmap`; one batch of all workers' samples would be a tenth faster.
 
-    `thetas` f[n, d] and `gradients` f[n, d] hold everything; `parameters` are the same memory cut into tensors, whose
-    `grad` is cut out of the gradients, so that one optimizer can step all workers in one call. `buffers` has a copy of
-    the module's for each worker.
+    thetas, gradients: f[n, d], all workers' parameters and gradients. parameters: views of thetas as tensors, with
+    views of gradients as their `grad`, so that one optimizer steps all workers in one call. buffers: for each worker, a
+    copy of the module's buffers.
     """
 
     def __init__(self, model: nn.Module, workers: int) -> None:
         self.model = model
-        # The last parameter first, as the engine lays them: then both draw the same numbers.
+        # The last parameter first, in the engine's order, so that both draw the same random numbers.
         named = [(name, param) for name, param in model.named_parameters() if param.requires_grad][::-1]
         self.places = [param for _, param in named]
         self.layout = Layout([name for name, _ in named], [tuple(param.shape) for param in self.places])
@@ -40,22 +40,22 @@ class Crowd:
         """All workers' parameters."""
         return [param for row in self.rows for param in row]
 
-    def be(self, worker: int) -> None:
-        """Make the module this worker's, until the next call."""
-        self._take(self.rows[worker], worker)
+    def load_worker(self, worker: int) -> None:
+        """Let the module use a worker's parameters and buffers, until the next call."""
+        self._load(self.rows[worker], worker)
 
-    def be_at(self, anchor: Tensor) -> None:
-        """Make the module that of parameters f[d], with the buffers of worker 0."""
-        self._take(list(self.layout.cut(anchor).values()), 0)
+    def load_anchor(self, anchor: Tensor) -> None:
+        """Let the module use parameters f[d] and the buffers of worker 0, until the next call."""
+        self._load(list(self.layout.cut(anchor).values()), 0)
 
-    def _take(self, row: list[Tensor], worker: int) -> None:
+    def _load(self, row: list[Tensor], worker: int) -> None:
         for place, param in zip(self.places, row, strict=True):
             place.data = param.detach()
         for place, buffer in zip(self.model.buffers(), self.buffers[worker], strict=True):
             place.data = buffer
 
     def average_buffers(self) -> None:
-        """Average the running statistics over the workers; what is counted is worker 0's."""
+        """Average floating-point buffers (running statistics) over the workers; others become worker 0's."""
         for copies in zip(*self.buffers, strict=True):
             mean = torch.stack(copies).mean(0) if copies[0].is_floating_point() else copies[0].clone()
             for copy in copies:

@@ -1,4 +1,4 @@
-"""The settings of local steps: how long a round is, and what is done with its mean."""
+"""The settings of local steps: the length of a round, and how its mean is applied."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from gradwire.spec import as_outer
 
 @dataclass(frozen=True)
 class LocalSteps:
-    """Every worker takes optimizer steps of its own, and every so often their difference to the anchor is exchanged.
+    """Settings of local steps: workers step on their own, and at the end of a round exchange differences to the anchor.
 
     every: steps of a round. outer: the spec of the outer step, which moves the anchor. delay: steps between sending a
-    difference and receiving the mean. catch_up: what a worker does then with the steps that it has taken meanwhile:
-    "add" keeps them, "mix" stops halfway between its own model and the anchor, "drop" forgets them. fragments: parts of
-    the model that are exchanged at different steps of a round. grow: steps in which rounds grow from 1 to `every`.
+    difference and receiving the mean. catch_up: what a worker does with the steps it has taken meanwhile: "add" keeps
+    them, "mix" moves halfway between its own model and the anchor, "drop" discards them. fragments: number of parts of
+    the model, which are exchanged at different steps of a round. grow: steps in which rounds grow from 1 to `every`.
 
     Raises:
-        ValueError: a spec or number that cannot be, in one sentence.
+        ValueError: an invalid spec or number, in one sentence.
     """
 
     every: int = 10
@@ -45,5 +45,5 @@ class LocalSteps:
 
     @property
     def rounds(self) -> Every:
-        """How long rounds are."""
+        """The lengths of rounds."""
         return Every(self.every, self.grow)

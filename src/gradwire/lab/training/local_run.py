@@ -1,4 +1,4 @@
-"""A run of local steps: n models that drift apart and are brought together every so often."""
+"""A run of local steps: n models train apart and are averaged at the end of every round."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gradwire.lab.training.settings import Evaluation, Step, Training
 
 
 class LocalRun:
-    """Task, workers, one optimizer of all of them, and rounds. `training` has every default written out."""
+    """Task, workers, one optimizer for all of them, and rounds. `training` must have its defaults filled in."""
 
     def __init__(self, training: Training, local: LocalSteps) -> None:
         self.training, self.task, self.settings = training, training.make(), training.settings
@@ -35,7 +35,7 @@ class LocalRun:
         self._residual: float | None = None
 
     def advance(self) -> Step:
-        """One step of every worker, and what is due of a round. ArithmeticError if a model is not finite."""
+        """Make one step of every worker, and any exchange that is due; ArithmeticError if a model is not finite."""
         began, before = time.perf_counter(), self._counted()
         loss = sum(self._gradient(worker) for worker in self.workers) / len(self.workers)
         clip_(self.crowd.gradients, self.settings.clip)
@@ -53,19 +53,19 @@ class LocalRun:
         return Step(self.step, loss, entries / self.layout.d, self._residual, sent, traffic, *times)
 
     def evaluate(self) -> Evaluation:
-        """Metrics of the anchor on held-out data; the clock stands still."""
-        self.crowd.be_at(self.timetable.anchor)
+        """Evaluate the anchor on held-out data; the time does not count."""
+        self.crowd.load_anchor(self.timetable.anchor)
         metrics = self.task.evaluate(self.crowd.model)
         return Evaluation(self.step, self.step / self.per_epoch, self.seconds, metrics)
 
     def _gradient(self, worker: int) -> float:
-        """Write one worker's gradient; its loss."""
-        self.crowd.be(worker)
+        """Write one worker's gradient and return its loss."""
+        self.crowd.load_worker(worker)
         row = self.crowd.gradient_rows[worker]
         return gradient_(self.training, self.task, self.crowd.model, self.crowd.places, worker, self.step, row)
 
     def _exchange(self) -> int:
-        """Do what is due of a round; entries sent."""
+        """Make the exchanges that are due; return the number of entries sent."""
         entries = 0
         for sent in self.timetable.after(self.step, self.crowd.thetas):
             if not sent.finite:
@@ -76,14 +76,14 @@ class LocalRun:
         return entries
 
     def _length(self) -> float | None:
-        """Length of a worker's residual over all fragments, the mean over the workers."""
+        """The norm of a worker's residual over all fragments, averaged over the workers; None if it has none."""
         states = [fragment.rounds.averager.states for fragment in self.timetable.fragments]
         lengths = [[residual(state) or 0.0 for state in each] for each in zip(*states, strict=True)]
         has_one = residual(states[0][0]) is not None
         return sum(sum(part**2 for part in parts) ** 0.5 for parts in lengths) / len(lengths) if has_one else None
 
     def _counted(self) -> tuple[float, float]:
-        """Bytes and traffic of a worker so far."""
+        """Bytes and traffic so far, averaged over the workers."""
         ledgers = [fragment.rounds.averager.ledger for fragment in self.timetable.fragments]
         entries = [entry for ledger in ledgers for entry in ledger.entries.values()]
         n = len(self.workers)

@@ -1,4 +1,4 @@
-"""The training loop: every worker's gradient at the same model, their compressed mean, one step of an optimizer."""
+"""The training loop: all workers' gradients, their compressed mean, one step of an optimizer; or local steps."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ def train(
     resume: Path | None = None,
     save: Path | None = None,
 ) -> History:
-    """Train with all workers in this process; equal settings give equal bits, on one thread.
+    """Train with all workers in this process. On one thread, equal settings give equal bits.
 
     Args:
-        training: the run.
-        listen: is called with every step and evaluation.
-        resume: a checkpoint to go on from, of the same run up to its steps and learning rate.
-        save: the file for a checkpoint, written whole at every evaluation.
+        training: the settings.
+        listen: called with every step and evaluation.
+        resume: a checkpoint to continue from, of the same run except for steps, learning rate, decay, evaluations and
+            data.
+        save: the file for a checkpoint, written atomically at every evaluation.
 
     Raises:
-        ValueError: settings that do not fit data or checkpoint.
-        ArithmeticError: a gradient is not finite any more.
-        ModuleNotFoundError, FileNotFoundError: data or checkpoint are not there.
+        ValueError: the settings do not fit the data or the checkpoint.
+        ArithmeticError: a gradient is not finite.
+        ModuleNotFoundError, FileNotFoundError: data or checkpoint are missing.
     """
     return follow(training, InProcess, listen, resume, save)
 
@@ -38,7 +39,7 @@ def train(
 def follow(
     training: Training, meet: Meet, listen: Callable[[Event], None], resume: Path | None, save: Path | None
 ) -> History:
-    """Train with those workers that `meet` places in this process."""
+    """Train with the workers that `meet` places in this process: all of them, or one."""
     if save is not None and save.is_dir():
         raise ValueError(f"a checkpoint is written to a file, and {save} is a folder")
     if save is not None and not save.parent.is_dir():
@@ -54,7 +55,7 @@ def follow(
 
 
 def _check_local(meet: Meet, resume: Path | None, save: Path | None) -> None:
-    """Refuse what local steps cannot do here."""
+    """Raise ValueError for local steps on ranks or with checkpoints."""
     if meet is not InProcess:
         raise ValueError("local steps of the laboratory run in one process: give workers instead of ranks")
     if (file := resume or save) is not None:
@@ -62,7 +63,7 @@ def _check_local(meet: Meet, resume: Path | None, save: Path | None) -> None:
 
 
 def _record(run: TrainingRun | LocalRun, listen: Callable[[Event], None], save: Path | None) -> History:
-    """Take all steps of a run, and evaluate it every so often."""
+    """Make all steps of a run, with the evaluations and checkpoints that are due."""
     steps: list[Step] = []
     evaluations: list[Evaluation] = []
     while True:

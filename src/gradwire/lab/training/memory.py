@@ -1,4 +1,4 @@
-"""What a run knows of its workers' memories, and of what they send."""
+"""The workers' states in a run: the guard around an exchange, restoring states, residual norms, entries sent."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from gradwire.vector import Sparse, Vector
 
 
 def guarded(training: Training) -> Exchange:
-    """The exchange behind a guard, as the hook has it: four bytes a step, and all see a run diverge."""
+    """The exchange in a `Guard`, as in the hook: for four bytes a step all workers see if a value is not finite."""
     exchange = parse(training.spec)
     return exchange if isinstance(exchange, Guard) else Guard(exchange)
 
 
 def put_(state: State, memory: Memory, d: int) -> None:
-    """Replace a state's tensors; ValueError if they are not those of this exchange.
+    """Replace a state's tensors in place; ValueError if names or shapes do not fit this exchange.
 
-    What holds one value per coordinate must have d values. Replicated state may have another shape.
+    A tensor with one value per coordinate must have d values. Replicated state may have another shape.
     """
     mine = {name: (place, key, values) for place, key, name, values in flatten(state)}
     if mine.keys() != memory.keys():
@@ -35,13 +35,13 @@ def put_(state: State, memory: Memory, d: int) -> None:
 
 
 def residual(state: State) -> float | None:
-    """Length of error feedback's residual; None where there is none."""
+    """The norm of error feedback's residual; None if there is none."""
     errors = [values for _, key, _, values in flatten(state) if key == "error"]
     return torch.cat(errors).square().sum().sqrt().item() if errors else None
 
 
 def support(mean: Vector, dense: Tensor) -> int:
-    """Entries of a mean, given its dense form f[d]."""
+    """The number of distinct indices of a sparse mean, or of nonzero entries of `dense`, its dense form f[d]."""
     if isinstance(mean, Sparse):
         return int(torch.bincount(mean.indices.flatten()).count_nonzero())
     return int(dense.count_nonzero())

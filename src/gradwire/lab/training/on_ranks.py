@@ -1,4 +1,4 @@
-"""A task's training on real ranks: the loop, gradients, memories and checkpoints of one process, one worker a rank."""
+"""Training a task on real ranks, one worker each; loop, gradients, states and checkpoints are those of one process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gradwire.lab.training.settings import Event, History, Training
 
 @dataclass(frozen=True)
 class RankedTraining:
-    """A training, and the files of its checkpoints."""
+    """The settings of a run, and the paths of its checkpoints."""
 
     training: Training
     resume: str | None
@@ -28,21 +28,20 @@ def train_on_ranks(
     resume: Path | None = None,
     save: Path | None = None,
 ) -> History:
-    """Train with a process for each worker, on links of `rate` or over loopback; else as `train`.
+    """Train like `train`, but with a process for each worker, on links of `rate` or over loopback.
 
-    Seconds are those of worker 0. Gradients are equal to those of one process; the sums of gloo are rounded in another
-    order.
+    Seconds are those of worker 0. Gradients equal those of one process; gloo's sums are rounded in another order.
 
     Raises:
-        gradwire.lab.remote.Failed: a rank refused its input or died; the message is its own.
-        gradwire.net.Refused: the kernel does not give links.
+        gradwire.lab.remote.Failed: a rank refused its input or died; the message comes from the rank.
+        gradwire.net.Refused: links of a chosen rate are not available.
     """
     files = (str(path.resolve()) if path else None for path in (resume, save))
     ranked, name = RankedTraining(training, *files), f"the training of {training.task}"
     return remote.run(train_on_rank, ranked, training.workers, name=name, rate=rate, listen=listen, timeout=300)
 
 
-def train_on_rank(ranked: RankedTraining, tell: remote.Tell) -> History:
-    """Be one of the workers."""
+def train_on_rank(ranked: RankedTraining, report: remote.Report) -> History:
+    """Train as one of the ranks."""
     resume, save = (Path(file) if file else None for file in (ranked.resume, ranked.save))
-    return follow(ranked.training, OnRank, tell, resume, save)
+    return follow(ranked.training, OnRank, report, resume, save)

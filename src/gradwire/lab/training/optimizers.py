@@ -1,4 +1,4 @@
-"""The optimizers of a run. One of them steps the parameters of one model, or those of n workers in one call."""
+"""The optimizers of a run. One optimizer steps one model's parameters, or in one call those of all n workers."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch import Tensor
 from gradwire.lab.training.tasks.protocol import Settings
 
 FALL = 0.1
-"""Factor of the learning rate at each decay, and where a cosine ends."""
+"""The factor of the learning rate at each decay, and at the end of a cosine."""
 
 
 class Steps(Protocol):
-    """What a run asks of its optimizer."""
+    """The protocol of a run's optimizer."""
 
     def step(self) -> Any:
         """Move the parameters by their gradients."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Copy what a checkpoint needs."""
+        """The state to save in a checkpoint."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint's."""
+        """Restore the state from a checkpoint."""
         ...
 
     @property
@@ -37,14 +37,14 @@ class Steps(Protocol):
 
 
 class Both:
-    """Two optimizers of different parameters as one."""
+    """Two optimizers, of different parameters, as one."""
 
     def __init__(self, first: torch.optim.Optimizer, second: torch.optim.Optimizer) -> None:
         self.first, self.second = first, second
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """Those of the first, then those of the second."""
+        """The groups of the first optimizer, then those of the second."""
         return [*self.first.param_groups, *self.second.param_groups]
 
     def step(self) -> None:
@@ -63,13 +63,13 @@ class Both:
 
 
 def make(settings: Settings, parameters: Sequence[Tensor]) -> Steps:
-    """Make the optimizer of these parameters, whose gradients are given.
+    """Make the optimizer of these parameters.
 
-    SGD has Nesterov's momentum. AdamW decays matrices only. Muon (Jordan et al. 2024) is torch's own, for matrices, at
-    AdamW's learning rate; AdamW takes the rest.
+    SGD has Nesterov momentum. AdamW decays only matrices. Muon (Jordan et al. 2024), torch's implementation, steps
+    matrices at AdamW's learning rate; AdamW steps the other parameters.
 
     Raises:
-        ValueError: this torch has no Muon.
+        ValueError: this version of torch has no Muon.
     """
     if settings.optimizer == "sgd":
         return torch.optim.SGD(parameters, settings.lr, settings.momentum, nesterov=settings.momentum > 0)
@@ -109,7 +109,7 @@ def rate(settings: Settings, step: int) -> float:
 
 
 def clip_(gradients: Tensor, most: float) -> None:
-    """Shorten every row of f[n, d] to a norm of `most`; 0: no limit."""
+    """Scale every row of f[n, d] in place to a norm of at most `most`; 0: no limit."""
     if most:
         norms = gradients.square().sum(1, keepdim=True).sqrt_()
         gradients.mul_((most / (norms + 1e-6)).clamp_(max=1.0))

@@ -1,4 +1,4 @@
-"""The files of a run: steps.csv, run.json, and scalars for TensorBoard if that is installed."""
+"""The files of a run: steps.csv, run.json, and TensorBoard scalars if TensorBoard is installed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 from gradwire.lab import records
 from gradwire.lab.training.settings import Event, History, Step
 
-MISSING = "no scalars for TensorBoard, for it is not installed: pip install 'gradwire[tensorboard]'"
+MISSING = "no scalars for TensorBoard, which is not installed: pip install 'gradwire[tensorboard]'"
 
 
 def write(history: History, folder: Path, command: str) -> list[Path]:
-    """Write steps.csv, one line a step, and run.json: settings, data, versions, the exact command, evaluations."""
+    """Write steps.csv, one line a step, and run.json: settings, data, versions, command and evaluations."""
     table, record = folder / "steps.csv", folder / "run.json"
     with table.open("w", newline="") as file:
         lines = csv.writer(file)
@@ -44,24 +44,24 @@ def write(history: History, folder: Path, command: str) -> list[Path]:
 
 @contextmanager
 def scalars(folder: Path) -> Generator[Callable[[Event], None] | None]:
-    """Open a folder for TensorBoard and yield a function that takes every event of a run; None without TensorBoard."""
+    """Open a folder for TensorBoard and yield a listener for a run's events; None without TensorBoard."""
     if importlib.util.find_spec("tensorboard") is None:
         yield None
         return
-    from torch.utils.tensorboard.writer import SummaryWriter  # takes a second
+    from torch.utils.tensorboard.writer import SummaryWriter  # here, because importing it takes a second
 
     with SummaryWriter(str(folder)) as writer:
 
-        def take(event: Event) -> None:
+        def listen(event: Event) -> None:
             step = event.step
             for name, value in _named(event).items():
                 writer.add_scalar(name, value, step)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
 
-        yield take
+        yield listen
 
 
 def _named(event: Event) -> dict[str, float]:
-    """An event's numbers by the names of their charts."""
+    """An event's numbers by TensorBoard tag."""
     if not isinstance(event, Step):
         return {f"held out/{name}": value for name, value in event.metrics.items()}
     return {f"step/{name}": value for name, value in asdict(event).items() if name != "step" and value is not None}

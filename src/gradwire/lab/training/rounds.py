@@ -1,4 +1,4 @@
-"""Rounds of local steps: the workers' differences to an anchor are exchanged, and their mean moves the anchor."""
+"""Rounds of local steps: workers exchange their differences to an anchor, and the mean moves the anchor."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from gradwire.vector import Sent
 
 
 class OuterRounds:
-    """Rounds of n workers over vectors of one layout, with the memories of exchange and outer step.
+    """Rounds of n workers over vectors of one layout, with the states of exchange and outer step.
 
         rounds = OuterRounds("ef(topk(density=0.016))", "sgd(lr=1.0, mean='senders')", layout, workers=4)
-        rounds.play(anchor, thetas)  # anchor f[d] moves in place; thetas f[n, d] are read
+        rounds.play(anchor, thetas)  # anchor f[d] moves in place; thetas f[n, d] are only read
 
-    By default workers run in lockstep, which is bit for bit what happens on a network.
+    By default workers run in lockstep, with the bits of a network.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class OuterRounds:
         self.outer(anchor, sent.mean, self.state, self.workers)
 
     def play(self, anchor: Tensor, thetas: Tensor) -> Sent:
-        """A whole round. What was not finite has moved nothing: see `Sent.finite`."""
+        """Play a whole round. If a difference is not finite (`Sent.finite`), the anchor does not move."""
         sent = self.send(anchor, thetas)
         if sent.finite:
             self.move_(anchor, sent)
@@ -61,7 +61,10 @@ class OuterRounds:
 
 @dataclass
 class Fragment:
-    """Part of the vector [first, last) with its rounds. pending: what has been sent and not yet received."""
+    """The coordinates [first, last) with their rounds.
+
+    pending: an exchange whose mean has not been received yet: (step at which it is due, result, thetas when sent).
+    """
 
     first: int
     last: int
@@ -74,7 +77,7 @@ class Fragment:
 
 
 class Timetable:
-    """Which fragment is sent and received after which step, on an anchor f[d] that starts at `start`."""
+    """The exchanges of all fragments by step, and the anchor f[d], which starts at `start`."""
 
     def __init__(
         self, local: LocalSteps, exchange: Exchange, layout: Layout, workers: int, steps: int, seed: int, start: Tensor
@@ -87,16 +90,16 @@ class Timetable:
         self.event, self.due = 0, local.rounds.gap(0, local.fragments, 0)
 
     def after(self, step: int, thetas: Tensor) -> Iterator[Sent]:
-        """Do what is due after so many steps, and yield what is sent. The last step ends every round.
+        """Make the exchanges that are due after `step` steps and yield their results; the last step ends every round.
 
-        thetas f[n, d] are the workers' parameters, which receive the anchor in place.
+        thetas, f[n, d]: the workers' parameters, which catch up with the anchor in place.
         """
         ends, next_one = step == self.steps, self.fragments[self.event % len(self.fragments)]
         for fragment in self.fragments:
             if fragment.pending and (ends or fragment.pending[0] == step):
                 self._receive(fragment, thetas)
             if ends or (step == self.due and fragment is next_one):
-                if fragment.pending:  # a round in the warm-up may be shorter than the delay
+                if fragment.pending:  # while rounds grow, a round may be shorter than the delay
                     self._receive(fragment, thetas)
                 rows = fragment.cut(thetas)
                 sent = fragment.rounds.send(fragment.cut(self.anchor), rows)
@@ -109,7 +112,7 @@ class Timetable:
             self.due += self.local.rounds.gap(self.event, len(self.fragments), step)
 
     def _receive(self, fragment: Fragment, thetas: Tensor, drop: bool = False) -> None:
-        """Move the anchor, and let the workers catch up with it."""
+        """Move the anchor by a fragment's pending mean, and let the workers catch up with it."""
         if fragment.pending is None:
             return
         _, sent, left = fragment.pending
@@ -119,7 +122,7 @@ class Timetable:
 
 
 def catch_up_(thetas: Tensor, anchor: Tensor, left: Tensor, how: CatchUp) -> None:
-    """Bring workers f[n, d], whose differences were taken at `left` f[n, d], to a moved anchor f[d], in place."""
+    """Bring workers' thetas f[n, d] to the moved anchor f[d] in place; `left` f[n, d] are their values when sent."""
     if how == "drop":
         thetas.copy_(anchor.expand_as(thetas))
     elif how == "mix":
@@ -129,7 +132,7 @@ def catch_up_(thetas: Tensor, anchor: Tensor, left: Tensor, how: CatchUp) -> Non
 
 
 def _parts(layout: Layout, count: int) -> Iterator[tuple[int, Layout]]:
-    """Cut a layout between tensors into parts of about equal size: where each begins, and its layout."""
+    """Split a layout between tensors into parts of about equal size; yield each part's first coordinate and layout."""
     ends = list(accumulate(layout.sizes))
     places: list[list[int]] = [[] for _ in range(count)]
     for place, end in enumerate(ends):

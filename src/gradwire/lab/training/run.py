@@ -1,4 +1,4 @@
-"""A run's model, data, optimizer and memories, and its steps."""
+"""A run that exchanges at every step: its model, data, optimizer and states, and its steps."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from gradwire.layout import Layout
 
 
 class TrainingRun:
-    """Task, model, optimizer, memories and clock. `training` has every default written out."""
+    """Task, model, optimizer, states and clock. `training` must have its defaults filled in."""
 
     def __init__(self, training: Training, meet: Meet) -> None:
         self.training, self.task = training, training.make()
         self.settings = training.settings
         self.per_epoch = self.task.steps_per_epoch(training.workers, self.settings.batch)
         self.model = self.task.model(training.model, training.seed)
-        # The last parameter first, as the hook lays them: then both draw the same numbers.
+        # The last parameter first, in the hook's order, so that both draw the same random numbers.
         named = [(name, param) for name, param in self.model.named_parameters() if param.requires_grad][::-1]
         self.layout = Layout([name for name, _ in named], [tuple(param.shape) for _, param in named])
         self.parameters = [param for _, param in named]
@@ -37,7 +37,7 @@ class TrainingRun:
         self.step, self.seconds = 0, 0.0
 
     def advance(self) -> Step:
-        """One step. ArithmeticError if a gradient is not finite."""
+        """Make one step; ArithmeticError if a gradient is not finite."""
         began, before = time.perf_counter(), self.counted()
         loss = sum(self.gradient(worker, row) for worker, row in zip(self.workers, self.rows, strict=True))
         clip_(self.xs, self.settings.clip)
@@ -57,9 +57,9 @@ class TrainingRun:
         return self.report(loss, density, before, (computed - began, averaged - computed, ended - averaged))
 
     def gradient(self, worker: int, row: list[Tensor]) -> float:
-        """Write one worker's gradient into its row; its loss.
+        """Write one worker's gradient into its row and return its loss.
 
-        Running statistics of a batch normalisation are those of worker 0, as under DDP.
+        Only worker 0 updates the model's buffers, such as running statistics, as under DDP.
         """
         kept = [buffer.clone() for buffer in self.model.buffers()] if worker else []
         loss = gradient_(self.training, self.task, self.model, self.parameters, worker, self.step, row)
@@ -68,14 +68,14 @@ class TrainingRun:
         return loss
 
     def counted(self) -> tuple[float, float]:
-        """Bytes and traffic of the workers here so far."""
+        """Bytes and traffic so far, summed over the workers in this process."""
         entries = self.averager.ledger.entries.values()
         return sum(entry.bytes for entry in entries), sum(entry.traffic for entry in entries)
 
     def report(
         self, loss: float, density: float, before: tuple[float, float], seconds: tuple[float, float, float]
     ) -> Step:
-        """A step's numbers, those of all workers put together."""
+        """Make a step's figures, averaged over all workers."""
         lengths = [length for length in map(residual, self.averager.states) if length is not None]
         after = self.counted()
         mine = [loss, sum(lengths), *(new - old for new, old in zip(after, before, strict=True))]
@@ -83,6 +83,6 @@ class TrainingRun:
         return Step(self.step, mean, density, length if lengths else None, sent, traffic, *seconds)
 
     def evaluate(self) -> Evaluation:
-        """Metrics on held-out data; the clock stands still."""
+        """Evaluate on held-out data; the time does not count."""
         metrics = self.task.evaluate(self.model)
         return Evaluation(self.step, self.step / self.per_epoch, self.seconds, metrics)

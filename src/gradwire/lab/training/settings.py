@@ -14,7 +14,7 @@ from gradwire.lab.training.tasks.protocol import Optimizer, RateSchedule
 from gradwire.spec import SpecError, parse
 
 DENSE = "dense"
-"""The plain mean, by its usual name."""
+"""The usual name of the uncompressed mean."""
 
 OPEN = (
     "steps",
@@ -28,26 +28,26 @@ OPEN = (
     "schedule",
     "warmup_steps",
 )
-"""Settings that may be left to the task, like the learning rate."""
+"""Settings, beside the learning rate, that may be left to the task."""
 
 NEWER = {"optimizer", "schedule", "warmup_steps", "local", "unlike"}
-"""Settings that checkpoints of format 1 may lack; their defaults are what there was before."""
+"""Settings that checkpoints of format 1 may lack; their defaults give the earlier behaviour."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """A run of n workers that train one model. None stands for the task's default; `filled` puts it in.
+    """Settings of a run in which n workers train one model. None means the task's default; `filled` writes it out.
 
     task: a name in TASKS. exchange: "dense" or a spec. batch: samples a worker and step. learning_rate: of the
-    optimizer, outside the memory unless the exchange takes it in. momentum: of SGD. clip: the largest norm of a
-    worker's own gradient before compression, 0 for no limit. evaluate_every: steps. decay: fractions of the run after
-    which the learning rate falls to a tenth. data: a place to read from instead of the installed data.
-    optimizer: "sgd", "adam", "adamw" or "muon". schedule: of the learning rate, "constant" but for its decays, or
-    "cosine". warmup_steps: of a linear rise of it. local: take local steps, and exchange differences of models instead
-    of gradients. unlike: every worker has data of its own kind.
+    optimizer, applied outside the memory unless the exchange applies it. momentum: of SGD. clip: the largest norm of a
+    worker's own gradient before compression; 0 for no limit. evaluate_every: steps between evaluations. decay:
+    fractions of the run after which the learning rate falls to a tenth. data: a path to read instead of the installed
+    data. optimizer: "sgd", "adam", "adamw" or "muon". schedule: of the learning rate, "constant" (except for decays) or
+    "cosine". warmup_steps: steps of its linear warm-up. local: take local steps and exchange differences of models
+    instead of gradients. unlike: workers have unlike data.
 
     Raises:
-        ValueError: a name, spec or number that cannot be, in one sentence.
+        ValueError: an invalid name, spec or number, in one sentence.
     """
 
     task: str
@@ -91,7 +91,7 @@ class Training:
         self._check_optimizer()
 
     def _check_optimizer(self) -> None:
-        """Refuse an optimizer's settings that are not to be had."""
+        """Raise ValueError for settings of the optimizer that are invalid or contradict one another."""
         for name, known in (("optimizer", Optimizer), ("schedule", RateSchedule)):
             if getattr(self, name) is not None:
                 check_name(name, getattr(self, name), get_args(known))
@@ -114,14 +114,14 @@ class Training:
 
     @property
     def settings(self) -> Settings:
-        """The task's settings, with what is given here in their place."""
+        """The task's settings, overridden by those given here."""
         given = {name: getattr(self, name) for name in OPEN} | {"lr": self.learning_rate}
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         return replace(self._usual, **chosen)
 
     @property
     def _usual(self) -> Settings:
-        """The task's settings for this optimizer and schedule."""
+        """The task's default settings for this optimizer and schedule."""
         task = make(self.task)
         usual = task.adamw(self.model) if self.optimizer in ("adamw", "muon") else task.defaults
         if self.optimizer not in (None, "sgd"):
@@ -136,7 +136,7 @@ class Training:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Training:
-        """Read what `asdict` gave, also out of JSON or a checkpoint."""
+        """Read a dict that `asdict` made, also from JSON or a checkpoint; ValueError for other keys."""
         usual = {field.name: field.default for field in fields(cls)}
         saved = {name: usual[name] for name in NEWER} | saved
         if saved.keys() != usual.keys():
@@ -149,13 +149,13 @@ class Training:
 
 @dataclass(frozen=True)
 class Step:
-    """One step, counted from 1.
+    """The figures of one step, counted from 1.
 
-    loss: the workers' mean, before the step. density: entries of the mean that are sent, or of a dense mean those that
-    are not zero, over d; 0 for a step without an exchange. residual: norm of error feedback's residual after the step,
-    the mean over the workers; None where there is none. bytes, traffic: what a worker sent, and what that puts on its
-    link (see the ledger), the mean over the workers. gradient_seconds: forward and backward of all workers in the
-    process. exchange_seconds: compression and network, likewise. update_seconds: the optimizer's.
+    loss: the workers' mean, before the step. density: indices in the sparse mean, or nonzero entries of a dense one,
+    divided by d; 0 for a step without an exchange. residual: norm of error feedback's residual after the step, averaged
+    over the workers; None if there is none. bytes, traffic: what a worker sent, and what that puts on its link (see the
+    ledger), averaged over the workers. gradient_seconds: forward and backward of all workers in the process.
+    exchange_seconds: compression and network of all workers in the process. update_seconds: the optimizer's step.
     """
 
     step: int
@@ -171,7 +171,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Held-out numbers after `step` steps, `epoch` epochs and `seconds` of training, evaluations not counted."""
+    """Held-out metrics after `step` steps, `epoch` epochs and `seconds` of training, evaluations not counted."""
 
     step: int
     epoch: float
@@ -184,7 +184,7 @@ Event: TypeAlias = Step | Evaluation
 
 @dataclass(frozen=True)
 class History:
-    """A run that has ended: its settings, none left open; every step and evaluation since it began or was resumed."""
+    """A finished run: its settings, defaults filled in, and all steps and evaluations since its start or resumption."""
 
     training: Training
     steps: tuple[Step, ...]
@@ -194,12 +194,12 @@ class History:
 
     @property
     def density(self) -> float:
-        """Realised density, the mean over the steps."""
+        """The density actually sent, averaged over the steps."""
         return mean(step.density for step in self.steps)
 
     @property
     def kilobytes(self) -> float:
-        """Kilobytes that a worker sent in a step, the mean over the steps."""
+        """Kilobytes that a worker sent in a step, averaged over the steps."""
         return mean(step.bytes for step in self.steps) / 1e3
 
     @property

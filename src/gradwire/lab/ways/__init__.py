@@ -1,4 +1,4 @@
-"""How workers are kept together, by name: torch's own ways beside every spec of gradwire and local steps."""
+"""Methods of keeping workers' models together, by name: torch's own, every gradwire spec, and local steps."""
 
 from gradwire.lab.ways.local_steps import LocalWay, local_steps
 from gradwire.lab.ways.names import AUTO, AUTO_DENSE, DENSE, NONE, TORCH, check_way, is_torch, powersgd_rank

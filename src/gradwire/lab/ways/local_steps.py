@@ -1,4 +1,4 @@
-"""Local steps as a way of `lab.ways`: `gradwire.local` by its arguments, behind the counters of `ways.wrapped`.
+"""Local steps as a method of `lab.ways`: `gradwire.local`, behind the counters of `ways.wrapped`. Names:
 
 local   local(every=30)   local(every=10, exchange='ef(topk(density=0.05))', outer='sgd(lr=1.0)', delay=2)
 """
@@ -22,7 +22,7 @@ from gradwire.spec import SpecError, as_exchange, as_outer
 
 @dataclass(frozen=True)
 class LocalWay:
-    """Arguments of `gradwire.local`, those that are left out as it has them."""
+    """Arguments of `gradwire.local`. `exchange` and `outer` have its defaults."""
 
     every: int = 10
     exchange: str = EXCHANGE
@@ -39,10 +39,10 @@ class LocalWay:
 
 
 def local_steps(name: str) -> LocalWay | None:
-    """The local steps that a name asks for; None for a name of something else.
+    """Parse a name such as "local(every=10)"; None for the name of another method.
 
     Raises:
-        SpecError: one sentence that says what is wrong with the arguments.
+        SpecError: the arguments are invalid; the message says why in one sentence.
     """
     if not re.match(r"local\b", name):
         return None
@@ -53,7 +53,7 @@ def local_steps(name: str) -> LocalWay | None:
 
 
 def _arguments(name: str) -> dict[str, Any]:
-    """The keywords of a call of `local`, all of them literals. SyntaxError or TypeError for anything else."""
+    """Parse the keyword arguments, all literals, of a call of `local`; SyntaxError or TypeError for anything else."""
     match ast.parse(name.strip(), mode="eval").body:
         case ast.Name(id="local"):
             return {}
@@ -72,7 +72,7 @@ def _literal(node: ast.expr) -> object:
 
 
 class Apart:
-    """A bare model whose ranks train apart and meet at the end of every round."""
+    """A bare model trained with local steps: ranks train apart and exchange at the end of every round."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, steps: LocalWay, seed: int, **cap: Any) -> None:
         self.model, self.way, self.period = model, repr(steps), steps.every
@@ -86,15 +86,15 @@ class Apart:
         )
 
     def averaging(self) -> AbstractContextManager[None]:
-        """Nothing special: the optimizer's steps count."""
+        """A null context: exchanges are triggered by the optimizer's steps."""
         return nullcontext()
 
     def quiet(self) -> AbstractContextManager[None]:
-        """Nothing special: a backward pass sends nothing."""
+        """A null context: a backward pass sends nothing."""
         return nullcontext()
 
     def stepped(self) -> None:
-        """Nothing to note."""
+        """Do nothing."""
 
     def finish(self) -> None:
         """End the round, so that all ranks hold the same model."""
@@ -105,7 +105,7 @@ class Apart:
         return self.door.ledger.traffic
 
     def selecting(self) -> float:
-        """The door's seconds without the ledger's."""
+        """The door's seconds minus the ledger's, which are spent in collectives."""
         return self.door.seconds - self.door.ledger.seconds
 
     def optimizing(self) -> float:
@@ -113,10 +113,10 @@ class Apart:
         return self.door.seconds
 
     def collectives(self) -> list[float]:
-        """The ledger's log since it was last taken."""
+        """Take the ledger's log since the last call."""
         taken, self.door.ledger.log = self.door.ledger.log or [], []
         return taken
 
     def choice(self) -> str:
-        """The way."""
+        """The method's name with all arguments."""
         return self.way

@@ -1,6 +1,6 @@
-"""torch's own ways of averaging behind the counters of `ways.wrapped`, and none at all.
+"""torch's own methods of averaging, and no averaging, behind the counters of `ways.wrapped`.
 
-DDP reads the annotations of a hook as objects: this file does not postpone them.
+This file does not import annotations from __future__, because DDP inspects a hook's annotations as objects.
 """
 
 import hashlib
@@ -22,17 +22,17 @@ from gradwire.transport.group import compare
 from gradwire.transport.process import Process
 
 DENSE_STEPS = 2
-"""Steps that torch's PowerSGD averages densely before it begins, the fewest it allows with error feedback."""
+"""Dense steps before torch's PowerSGD begins: the fewest that it allows with error feedback."""
 
 
 def wrap(model: nn.Module, **cap: Any) -> DistributedDataParallel:
-    """DDP that sends gradients only: buffers, such as batch normalisation's statistics, stay local."""
+    """Wrap a model in DDP that sends gradients only; buffers, such as batch normalisation's statistics, stay local."""
     start_alike(model)
     return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True, init_sync=False, **cap)
 
 
 def start_alike(model: nn.Module) -> None:
-    """Give every rank rank 0's model. It is sent only if ranks differ; DDP would always send it, also on slow links."""
+    """Give every rank rank 0's model, which is sent only if ranks differ; DDP would always send it."""
     tensors = cast(dict[str, Tensor], model.state_dict())
     digest = hashlib.blake2b()
     for name, tensor in tensors.items():
@@ -45,13 +45,13 @@ def start_alike(model: nn.Module) -> None:
 
 
 def on_a_ring(nbytes: float) -> float:
-    """Bytes that a rank sends in a ring all-reduce of so many bytes."""
+    """Bytes that a rank sends in a ring all-reduce of `nbytes` bytes."""
     ranks = dist.get_world_size()
     return 2 * (ranks - 1) / ranks * nbytes
 
 
 class Plain:
-    """One of torch's own ways. Its time beside compute cannot be taken apart and counts as the network's."""
+    """A model trained by one of torch's own methods; all of its time beside compute counts as the network's."""
 
     period = 1
 
@@ -70,65 +70,65 @@ class Plain:
             self.model.register_comm_hook(None, fp16_compress_hook)
 
     def averaging(self) -> AbstractContextManager[None]:
-        """Without averaging, if that is the way."""
+        """Average gradients, unless the method is "none"."""
         return self.quiet() if self.name == NONE else nullcontext()
 
     def quiet(self) -> AbstractContextManager[None]:
-        """Without averaging."""
+        """Do not average gradients."""
         return self.model.no_sync()
 
     def stepped(self) -> None:
-        """One more."""
+        """Count a step."""
         self.steps += 1
 
     def finish(self) -> None:
-        """Nothing to end: all ranks hold the same model after every step."""
+        """Do nothing: all ranks hold the same model after every step."""
 
     def sent(self) -> float:
-        """The bytes of what was reduced so far, on a ring."""
+        """Bytes sent so far by ring all-reduces."""
         dense = {NONE: 0.0, "fp16": 0.5}.get(self.name, 1.0) * self.nbytes * self.steps
-        if self.low_rank is not None:  # its own count of elements: the P, the Q and what it does not compress
+        if self.low_rank is not None:  # torch's count of elements: P, Q and uncompressed tensors
             reduced = int(self.low_rank.total_numel_after_compression)
             first = 0 if self.rehearsed else self.numel * min(self.steps, DENSE_STEPS)
             dense = (reduced + first) * self.nbytes / self.numel
         return on_a_ring(dense)
 
     def selecting(self) -> float:
-        """Zero: all time beside compute counts as the network's."""
+        """Always 0: all time beside compute counts as the network's."""
         return 0.0
 
     def optimizing(self) -> float:
-        """Zero: gradients are averaged before."""
+        """Always 0: gradients are averaged before the optimizer's step."""
         return 0.0
 
     def collectives(self) -> list[float]:
-        """None are known."""
+        """An empty list: torch's collectives are not timed."""
         return []
 
     def choice(self) -> str:
-        """The name."""
+        """The method's name."""
         return self.name
 
     def state_dict(self) -> dict[str, Any]:
-        """The name only."""
+        """The method's name, as torch's methods have no state of their own that can be saved."""
         return {"baseline": self.name}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Nothing to load, but refuse another method's checkpoint."""
+        """Load nothing; ValueError for another method's checkpoint."""
         if saved != self.state_dict():
             raise ValueError(f"the checkpoint is of {saved.get('exchange', saved)}, this run is {self.name}")
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Do nothing."""
 
 
 def silent(state: None, bucket: GradBucket) -> Future[Tensor]:
-    """A hook that averages nothing, which shows what a step costs without a network."""
+    """A DDP hook that averages nothing, which shows a step's time without a network."""
     return _as_it_is(bucket)
 
 
 def _rehearsed(state: PowerSGDState, bucket: GradBucket) -> Future[Tensor]:
-    """torch's hook, but the steps before it begins cost no time on the network."""
+    """torch's PowerSGD hook, but without communication in the dense steps before it begins."""
     if state.iter >= DENSE_STEPS:
         return powerSGD_hook(state, bucket)
     state.maybe_increase_iter(bucket)

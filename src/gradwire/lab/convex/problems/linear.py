@@ -32,7 +32,7 @@ class Phi(Protocol):
 class Linear:
     """An `Objective`. rows: f64[n, r, d], shard by shard, short shards padded with zeros. offset: f64[n, r].
 
-    scale: the weight of one row in f. The padding must cost nothing: phi(offset) = 0 there.
+    scale: the weight of one row in f. Padding rows must contribute nothing: phi(offset) = 0 there.
     """
 
     phi: Phi
@@ -41,22 +41,23 @@ class Linear:
     scale: float
     penalty: float
     flat: tuple[Tensor, Tensor] = field(init=False)
-    """offset f64[n r] and rows f64[n r, d], as views: made here once, they would be half of a small problem's time."""
+    """Views offset f64[n r] and rows f64[n r, d], made once: making them in every call would take half of the time of
+    a small problem."""
     weight: float = field(init=False)
-    """Of one row in its worker's f_i: n scale."""
+    """The weight of one row in its worker's f_i: n scale."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "flat", (self.offset.flatten(), self.rows.flatten(0, 1)))
         object.__setattr__(self, "weight", len(self.rows) * self.scale)
 
     def gradients(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """One point f64[d], or one per worker f64[n, d], -> f64[n, d]."""
+        """Every worker's gradient: one point f64[d], or one per worker f64[n, d] -> f64[n, d]."""
         slopes = self.phi.slope_(self._predict(x))
         if out is None:
             pull = x if x.dim() == 1 else x.unsqueeze(1)
             return torch.baddbmm(pull, slopes, self.rows, beta=self.penalty, alpha=self.weight).squeeze(1)
         rows = out.unsqueeze(1)
-        # beta = 0 and x added after: to spread x over the workers first takes longer than both.
+        # With beta = 0 and x added afterwards: broadcasting x over the workers first takes longer than both.
         torch.baddbmm(rows, slopes, self.rows, beta=0.0, alpha=self.weight, out=rows)
         return out.add_(x, alpha=self.penalty)
 
@@ -65,7 +66,7 @@ class Linear:
         return (self.scale * self.phi.value(self._predict(x)).sum() + self.penalty / 2 * x.dot(x)).item()
 
     def newton(self, x: Tensor, g: Tensor) -> Tensor:
-        """Solve (S'S + penalty) s = g, where S are the rows weighted by phi'', in the smaller of S'S and S S'."""
+        """Solve (S'S + penalty I) s = g by the smaller of S'S and S S'; S: rows weighted by sqrt(scale phi'')."""
         weights = (self.scale * self.phi.curvature(self._predict(x))).sqrt()
         s = self.flat[1] * weights.view(-1, 1)
         if s.shape[0] >= s.shape[1]:
@@ -73,7 +74,7 @@ class Linear:
         return (g - s.T @ _solve(s @ s.T, self.penalty, s @ g)) / self.penalty
 
     def _predict(self, x: Tensor) -> Tensor:
-        """f64[n, 1, r]. One point is one matrix-vector product, which is faster than a batch of them."""
+        """Linear predictions f64[n, 1, r]; one matrix-vector product for one point, which is faster than a batch."""
         n, r = self.offset.shape
         if x.dim() == 1:
             return torch.addmv(*self.flat, x).view(n, 1, r)
@@ -81,19 +82,19 @@ class Linear:
 
 
 def split(values: Tensor, n: int, padding: float = 0.0) -> Tensor:
-    """Cut f64[m, ...] into n shards, contiguous and as even as possible: f64[n, ceil(m / n), ...]."""
+    """Split f64[m, ...] into n contiguous shards of almost equal size, padded: f64[n, ceil(m / n), ...]."""
     return torch.nn.utils.rnn.pad_sequence(list(values.tensor_split(n)), batch_first=True, padding_value=padding)
 
 
 def spectrum(rows: Tensor) -> Tensor:
-    """Eigenvalues of A'A, those that are zero by shape left out: f64[..., m, d] -> f64[..., min(m, d)], ascending."""
+    """Eigenvalues of A'A, ascending, without those that are zero by shape: f64[..., m, d] -> f64[..., min(m, d)]."""
     m, d = rows.shape[-2:]
     gram = rows.mT @ rows if m >= d else rows @ rows.mT
     return cast(Tensor, torch.linalg.eigvalsh(gram)).clamp(min=0)
 
 
 def _solve(matrix: Tensor, ridge: float, g: Tensor) -> Tensor:
-    """(matrix + ridge I)^-1 g by Cholesky; the matrix is overwritten."""
+    """Compute (matrix + ridge I)^-1 g by Cholesky factorisation; overwrites the matrix."""
     matrix.diagonal().add_(ridge)
     factor = cast(Tensor, torch.linalg.cholesky(matrix))
     return torch.cholesky_solve(g.unsqueeze(1), factor).squeeze(1)

@@ -1,6 +1,6 @@
 """Logistic regression: f(x) = (1/m) sum of log(1 + exp(-b_j a_j . x)) + penalty / 2 |x|^2, rows split over the workers.
 
-With f = (1/n) sum of f_i a row weighs n/m in its worker's f_i, however many rows the worker has.
+As f = (1/n) sum of f_i, a row has the weight n/m in its worker's f_i, whatever the worker's number of rows.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from gradwire.lab.convex.problems.samples import Samples, svmlight
 from gradwire.lab.convex.problems.shards import Shards, check_shards
 
 CONDITION = 100.0
-"""L / mu unless another condition or a penalty is given; customary in the literature."""
+"""The default condition number L / mu, customary in the literature."""
 
 
 class Softplus:
-    """phi(z) = log(1 + exp(z)); at -inf everything is zero."""
+    """phi(z) = log(1 + exp(z)); at z = -inf, phi and its derivatives are zero."""
 
     bound = 0.25
     """The largest second derivative."""
@@ -51,11 +51,13 @@ def Logistic(
     shards: Shards = "shuffled",
     seed: int = 0,
 ) -> Problem:
-    """Samples over n workers, shuffled by the seed or sorted by label; x^0 = 0.
+    """Logistic regression on samples split over n workers, shuffled by the seed or sorted by label; x^0 = 0.
 
-    Either the penalty or the condition L / mu is given, else condition = 100. L and L_i take the largest eigenvalues
-    of A'A and the bound 1/4 on phi''; mu is the penalty, which bounds the curvature from below
-    everywhere.
+    Give the penalty or the condition number L / mu, which is 100 by default. L and L_i follow from the largest
+    eigenvalues of A'A and the bound 1/4 on phi''; mu is the penalty, which bounds the curvature from below everywhere.
+
+    Raises:
+        ValueError: penalty and condition are both given, or an argument is out of range.
     """
     _check_condition(penalty, condition)
     samples = load()
@@ -82,12 +84,12 @@ def LibSVM(
     shards: Shards = "shuffled",
     seed: int = 0,
 ) -> Problem:
-    """Logistic regression on a file in LIBSVM's format with two labels."""
+    """Logistic regression on a file in LIBSVM's format with two labels; other arguments as in `Logistic`."""
     return Logistic(partial(svmlight, path), n, penalty, condition, shards, seed)
 
 
 def _check_condition(penalty: float | None, condition: float | None) -> None:
-    """Refuse both at once, a penalty that is not positive, and a condition that is not above 1."""
+    """Raise ValueError if both are given, if the penalty is not positive, or if the condition is not above 1."""
     if penalty is not None and condition is not None:
         raise ValueError(f"give the penalty or the condition, not both: got {penalty!r} and {condition!r}")
     if penalty is not None:

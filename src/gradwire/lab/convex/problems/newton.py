@@ -1,4 +1,4 @@
-"""The minimum to the last digits: Newton's method, damped far from it, refined near it."""
+"""The minimum to the last digits: Newton's method, damped far from the minimum and refined near it."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from torch import Tensor
 from gradwire.lab.convex.problems.problem import Objective
 
 TOLERANCE = 1e-12
-"""Norm of the gradient that counts as zero."""
+"""A gradient with at most this norm counts as zero."""
 
 STEEPEST = 1e12
-"""L / mu beyond which float64 knows no minimum."""
+"""The largest L / mu for which float64 can represent the minimum."""
 
 SHORTEST = 2.0**-10
-"""Fraction of a Newton step below which nothing more is gained."""
+"""The smallest fraction of a Newton step to try."""
 
 
 def minimise(f: Objective, d: int, L: float, mu: float) -> Tensor:
-    """Find f's minimum f64[d], from zero.
+    """Find f's minimum f64[d], starting from zero.
 
-    The gradient's norm there is at most 1e-12, or 16 eps L |x| where that is more: neighbours in float64 lie eps |x|
-    apart, and the gradient changes by up to L times that from one to the next.
+    The gradient's norm there is at most 1e-12, or 16 eps L |x| if that is larger: neighbouring float64 points are
+    eps |x| apart, and the gradient changes by up to L times that between them.
 
     Raises:
-        ValueError: f is not strongly convex, or hardly.
-        ArithmeticError: the method ends at a larger gradient.
+        ValueError: f is not strongly convex, or L / mu is too large.
+        ArithmeticError: the method ends with a larger gradient.
     """
     if not 0 < L <= STEEPEST * mu:
         raise ValueError(f"f must be strongly convex, L / mu at most {STEEPEST:g}, got L = {L:.3g} and mu = {mu:.3g}")
@@ -51,9 +51,10 @@ def _gradient(f: Objective, x: Tensor) -> Tensor:
 
 
 def _step(f: Objective, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Go along the Newton direction until the gradient shrinks: the new point and gradient, None if it never does.
+    """Step along the Newton direction, halving the step until the gradient shrinks enough.
 
-    Rounding ends it: repeated beyond the digits of one solve, full steps are iterative refinement.
+    Returns the new point and gradient, or None if no step helps, which rounding causes in the end. Full steps that are
+    repeated beyond the digits of one solve act as iterative refinement.
     """
     direction, norm, fraction = f.newton(x, g), _norm(g), 1.0
     while fraction >= SHORTEST:

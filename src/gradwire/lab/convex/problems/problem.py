@@ -1,4 +1,4 @@
-"""What every problem is: an objective, its constants, a start and the minimum."""
+"""The form of every problem: an objective, its constants, a start and the minimum."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from torch import Tensor
 
 
 class Objective(Protocol):
-    """The functions f_1, ..., f_n of the workers; f is their mean. All tensors are float64."""
+    """The workers' functions f_1, ..., f_n, whose mean is f. All tensors are float64."""
 
     def gradients(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Every worker's full gradient: one point f64[d], or one per worker f64[n, d], -> f64[n, d]."""
+        """Every worker's full gradient: one point f64[d], or one per worker f64[n, d] -> f64[n, d].
+
+        If `out` f64[n, d] is given, it is written and returned.
+        """
         ...
 
     def loss(self, x: Tensor) -> float:
@@ -28,10 +31,10 @@ class Objective(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Minimise f(x) = (1/n) sum of f_i(x).
+    """The problem of minimising f(x) = (1/n) sum of f_i(x).
 
-    f is L-smooth and mu-strongly convex, f_i is L_i-smooth and mu_i-strongly convex, mu_i >= 0 (f64[n] both). start:
-    f64[d], x^0. best: f64[d], x*.
+    f is L-smooth and mu-strongly convex. L_i, mu_i: f64[n]; f_i is L_i-smooth and mu_i-strongly convex, mu_i >= 0.
+    start: x^0, f64[d]. best: x*, f64[d].
     """
 
     name: str
@@ -45,18 +48,19 @@ class Problem:
 
     @property
     def n(self) -> int:
-        """Workers."""
+        """The number of workers."""
         return len(self.L_i)
 
     @property
     def d(self) -> int:
-        """Dimension."""
+        """The dimension."""
         return len(self.best)
 
     def gradients(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Every worker's full gradient: one point f64[d], or one per worker f64[n, d], -> f64[n, d].
+        """Every worker's full gradient: one point f64[d], or one per worker f64[n, d] -> f64[n, d].
 
-        `out`, f64[n, d], is written and returned; at 80 MB a fresh result costs as much as its computation.
+        If `out` f64[n, d] is given, it is written and returned. At 80 MB, allocating a new result takes as long as
+        computing it.
         """
         return self.objective.gradients(x, out)
 
@@ -66,10 +70,10 @@ class Problem:
 
     @cached_property
     def best_gradients(self) -> Tensor:
-        """Every worker's gradient at the minimum, f64[n, d]; their mean is zero, they are not."""
+        """Every worker's gradient at the minimum, f64[n, d]; their mean is zero."""
         return self.gradients(self.best)
 
 
 def start(d: int, rng: torch.Generator) -> Tensor:
-    """x^0 with coordinates from N(0, 10), variance 10, as Shulgin and Richtárik start (2022, arXiv:2206.10452)."""
+    """x^0, f64[d], with coordinates from N(0, 10), variance 10, as in Shulgin and Richtárik 2022 (arXiv:2206.10452)."""
     return torch.randn(d, generator=rng, dtype=torch.float64) * 10**0.5

@@ -1,6 +1,6 @@
-"""Quadratics: f_i(x) = 1/2 (x - c_i)' A_i (x - c_i) with diagonal A_i, whose average has the chosen spectrum.
+"""Quadratics f_i(x) = 1/2 (x - c_i)' A_i (x - c_i) with diagonal A_i, whose average has a chosen spectrum.
 
-The coordinates are the axes of curvature, which favours operators that pick coordinates; ridge has dense ones.
+Coordinates are eigenvectors, which favours operators that select coordinates; ridge regression has dense eigenvectors.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from gradwire.lab.convex.problems.problem import Problem, start
 
 @dataclass(frozen=True, eq=False)
 class Diagonal:
-    """An `Objective`. a: f64[n, d], positive, the diagonals of the A_i. c: f64[n, d], where each f_i is least."""
+    """An `Objective`. a: f64[n, d], positive, the diagonals of the A_i. c: f64[n, d], the minimum of each f_i."""
 
     a: Tensor
     c: Tensor
 
     def gradients(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """One point f64[d], or one per worker f64[n, d], -> f64[n, d]."""
+        """Every worker's gradient: one point f64[d], or one per worker f64[n, d] -> f64[n, d]."""
         return torch.sub(x, self.c, out=out).mul_(self.a)
 
     def loss(self, x: Tensor) -> float:
@@ -32,15 +32,16 @@ class Diagonal:
         return (self.a * (x - self.c).square()).sum(1).mean().item() / 2
 
     def newton(self, x: Tensor, g: Tensor) -> Tensor:
-        """Divide by the average diagonal."""
+        """Solve H s = g: divide by the average diagonal."""
         return g / self.a.mean(0)
 
 
 def Quadratic(n: int = 10, d: int = 80, condition: float = 100.0, heterogeneity: float = 1.0, seed: int = 0) -> Problem:
-    """The average of the A_i has eigenvalues from 1 down to 1 / condition, evenly spaced in their logarithms.
+    """A quadratic: the average of the A_i has eigenvalues from 1 down to 1 / condition, evenly spaced on a log scale.
 
-    At heterogeneity = 0 all workers are the same; at h the minima are c_i = c + h N(0, 1), and an eigenvalue of worker
-    i is the average's times exp(h N(0, 1)), normalised over the workers. c ~ N(0, 1), x^0 ~ N(0, 10), variance 10.
+    With heterogeneity h = 0 all workers are equal. Otherwise the workers' minima are c_i = c + h N(0, 1), and an
+    eigenvalue of worker i is the average's times exp(h N(0, 1)), normalised over the workers. c ~ N(0, 1) and
+    x^0 ~ N(0, 10), variance 10.
     """
     check_count("n", n)
     check_count("d", d)

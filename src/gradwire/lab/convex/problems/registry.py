@@ -21,15 +21,15 @@ PROBLEMS: dict[str, Callable[..., Problem]] = {
     "libsvm": LibSVM,
     "quadratic": Quadratic,
 }
-"""Constructors; all take `n`, the workers, and `seed`."""
+"""Constructors by name; all take `n`, the number of workers, and `seed`."""
 
 
 def make(name: str, *, workers: int | None = None, seed: int = 0, **options: object) -> Problem:
-    """Make a problem by name, with the constructor's own number of workers unless another is given.
+    """Make a problem by name, with the constructor's default number of workers unless another is given.
 
     Raises:
-        ValueError: the name or an option is unknown, an option is missing or has a value it cannot have.
-        ModuleNotFoundError, FileNotFoundError: what the problem is made of is not there.
+        ValueError: the name or an option is unknown, or an option is missing or invalid.
+        ModuleNotFoundError, FileNotFoundError: the problem's data are not installed.
     """
     check_name("problem", name, PROBLEMS)
     parameters = inspect.signature(PROBLEMS[name]).parameters.values()

@@ -1,6 +1,6 @@
 """Ridge regression: f(x) = 1/2 |Ax - y|^2 + penalty / 2 |x|^2, the rows of A split over the workers.
 
-With f = (1/n) sum of f_i that is f_i(x) = n/2 |A_i x - y_i|^2 + penalty / 2 |x|^2. The defaults are the experiment of
+As f = (1/n) sum of f_i, f_i(x) = n/2 |A_i x - y_i|^2 + penalty / 2 |x|^2. The defaults are those of the experiments in
 Shulgin and Richtárik 2022 (arXiv:2206.10452): scikit-learn's make_regression, m = 100, d = 80, n = 10, penalty = 1/m.
 """
 
@@ -25,7 +25,7 @@ class Squares:
         return z.square() / 2
 
     def slope_(self, z: Tensor) -> Tensor:
-        """Leave z, its own derivative, as it is."""
+        """Return z, which is the derivative."""
         return z
 
     def curvature(self, z: Tensor) -> Tensor:
@@ -42,10 +42,11 @@ def Ridge(
     shards: Shards = "shuffled",
     seed: int = 0,
 ) -> Problem:
-    """m rows in dimension d from make_regression(random_state=seed), over n workers; penalty is 1/m unless given.
+    """Ridge regression on m rows in dimension d from make_regression(random_state=seed), split over n workers.
 
-    noise: standard deviation of what is added to y. "shuffled" is the generator's own order, which is random;
-    "sorted" is by y. The L_i, L, mu and mu_i are eigenvalues. x^0 ~ N(0, 10), variance 10, of the same seed.
+    penalty: 1/m by default. noise: standard deviation of the noise added to y. shards: "shuffled" keeps the generator's
+    random order; "sorted" sorts by y. L, L_i, mu and mu_i are exact, from eigenvalues. x^0 ~ N(0, 10), variance 10,
+    with the same seed.
     """
     check_count("m", m)
     check_count("d", d)

@@ -1,4 +1,4 @@
-"""Samples with two labels: scikit-learn's breast cancer set, and files in LIBSVM's format."""
+"""Samples with two labels: scikit-learn's breast cancer data, and files in LIBSVM's format."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Samples:
 
 
 def scikit_learn() -> ModuleType:
-    """Import sklearn.datasets. ModuleNotFoundError with the way to install it."""
+    """Import sklearn.datasets; ModuleNotFoundError, with the command to install it, if it is missing."""
     try:
         return importlib.import_module("sklearn.datasets")
     except ModuleNotFoundError as error:
@@ -38,15 +38,16 @@ def breast_cancer() -> Samples:
 
 
 LARGEST = 4 << 30
-"""Bytes of samples: one line of a file may name a feature of any number, and all before it are zeros."""
+"""The most bytes of dense samples: a single line of a file may have a feature with a huge index."""
 
 
 def svmlight(path: str | Path) -> Samples:
-    """Read a file in LIBSVM's format, densely; the larger of its two labels is +1.
+    """Read a file in LIBSVM's format as dense rows; the larger of its two labels becomes +1.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not in the format, too large to be dense, or not finite, or has not exactly two labels.
+        ValueError: the file is not in this format, too large as dense rows, or not finite, or has not exactly two
+            labels.
     """
     file = Path(path)
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""How the rows of a data set are dealt to the workers."""
+"""How the rows of a data set are distributed over the workers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Literal
 from gradwire.lab.checks import check_count
 
 Shards = Literal["shuffled", "sorted"]
-"""At random, or sorted by target, so that the workers differ as much as the samples allow."""
+"""Rows in random order, or sorted by target, which makes the workers as different as the samples allow."""
 
 
 def check_shards(shards: str, m: int, n: int) -> None:
-    """Refuse an unknown order, and more workers than rows."""
+    """Raise ValueError for an unknown order, or if there are more workers than rows."""
     if shards not in ("shuffled", "sorted"):
         raise ValueError(f'shards must be "shuffled" or "sorted", got {shards!r}')
     check_count("n", n)

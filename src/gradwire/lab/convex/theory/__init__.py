@@ -1,4 +1,4 @@
-"""Theory: the parameters under which theorems hold, what they promise, and the Lyapunov functions they measure it by.
+"""Theory: the parameters under which theorems hold, the rates they guarantee, and their Lyapunov functions.
 
 >>> constants = Constants(L=1.0, L_i=[1.0, 1.0], mu=0.1)
 >>> plan("diana", constants, omega=3.0).alpha

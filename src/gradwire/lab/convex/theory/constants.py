@@ -1,4 +1,4 @@
-"""The constants of a problem and of operators, as theorems ask for them, and the refusals when they are not met."""
+"""The constants of a problem and of operators that theorems use, and the checks that they are in range."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import TypeAlias
 PerWorker: TypeAlias = float | Sequence[float]
 """One number for all workers, or one for each."""
 
-ROUNDING = 1 + 1e-9  # constants come from eigenvalues, which are computed in floating point
+ROUNDING = 1 + 1e-9  # tolerance, as constants come from eigenvalues computed in floating point
 
 
 @dataclass(frozen=True)
 class Constants:
-    """What is known of f = (1/n) sum_i f_i, where worker i holds f_i.
+    """The constants of f = (1/n) sum_i f_i, where worker i has f_i.
 
-    The theorems that need mu > 0 need convex f_i, too.
+    Theorems that need mu > 0 also need convex f_i.
 
     Args:
         L: f is L-smooth.
-        L_i: f_i is L_i-smooth; as many as there are workers.
-        mu: f is mu-strongly convex, 0 if it is not.
-        mu_i: f_i is mu_i-strongly convex; zeros unless given. Only local steps ask for them.
+        L_i: f_i is L_i-smooth; one value for each worker.
+        mu: f is mu-strongly convex; 0 if it is not strongly convex.
+        mu_i: f_i is mu_i-strongly convex; zeros by default. Only local steps use them.
 
     Raises:
         ValueError: a constant is not positive (mu, mu_i: negative) or not finite, L exceeds the mean of the L_i, mu
@@ -55,7 +55,7 @@ class Constants:
 
     @property
     def n(self) -> int:
-        """Workers."""
+        """The number of workers."""
         return len(self.L_i)
 
     @property
@@ -65,19 +65,19 @@ class Constants:
 
     @property
     def L_rms(self) -> float:
-        """The square root of the mean of the L_i squared: L with a tilde in the papers on EF21."""
+        """The root mean square of the L_i: L with a tilde in the papers on EF21."""
         return math.sqrt(sum(value**2 for value in self.L_i) / self.n)
 
     def conservative(self) -> Constants:
-        """The same with L and every L_i replaced by the largest: all that many papers use. Steps never get longer."""
+        """The same constants with L and every L_i replaced by the largest L_i, as in many papers; steps never grow."""
         return Constants(self.L_max, (self.L_max,) * self.n, self.mu, self.mu_i)
 
     def contraction(self, gamma: float) -> float:
-        """1 - gamma mu, what a round of gradient descent with step gamma <= 1 / L leaves."""
+        """1 - gamma mu, the contraction of a round of gradient descent with step gamma <= 1 / L."""
         return max(0.0, 1 - gamma * self.mu)
 
     def convexity(self, method: str) -> float:
-        """Return mu; refuse mu = 0."""
+        """Return mu; ValueError if it is 0."""
         if self.mu == 0:
             raise ValueError(
                 f"{method}'s theorem needs a strongly convex f, and mu = 0: add an l2 penalty, or use ef21, ef_bv, "
@@ -86,7 +86,7 @@ class Constants:
         return self.mu
 
     def weakest(self, method: str) -> float:
-        """Return the smallest mu_i; refuse 0."""
+        """Return the smallest mu_i; ValueError if it is 0."""
         if self.convexity(method) and min(self.mu_i) == 0:
             raise ValueError(
                 f"{method}'s theorem needs every f_i strongly convex, not only their mean, and the smallest mu_i = 0: "
@@ -95,7 +95,7 @@ class Constants:
         return min(self.mu_i)
 
     def variances(self, omega: PerWorker | None, method: str) -> tuple[float, ...]:
-        """Return omega of each worker's unbiased operator; refuse None, which says that the operator is biased."""
+        """Return omega of each worker's unbiased operator; ValueError for None, which means a biased operator."""
         if omega is None:
             raise ValueError(
                 f"{method} needs an unbiased operator, and omega = None says that this one is biased: use ef21 or "
@@ -104,7 +104,7 @@ class Constants:
         return self._each(omega, "omega", math.inf)
 
     def contractions(self, delta: PerWorker | None) -> tuple[float, ...]:
-        """Return delta of each worker's contractive operator, 0 for the zero operator and for None."""
+        """Return delta of each worker's contractive operator; None counts as 0, the delta of the zero operator."""
         return self._each(0.0 if delta is None else delta, "delta", 1.0)
 
     def _each(self, values: PerWorker, name: str, most: float) -> tuple[float, ...]:
@@ -118,14 +118,14 @@ class Constants:
 
 
 def in_range(name: str, value: float, most: float, why: str = "") -> float:
-    """Return a parameter as a float; refuse one outside (0, most], up to rounding."""
+    """Return a parameter as a float; ValueError if it is outside (0, most], up to rounding."""
     if not 0 < value <= most * ROUNDING:
         raise ValueError(f"{name} must lie in (0, {most:.6g}]{why and f', {why}'}, got {value}")
     return min(float(value), most)
 
 
 def above_one(boost: float) -> float:
-    """Return a boost, the Lyapunov weight over its infimum; refuse boost <= 1."""
+    """Return a boost, which is the Lyapunov weight divided by its infimum; ValueError if it is not above 1."""
     if not 1 < boost < math.inf:
         raise ValueError(f"boost must be greater than 1 and finite, for at 1 the shifts do not contract, got {boost}")
     return float(boost)

@@ -1,15 +1,16 @@
-"""Contractive operators: EF21, EF-BV and EF21-SGDM. f need not be convex; mu > 0 asks for the PL inequality only.
+"""Contractive operators: EF21, EF-BV and EF21-SGDM. f need not be convex; mu > 0 requires only the PL inequality.
 
-From f(x+) <= f(x) - (gamma/2) |grad f(x)|^2 - (1/(2 gamma) - L/2) |x+ - x|^2 + (gamma/2) |g - grad f(x)|^2 and a
-recursion of what the shifts lack, with L~ the root of the mean of the L_i squared:
+The proofs combine f(x+) <= f(x) - (gamma/2) |grad f(x)|^2 - (1/(2 gamma) - L/2) |x+ - x|^2
++ (gamma/2) |g - grad f(x)|^2 with a recursion for the shifts' error. With L~ the root mean square of the L_i:
 
-EF21 (Richtárik, Sokolov and Fatkhullin 2021, arXiv:2106.05203). theta = 1 - sqrt(1 - delta), beta = (1 - delta)/theta,
-    gamma <= 1 / (L + L~ sqrt(beta / theta)): V with each = gamma / (2 theta) does not grow; under PL
-    gamma <= min{1 / (L + L~ sqrt(2 beta / theta)), theta / (2 mu)}: V with each = gamma / theta leaves 1 - gamma mu.
+EF21 (Richtárik, Sokolov and Fatkhullin 2021, arXiv:2106.05203). theta = 1 - sqrt(1 - delta), beta = (1 - delta)/theta.
+    If gamma <= 1 / (L + L~ sqrt(beta / theta)), V with each = gamma / (2 theta) does not grow. Under PL and
+    gamma <= min{1 / (L + L~ sqrt(2 beta / theta)), theta / (2 mu)}, V with each = gamma / theta contracts by
+    1 - gamma mu.
 EF-BV (Condat, Yi and Richtárik 2022, arXiv:2205.04180). With |E C(x) - x| <= eta |x|,
     E |C(x) - E C(x)|^2 <= omega |x|^2, r = (1 - lam + lam eta)^2 + lam^2 omega,
-    r_av = (1 - nu + nu eta)^2 + nu^2 omega_av, s = sqrt((1 + r)/(2 r)) - 1,
-    gamma <= 1 / (L + L~ sqrt(r_av / r) / s): V with each = gamma r_av / (2 r s (1 + s)) leaves
+    r_av = (1 - nu + nu eta)^2 + nu^2 omega_av and s = sqrt((1 + r)/(2 r)) - 1: if
+    gamma <= 1 / (L + L~ sqrt(r_av / r) / s), V with each = gamma r_av / (2 r s (1 + s)) contracts by
     max{1 - gamma mu, (1 + r)/2}.
 """
 
@@ -24,7 +25,7 @@ from gradwire.lab.convex.theory.plans import Gap, TheoryPlan
 
 
 def ef21(constants: Constants, *, delta: float | None) -> TheoryPlan:
-    """EF21: shifts follow messages whole, alpha = 1. `delta` is of the operator that is used."""
+    """EF21: shifts move by whole messages, alpha = 1. `delta` belongs to the operator in use."""
     delta = _delta(delta, "ef21")
     theta, left = 1 - math.sqrt(1 - delta), math.sqrt(1 - delta)
     ratio = left / theta  # the square root of beta / theta
@@ -52,9 +53,10 @@ def ef_bv(
     lam: float | None = None,
     nu: float | None = None,
 ) -> TheoryPlan:
-    """EF-BV for operators of bias eta and variance omega, see `spread`; omega_av is of their mean, else omega / n.
+    """EF-BV for operators with bias eta and variance omega (see `spread`).
 
-    By default lam and nu are the best: (1 - eta) / ((1 - eta)^2 + omega), or with omega_av, and at most 1.
+    omega_av: the variance of the operators' mean, by default omega / n. By default lam and nu are optimal:
+    (1 - eta) / ((1 - eta)^2 + omega), for nu with omega_av, and at most 1.
     """
     if omega is None:
         raise ValueError("ef_bv takes the bias eta and the variance omega of an operator: see spread(compressor, d)")
@@ -67,7 +69,7 @@ def ef_bv(
     r, r_av = _rest(lam, eta, omega), _rest(nu, eta, omega_av)
     if r >= 1:
         raise ValueError(f"lam must be below {2 * _best(eta, omega, math.inf):.6g} for shifts to contract, got {lam}")
-    # sqrt(r) s and sqrt(r) (1 + s): unlike s they exist for r = 0.
+    # near = sqrt(r) s and far = sqrt(r) (1 + s), which unlike s are finite for r = 0.
     far = math.sqrt((1 + r) / 2)
     near = far - math.sqrt(r)
     gamma = 1 / (constants.L + constants.L_rms * math.sqrt(r_av) / near)
@@ -86,9 +88,9 @@ def ef_bv(
 
 
 def ef21_sgdm(constants: Constants, *, delta: float | None, eta: float = 0.1) -> TheoryPlan:
-    """EF21-SGDM (Fatkhullin et al. 2023, arXiv:2305.15155), eta the weight of the newest gradient.
+    """EF21-SGDM (Fatkhullin et al. 2023, arXiv:2305.15155); eta is the weight of the newest gradient.
 
-    gamma = min{delta / (20 L~), eta / (7 L)} is as recalled from the paper, unverified: no V, no rate.
+    gamma = min{delta / (20 L~), eta / (7 L)} is recalled from the paper and not verified, so there is no V and no rate.
     """
     delta, eta = _delta(delta, "ef21_sgdm"), in_range("eta", eta, 1.0)
     gamma = min(delta / (20 * constants.L_rms), eta / (7 * constants.L))
@@ -105,11 +107,12 @@ def ef21_sgdm(constants: Constants, *, delta: float | None, eta: float = 0.1) ->
 
 
 def spread(compressor: Compressor, d: int, *, deterministic: bool = False) -> tuple[float, float]:
-    """Bias and variance (eta, omega) of an operator in dimension d: |E C(x) - x| <= eta |x| and so on, for `ef_bv`.
+    """Bias and variance (eta, omega) of an operator in dimension d, as `ef_bv` takes them.
 
-    Exact for unbiased operators and for Scaled ones, omega / (1 + omega) and omega / (1 + omega)^2. Of a contractive
-    one eta^2 + omega <= 1 - delta together, so each is at most its share; if it draws no randomness, say
-    `deterministic`, then omega = 0.
+    |E C(x) - x| <= eta |x| and E |C(x) - E C(x)|^2 <= omega |x|^2. Both are exact for unbiased operators, and for
+    Scaled ones: omega / (1 + omega) and omega / (1 + omega)^2. For a contractive operator only
+    eta^2 + omega <= 1 - delta is known, so each is bounded by that; with `deterministic`, for an operator without
+    randomness, omega = 0.
 
     Raises:
         ValueError: the operator is biased and may expand.
@@ -135,10 +138,10 @@ def _delta(delta: float | None, method: str) -> float:
 
 
 def _best(eta: float, omega: float, most: float = 1.0) -> float:
-    """The share that minimises `_rest`."""
+    """The step along a message that minimises `_rest`, at most `most`."""
     return min((1 - eta) / ((1 - eta) ** 2 + omega), most)
 
 
-def _rest(share: float, eta: float, omega: float) -> float:
-    """What following a share of the message leaves of the squared error: r of lam, r_av of nu."""
-    return (1 - share + share * eta) ** 2 + share**2 * omega
+def _rest(step: float, eta: float, omega: float) -> float:
+    """The factor of the squared error after a step along a message: r for lam, r_av for nu."""
+    return (1 - step + step * eta) ** 2 + step**2 * omega

@@ -1,9 +1,9 @@
 """Compressed gradients with shifts: the theorems on DCGD-SHIFT (Shulgin and Richtárik 2022, arXiv:2206.10452).
 
-Constants are derived here, with each worker's own L_i where the paper has L_max. All rest on
+Constants are derived here, with each worker's own L_i where the paper has L_max. All proofs use
     E |g|^2 <= |grad f(x)|^2 + (1/n^2) sum_i omega_i |grad f_i(x) - h_i|^2,
     |grad f_i(x) - grad f_i(x*)|^2 <= 2 L_i D_i,    <grad f(x), x - x*> >= D + (mu/2) |x - x*|^2,
-with D_i the Bregman divergence of f_i between x and x*, and D their mean. With s_i = grad f_i(x*):
+where D_i is the Bregman divergence of f_i between x and x*, and D is their mean. With s_i = grad f_i(x*):
 
 T1  DCGD, DCGD-FIXED. gamma <= 1 / (L + (2/n) max omega_i L_i):
     E |x+ - x*|^2 <= (1 - gamma mu) |x - x*|^2 + (2 gamma^2 / n^2) sum_i omega_i |s_i - h_i|^2.
@@ -27,17 +27,17 @@ from gradwire.lab.convex.theory.plans import SOURCE, Distance, TheoryPlan, slowe
 
 
 def dcgd(constants: Constants, *, omega: PerWorker | None) -> TheoryPlan:
-    """DCGD, shifts at zero: T1. Ends in a neighbourhood unless every worker's gradient vanishes at x*."""
+    """DCGD, with shifts of zero: T1. It ends in a neighbourhood of x* unless every worker's gradient is zero at x*."""
     return replace(_fixed(constants, omega, "dcgd"), theorem=f"DCGD ({SOURCE})")
 
 
 def dcgd_fixed(constants: Constants, *, omega: PerWorker | None) -> TheoryPlan:
-    """DCGD-FIXED, shifts that stay where they are: T1. The neighbourhood is as small as the shifts are good."""
+    """DCGD-FIXED, with constant shifts: T1. The neighbourhood shrinks as the shifts approach the gradients at x*."""
     return _fixed(constants, omega, "fixed")
 
 
 def dcgd_star(constants: Constants, *, omega: PerWorker | None, delta: PerWorker | None = None) -> TheoryPlan:
-    """DCGD-STAR: T2. `delta` is of C in the shift, None for shifts at the gradients of x* exactly."""
+    """DCGD-STAR: T2. `delta` belongs to C in the shift; None means that the shifts are the gradients at x*."""
     constants.convexity("star")
     left = _left(constants.variances(omega, "star"), constants.contractions(delta))
     gamma = 1 / (constants.L + _largest(left, constants) / constants.n)
@@ -54,7 +54,7 @@ def dcgd_star(constants: Constants, *, omega: PerWorker | None, delta: PerWorker
 def diana(
     constants: Constants, *, omega: PerWorker | None, alpha: float | None = None, boost: float = 2.0
 ) -> TheoryPlan:
-    """DIANA: T3. By default alpha = 1 / (1 + omega) and M = 4 / (n alpha); boost is M over its infimum."""
+    """DIANA: T3. By default alpha = 1 / (1 + omega) and M = 4 / (n alpha); boost is M divided by its infimum."""
     return _diana(constants, constants.variances(omega, "diana"), alpha, boost, "diana")
 
 
@@ -66,7 +66,7 @@ def generalised_diana(
     alpha: float | None = None,
     boost: float = 2.0,
 ) -> TheoryPlan:
-    """Generalised DIANA over induced(C, Q): T3 with `delta` of C and `omega` of Q. Options are diana's."""
+    """Generalised DIANA with induced(C, Q): T3 with `delta` of C and `omega` of Q. Options are diana's."""
     if delta is None:
         raise ValueError(
             "generalised_diana needs the delta of the contractive operator that it corrects, and delta = None says "
@@ -79,9 +79,9 @@ def generalised_diana(
 def rand_diana(
     constants: Constants, *, omega: PerWorker | None, p: float | None = None, boost: float = 2.0
 ) -> TheoryPlan:
-    """Rand-DIANA: T4. By default p = 1 / (1 + omega) and M = 4 omega / (n p); boost is M over its infimum.
+    """Rand-DIANA: T4. By default p = 1 / (1 + omega) and M = 4 omega / (n p); boost is M divided by its infimum.
 
-    The theorem asks the same of a common coin as of one per worker.
+    The theorem is the same for one coin common to all workers and for a coin per worker.
     """
     constants.convexity("rand_diana")
     omegas, boost = constants.variances(omega, "rand_diana"), above_one(boost)
@@ -136,7 +136,7 @@ def _diana(
 
 
 def _left(omegas: tuple[float, ...], deltas: tuple[float, ...]) -> tuple[float, ...]:
-    """The variance that Q adds to what C has left: omega (1 - delta)."""
+    """The variance that Q adds to the residual of C: omega (1 - delta), for each worker."""
     return tuple(omega * (1 - delta) for omega, delta in zip(omegas, deltas, strict=True))
 
 

@@ -1,10 +1,10 @@
 """Compressed iterates: GDCI and VR-GDCI (Shulgin and Richtárik 2022, arXiv:2206.10452), constants derived here.
 
-Workers compress T_i(x) = x - gamma grad f_i(x), and x+ = (1 - eta) x + eta * the mean of the messages. With
+Workers compress T_i(x) = x - gamma grad f_i(x), and x+ = (1 - eta) x + eta * mean of the messages. With
     (1/n) sum_i |T_i(x) - T_i(x*)|^2 <= |x - x*|^2 - 2 gamma <grad f(x), x - x*> + 2 gamma^2 L_max D,
 and t the factor of that sum in the variance divided by eta^2,
-    E |x+ - x*|^2 <= rate |x - x*|^2 - 2 eta gamma D [(1 + eta t) - eta gamma (L + t L_max)] + what the shifts add,
-    rate = 1 - eta (gamma mu + eta t (gamma mu - 1)),  which is 1 - eta at gamma = 1 / mu and less above.
+    E |x+ - x*|^2 <= rate |x - x*|^2 - 2 eta gamma D [(1 + eta t) - eta gamma (L + t L_max)] + the shifts' term,
+    rate = 1 - eta (gamma mu + eta t (gamma mu - 1)),  which is 1 - eta at gamma = 1 / mu and smaller above.
 
 T5  GDCI. t = 2 omega / n, eta <= 1 / (kappa + t (kappa_max - 1)), 1/mu <= gamma <= (1 + eta t) / (eta (L + t L_max)):
     a round adds (2 eta^2 omega / n) (1/n) sum_i |T_i(x*)|^2.
@@ -26,7 +26,7 @@ from gradwire.lab.convex.theory.plans import SOURCE, Distance, TheoryPlan, slowe
 def gdci(
     constants: Constants, *, omega: PerWorker | None, eta: float | None = None, gamma: float | None = None
 ) -> TheoryPlan:
-    """GDCI: T5. By default eta is the largest and gamma = 1 / mu; under a smaller eta gamma is the largest."""
+    """GDCI, T5. By default eta is the largest possible and gamma = 1 / mu; for a given eta, gamma is the largest."""
     omegas, n = constants.variances(omega, "gdci"), constants.n
     lengths = _lengths(constants, 2 * max(omegas) / n, eta, gamma, "gdci")
     noise = tuple(2 * lengths.eta**2 * omega / n**2 for omega in omegas)
@@ -50,7 +50,7 @@ def vr_gdci(
     gamma: float | None = None,
     boost: float = 2.0,
 ) -> TheoryPlan:
-    """VR-GDCI: T6. Defaults are gdci's and alpha = 1 / (1 + omega); boost is the shifts' weight over its infimum."""
+    """VR-GDCI, T6. Defaults are gdci's and alpha = 1 / (1 + omega); boost is the shifts' weight over its infimum."""
     omegas, n, boost = constants.variances(omega, "vr_gdci"), constants.n, above_one(boost)
     limit = 1 / (1 + max(omegas))
     alpha = limit if alpha is None else in_range("alpha", alpha, limit, "the end being 1 / (1 + omega)")
@@ -77,7 +77,7 @@ class _Lengths:
 
 
 def _lengths(constants: Constants, t: float, eta: float | None, gamma: float | None, method: str) -> _Lengths:
-    """Choose eta and gamma, or check them."""
+    """Choose eta and gamma, or check the given ones; ValueError if they are out of range."""
     mu = constants.convexity(method)
     limit = mu / (constants.L + t * (constants.L_max - mu))
     chosen = limit if eta is None else in_range("eta", eta, limit, f"the end being {method}'s largest")

@@ -1,4 +1,4 @@
-"""Plans by the name of the method."""
+"""Theory plans by the name of the method."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ METHODS: Mapping[str, Callable[..., TheoryPlan]] = MappingProxyType(
         "locodl": locodl,
     }
 )
-"""Methods that have a theorem."""
+"""Methods that have a theorem, by name."""
 
 WITHOUT: Mapping[str, str] = MappingProxyType(
     {
@@ -41,7 +41,7 @@ WITHOUT: Mapping[str, str] = MappingProxyType(
         "gradients are apart, which L, L_i and mu do not give; ef21 and ef_bv take the same operators and need neither",
     }
 )
-"""Methods that have none, and what is missing."""
+"""Methods without a theorem, with the reason."""
 
 
 def plan(
@@ -53,20 +53,20 @@ def plan(
     conservative: bool = False,
     **options: float | None,
 ) -> TheoryPlan:
-    """TheoryPlan a method, `rand_diana` say, by its theorem.
+    """Compute the parameters of a method, such as "rand_diana", by its theorem.
 
     Args:
         method: a name in METHODS.
-        constants: of the problem.
-        omega: variance of the unbiased operator, None if the operator is biased.
-        delta: contraction of the contractive operator: the one that is used (EF21), or C in the shift (STAR) or in
-            induced(C, Q) (generalised DIANA). A method takes of omega and delta what its theorem speaks of.
+        constants: the problem's constants.
+        omega: variance of the unbiased operator; None if the operator is biased.
+        delta: contraction of the contractive operator: the one in use (EF21), or C in the shift (STAR) or in
+            induced(C, Q) (generalised DIANA). A method ignores omega or delta if its theorem does not use it.
         conservative: use the largest L_i in place of L and of every L_i. Steps get shorter, never longer.
-        options: of the method: alpha, p, eta, gamma, lam, nu, omega_av, boost.
+        options: parameters of the method: alpha, p, eta, gamma, lam, nu, omega_av, boost.
 
     Raises:
-        ValueError: the method is unknown or has no theorem, it lacks an option, or the theorem does not cover the
-            numbers.
+        ValueError: the method is unknown or has no theorem, it does not have an option, or the theorem does not cover
+            the numbers.
     """
     if method in WITHOUT:
         raise ValueError(WITHOUT[method])

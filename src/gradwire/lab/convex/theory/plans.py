@@ -1,7 +1,7 @@
-"""What a theorem prescribes for a method, and the Lyapunov function by which it measures progress.
+"""The parameters that a theorem prescribes for a method, and the Lyapunov function V of its proof.
 
-A plan says E V(next) <= rate * V + noise for one round from any state, and V is one of three functions: Distance, in
-which the iterates approach x*, Gap, in which the values approach f(x*), or Consensus, in which the workers' own points
+A plan states E V(next) <= rate * V + noise for one round from any state. V is one of three functions: Distance, in
+which the iterates approach x*; Gap, in which the values approach f(x*); or Consensus, in which the workers' own points
 approach x*.
 """
 
@@ -20,8 +20,8 @@ SOURCE = "Shulgin and Richtárik 2022, arXiv:2206.10452; constants derived here"
 class Distance:
     """V = |x - x*|^2 + sum_i weights_i |h_i - a_i|^2, where h_i are the shifts before the exchange at x.
 
-    a_i is what the shift should be: grad f_i(x*), or x* - gamma grad f_i(x*) where iterates are compressed. Empty
-    weights are zeros. One round adds at most sum_i noise_i |h_i - a_i|^2.
+    a_i is the ideal shift: grad f_i(x*), or x* - gamma grad f_i(x*) if iterates are compressed. Empty weights are
+    zeros. One round adds at most sum_i noise_i |h_i - a_i|^2.
     """
 
     weights: tuple[float, ...] = ()
@@ -33,7 +33,7 @@ class Distance:
         return (x - best).square().sum(-1) + self._spread(self.weights, h, best, best_gradients)
 
     def added(self, h: Tensor | None, best: Tensor, best_gradients: Tensor) -> Tensor:
-        """What a round adds at most: f[..., n, d], f[d], f[n, d] -> f[...]."""
+        """The most that a round adds to V: f[..., n, d], f[d], f[n, d] -> f[...]."""
         return self._spread(self.noise, h, best, best_gradients)
 
     def _spread(self, weights: tuple[float, ...], h: Tensor | None, best: Tensor, best_gradients: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class Distance:
 class Gap:
     """V = f(x) - f(x*) + each * (1/n) sum_i |h_i - grad f_i(x)|^2 + mean * |(1/n) sum_i h_i - grad f(x)|^2.
 
-    h_i is what the method holds of worker i's gradient, after the exchange at x if `after`, else before it.
+    h_i is the method's estimate of worker i's gradient, after the exchange at x if `after`, else before it.
     """
 
     each: float = 0.0
@@ -63,7 +63,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class Consensus:
-    """V = sum_i |x_i - x*|^2 + n |y - x*|^2 + weight (sum_i |u_i - u_i*|^2 + n |v - v*|^2) of local steps.
+    """V = sum_i |x_i - x*|^2 + n |y - x*|^2 + weight (sum_i |u_i - u_i*|^2 + n |v - v*|^2), for local steps.
 
     v* = split x* and u_i* = grad f_i(x*) - v*.
     """
@@ -80,20 +80,20 @@ class Consensus:
 
 @dataclass(frozen=True, kw_only=True)
 class TheoryPlan:
-    """Parameters under which a theorem holds, and what it promises. A parameter that the method lacks is None.
+    """Parameters under which a theorem holds, and its guarantee. A parameter that the method does not have is None.
 
-    method: its name in METHODS. theorem: where it is from. step: of the optimizer, x -= step * mean.
-    rate: what a round leaves of V on average; 1 where nothing is strongly convex, then V only does not grow. Of local
-    steps it is tau^(1/p): a local step leaves tau, and a round has 1/p of them on average.
-    lyapunov: V, or None where no theorem was proved here.
+    method: its name in METHODS. theorem: its source. step: the step size, x -= step * mean.
+    rate: the expected factor of V in a round; 1 without strong convexity, where V only does not grow. For local steps
+    it is tau^(1/p): a local step contracts V by tau, and a round has 1/p of them on average.
+    lyapunov: V; None if no theorem was proved here.
 
-    alpha: share of a message by which a shift follows it; DASHA's a. p: probability of a round that is sent whole; of a
+    alpha: step of a shift along a message; DASHA's a. p: probability of a round with uncompressed gradients, or of a
     message after a local step (LoCoDL).
     gamma: length of the gradient step whose result is compressed (GDCI, VR-GDCI); for other methods the step itself.
     eta: weight of the compressed iterate, so that step = eta * gamma (GDCI, VR-GDCI); weight of the newest gradient
-    (EF21-SGDM); relative bias of the operator (EF-BV). lam, nu: EF-BV's. weight: M, by which the shifts' error weighs
-    M gamma^2 in V, or M eta^2 (VR-GDCI). rho: share by which points move to what a message says is their mean; split:
-    the curvature of the function that all workers know (LoCoDL).
+    (EF21-SGDM); relative bias of the operator (EF-BV). lam, nu: EF-BV's. weight: M; the shifts' error has the weight
+    M gamma^2 in V, or M eta^2 (VR-GDCI). rho: step of the points towards their estimated mean; split: the curvature of
+    the function that all workers know (LoCoDL).
     """
 
     method: str
@@ -112,10 +112,10 @@ class TheoryPlan:
     split: float | None = None
 
     def rounds(self, eps: float) -> float:
-        """Rounds after which E V is at most eps times what it was (plus the neighbourhood).
+        """The number of rounds after which E V is at most eps times its initial value (plus the neighbourhood).
 
         Raises:
-            ValueError: eps is not in (0, 1), or the theorem promises no linear rate.
+            ValueError: eps is not in (0, 1), or the theorem gives no linear rate.
         """
         if not 0 < eps < 1:
             raise ValueError(f"eps must lie in (0, 1), got {eps}")
@@ -124,10 +124,10 @@ class TheoryPlan:
         return math.log(eps) / math.log(self.rate) if self.rate > 0 else 1.0
 
     def neighbourhood(self, best: Tensor, best_gradients: Tensor, h: Tensor | None = None) -> Tensor:
-        """The limit that the theorem gives for E V: f[d], f[n, d], shifts f[n, d] (None: zeros) -> f[].
+        """The theorem's bound on the limit of E V: f[d], f[n, d], shifts f[n, d] (None: zeros) -> f[].
 
-        Positive for DCGD, DCGD-FIXED (|x - x*|^2 ends within (2 gamma / mu) (1/n^2) sum_i omega_i |grad f_i(x*) -
-        h_i|^2) and GDCI; 0 for the methods that converge to x*.
+        It is positive for GDCI, DCGD and DCGD-FIXED, where |x - x*|^2 ends within (2 gamma / mu) (1/n^2) sum_i omega_i
+        |grad f_i(x*) - h_i|^2; it is 0 for methods that converge to x*.
         """
         if not isinstance(self.lyapunov, Distance) or not self.lyapunov.noise:
             return torch.zeros((), dtype=best.dtype, device=best.device)
@@ -139,6 +139,6 @@ def _squares(each: Tensor, common: Tensor) -> Tensor:
     return each.square().sum((-2, -1)) + each.shape[-2] * common.square().sum(-1)
 
 
-def slower(x: float, share: float, boost: float, omegas: tuple[float, ...]) -> float:
-    """The slower of the iterates and of the shifts, which leave 1 - share + share / boost if they matter at all."""
-    return max(x, 1 - share * (1 - 1 / boost)) if any(omegas) else x
+def slower(x: float, alpha: float, boost: float, omegas: tuple[float, ...]) -> float:
+    """The slower contraction: the iterates' x, or the shifts' 1 - alpha + alpha / boost, unless all omegas are 0."""
+    return max(x, 1 - alpha * (1 - 1 / boost)) if any(omegas) else x

@@ -1,4 +1,4 @@
-"""Figures of the laboratory: each is a list of runs, drawn and written down with the command that made it."""
+"""Figures of convex runs: each is a list of runs, which is drawn and written to files with the command that made it."""
 
 from gradwire.lab.studies.figures.draw import draw
 from gradwire.lab.studies.figures.plans import FIGURES, PlannedCurve, PlannedFigure, plan

@@ -1,4 +1,4 @@
-"""Draw a figure: a row of two axes for every panel, error against rounds and against bytes, or seconds."""
+"""Draw a figure: for every panel two axes, the error by rounds (or seconds) and the error by kilobytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#b
 
 
 def draw(figure: Figure, path: Path) -> None:
-    """Write a PNG. Labels keep their colour over all panels."""
+    """Write a figure as a PNG. A label has the same colour in all panels."""
     panels = list(dict.fromkeys(curve.panel for curve in figure.curves))
     labels = list(dict.fromkeys(curve.label for curve in figure.curves))
     colours = {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(labels)}
@@ -25,7 +25,7 @@ def draw(figure: Figure, path: Path) -> None:
         timed = all(curve.seconds for curve in curves)
         for axes, (name, values) in zip(row, _abscissae(timed), strict=True):
             for curve in curves:
-                style = "-" if labels.index(curve.label) % 2 == 0 else (0, (5, 3))  # curves may lie on each other
+                style = "-" if labels.index(curve.label) % 2 == 0 else (0, (5, 3))  # dashed, as curves may coincide
                 colour = colours[curve.label]
                 axes.semilogy(values(curve), _errors(curve), color=colour, ls=style, label=curve.label, lw=1.4)
             axes.set_xlabel(name)
@@ -39,7 +39,7 @@ def draw(figure: Figure, path: Path) -> None:
 
 
 def canvas(width: float, height: float) -> Any:
-    """Open an empty picture of so many inches. Without matplotlib ModuleNotFoundError, better before the runs."""
+    """Make an empty picture of this size in inches; ModuleNotFoundError if matplotlib is missing."""
     try:
         from matplotlib.figure import Figure as Canvas
     except ModuleNotFoundError as missing:
@@ -48,7 +48,7 @@ def canvas(width: float, height: float) -> Any:
 
 
 def _abscissae(timed: bool) -> list[tuple[str, Callable[[Curve], Sequence[float]]]]:
-    """Name and values of both horizontal axes."""
+    """The name and the values of both horizontal axes."""
     first = ("seconds", _seconds) if timed else ("rounds", _rounds)
     return [first, ("kilobytes sent by a worker", _kilobytes)]
 

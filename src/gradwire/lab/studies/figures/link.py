@@ -1,4 +1,4 @@
-"""The error of descents on real ranks over a slow link, against wall-clock time."""
+"""The error of descents on real ranks over a slow link, by wall-clock time."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from gradwire.lab.studies.figures import Curve, Figure, curve
 RATE, WORKERS, SECONDS = "10mbit", 4, 40.0
 PROBLEM = {"d": 20_000, "condition": 100.0}
 
-Tell: TypeAlias = Callable[[float, str], None]
-"""Takes the fraction of a run that is done, and a line of facts."""
+Report: TypeAlias = Callable[[float, str], None]
+"""Called with the fraction of a run that is done, and a line of facts."""
 
-Start: TypeAlias = Callable[[str], Tell]
-"""Takes the name of a run that begins."""
+Start: TypeAlias = Callable[[str], Report]
+"""Called with the name of a run when it begins; returns its progress callback."""
 
 
 def figure(seed: int, start: Start) -> Figure:
-    """Run a quadratic on four ranks at 10 Mbit/s, 40 seconds a method; on loopback where there are no links.
+    """Run a quadratic on four ranks at 10 Mbit/s, 40 seconds a method; on loopback if links are not available.
 
-    Steps are those of theory, except where the label says that a method takes the step of plain gradient descent.
+    Step sizes are those of theory; methods labelled "plain step" take that of uncompressed gradient descent.
     """
     rate, place = (RATE, "links of 10 Mbit/s") if net.refusal() is None else (None, "loopback, for links are refused")
     plain = _descent("gd", "identity", seed)
@@ -43,16 +43,16 @@ def figure(seed: int, start: Start) -> Figure:
     return Figure("link", title, caption, curves)
 
 
-def _curve(panel: str, label: str, descent: Descent, rate: str | None, tell: Tell) -> Curve:
-    """Descend on ranks, and put the run beside its theorem."""
+def _curve(panel: str, label: str, descent: Descent, rate: str | None, report: Report) -> Curve:
+    """Descend on ranks, and compare the run with its theorem."""
 
     def listen(timed: TimedMark) -> None:
-        tell(timed.seconds / SECONDS, _facts(timed.mark))
+        report(timed.seconds / SECONDS, _facts(timed.mark))
 
     problem, method = descent.make()
     timed = descend_on_ranks(descent, rate, listen)
     seconds, marks = tuple(each.seconds for each in timed), tuple(each.mark for each in timed)
-    tell(1.0, _facts(marks[-1]))
+    report(1.0, _facts(marks[-1]))
     return curve(panel, label, problem, Trace(method, marks, seconds[-1]), seconds)
 
 

@@ -1,7 +1,7 @@
 """The figures of shifted compression, as lists of runs. Step sizes and all parameters are those of the theorems.
 
-They follow the experiments of Shulgin and Richtárik 2022 (arXiv:2206.10452) on problems of the same make; the numbers
-are ours.
+They follow the experiments of Shulgin and Richtárik 2022 (arXiv:2206.10452) on problems of the same kind; the numbers
+are our own.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ PLAIN = {
     "DIANA": "diana",
     "Rand-DIANA": "rand_diana",
 }
-"""Methods of one operator, by the names that figures show."""
+"""Methods with one operator, by their labels in figures."""
 
 BIASED = {"DCGD-STAR + Top-k": "star", "generalised DIANA": "generalised_diana"}
-"""Methods that take a biased operator as well: Top-k that keeps a tenth."""
+"""Methods that also take a biased operator: Top-k with density 0.1."""
 
 ITERATES = {"GDCI": "gdci", "VR-GDCI": "vr_gdci"}
 
@@ -40,7 +40,7 @@ PLATEAU = ("DCGD", "DCGD-FIXED", "GDCI")
 
 @dataclass(frozen=True)
 class PlannedCurve:
-    """A curve before its run: in which panel under which name, and how long."""
+    """A curve before its run. rounds: the most rounds. until: the error at which to stop."""
 
     panel: str
     label: str
@@ -61,7 +61,7 @@ class PlannedFigure:
 
 
 def ridge_table(seed: int) -> PlannedFigure:
-    """All nine methods on ridge regression, down to what float64 can hold."""
+    """All nine methods on ridge regression, down to the precision of float64."""
     problem = make("ridge", seed=seed)
     order = ("DCGD", "DCGD-FIXED", "DCGD-STAR", "DCGD-STAR + Top-k", "DIANA", "generalised DIANA", "Rand-DIANA")
     curves = [
@@ -74,14 +74,14 @@ def ridge_table(seed: int) -> PlannedFigure:
 
 
 def randk(seed: int) -> PlannedFigure:
-    """Methods under Rand-K of three densities."""
+    """Methods with Rand-K at three densities."""
     problem = make("ridge", seed=seed)
     panels = {f"Rand-K, K/d = {density:g}": RandK(density) for density in (0.1, 0.5, 0.9)}
     return PlannedFigure("randk", f"Rand-K on {_about(problem)}", _BOUND, tuple(_methods(problem, panels, 60_000)))
 
 
 def dithering(seed: int) -> PlannedFigure:
-    """Methods under natural dithering of three numbers of levels."""
+    """Methods with natural dithering at three numbers of levels."""
     problem = make("ridge", seed=seed)
     panels = {f"natural dithering, s = {s}": NaturalDithering(s) for s in (2, 4, 8)}
     title = f"Natural dithering on {_about(problem)}"
@@ -89,7 +89,7 @@ def dithering(seed: int) -> PlannedFigure:
 
 
 def rand_diana(seed: int) -> PlannedFigure:
-    """How Rand-DIANA depends on the probability p of a restart, and on the weight M of its Lyapunov function."""
+    """Rand-DIANA by the probability p of a new shift, and by the weight M of its Lyapunov function."""
     problem, operator = make("ridge", seed=seed), RandK(0.1)
     usual = 1 / (1 + (operator.omega(problem.d) or 0.0))
     curves = [
@@ -117,7 +117,7 @@ def rand_diana(seed: int) -> PlannedFigure:
 
 
 def gdci(seed: int) -> PlannedFigure:
-    """GDCI against VR-GDCI: compressed iterates without and with shifts."""
+    """GDCI and VR-GDCI: compressed iterates without and with shifts."""
     problem = make("ridge", seed=seed)
     curves = [
         PlannedCurve(f"Rand-K, K/d = {q:g}", label, problem, _method(label, problem, RandK(q)), rounds, 1e-15)
@@ -128,7 +128,7 @@ def gdci(seed: int) -> PlannedFigure:
 
 
 def induced(seed: int) -> PlannedFigure:
-    """DIANA over an induced operator against plain ones, of equal density in Q and of equal bytes."""
+    """DIANA with an induced operator, compared with plain ones of equal density in Q and of equal bytes."""
     problem = make("ridge", seed=seed)
     curves: list[PlannedCurve] = []
     for q in (0.1, 0.3):
@@ -150,7 +150,7 @@ def induced(seed: int) -> PlannedFigure:
 
 
 def logistic(seed: int) -> PlannedFigure:
-    """Methods under Rand-K on logistic regression, real data, the rows sorted by label."""
+    """Methods with Rand-K on logistic regression with real data, whose rows are sorted by label."""
     problem = make("a9a", workers=10, seed=seed, shards="sorted")
     panels = {f"Rand-K, K/d = {density:g}": RandK(density) for density in (0.1, 0.5)}
     title = f"Logistic regression: {_about(problem)}, sorted by label"
@@ -158,7 +158,7 @@ def logistic(seed: int) -> PlannedFigure:
 
 
 def locodl(seed: int) -> PlannedFigure:
-    """Local steps against one gradient a round, each without compression and with it, where conditioning is bad."""
+    """Local steps and methods with one gradient a round, uncompressed and compressed, on ill-conditioned problems."""
     problems = (
         make("ridge", m=80, d=100, penalty=0.1, seed=seed),
         make("breast_cancer", condition=1e4, seed=seed),
@@ -199,31 +199,31 @@ FIGURES: MappingProxyType[str, Callable[[int], PlannedFigure]] = MappingProxyTyp
         "locodl": locodl,
     }
 )
-"""Figures that are run in this process, by name. `link` (link.py) is run on real ranks."""
+"""The figures that run in this process, by name. `link` (link.py) runs on real ranks."""
 
 _BOUND = "Step sizes, alpha, p, eta and gamma of the theorems. Bytes: what a worker sends, counted."
 
 
 def plan(name: str, seed: int) -> PlannedFigure:
-    """A figure before its runs."""
+    """Plan a figure by name."""
     return FIGURES[name](seed)
 
 
 def _methods(problem: Problem, panels: Mapping[str, Compressor], rounds: int) -> Iterable[PlannedCurve]:
-    """The methods of gradient compression under every operator."""
+    """Plan the methods of gradient compression with every operator."""
     for panel, operator in panels.items():
         for label in (*PLAIN, "generalised DIANA"):
             yield PlannedCurve(panel, label, problem, _method(label, problem, operator), rounds, 1e-12)
 
 
 def _method(label: str, problem: Problem, operator: Compressor) -> ConvexMethod:
-    """A method by the name that figures show."""
+    """Make a method by its label in figures."""
     biased = TopK(0.1) if label in BIASED else None
     return compose((PLAIN | BIASED | ITERATES)[label], problem, operator, biased=biased)
 
 
 def _weighted(problem: Problem, operator: Compressor, b: float) -> ConvexMethod:
-    """Rand-DIANA at the step that M = b M' gives, also where b <= 1 and no theorem covers it."""
+    """Rand-DIANA with the step for M = b M', also for b <= 1, which no theorem covers."""
     omega = operator.omega(problem.d) or 0.0
     L_max = problem.L_i.max().item()
     step = 1 / (problem.L + 2 * omega * L_max / problem.n + b * 2 * omega * L_max / problem.n)
@@ -231,7 +231,7 @@ def _weighted(problem: Problem, operator: Compressor, b: float) -> ConvexMethod:
 
 
 def _about(problem: Problem) -> str:
-    """The problem and what makes it hard."""
+    """Describe a problem and its conditioning."""
     return (
         f"{problem.name} (n = {problem.n}, d = {problem.d}, condition number {problem.L / problem.mu:.0f}, "
         f"L_max / L = {(problem.L_i.max() / problem.L).item():.1f})"

@@ -1,4 +1,4 @@
-"""What a figure shows, as numbers: curves, a line of facts for each, and the files they are written to."""
+"""A figure as numbers: curves, facts about each, and the files to which they are written."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from gradwire.lab.convex.descent import Mark, Trace
 from gradwire.lab.convex.problems import Problem
 
 TARGET = 1e-8
-"""Error at which rounds and bytes are compared."""
+"""The error at which rounds and bytes are compared."""
 
 ROUNDING = 1e-26
-"""Error below which float64 ends what a theorem promises."""
+"""The error below which rounding in float64 ends a theorem's guarantee."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """One run beside its theorem. What theory does not give, or the run has not reached, is None.
+    """One run compared with its theorem. A figure that theory does not give, or the run did not reach, is None.
 
-    contraction: measured factor of the error per round, of its fall only. rate: the theorem's factor of its Lyapunov
+    contraction: measured factor of the error per round, while it falls. rate: the theorem's factor of its Lyapunov
     function V. plateau: mean error over the last quarter. neighbourhood: the theorem's limit, relative to |x^0 - x*|^2.
-    worst: the largest error over rate^k V(0) + neighbourhood, at most 1 if the run keeps to the theorem's bound, which
-    is one on the mean of all runs.
+    worst: the largest ratio of the error to rate^k V(0) + neighbourhood; at most 1 if the run keeps to the theorem's
+    bound, which is a bound on the expectation. rounds, bytes: at the error `TARGET`.
     """
 
     step: float
@@ -43,7 +43,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Curve:
-    """One run in one panel. `seconds` are those of the marks, where time was measured on a real link."""
+    """One run in one panel. seconds: the times of the marks, for runs on a real link, else empty."""
 
     panel: str
     label: str
@@ -56,7 +56,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Figure:
-    """Curves under a title."""
+    """Curves with a title and a caption."""
 
     name: str
     title: str
@@ -65,13 +65,13 @@ class Figure:
 
 
 def curve(panel: str, label: str, problem: Problem, trace: Trace, seconds: tuple[float, ...] = ()) -> Curve:
-    """Put a run beside its theorem."""
+    """Make a curve of a run, with the facts that compare it with its theorem."""
     method = trace.method
     return Curve(panel, label, method.name, repr(method.exchange), trace.marks, _facts(problem, trace), seconds)
 
 
 def write(figure: Figure, folder: Path, command: str) -> list[Path]:
-    """Write FIGURE.csv, one line a mark, and FIGURE.json, which holds facts, versions and the exact command."""
+    """Write NAME.csv, one line a mark, and NAME.json, which holds facts, versions and the exact command."""
     table, record = folder / f"{figure.name}.csv", folder / f"{figure.name}.json"
     with table.open("w", newline="") as file:
         lines = csv.writer(file)
@@ -91,7 +91,7 @@ def write(figure: Figure, folder: Path, command: str) -> list[Path]:
 
 
 def _plain(value: float | None) -> float | str | None:
-    """JSON knows no infinity."""
+    """Convert floats that are not finite to strings, because JSON has no such numbers."""
     return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

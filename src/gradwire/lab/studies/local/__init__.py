@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from gradwire.lab.studies.chart import Chart, Tell
+from gradwire.lab.studies.chart import Chart, Report
 from gradwire.lab.studies.local import arms, choices
 from gradwire.lab.studies.local.methods import METHODS, methods
 
-STUDIES: Mapping[str, tuple[int, Callable[[int, Tell], Chart]]] = MappingProxyType(
+STUDIES: Mapping[str, tuple[int, Callable[[int, Report], Chart]]] = MappingProxyType(
     {
         "local-methods": (arms.SEEDS * len(METHODS), methods),
         "local-outer": (arms.SEEDS * len(choices.OUTER), choices.outer),
@@ -18,6 +18,6 @@ STUDIES: Mapping[str, tuple[int, Callable[[int, Tell], Chart]]] = MappingProxyTy
         "local-delay": (arms.SEEDS * len(choices.DELAY), choices.delay),
     }
 )
-"""Runs and study by name."""
+"""The number of runs and the function of each study, by name."""
 
 __all__ = ["STUDIES"]

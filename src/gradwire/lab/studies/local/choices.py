@@ -1,4 +1,4 @@
-"""What local steps depend on: the outer step and the decay, the number of workers, the data, the delay."""
+"""Studies of the choices in local steps: outer step and decay, number of workers, unlike data, delay."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from gradwire.engine.anchored import CatchUp
-from gradwire.lab.studies.chart import Chart, Line, Panel, Tell
+from gradwire.lab.studies.chart import Chart, Line, Panel, Report
 from gradwire.lab.studies.local import arms
 from gradwire.lab.training import Training
 
@@ -49,9 +49,9 @@ DELAY: Mapping[str, Training] = (
 )
 
 
-def outer(seed: int, tell: Tell) -> Chart:
-    """Ten local steps under outer rates and decays, over all workers and over senders."""
-    found = arms.play(OUTER, seed, tell)
+def outer(seed: int, report: Report) -> Chart:
+    """Ten local steps with several outer rates and decays, and with means over all workers and over senders."""
+    found = arms.play(OUTER, seed, report)
     rates, decays = "final loss by outer rate, decay 0.95", "final loss by decay, outer rate 1"
     lines: list[Line] = []
     for mean in MEANS:
@@ -62,26 +62,26 @@ def outer(seed: int, tell: Tell) -> Chart:
     return _chart("local-outer", "Outer steps: the default at ten local steps", panels, lines, found)
 
 
-def workers(seed: int, tell: Tell) -> Chart:
-    """Dense steps, the default, plain averages and DiLoCo's form with 2 to 16 workers, the same batch a worker."""
-    found = arms.play(WORKERS, seed, tell, seeds=1)
+def workers(seed: int, report: Report) -> Chart:
+    """Dense steps, the default, plain averages and DiLoCo's form with 2 to 16 workers and the same batch per worker."""
+    found = arms.play(WORKERS, seed, report, seeds=1)
     panel = Panel("final loss by workers", "workers", LOSS, log_x=True)
     lines = [arms.by(panel.title, name, [(n, found[f"{name}, n = {n}"]) for n in SIZES]) for name in BY_WORKERS]
     return _chart("local-workers", "Local steps by the number of workers", (panel,), lines, found)
 
 
-def unlike(seed: int, tell: Tell) -> Chart:
-    """Four workers that each read another kind of text."""
-    found = arms.play(UNLIKE, seed, tell)
+def unlike(seed: int, report: Report) -> Chart:
+    """Four workers that read different kinds of text."""
+    found = arms.play(UNLIKE, seed, report)
     panel = Panel("four kinds of text, over steps", "step", "held-out nats a byte, all kinds")
     lines = [arms.over_steps(panel.title, arm) for arm in found.values()]
     title = "Unlike data: Python, English, C++ and tables of characters, one a worker"
     return _chart("local-unlike-data", title, (panel,), lines, found)
 
 
-def delay(seed: int, tell: Tell) -> Chart:
-    """The default with a mean that comes late, and with a model exchanged in fragments."""
-    found = arms.play(DELAY, seed, tell)
+def delay(seed: int, report: Report) -> Chart:
+    """The default with a mean that arrives late, and with a model exchanged in fragments."""
+    found = arms.play(DELAY, seed, report)
     here, delays, parts = found["no delay"], "final loss by delay", "final loss by fragments"
     lines = [
         arms.by(delays, how, [(0, here), *((late, found[f"{how}, {late} late"]) for late in DELAYS)])
@@ -96,7 +96,7 @@ def delay(seed: int, tell: Tell) -> Chart:
 def _chart(
     name: str, title: str, panels: Sequence[Panel], lines: Sequence[Line], found: Mapping[str, arms.Arm]
 ) -> Chart:
-    """A chart whose facts are a row for each arm, beside dense steps of as many workers."""
+    """Make a chart whose facts compare each arm with dense steps of as many workers."""
     dense = {arm.size: arm for label, arm in found.items() if label.startswith(DENSE)}
     first = next(iter(dense.values()))
     run, seeds = first.runs[0], len(first.runs)

@@ -1,4 +1,4 @@
-"""Methods side by side: the loss over steps and over bytes, from dense steps to a hundred local ones."""
+"""Methods compared: the loss over steps and over bytes, from dense steps to a hundred local steps a round."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from gradwire.lab.studies.chart import Chart, Panel, Tell
+from gradwire.lab.studies.chart import Chart, Panel, Report
 from gradwire.lab.studies.local import arms
 from gradwire.lab.training import Training
 
@@ -29,9 +29,9 @@ METHODS: Mapping[str, Training] = MappingProxyType(
 )
 
 
-def methods(seed: int, tell: Tell) -> Chart:
-    """Train a small GPT by every method under three seeds."""
-    found = arms.play(METHODS, seed, tell)
+def methods(seed: int, report: Report) -> Chart:
+    """Train a small GPT by every method with three seeds."""
+    found = arms.play(METHODS, seed, report)
     dense = found["dense, each step"]
     steps, local, sent = "each step, over steps", "local steps, over steps", "final loss over bytes"
     lines = [arms.over_steps(steps if "each" in label else local, arm) for label, arm in found.items()]

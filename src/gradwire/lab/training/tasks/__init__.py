@@ -1,4 +1,4 @@
-"""Three tasks like those of the DEFT paper, with small models and installable data, for one CPU."""
+"""Three tasks like those of the DEFT paper, with small models and installable data, that train on one CPU."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from gradwire.lab.training.tasks.vision import Vision
 TASKS: Mapping[str, Callable[..., Task]] = MappingProxyType(
     {"vision": Vision, "language": Language, "recommendation": Recommendation}
 )
-"""Constructors by name; all take `data`, a place to read from instead of the installed data, and `unlike`."""
+"""Constructors by name; all take `data`, a path to read instead of the installed data, and `unlike`."""
 
 
 def make(name: str, data: str | Path | None = None, unlike: bool = False) -> Task:
-    """Make a task by name; `unlike` gives every worker data of its own kind. ValueError if it is unknown."""
+    """Make a task by name; ValueError if it is unknown. With `unlike`, workers have unlike data."""
     check_name("task", name, TASKS)
     return TASKS[name](None if data is None else Path(data), unlike)
 

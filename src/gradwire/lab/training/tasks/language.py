@@ -16,26 +16,28 @@ from gradwire.lab.checks import check_name
 from gradwire.lab.corpus import Corpus, kinds, standard_library
 from gradwire.lab.models.gpt import GPT
 from gradwire.lab.models.lstm import LSTM
-from gradwire.lab.training.tasks.protocol import Settings, check_file, rng, share
+from gradwire.lab.training.tasks.protocol import Settings, check_file, rng, steps_in
 
 CONTEXT = 64
 SEQUENCES = 256
-"""Windows of an evaluation."""
+"""Number of windows in an evaluation."""
 
 MODELS: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(
     {"lstm": LSTM, "gpt": lambda: GPT(64, 2, 4, CONTEXT), "gpt128": lambda: GPT(128, 4, 4, CONTEXT)}
 )
 
 ADAMW_RATES: Mapping[str, float] = MappingProxyType({"lstm": 0.16, "gpt": 8e-3, "gpt128": 4e-3})
-"""Learning rates under AdamW at which dense runs of a few hundred steps end lowest, by factors of two, one seed."""
+"""Learning rates under AdamW at which dense runs of a few hundred steps reached the lowest loss.
+
+Searched in factors of two with one seed."""
 
 
 @dataclass(frozen=True)
 class Language:
-    """The source of CPython's standard library as bytes, in windows of 64. `data`: a file of text instead.
+    """The source of CPython's standard library as bytes, in windows of 64.
 
-    unlike: every worker reads another kind of text: Python, English, C++, tables of characters, and so on in turn.
-    Held out are all four in equal parts.
+    data: a text file to use instead. unlike: workers read different kinds of text, in turn Python, English, C++ and
+    tables of characters; the held-out data contain all four in equal parts.
     """
 
     data: Path | None = None
@@ -52,7 +54,7 @@ class Language:
 
     @property
     def corpora(self) -> Mapping[str, Corpus]:
-        """Texts by their kind, read once in a process."""
+        """The texts by kind, read once in a process."""
         return _kinds() if self.unlike else {self._what: _corpus(self.data)}
 
     @property
@@ -61,20 +63,20 @@ class Language:
 
     @property
     def source(self) -> str:
-        """Which text it is."""
+        """What the text is, and where it was found."""
         return "; ".join(
             f"{kind}: {len(corpus.train):,} bytes to train on, {len(corpus.held_out):,} held out"
             for kind, corpus in self.corpora.items()
         )
 
     def adamw(self, model: str | None) -> Settings:
-        """Each model has a learning rate of its own."""
+        """The settings under AdamW or Muon; each model has its own learning rate."""
         model = model or self.defaults.model
         check_name("model of language", model, MODELS)
         return self.defaults.under_adamw(ADAMW_RATES[model], warmup_steps=50)
 
     def model(self, name: str | None, seed: int) -> nn.Module:
-        """Make lstm (two layers 96 wide), gpt (two blocks 64 wide) or gpt128 (four, 128 wide)."""
+        """Make lstm (two layers of width 96), gpt (two blocks of width 64) or gpt128 (four blocks of width 128)."""
         name = name or self.defaults.model
         check_name("model of language", name, MODELS)
         with torch.random.fork_rng(devices=[]):
@@ -82,14 +84,14 @@ class Language:
             return MODELS[name]()
 
     def loss(self, model: nn.Module, worker: int, workers: int, step: int, batch: int, seed: int) -> Tensor:
-        """Nats per byte on random windows."""
+        """The mean loss f[], in nats per byte, on random windows."""
         corpora = list(self.corpora.values())
         tokens, targets = corpora[worker % len(corpora)].batch(batch, CONTEXT, rng("windows", seed, step, worker))
         return model(tokens, targets)
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Perplexity of a byte, e to the loss, and the loss in nats per byte."""
+        """The loss in nats per byte, and the perplexity, exp(loss)."""
         model.eval()
         corpora = self.corpora.values()
         windows = [corpus.evaluation(SEQUENCES // len(corpora), CONTEXT) for corpus in corpora]
@@ -99,8 +101,10 @@ class Language:
         return {"perplexity": loss.exp().item(), "loss": loss.item()}
 
     def steps_per_epoch(self, workers: int, batch: int) -> int:
-        """Steps in which as many bytes are read as there are; windows are drawn with replacement."""
-        return share(sum(len(corpus.train) for corpus in self.corpora.values()) // CONTEXT, "windows", workers, batch)
+        """Steps that read as many bytes as there are; windows are drawn with replacement."""
+        return steps_in(
+            sum(len(corpus.train) for corpus in self.corpora.values()) // CONTEXT, "windows", workers, batch
+        )
 
 
 _kinds = functools.cache(kinds)
@@ -108,7 +112,7 @@ _kinds = functools.cache(kinds)
 
 @functools.cache
 def _corpus(file: Path | None) -> Corpus:
-    """A file's last twentieth is held out."""
+    """Read a text file, whose last twentieth is held out, or the standard library."""
     if file is None:
         return standard_library()
     text = torch.tensor(np.frombuffer(check_file(file).read_bytes(), np.uint8))

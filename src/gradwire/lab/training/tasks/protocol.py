@@ -1,4 +1,4 @@
-"""What a task is: a model, a worker's loss at a step, an evaluation, and settings by which it learns."""
+"""The protocol of tasks: a model, a worker's loss at a step, an evaluation, and default settings."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ RateSchedule = Literal["constant", "cosine"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run learns. Every task has defaults by which it learns well.
+    """Settings of training. Every task has defaults with which it trains well.
 
-    batch: samples a worker and step. lr: of the optimizer. momentum: of SGD, Nesterov's form; Adam has `betas` instead.
-    weight_decay: of matrices, by AdamW and Muon. clip: the largest norm of a worker's own gradient before compression,
-    0 for no limit. evaluate_every: steps. decay: fractions of the run after which the learning rate falls to a tenth.
-    schedule: "cosine" lets it fall to a tenth along half a cosine. warmup_steps: of a linear rise to it.
+    batch: samples a worker and step. lr: the learning rate. momentum: Nesterov momentum of SGD; Adam has `betas`
+    instead. weight_decay: of matrices, for AdamW and Muon. clip: the largest norm of a worker's own gradient before
+    compression; 0 for no limit. evaluate_every: steps between evaluations. decay: fractions of the run after which the
+    learning rate falls to a tenth. schedule: with "cosine" it falls to a tenth along half a cosine. warmup_steps: steps
+    of a linear warm-up of the learning rate.
     """
 
     model: str
@@ -40,7 +41,7 @@ class Settings:
     weight_decay: float = 0.0
 
     def under_adamw(self, lr: float, warmup_steps: int) -> Settings:
-        """The same run by AdamW: cosine, betas (0.9, 0.95) and weight decay 0.1 as language models are trained."""
+        """The same run under AdamW, with the cosine, betas (0.9, 0.95) and weight decay 0.1 of language models."""
         return replace(
             self,
             lr=lr,
@@ -56,7 +57,7 @@ class Settings:
 
 
 class Task(Protocol):
-    """Data and models. Everything is a function of its arguments: the same seed gives the same run."""
+    """A task's data and models. Every method is a function of its arguments, so the same seed gives the same run."""
 
     @property
     def name(self) -> str:
@@ -65,7 +66,7 @@ class Task(Protocol):
 
     @property
     def metric(self) -> str:
-        """The number by which runs are compared, one of those that `evaluate` returns."""
+        """The name of the metric by which runs are compared, a key of what `evaluate` returns."""
         ...
 
     @property
@@ -75,12 +76,12 @@ class Task(Protocol):
 
     @property
     def defaults(self) -> Settings:
-        """Settings of a run where its caller gives none."""
+        """The default settings."""
         ...
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Names for `model`, the default first."""
+        """Names of models, the default first."""
         ...
 
     @property
@@ -89,50 +90,50 @@ class Task(Protocol):
         ...
 
     def adamw(self, model: str | None) -> Settings:
-        """Settings of a run of this model, the default one if None, where the optimizer is AdamW or Muon."""
+        """The default settings under AdamW or Muon for a model; None is the default model."""
         ...
 
     def model(self, name: str | None, seed: int) -> nn.Module:
-        """Make a model, the default one if name is None; equal seeds give equal bits. ValueError for unknown names."""
+        """Make a model; None is the default one. Equal seeds give equal bits. ValueError for an unknown name."""
         ...
 
     def loss(self, model: nn.Module, worker: int, workers: int, step: int, batch: int, seed: int) -> Tensor:
-        """Mean loss f[] on the micro-batch of a worker at a step: a function of (seed, step, worker)."""
+        """The mean loss f[] on a worker's batch at a step, which is a function of (seed, step, worker)."""
         ...
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Measure on held-out data, always the same."""
+        """Compute metrics by name on held-out data, which is always the same."""
         ...
 
     def steps_per_epoch(self, workers: int, batch: int) -> int:
-        """Steps in which all workers together see the training data once. ValueError if there are too few for one."""
+        """Steps in which all workers together see the training data once; ValueError if the data do not fill one."""
         ...
 
 
 def rng(*what: int | str) -> torch.Generator:
-    """Open a generator whose numbers are a function of `what`, such as (seed, step, worker)."""
+    """Make a generator seeded by a hash of `what`, such as (seed, step, worker)."""
     key = hashlib.blake2b(repr(what).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
 
 
-def share(samples: int, what: str, workers: int, batch: int) -> int:
-    """Steps in an epoch of so many samples. ValueError if not even one step can be filled."""
+def steps_in(samples: int, what: str, workers: int, batch: int) -> int:
+    """Whole steps in an epoch of so many samples; ValueError, naming `what` they are, if they do not fill one."""
     if samples < workers * batch:
         raise ValueError(f"{workers} workers with batches of {batch} need {workers * batch:,} {what}, got {samples:,}")
     return samples // (workers * batch)
 
 
 def part(samples: int, worker: int, workers: int, step: int, batch: int, seed: int) -> Tensor:
-    """Choose a worker's samples at a step: int64[batch]. Epochs are shuffled and dealt in whole steps."""
+    """Choose a worker's samples at a step: int64[batch]. Every epoch is shuffled and split into whole steps."""
     epoch, place = divmod(step, samples // (workers * batch))
     first = (place * workers + worker) * batch
     return _order(samples, seed, epoch)[first : first + batch]
 
 
 def own_part(keys: Tensor, worker: int, workers: int, step: int, batch: int, seed: int) -> Tensor:
-    """Choose a worker's samples at a step where workers' data are unlike: int64[batch].
+    """Choose a worker's samples at a step if workers have unlike data: int64[batch].
 
-    Samples are sorted by their keys int64[m] and cut into equal runs, one a worker, who shuffles its own.
+    Samples are sorted by their keys, int64[m], and split into equal ranges, one a worker, each shuffled by itself.
     """
     own = keys.argsort(stable=True).tensor_split(workers)[worker]
     return own[part(len(own), 0, 1, step, batch, seed + worker)]
@@ -144,7 +145,7 @@ def _order(samples: int, seed: int, epoch: int) -> Tensor:
 
 
 def check_file(path: Path) -> Path:
-    """Return a file's path; FileNotFoundError if there is no such file."""
+    """Return the path; FileNotFoundError if there is no such file."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path} to read data from")
     return path

@@ -1,7 +1,7 @@
-"""MovieLens-100K (Harper and Konstan 2015): who rated which film, in which order.
+"""MovieLens-100K (Harper and Konstan 2015): the films that users rated, in order of time.
 
-Read from the installed package recbole, which is located and never imported, or from a file. The licence forbids
-redistribution, so the ratings are nowhere in this project.
+The ratings are read from the installed package recbole, which is located but never imported, or from a file. Their
+licence forbids redistribution, so this project does not contain them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from torch import Tensor
 from gradwire.lab.training.tasks.protocol import check_file, rng
 
 OTHERS = 99
-"""Items that a held-out one competes with in an evaluation."""
+"""Number of items against which a held-out item is ranked in an evaluation."""
 
 
 @dataclass(frozen=True)
 class Ratings:
-    """Positive pairs int64[m] to train on; of every user the last item, held out, and 99 that the user never rated.
+    """Positive pairs to train on, and for every user a held-out item, the last, with 99 that the user never rated.
 
-    seen: bool[users, items], what is positive in training. candidates: int64[users, 100], the held-out item first.
+    users, items: int64[m], the training pairs. seen: bool[users, items], true for training pairs. candidates:
+    int64[users, 100], the held-out item first.
     """
 
     users: Tensor
@@ -37,11 +38,12 @@ class Ratings:
 
 @functools.cache
 def load(file: Path | None = None) -> Ratings:
-    """Read user, item, rating and timestamp, separated by tabs. Every rating counts as liked.
+    """Read a table of user, item, rating and timestamp, separated by tabs. Every rating is a positive pair.
 
     Raises:
-        ModuleNotFoundError: neither a file nor the package.
-        ValueError: the file is not such a table, or has too few items to draw the others from.
+        FileNotFoundError: there is no such file.
+        ModuleNotFoundError: no file is given and recbole is not installed.
+        ValueError: the file is not such a table, or has too few items that users have not rated.
     """
     file = _installed() if file is None else check_file(file)
     users, items, times = _columns(file)
@@ -61,7 +63,7 @@ def load(file: Path | None = None) -> Ratings:
 
 
 def _installed() -> Path:
-    """The table inside the package."""
+    """The path of the table inside recbole."""
     found = importlib.util.find_spec("recbole")
     folders = (found.submodule_search_locations or []) if found else []
     file = Path(folders[0]) / "dataset_example" / "ml-100k" / "ml-100k.inter" if folders else None
@@ -71,7 +73,7 @@ def _installed() -> Path:
 
 
 def _columns(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Users and items numbered from 0 in the order of their ids, and times: int64[m] each."""
+    """Read users and items, int64[m], numbered from 0 in the order of their ids, and times, f64[m]."""
     lines = file.read_text(errors="replace").splitlines()
     head = 1 if lines and lines[0].startswith("user_id") else 0
     try:
@@ -85,7 +87,7 @@ def _columns(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _others(seen: Tensor, file: Path) -> Tensor:
-    """Draw items that a user has never rated, without repetition, the same at every call: int64[users, 99]."""
+    """Draw 99 distinct items that each user has never rated, int64[users, 99], the same at every call."""
     if int((~seen).sum(1).min()) < OTHERS:
         raise ValueError(f"{file} has too few items: an evaluation needs {OTHERS} that a user has not rated")
     chances = torch.rand(seen.shape, generator=rng("others")).masked_fill_(seen, -1.0)

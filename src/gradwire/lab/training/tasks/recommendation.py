@@ -1,4 +1,4 @@
-"""Recommendation: rank the film a user saw last among others, by neural matrix factorisation."""
+"""Recommendation: rank the film that a user rated last among others, by neural matrix factorisation."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from gradwire.lab.checks import check_name
 from gradwire.lab.models.neumf import NeuMF
-from gradwire.lab.training.tasks.protocol import Settings, own_part, part, rng, share
+from gradwire.lab.training.tasks.protocol import Settings, own_part, part, rng, steps_in
 from gradwire.lab.training.tasks.ratings import Ratings, load
 
 NEGATIVES = 4
-"""Items drawn for every positive pair, anew in every epoch, from those that the user has not rated in training."""
+"""Negative items for every positive pair, drawn at every step from items that the user has not rated in training."""
 
 SHAPES: Mapping[str, tuple[int, tuple[int, ...]]] = MappingProxyType(
     {"neumf": (16, (64, 32, 16)), "neumf64": (64, (256, 256, 128, 64))}
@@ -26,9 +26,9 @@ SHAPES: Mapping[str, tuple[int, tuple[int, ...]]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Recommendation:
-    """MovieLens-100K by NeuMF. `data`: a file of ratings instead, as `ratings.load` reads it.
+    """MovieLens-100K by NeuMF.
 
-    unlike: every worker has users of its own.
+    data: a file of ratings to use instead, in the format of `ratings.load`. unlike: every worker has its own users.
     """
 
     data: Path | None = None
@@ -41,20 +41,20 @@ class Recommendation:
 
     @property
     def ratings(self) -> Ratings:
-        """The table, read once in a process."""
+        """The ratings, read once in a process."""
         return load(self.data)
 
     @property
     def source(self) -> str:
-        """Which ratings they are."""
+        """What the ratings are, and where they were found."""
         return self.ratings.source
 
     def adamw(self, model: str | None) -> Settings:
-        """The same for all models."""
+        """The settings under AdamW or Muon; the same for all models."""
         return self.defaults.under_adamw(lr=1e-2, warmup_steps=20)
 
     def model(self, name: str | None, seed: int) -> nn.Module:
-        """Make neumf (16 factors, layers of 64, 32, 16) or neumf64, the DEFT paper's shape without its dropout."""
+        """Make neumf (16 factors, layers of 64, 32, 16) or neumf64, the DEFT paper's model without dropout."""
         name = name or self.defaults.model
         check_name("model of recommendation", name, SHAPES)
         users, items = self.ratings.seen.shape
@@ -63,7 +63,7 @@ class Recommendation:
             return NeuMF(users, items, *SHAPES[name])
 
     def loss(self, model: nn.Module, worker: int, workers: int, step: int, batch: int, seed: int) -> Tensor:
-        """Cross-entropy on `batch` positive pairs of a shuffled epoch, and four negative ones for each."""
+        """Binary cross-entropy f[] on `batch` positive pairs of a shuffled epoch, with four negative pairs for each."""
         if self.unlike:
             chosen = own_part(self.ratings.users, worker, workers, step, batch, seed)
         else:
@@ -78,9 +78,9 @@ class Recommendation:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """HR@10, how often the held-out item is among the first ten of a hundred, and NDCG@10, which counts its place.
+        """HR@10, how often the held-out item is in the top ten of a hundred, and NDCG@10, which weights its rank.
 
-        An item ranks behind those of equal score, so a model that scores all alike has none right.
+        Ties count against the held-out item, so a model with constant scores gets 0.
         """
         model.eval()
         candidates = self.ratings.candidates
@@ -93,12 +93,12 @@ class Recommendation:
         return {"HR@10": found.double().mean().item(), "NDCG@10": gain.mean().item()}
 
     def steps_per_epoch(self, workers: int, batch: int) -> int:
-        """Whole steps in the positive pairs; an epoch leaves the remainder out."""
-        return share(len(self.ratings.users), "ratings", workers, batch)
+        """Whole steps in the positive pairs; an epoch drops the remainder."""
+        return steps_in(len(self.ratings.users), "ratings", workers, batch)
 
 
 def _unseen(seen: Tensor, users: Tensor, draw: torch.Generator) -> Tensor:
-    """Draw an item for every user, again until it is not among the user's seen ones."""
+    """Draw an item for every user, int64[...], by rejection from those that the user has not seen."""
     items = torch.randint(seen.shape[1], users.shape, generator=draw)
     while bool((again := seen[users, items]).any()):
         items[again] = torch.randint(seen.shape[1], (int(again.sum()),), generator=draw)

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from gradwire.lab.checks import check_name
 from gradwire.lab.models.resnet import resnet8, resnet18
 from gradwire.lab.training.tasks.images import Images, load
-from gradwire.lab.training.tasks.protocol import Settings, own_part, part, share
+from gradwire.lab.training.tasks.protocol import Settings, own_part, part, steps_in
 
 MODELS = {"resnet8": resnet8, "resnet18": resnet18}
 
 
 @dataclass(frozen=True)
 class Vision:
-    """Residual networks on the pictures that `images.load` finds. `data`: a folder of IDX files to read instead.
+    """Residual networks on the pictures that `images.load` finds.
 
-    unlike: every worker has the pictures of labels of its own.
+    data: a folder of IDX files to read instead. unlike: every worker has the pictures of its own labels.
     """
 
     data: Path | None = None
@@ -40,11 +40,11 @@ class Vision:
 
     @property
     def source(self) -> str:
-        """Which pictures they are."""
+        """What the pictures are, and where they were found."""
         return self.images.source
 
     def adamw(self, model: str | None) -> Settings:
-        """The same for all models."""
+        """The settings under AdamW or Muon; the same for all models."""
         return self.defaults.under_adamw(lr=1e-2, warmup_steps=20)
 
     def model(self, name: str | None, seed: int) -> nn.Module:
@@ -56,7 +56,7 @@ class Vision:
             return MODELS[name](1)
 
     def loss(self, model: nn.Module, worker: int, workers: int, step: int, batch: int, seed: int) -> Tensor:
-        """Cross-entropy on the worker's part of a shuffled epoch."""
+        """The cross-entropy f[] on the worker's batch of a shuffled epoch."""
         labels = self.images.labels
         if self.unlike:
             chosen = own_part(labels, worker, workers, step, batch, seed)
@@ -66,7 +66,7 @@ class Vision:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Accuracy and loss on the pictures held out."""
+        """Accuracy and loss on the held-out pictures."""
         model.eval()
         pictures: Sequence[Tensor] = torch.split(self.images.held_out_images, 250)
         parts = [model(_scaled(images)) for images in pictures]
@@ -76,10 +76,10 @@ class Vision:
         return {"accuracy": right, "loss": F.cross_entropy(logits.double(), labels).item()}
 
     def steps_per_epoch(self, workers: int, batch: int) -> int:
-        """Whole steps in the training pictures; an epoch leaves the remainder out."""
-        return share(len(self.images.labels), "pictures", workers, batch)
+        """Whole steps in the training pictures; an epoch drops the remainder."""
+        return steps_in(len(self.images.labels), "pictures", workers, batch)
 
 
 def _scaled(images: Tensor) -> Tensor:
-    """u8 -> float32 of about zero mean and unit variance."""
-    return images.float().div_(255).sub_(0.2860).div_(0.3530)  # mean and deviation of Fashion-MNIST's pixels
+    """u8[...] -> float32[...] with about zero mean and unit variance."""
+    return images.float().div_(255).sub_(0.2860).div_(0.3530)  # mean and standard deviation of Fashion-MNIST's pixels
