@@ -76,9 +76,7 @@ def test_what_is_owed_is_conserved(spec: str) -> None:
 
 
 def test_a_sparse_message_says_something_also_where_it_says_zero() -> None:
-    """If another worker chose the coordinate, a value of zero is sent too: the coordinate is up to date, its momentum
-    is not.
-    """
+    """A value may be zero at a coordinate that another worker has chosen; sending it clears the momentum there too."""
     memory, layout = gw.memory.DGC(gw.exchange.Gathered(gw.compress.TopK(1.0)), momentum=0.5), gw.Layout(["w"], [(2,)])
     state = memory.init(layout)
     state["u"].copy_(torch.tensor([1.0, 1.0]))
