@@ -154,7 +154,7 @@ def test_broken_pictures_are_refused(name: str, content: bytes | None, message: 
 
 
 def table(file: Path, users: int, items: int) -> Path:
-    """Every user has rated three items; the latest rating is in the first row."""
+    """Write a table in which every user has rated three items, the latest of them in the first row."""
     rows = [(user, (user + shift) % items, 3, -shift) for user in range(users) for shift in range(3)]
     file.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
     return file
