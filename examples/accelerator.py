@@ -1,9 +1,9 @@
-"""Train a small net with Accelerate; gradwire is two added lines, and memories are saved with the state.
+"""Train a small net with Accelerate; gradwire is two added lines, and its memories are saved with the state.
 
 torchrun --nproc-per-node 2 examples/accelerator.py
 Local steps instead: import prepare_local, and write
     model, optimizer, local = prepare_local(accelerator, model, optimizer, partial(gradwire.local, every=10))
-in the place of `prepare`; call `local.finish()` before an evaluation and at the end.
+instead of `prepare`; call `local.finish()` before an evaluation and at the end.
 """
 
 import tempfile

@@ -1,4 +1,4 @@
-"""Train a small net with Lightning's Fabric; gradwire is two added lines, and memories lie beside every checkpoint.
+"""Train a small net with Lightning's Fabric: two lines are gradwire's, and its memories lie beside every checkpoint.
 
 torchrun --nproc-per-node 2 examples/fabric.py
 Local steps instead: `strategy = FabricLocalStrategy(partial(gradwire.local, every=10))`; call
@@ -16,7 +16,7 @@ from gradwire.integrations.lightning import FabricAttachStrategy  # gradwire
 
 
 def main() -> None:
-    strategy = FabricAttachStrategy("ef(deft(density=0.01))")  # gradwire: in the place of "ddp"
+    strategy = FabricAttachStrategy("ef(deft(density=0.01))")  # gradwire: instead of "ddp"
     fabric = Fabric(accelerator="cpu", devices=int(os.environ.get("WORLD_SIZE", 1)), strategy=strategy)
     fabric.launch()
     seed_everything(0)

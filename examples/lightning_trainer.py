@@ -1,4 +1,4 @@
-"""Train a small net with Lightning's Trainer; gradwire is two added lines, and memories lie beside every checkpoint.
+"""Train a small net with Lightning's Trainer: two lines are gradwire's, and its memories lie beside every checkpoint.
 
 torchrun --nproc-per-node 2 examples/lightning_trainer.py
 Local steps instead: `strategy = LocalStrategy(partial(gradwire.local, every=10))`. Lightning's own loop ends a round
@@ -36,7 +36,7 @@ def main() -> None:
     model = Net()
     inputs, teacher = torch.randn(6400, 64), torch.randn(64, 10)
     loader = DataLoader(TensorDataset(inputs, (inputs @ teacher).argmax(1)), batch_size=32, shuffle=True)
-    strategy = AttachStrategy("ef(deft(density=0.01))")  # gradwire: in the place of "ddp"
+    strategy = AttachStrategy("ef(deft(density=0.01))")  # gradwire: instead of "ddp"
     trainer = Trainer(
         accelerator="cpu",
         devices=int(os.environ.get("WORLD_SIZE", 1)),

@@ -1,4 +1,4 @@
-"""Train replicas that may die and come back, with torchft; gradwire is the marked lines.
+"""Train replicas that may fail and come back, with torchft; the marked lines are gradwire's.
 
 torchft_lighthouse --bind 0.0.0.0:29510 --min_replicas 1 --join_timeout_ms 1000
 TORCHFT_LIGHTHOUSE=http://ADDRESS:29510 python examples/torchft_replicas.py 0     # and, on other machines, 1, 2, ...
@@ -26,13 +26,13 @@ def main(replica: int) -> None:
     group, host, ranks = ProcessGroupGloo(timedelta(seconds=20)), socket.gethostname(), None
     store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
     place = {"rank": 0, "world_size": 1, "store_addr": host, "store_port": store.port, "max_retries": 9}
-    parts = {"model": model, "optimizer": optimizer}  # what a replica that comes back copies from another
+    parts = {"model": model, "optimizer": optimizer}  # a replica that comes back copies these
     manager = Manager(
         group,
         lambda saved: [part.load_state_dict(saved[name]) for name, part in parts.items()],
         lambda: {name: part.state_dict() for name, part in parts.items()},
         min_replica_size=1,
-        use_async_quorum=False,  # it has copied before the step, and takes part in it
+        use_async_quorum=False,  # a replica that comes back copies before the step, then takes part
         replica_id=f"replica_{replica}",
         **place,
     )
@@ -41,16 +41,16 @@ def main(replica: int) -> None:
         inputs = torch.randn(32, 64, generator=torch.Generator().manual_seed(100 * manager.current_step() + replica))
         optimizer.zero_grad()
         try:
-            if group.parent is not ranks:  # gradwire: others are there than before
+            if group.parent is not ranks:  # gradwire: the ranks have changed
                 hook.regroup(gradwire.Members(group, manager.participating_rank(), manager.num_participants()))
                 ranks = group.parent
             nn.functional.cross_entropy(model(inputs), (inputs @ teacher).argmax(1)).backward()
-        except Exception as error:  # of a peer that is gone, or a group that could not be made: the vote says no
+        except Exception as error:  # a peer is gone, or no group could be made: vote against the step
             manager.report_error(error)
         if manager.should_commit():
             optimizer.step()
         else:
-            hook.rollback()  # gradwire: this step has not been
+            hook.rollback()  # gradwire: undo this step
     digest = hashlib.sha256(torch.cat([param.detach().flatten() for param in model.parameters()]).numpy()).hexdigest()
     print(f"replica {replica}: {hook.step} steps, {hook.process.size} replicas at the end, model {digest[:12]}")
     manager.shutdown(wait=False)
