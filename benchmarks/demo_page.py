@@ -70,9 +70,15 @@ def page(comparison: Comparison) -> str:
         [
             "# The demo's figures",
             "",
-            f"{comparison.model}; {comparison.corpus}; {comparison.ranks} ranks, one thread each, on a machine of two cores; "
-            f"{comparison.link}; {comparison.budget_seconds:g} s of training a run; {versions}. Written by "
-            f"`{comparison.command}` and `python benchmarks/demo_page.py gradwire-report.json`. One seed, one run each.",
+            f"This page has all numbers of the full demo, in which one model is trained over a slow link by {len(comparison.runs)} "
+            f"methods,\n{comparison.budget_seconds:g} seconds each. `gradwire demo` makes a shorter comparison of the same methods "
+            "on your machine.",
+            "",
+            f"- **Model:** {comparison.model}.",
+            f"- **Data:** {comparison.corpus}.",
+            f"- **Machine:** {comparison.ranks} ranks, one thread each, on two cores; {comparison.link}; {versions}.",
+            f"- **Runs:** one seed, one run each, by `{comparison.command}`; `python benchmarks/demo_page.py "
+            "gradwire-report.json` writes this page.",
             "",
             f"{sentences.headline(comparison)}. {sentences.deck(comparison)} {sentences.noise(comparison)}",
             "",
@@ -80,13 +86,17 @@ def page(comparison: Comparison) -> str:
             "",
             "![Held-out loss of every run over wall-clock time and over bytes](demo.png)",
             "",
+            "The median step is split into computing, selection and wire, in ms. Bytes a step are counted twice: by gradwire's ledger",
+            "(for torch's own methods, which have none, the bytes of a ring all-reduce) and by the kernel, whose `tx_bytes` include",
+            "headers. The last column says when a run reached the loss at which dense DDP ended.",
+            "",
             "| run | steps | ms a step, median [p10-p90] | compute + selection + wire | MB a step, ledger | MB a step, tx_bytes "
             "| tx less headers / ledger | final held-out loss, nats a byte | dense's final loss reached |",
             "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
             *rows,
             "",
-            "A step of local steps is the average over a round of ten, one exchange among them. Where the network is as fast as",
-            "loopback, the report says what then pays: `gradwire demo` on a machine without links goes on there.",
+            "For local steps a step is the average over a round of ten steps and one exchange. On a machine that refuses network",
+            "namespaces `gradwire demo` runs over loopback, and its report says what pays on so fast a network.",
             "",
         ]
     )

@@ -124,14 +124,15 @@ def checked() -> str:
         holds = "" if row["holds"] is None else "yes" if row["holds"] else "**no**"
         lines.append(f"| {row['name']} | {row['value']:.3g} | {row['bar'] or ''} | {holds} |")
     loads = ", ".join(f"{c['load']:.0f} with {c['ranks']} ranks" for c in found["cells"])
-    return "\n".join(lines) + f"\n\nLinks of {found['rate']}; the machine's load average was {loads}.\n"
+    return "\n".join(lines) + f"\n\nThe links had {found['rate']}; the machine's load average was {loads}.\n"
 
 
 def about(sheet: scale.Forecast) -> str:
     plan = sheet.plan
     return (
-        f"The model is `{plan.model}` of {sheet.parameters / 1e6:.1f} M parameters, a step computes for {1e3 * sheet.compute:.0f} ms, "
-        f"a message takes {1e6 * plan.latency:.0f} us on a slow link and {1e6 * plan.near:.0f} us inside an island.\n"
+        f"The figure and the tables of predictions are for `{plan.model}` with {sheet.parameters / 1e6:.1f} M parameters. Computing a step takes "
+        f"{1e3 * sheet.compute:.0f} ms, and a message takes\n{1e6 * plan.latency:.0f} us on a slow link and "
+        f"{1e6 * plan.near:.0f} us inside an island.\n"
     )
 
 

@@ -89,9 +89,9 @@ def blocks(results: Mapping[str, Any]) -> dict[str, str]:
     slow, ours = "python link.py dense.py 40 10mbit", "python link.py local.py 1000 10mbit"
     dense, local = numbers(printed[slow]), numbers(printed[ours])
     headline = (
-        f"In {40 * dense['ms'] / 1000:.0f} seconds dense DDP takes 40 steps and comes to {dense['loss']:.2f} nats a byte. In "
-        f"{1000 * local['ms'] / 1000:.0f} seconds `local` takes 1,000 and comes to {local['loss']:.2f}. A step sends "
-        f"{dense['bytes'] / local['bytes']:,.0f} times fewer bytes, headers of the network included.\n"
+        f"In {40 * dense['ms'] / 1000:.0f} seconds dense DDP takes 40 steps and reaches a held-out loss of {dense['loss']:.2f} "
+        f"nats a byte. In {1000 * local['ms'] / 1000:.0f} seconds `local`\ntakes 1,000 steps and reaches {local['loss']:.2f}. "
+        f"It sends {dense['bytes'] / local['bytes']:,.0f} times fewer bytes a step, network headers included.\n"
     )
     return {
         "plain": shown("python plain.py 500"),

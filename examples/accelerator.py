@@ -1,9 +1,9 @@
-"""Train a small net with Accelerate; gradwire adds two lines, and its memories are saved with the state.
+"""Train a small net with Accelerate; gradwire is two added lines, and its memories are saved with the state.
 
 torchrun --nproc-per-node 2 examples/accelerator.py
 For local steps, import prepare_local and replace `prepare` by
     model, optimizer, local = prepare_local(accelerator, model, optimizer, partial(gradwire.local, every=10))
-Then call `local.finish()` before an evaluation and at the end.
+instead of `prepare`; call `local.finish()` before an evaluation and at the end.
 """
 
 import tempfile

@@ -1,4 +1,4 @@
-"""Train under torchrun, which restarts all workers when one dies. gradwire's lines are marked "gradwire".
+"""Train under torchrun, which starts all workers again when one dies; the marked lines are gradwire's.
 
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1      # else torch 2.13 gives restarted workers the addresses of dead ones
 torchrun --nproc-per-node 2 --max-restarts 3 examples/elastic.py FOLDER        # a folder that all workers share
@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
         saved = torch.load(place / "model.pt", weights_only=True)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        gradwire.load(hook, place)  # gradwire: also if the number of workers has changed
+        gradwire.load(hook, place)  # gradwire: also with another number of workers
         start = saved["step"]
 
     for step in range(start, STEPS):
@@ -48,7 +48,7 @@ def main(folder: Path) -> None:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
                 torch.save(state, place / "model.pt")
                 (folder / "next").write_text(place.name)
-                (folder / "next").replace(latest)  # atomic: from here on, restarts use this save
+                (folder / "next").replace(latest)  # from here on this save counts
 
     digest = hashlib.sha256(torch.cat([param.detach().flatten() for param in model.parameters()]).numpy()).hexdigest()
     print(f"rank {rank} of {dist.get_world_size()}: steps {start} to {hook.step}, model {digest[:12]}")

@@ -1,4 +1,4 @@
-"""Train a small net with Lightning's Fabric; gradwire adds two lines, and its memories are saved with every checkpoint.
+"""Train a small net with Lightning's Fabric: two lines are gradwire's, and its memories lie beside every checkpoint.
 
 torchrun --nproc-per-node 2 examples/fabric.py
 For local steps, use `strategy = FabricLocalStrategy(partial(gradwire.local, every=10))` and call

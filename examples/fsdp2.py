@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 
 import gradwire  # gradwire
 
-ISLANDS = 2  # machines or sites with slow links between them
+ISLANDS = 2  # machines or sites, with slow links between them
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Train a small net with Lightning's Trainer; gradwire adds two lines, and its memories are saved with checkpoints.
+"""Train a small net with Lightning's Trainer: two lines are gradwire's, and its memories lie beside every checkpoint.
 
 torchrun --nproc-per-node 2 examples/lightning_trainer.py
 For local steps, use `strategy = LocalStrategy(partial(gradwire.local, every=10))`. Trainer then ends a round before

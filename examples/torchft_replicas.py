@@ -1,4 +1,4 @@
-"""Train replicas that may die and come back, with torchft. gradwire's lines are marked "gradwire".
+"""Train replicas that may fail and come back, with torchft; the marked lines are gradwire's.
 
 torchft_lighthouse --bind 0.0.0.0:29510 --min_replicas 1 --join_timeout_ms 1000
 TORCHFT_LIGHTHOUSE=http://ADDRESS:29510 python examples/torchft_replicas.py 0     # and, on other machines, 1, 2, ...
@@ -26,13 +26,13 @@ def main(replica: int) -> None:
     group, host, ranks = ProcessGroupGloo(timedelta(seconds=20)), socket.gethostname(), None
     store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
     place = {"rank": 0, "world_size": 1, "store_addr": host, "store_port": store.port, "max_retries": 9}
-    parts = {"model": model, "optimizer": optimizer}  # copied from another replica by one that comes back
+    parts = {"model": model, "optimizer": optimizer}  # a replica that comes back copies these
     manager = Manager(
         group,
         lambda saved: [part.load_state_dict(saved[name]) for name, part in parts.items()],
         lambda: {name: part.state_dict() for name, part in parts.items()},
         min_replica_size=1,
-        use_async_quorum=False,  # so that a replica recovers before a step and takes part in it
+        use_async_quorum=False,  # a replica that comes back copies before the step, then takes part
         replica_id=f"replica_{replica}",
         **place,
     )
@@ -41,7 +41,7 @@ def main(replica: int) -> None:
         inputs = torch.randn(32, 64, generator=torch.Generator().manual_seed(100 * manager.current_step() + replica))
         optimizer.zero_grad()
         try:
-            if group.parent is not ranks:  # gradwire: the replicas have changed
+            if group.parent is not ranks:  # gradwire: the ranks have changed
                 hook.regroup(gradwire.Members(group, manager.participating_rank(), manager.num_participants()))
                 ranks = group.parent
             nn.functional.cross_entropy(model(inputs), (inputs @ teacher).argmax(1)).backward()

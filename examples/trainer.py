@@ -1,4 +1,4 @@
-"""Train a small GPT-2 with Transformers' Trainer; gradwire adds two lines, and its memories are in every checkpoint.
+"""Train a small GPT-2 with Transformers' Trainer: two lines are gradwire's, and its memories are in every checkpoint.
 
 torchrun --nproc-per-node 2 examples/trainer.py
 For local steps, import local and write `local(trainer, partial(gradwire.local, every=10))`. Trainer then ends a round

@@ -1,4 +1,4 @@
-"""One thread per test: sums are then in one order, and two workers share two cores."""
+"""Every test runs with one thread, so that sums are in one order and two workers share two cores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture
 def forget() -> Iterator[None]:
-    """What a test registers is gone after it, and installed packages are asked anew."""
+    """Remove what a test registers after it, and look for installed packages again."""
     from gradwire import registry
 
     known = dict(registry.PARTS)
@@ -27,7 +27,9 @@ def forget() -> Iterator[None]:
 
 @pytest.fixture
 def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What a command line says that ends with code 2 and writes nothing. In this process, for a start takes seconds."""
+    """Return what a command line prints when it ends with code 2 and writes nothing. Runs in this process: a start
+    takes seconds.
+    """
     from gradwire import cli
 
     def refuse(*arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""What ranks do in the stories of distributed checkpoints."""
+"""The functions that ranks run in the stories of distributed checkpoints."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ import gradwire as gw
 
 
 def hooks_of(group: dist.ProcessGroup | None) -> tuple[list, list]:
-    """Those of every method, and local steps whose exchange, of buffers too, is under way after five."""
+    """Return a hook for every method, and local steps that have an exchange under way, also of buffers, after five
+    steps.
+    """
     pairs, hooks = everything(group)
     torch.manual_seed(0)
     net = Normed()
@@ -49,7 +51,9 @@ def gathered(hooks: list, group: dist.ProcessGroup | None) -> list[list[dict]]:
 
 
 def become_four_and_two(folder: str) -> list[list[float]]:
-    """Two workers save and go on as two, as four, as four again and as two: bit for bit, or with the mean kept."""
+    """Two workers save and continue as two, four, four and two: bit for bit with the same number, else with the mean
+    kept.
+    """
     rank, root = dist.get_rank(), Path(folder)
     pair = [dist.new_group([0, 1]), dist.new_group([2, 3])][rank // 2]
     pairs, hooks = hooks_of(pair)
@@ -71,7 +75,9 @@ def become_four_and_two(folder: str) -> list[list[float]]:
 
 
 def went_on(folder: Path, saved: list, group: dist.ProcessGroup | None, again: Path | None) -> list[float]:
-    """Load what was saved, train, and save again; by how much the means of memories differ, relative to memories."""
+    """Load what was saved, train, and save again. Returns the difference of the memories' means, relative to the
+    memories.
+    """
     pairs, hooks = hooks_of(group)
     dcp.load(wrapped(hooks, group, folder), checkpoint_id=folder, process_group=group)
     rank, size, worst = dist.get_rank(group), dist.get_world_size(group), []
@@ -101,7 +107,9 @@ def went_on(folder: Path, saved: list, group: dist.ProcessGroup | None, again: P
 
 
 def keeps_halves(folder: str) -> float:
-    """Errors in bfloat16 come back bit for bit, by both ways to save, and as their mean for other workers."""
+    """Errors in bfloat16 come back bit for bit, by both ways to save, and as their mean with another
+    number of workers.
+    """
     spec, root = "ef(topk(density=0.1), dtype='bfloat16')", Path(folder)
 
     def hooked(group: dist.ProcessGroup | None = None) -> tuple:
@@ -139,7 +147,7 @@ def keeps_halves(folder: str) -> float:
 
 
 def refuses(folder: str) -> list[str]:
-    """On all ranks, in a sentence, and nothing has changed."""
+    """All ranks refuse in one sentence, and nothing has changed."""
     rank, root, said = dist.get_rank(), Path(folder), []
     pairs, hooks = everything()
     train(pairs, 0, 3)
@@ -199,7 +207,7 @@ def damaged(wrap: Callable[[], dict[str, gw.Stateful]], folder: Path, refused: C
 
 
 class Uneven(nn.Module):
-    """No width is a multiple of the number of ranks, and one is smaller."""
+    """A net in which no width is a multiple of the number of ranks, and one is smaller."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,7 +220,7 @@ class Uneven(nn.Module):
 
 @dataclass
 class Islands:
-    """A sharded model of every method on a mesh of islands, local steps among them, and its hook."""
+    """A sharded model with its hook, for every method and for local steps, on a mesh of islands."""
 
     mesh: DeviceMesh
 
@@ -233,7 +241,9 @@ class Islands:
         }
 
     def whole(self) -> list[dict[str, Tensor]]:
-        """Every memory, not a fact, of the whole model: f[workers, *shape]; FSDP2 cuts the first dimension."""
+        """Return every memory of the whole model, without replicated state: f[workers, *shape]. FSDP2 cuts the first
+        dimension.
+        """
         everybody = [None] * self.mesh.size()
         dist.all_gather_object(everybody, states(self.hooks))
         found = []
@@ -247,7 +257,9 @@ class Islands:
 
 
 def islands(folder: str) -> None:
-    """Two islands of two shards: bit for bit among themselves, dealt anew to one island of four, and to two again."""
+    """Two islands of two shards resume bit for bit; redistributed to one island of four and back to two they keep the
+    mean.
+    """
     root = Path(folder)
     two, four = (init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard")) for shape in ((2, 2), (1, 4)))
     saving = Islands(two)

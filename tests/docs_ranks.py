@@ -1,6 +1,6 @@
-"""What a rank does in the story of the docs' Python that needs a process group: run it. docs_ranks.py PAGE
+"""Run the Python of a docs page that needs a process group: docs_ranks.py PAGE
 
-Each page shows a few lines of a training script; what stands around them there is made here.
+Each page shows a few lines of a training script; this file provides the rest of the script.
 """
 
 from __future__ import annotations

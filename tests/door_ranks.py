@@ -1,4 +1,6 @@
-"""What ranks do in the stories of doors: the bare module beside DDP, and snapshots at any moment."""
+"""The functions that ranks run in the stories of doors: a bare module compared with DDP, and snapshots
+at any moment.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ SPECS = (
 
 
 def pair(make: Callable[[], nn.Module], spec: str, **options: object) -> tuple[list[nn.Module], list[nn.Module], list]:
-    """Two equal models, one through DDP and one bare: what computes, the models themselves, the hooks."""
+    """Make two equal models, one in DDP and one bare. Returns the callables, the models themselves, and the hooks."""
     nets = [make(), make()]
     ddp = DistributedDataParallel(nets[0], bucket_cap_mb=CAP, find_unused_parameters=bool(options))
     hooks = [gw.attach(ddp, spec, seed=5, bucket_mb=CAP), gw.attach(nets[1], spec, seed=5, bucket_mb=CAP, **options)]
@@ -50,7 +52,7 @@ def same_memory(a: dict, b: dict) -> bool:
 
 
 def bare_equals_ddp() -> None:
-    """Twenty steps of two micro-batches: gradients, memories, steps and bytes are equal, bit for bit."""
+    """In twenty steps of two micro-batches gradients, memories, steps and bytes are equal, bit for bit."""
     rank = dist.get_rank()
     for spec in SPECS:
         runs, nets, hooks = pair(model, spec)
@@ -79,7 +81,7 @@ def bare_equals_ddp() -> None:
 
 
 class Branches(nn.Module):
-    """One of two branches is used; one weight is used twice; a convolution whose weight lies channels last."""
+    """A net that uses one of two branches, one weight twice, and a convolution whose weight is channels-last."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,9 +97,11 @@ class Branches(nn.Module):
 
 
 def bare_odd_parameters(find_unused: str) -> None:
-    """Unused, tied, empty, scalar and channels-last parameters, equal bits with DDP, and every unit exchanged once.
+    """Unused, tied, empty, scalar and channels-last parameters have equal bits with DDP, and every unit is exchanged
+    once.
 
-    All ranks use the same branch for four steps, and then different ones: units are full in another order on each rank.
+    All ranks use the same branch for four steps, and then different ones, so units fill in a different order on each
+    rank.
     """
     rank, early = dist.get_rank(), find_unused == "early"
     for spec in ("mean", "ef(topk(density=0.2))", "diana(randk(density=0.2))"):
@@ -120,7 +124,7 @@ def bare_odd_parameters(find_unused: str) -> None:
 
 
 def late_pair(spec: str) -> tuple[list[nn.Module], list[nn.Module], list]:
-    """The bare module without find_unused_parameters: its passes end at the optimizer's step."""
+    """Make a bare module without find_unused_parameters, whose passes end at the optimizer's step."""
     nets = [Branches(), Branches()]
     ddp = DistributedDataParallel(nets[0], bucket_cap_mb=CAP, find_unused_parameters=True)
     hooks = [gw.attach(ddp, spec, seed=5, bucket_mb=CAP), gw.attach(nets[1], spec, seed=5, bucket_mb=CAP)]
@@ -128,7 +132,7 @@ def late_pair(spec: str) -> tuple[list[nn.Module], list[nn.Module], list]:
 
 
 def bare_checkpointed(reentrant: str) -> None:
-    """Activation checkpoints of both kinds; a reentrant one runs backward passes inside the backward pass."""
+    """Both kinds of activation checkpoints work; a reentrant one runs backward passes inside the backward pass."""
     rank = dist.get_rank()
 
     class Checkpointed(nn.Module):
@@ -154,7 +158,7 @@ def bare_checkpointed(reentrant: str) -> None:
 
 
 def bare_refusals() -> None:
-    """What cannot be right is an error in a sentence, on every rank, and no rank hangs."""
+    """What cannot be right is an error in one sentence on every rank, and no rank hangs."""
     rank = dist.get_rank()
     torch.manual_seed(rank)
     net = nn.Sequential(nn.Linear(5, 30), nn.Linear(30, 30))
@@ -203,7 +207,7 @@ def bare_refusals() -> None:
 
 
 class Writer:
-    """Takes scalars in one of the ways of those who keep curves."""
+    """A writer that takes scalars in one of the ways of common libraries."""
 
     def __init__(self, way: str) -> None:
         self.rows: list[object] = []
@@ -211,7 +215,9 @@ class Writer:
 
 
 def counters(net: nn.Module, hook: gw.Hook, rank: int) -> None:
-    """A ratio that is counted, a telling repr, and scalars for three kinds of writers, until the hook is closed."""
+    """The ratio is counted, the repr is informative, and three kinds of writers get scalars until the
+    hook is closed.
+    """
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
     writers = {way: Writer(way) for way in ("add_scalar", "log_metrics", "log")}
     assert math.isnan(hook.ledger.ratio)
@@ -234,7 +240,9 @@ def counters(net: nn.Module, hook: gw.Hook, rank: int) -> None:
 
 
 def huge_gradients(rank: int) -> None:
-    """Near float32's end a mean is finite, or the step is one that was not, and leaves no trace in any memory."""
+    """Near the end of float32's range a step either has a finite mean, or counts as not finite and leaves no trace in
+    memory.
+    """
     skipped = {}
     for spec in (
         "mean",
@@ -262,7 +270,7 @@ def huge_gradients(rank: int) -> None:
 
 
 def forgotten_scaler(rank: int) -> None:
-    """A GradScaler that attach was not given is an error at the first step, where there is a memory."""
+    """If the exchange has a memory, a GradScaler that attach was not given is an error at its first step."""
     for spec, enabled, refused in (
         ("ef(topk(density=0.1))", True, True),
         ("mean", True, False),
@@ -283,7 +291,7 @@ def forgotten_scaler(rank: int) -> None:
 
 
 class Late(nn.Module):
-    """A reentrant checkpoint's backward pass ends before the first layer has its gradient."""
+    """A net in which a reentrant checkpoint's backward pass ends before the first layer has its gradient."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -295,7 +303,7 @@ class Late(nn.Module):
 
 @contextmanager
 def in_the_middle(net: nn.Sequential, hook: gw.Hook, act: Callable[[], None]) -> Iterator[None]:
-    """Act during a backward pass, once at least one unit has been exchanged and at least one has not."""
+    """Act during a backward pass, when at least one unit has been exchanged and at least one has not."""
 
     def wait_and_act(gradient: Tensor) -> None:
         # Wait for the exchange of the last layers, which this rank's peers are in as well.
@@ -313,7 +321,7 @@ def in_the_middle(net: nn.Sequential, hook: gw.Hook, act: Callable[[], None]) ->
 
 
 def snapshots(who: str, how: str) -> None:
-    """A state taken during backward is the step before's, and nothing is disturbed: not a bit differs afterwards."""
+    """A state taken during backward is that of the step before, and taking it changes no bit afterwards."""
     rank = dist.get_rank()
     one_by_one()
     for spec in ("ef(topk(density=0.05))", "diana(natural)", "ef(micro(density=0.05))"):
@@ -346,7 +354,7 @@ def snapshots(who: str, how: str) -> None:
 
 
 def taker(how: str, hook: gw.Hook, taken: list[dict]) -> Callable[[], None]:
-    """Ways to take a snapshot: here, in another thread, in a signal handler."""
+    """Return a function that takes a snapshot here, in another thread, or in a signal handler."""
 
     def here() -> None:
         taken.append(hook.state_dict())
@@ -364,7 +372,7 @@ def taker(how: str, hook: gw.Hook, taken: list[dict]) -> Callable[[], None]:
 
 
 def loading_is_whole_or_nothing() -> None:
-    """A checkpoint that cannot be read on one rank changes nothing on any; one that can is read on all."""
+    """A checkpoint that cannot be read on one rank changes nothing on any; a valid one is read on all."""
     rank = dist.get_rank()
     one_by_one()
     ddp = DistributedDataParallel(model(), bucket_cap_mb=CAP)
@@ -408,9 +416,9 @@ def loading_is_whole_or_nothing() -> None:
 
 
 def old_checkpoints() -> None:
-    """Checkpoints written before parts and asks got the field's names: they load, and go on as they did.
+    """Checkpoints written before parts and asks were renamed load and continue as they did.
 
-    Up to rounding: another processor adds up the products of a layer in another order.
+    They agree up to rounding, because another processor adds up the products of a layer in another order.
     """
     rank = dist.get_rank()
     saved = torch.load(GOLDEN / f"hook-format-1-rank{rank}.pt", weights_only=True)
@@ -429,7 +437,7 @@ def old_checkpoints() -> None:
 
 @contextmanager
 def warnings_of(module: str) -> Iterator[list[str]]:
-    """What a module logs."""
+    """Collect what a module logs."""
     words: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: words.append(record.getMessage())
@@ -439,7 +447,9 @@ def warnings_of(module: str) -> Iterator[list[str]]:
 
 
 def ddp_corners() -> None:
-    """A compiled wrapper, the Python reducer, gradients that DDP does not exchange, and uneven numbers of batches."""
+    """Test a compiled wrapper, the Python reducer, gradients that DDP does not exchange, and uneven
+    numbers of batches.
+    """
     rank = dist.get_rank()
     compiled = torch.compile(DistributedDataParallel(model()), backend="eager")
     with gw.attach(compiled, "ef(topk(density=0.1))") as hook:
@@ -495,7 +505,7 @@ def opens_local(net: nn.Module) -> tuple[nn.Module, object]:
 
 
 def nothing_stays(opens: Callable[[nn.Module], tuple[nn.Module, object]], rank: int) -> None:
-    """A hook that nobody closes gives back its descriptors and threads when its model is gone."""
+    """A hook that was never closed gives back its descriptors and threads when its model is deleted."""
     baseline = None
     for _ in range(3):
         run, hook = opens(model())
@@ -515,12 +525,12 @@ def nothing_stays(opens: Callable[[nn.Module], tuple[nn.Module, object]], rank: 
 
 
 def held() -> tuple[int, int]:
-    """Descriptors and threads of this process."""
+    """Count the descriptors and threads of this process."""
     return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
 
 
 def ordinary(ddp: nn.Module, step: int, rank: int) -> None:
-    """Accumulation, and two forward passes before one joint backward pass."""
+    """Test accumulation, and two forward passes before one joint backward pass."""
     with ddp.no_sync():
         loss(ddp, step, rank).backward()
     (loss(ddp, step, rank) + loss(ddp, step + 9, rank)).backward()

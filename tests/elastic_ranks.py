@@ -1,4 +1,4 @@
-"""What ranks do in the stories of other workers: groups that torch does not know, failures, leaving and joining."""
+"""The functions that ranks run in the stories of changing workers: foreign groups, failures, leaving and joining."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ SPECS = (
 
 
 def foreign(ranks: Sequence[int], name: str) -> gw.Members:
-    """A group that torch.distributed does not know, as torchft makes them."""
+    """Make a group that torch.distributed does not know, as torchft does."""
     store = dist.PrefixStore(name, dist.distributed_c10d._get_default_store())
     rank = list(ranks).index(dist.get_rank())
     return gw.Members(dist.ProcessGroupGloo(store, rank, len(ranks), timeout()), rank, len(ranks))
 
 
 def members_are_a_group() -> None:
-    """Every ask has the same answer, and training the same bits and bytes, on a group that torch does not know."""
+    """On a group that torch does not know every ask has the same answer, and training has the same bits and bytes."""
     rank, size = dist.get_rank(), dist.get_world_size()
     given = foreign(range(size), "members")
     known, other = Process(dist.group.WORLD), Process(given)
@@ -118,7 +118,9 @@ def copy_from(net: nn.Module, root: int, group: dist.ProcessGroup) -> None:
 
 
 def mean_of(hook: gw.Hook | gw.Local, ending: str, ranks: Sequence[int], group: dist.ProcessGroup) -> Tensor:
-    """(1/n) the sum over these ranks of what ends so in the hook's memory; another rank's counts nothing."""
+    """Return (1/n) times the sum, over these ranks, of the memory entries with this ending; other
+    ranks count as zero.
+    """
     parts = hook.state_dict()["memory"]
     found = [part.flatten() for one in parts.values() for path, part in one.items() if path.endswith(ending)]
     total = torch.cat(found) if dist.get_rank() in ranks else torch.zeros_like(torch.cat(found))
@@ -127,7 +129,7 @@ def mean_of(hook: gw.Hook | gw.Local, ending: str, ranks: Sequence[int], group: 
 
 
 def leave_and_join() -> None:
-    """Two workers, then a third joins, then the first leaves: what is owed stays, and all know one mean."""
+    """A third worker joins two, then the first leaves: what is owed is kept, and all workers know one mean."""
     rank, two, three = dist.get_rank(), dist.new_group([0, 1]), dist.new_group([0, 1, 2])
     late = dist.new_group([1, 2])
     for spec in SPECS:
@@ -165,7 +167,9 @@ def same_everywhere(net: nn.Module, group: dist.ProcessGroup) -> None:
 
 
 def local_leave_and_join() -> None:
-    """The same of local steps: who joins starts at the anchor, with the peers' buffers and place in the schedule."""
+    """The same with local steps: a worker that joins starts at the anchor, with its peers' buffers and place in the
+    schedule.
+    """
     rank, two, three = dist.get_rank(), dist.new_group([0, 1]), dist.new_group([0, 1, 2])
     late = dist.new_group([1, 2])
     for options in (
@@ -209,7 +213,7 @@ def take(net: nn.Module, optimizer: torch.optim.Optimizer, steps: Sequence[int],
 
 
 def rolls_back() -> None:
-    """A step that is not committed leaves no trace, and is taken again with the same bits; so does half a step."""
+    """A step that is not committed leaves no trace and is repeated with the same bits; so does half a step."""
     rank = dist.get_rank()
     for spec in (*SPECS, "guard(ef(topk(density=0.1)))"):
         for cap in (CAP, None):
@@ -248,7 +252,9 @@ def same(a: dict, b: dict) -> bool:
 
 
 def killed_in_an_exchange() -> dict[str, float]:
-    """Rank 2 of three is killed inside an exchange: an error soon, memory as it was, and two go on."""
+    """Rank 2 of three is killed inside an exchange: the others soon have an error, their memory is unchanged, and they
+    go on.
+    """
     rank = dist.get_rank()
     longest = 0.0
     net = model()
@@ -289,7 +295,7 @@ def killed_in_an_exchange() -> dict[str, float]:
 
 
 def ends_at(begin: Callable, call: int) -> Callable:
-    """As it was, but for the end of the process at one of its calls."""
+    """Wrap a function so that the process ends at one of its calls."""
     calls = []
 
     def end(ask: object) -> Callable[[], Tensor]:
@@ -302,7 +308,7 @@ def ends_at(begin: Callable, call: int) -> Callable:
 
 
 def one_after_the_other(*names: str) -> dict[str, object]:
-    """Several stories of the same ranks, for a start takes longer than each of them."""
+    """Run several stories on the same ranks, because a start takes longer than each of them."""
     return {name: globals()[name]() for name in names}
 
 

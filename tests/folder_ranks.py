@@ -1,4 +1,4 @@
-"""What ranks do in the stories of saved folders."""
+"""The functions that ranks run in the stories of saved folders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ METHODS = ("ef(topk(density=0.1))", "diana(randk(density=0.3))", "ef(micro(densi
 
 
 def everything(group: dist.ProcessGroup | None = None) -> tuple[list[tuple[nn.Module, torch.optim.Optimizer]], list]:
-    """A model and its hook for every method, and one of local steps."""
+    """Make a model and its hook for every method, and one with local steps."""
     pairs, hooks = [], []
     for spec in METHODS:
         net = model()
@@ -47,7 +47,7 @@ def train(pairs: list, first: int, last: int) -> None:
 
 
 def same(a: object, b: object) -> bool:
-    """Bit for bit."""
+    """Compare two states bit for bit."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and torch.equal(a, b)
     if isinstance(a, dict):
@@ -62,7 +62,9 @@ def states(hooks: list) -> list[dict]:
 
 
 def become_four_and_one(folder: str) -> list[list[float]]:
-    """Two ranks save and go on as two, four, one each, and two again: bit for bit, or from what merge makes of it."""
+    """Two ranks save and continue as two, four, one each, and two: bit for bit, or from what `merge` makes of the
+    states.
+    """
     rank, root = dist.get_rank(), Path(folder)
     pair = [dist.new_group([0, 1]), dist.new_group([2, 3])][rank // 2]
     alone = dist.new_group([rank], use_local_synchronization=True)
@@ -82,7 +84,7 @@ def become_four_and_one(folder: str) -> list[list[float]]:
 
 
 def save(hooks: list, folder: Path, group: dist.ProcessGroup | None) -> list[list[dict]]:
-    """The states of all ranks of a group, saved in the folder, and as torch saves them beside it."""
+    """Save the states of all ranks of a group in the folder, and beside it as torch saves them."""
     gw.save(hooks, folder, group=group)
     many = dist.get_world_size(group)
     assert sorted(file.name for file in folder.iterdir()) == sorted(
@@ -97,7 +99,9 @@ def save(hooks: list, folder: Path, group: dist.ProcessGroup | None) -> list[lis
 
 
 def went_on(folder: Path, saved: list, group: dist.ProcessGroup | None, again: Path | None = None) -> list[float]:
-    """Load what was `saved`, train, and save again; by how much the means of memories differ, relative to memories."""
+    """Load what was `saved`, train, and save again. Returns the difference of the memories' means, relative to the
+    memories.
+    """
     pairs, hooks = everything(group)
     assert gw.load(hooks, folder, group=group)
     rank, size, worst = dist.get_rank(group), dist.get_world_size(group), []
@@ -117,7 +121,7 @@ def went_on(folder: Path, saved: list, group: dist.ProcessGroup | None, again: P
 
 
 def difference(now: dict, saved: list[dict], path: str, group: dist.ProcessGroup | None) -> float:
-    """Between the mean of this memory over the ranks now and over those that saved it."""
+    """Return the difference between this memory's mean over the ranks now and over the ranks that saved it."""
     worst = 0.0
     for name, parts in now["memory"].items():
         if path in parts:
@@ -130,7 +134,7 @@ def difference(now: dict, saved: list[dict], path: str, group: dist.ProcessGroup
 
 
 def refuses(folder: str, killed: str) -> list[str]:
-    """Whatever is wrong with a folder, on whichever rank: one sentence on both, and nothing has changed."""
+    """Whatever is wrong with a folder, and on whichever rank: one sentence on both, and nothing has changed."""
     rank, path, said = dist.get_rank(), Path(folder), []
     pairs, hooks = everything()
     train(pairs, 0, 3)
@@ -209,27 +213,27 @@ def refuses(folder: str, killed: str) -> list[str]:
 
 
 def flip(file: Path) -> None:
-    """One bit, in the middle."""
+    """Flip one bit in the middle."""
     found = bytearray(file.read_bytes())
     found[len(found) // 2] ^= 1
     file.write_bytes(found)
 
 
 def void(folder: Path) -> None:
-    """As rank 0 begins a save."""
+    """Make the manifest void, as rank 0 does when a save begins."""
     found = manifest.parse(folder / manifest.MANIFEST)
     manifest.Manifest(found.save, found.steps, found.exchanges).write(folder)
 
 
 def later(folder: Path) -> None:
-    """A format of the future."""
+    """Write a format of the future."""
     body = json.loads((folder / manifest.MANIFEST).read_text())["manifest"] | {"format": 9}
     (folder / manifest.MANIFEST).write_text(json.dumps({"blake2b": manifest._digest(body), "manifest": body}))
 
 
 @contextmanager
 def full_disk(rank: int) -> Iterator[None]:
-    """No room for this rank's file."""
+    """Leave no room on the disk for this rank's file."""
 
     def save(*_: object) -> None:
         raise OSError("no space left")
@@ -241,7 +245,7 @@ def full_disk(rank: int) -> Iterator[None]:
 
 
 def is_killed_while_saving(folder: str) -> None:
-    """A complete save, and then one in which rank 1 kills itself when its file is to get its name."""
+    """Make a complete save, and then one in which rank 1 kills itself when its file is to be renamed."""
     pairs, hooks = everything()
     train(pairs, 0, 5)
     gw.save(hooks, folder)

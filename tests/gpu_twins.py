@@ -1,7 +1,7 @@
-"""GPU twins give what the definitions give: on a GPU where there is one, else by Triton's interpreter on the CPU.
+"""GPU twins give what their references give: on a GPU if there is one, otherwise in Triton's interpreter on the CPU.
 
-Collected by name only: test_gpu.py runs this file in a process of its own, since TRITON_INTERPRET=1 must be set before
-Triton is imported. By hand: TRITON_INTERPRET=1 pytest tests/gpu_twins.py, or on a machine with a GPU without it.
+Collected by name only: test_gpu.py runs this file in a process of its own, because TRITON_INTERPRET=1 must be set
+before Triton is imported. By hand: TRITON_INTERPRET=1 pytest tests/gpu_twins.py, or without it on a machine with a GPU.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ KINDS = ["normal", "ties", "scales", "zeros", "few", "tiny and huge", "rising"]
 
 @pytest.fixture(autouse=True)
 def _served() -> Iterator[None]:
-    """Vectors in the host's memory count as a GPU's where there is none; blocks as small as the interpreter is slow."""
+    """Without a GPU, vectors in the host's memory count as a GPU's, with blocks small enough for the
+    slow interpreter.
+    """
     with pytest.MonkeyPatch.context() as patch:
         if not REAL:
             patch.setattr(gpu, "on_gpu", lambda x: True)
@@ -43,7 +45,7 @@ def _served() -> Iterator[None]:
 
 @pytest.fixture(params=["small", "as shipped"])
 def sizes(request: pytest.FixtureRequest) -> Iterator[str]:
-    """With blocks and samples of 256 their ends come soon."""
+    """Blocks and samples have 256 elements, so short vectors reach their ends."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selection, "LONG", 0)
         if request.param == "small":
@@ -65,7 +67,7 @@ def same(found: Tensor, wanted: Tensor) -> bool:
 
 @pytest.mark.parametrize("d", [1, 256, 300])
 def test_every_kind_is_selected_as_the_reference_does(d: int, sizes: str) -> None:
-    """The interpreter takes its time for a launch, so that all kinds lie in one vector."""
+    """All kinds are in one vector, because a launch in the interpreter takes long."""
     x = torch.cat([vector(d, kind) for kind in KINDS])
     assert gpu.serves(x)
     spans = [(i * d, i * d + d) for i in range(len(KINDS))]
@@ -83,13 +85,15 @@ def test_top_is_the_reference(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["normal", "few"])
 def test_top_of_a_long_vector(kind: str) -> None:
-    """As long as it takes to guess from a sample, with chunks as they are."""
+    """The vector is long enough to guess from a sample, with chunks of the real size."""
     x = vector(selection.LONG + 5, kind)
     assert same(kernels.topk(x, 700), reference.topk(x, 700))
 
 
 def test_top_when_the_sample_misleads(sizes: str) -> None:
-    """A sample that sees only large elements guesses a threshold that too few pass: selected again, same result."""
+    """A sample of large elements only leads to a threshold that too few pass; they are selected again, with the same
+    result.
+    """
     d, k = (5000, 40) if sizes == "small" else (20_000, 90)
     x, lane = vector(d, "normal"), torch.arange(selection.SAMPLE, device=DEVICE)
     x[lane * d // selection.SAMPLE + lane * 7919 % (d // selection.SAMPLE)] *= 1000
@@ -100,7 +104,7 @@ def test_top_when_the_sample_misleads(sizes: str) -> None:
 
 
 def test_a_surplus_of_one_equal_is_counted() -> None:
-    """All equal, then one larger or smaller: the first win, wherever chunks begin."""
+    """If all are equal except one that is larger or smaller, the first ones win, wherever chunks begin."""
     x = torch.ones(2 * chunks.BLOCK + 1, device=DEVICE)
     x[chunks.BLOCK], x[-1] = 2.0, 0.5
     for k in (1, 2, chunks.BLOCK + 1, len(x) - 1):
@@ -112,7 +116,7 @@ LAYERS = [(5, 900), (900, 900), (4000, 4001), (1000, 3000), (3000, 3256), (0, 5)
 
 @pytest.mark.parametrize("ks", [[10, 0, 1, 100, 3, 1, 0], [895, 0, 0, 1, 256, 2, 700], [0] * 7, [1, 0, 1, 1, 1, 1, 1]])
 def test_tops_is_the_reference(ks: list[int], sizes: str) -> None:
-    """Spans that lie apart, in any order, empty, as long as a chunk, with budgets of nothing, of all and between."""
+    """The spans are apart, in any order, empty or as long as a chunk; budgets are nothing, all, and between."""
     x = vector(5000, "ties")
     assert same(kernels.segmented_topk(x, LAYERS, ks), reference.segmented_topk(x, LAYERS, ks))
 
@@ -140,7 +144,7 @@ def test_selection_stays_inside_the_vector(spans: list[tuple[int, int]], ks: lis
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_passing_is_a_comparison(kind: str) -> None:
-    """With borders that lie between two float32, and beyond them."""
+    """The thresholds also lie between two float32, and beyond all of them."""
     x = vector(5000, kind)
     for least in (-1.0, 0.0, 1e-50, 1e-45, 0.7, 1.0, 3.4e38, 1e39, math.inf, math.nan):
         assert same(kernels.indices_above(x, least), reference.indices_above(x, least)), least
@@ -161,7 +165,7 @@ def test_norms_are_exact_at_every_scale(scale: float, sizes: str) -> None:
 
 @pytest.mark.parametrize("shape", [(3, 1100), (2, 1, 1024), (4, 10)])
 def test_rows_are_selected_one_by_one(shape: tuple[int, ...]) -> None:
-    """Rows as long as they must be for a chunk each, and shorter ones, which torch selects."""
+    """Rows are just long enough for a chunk each, or shorter, and then torch selects."""
     x = vector(math.prod(shape), "ties").view(shape)
     for k in (0, 1, shape[-1] // 9, shape[-1]):
         assert same(kernels.topk(x, k), reference.topk(x, k)), k
@@ -173,7 +177,7 @@ def test_rows_are_selected_one_by_one(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("shape", [(3, 8), (2, 2, 40), (3, 5)])
 @pytest.mark.parametrize("width", [1, 3, 8, 33])
 def test_bits_of_rows_are_the_wires(shape: tuple[int, ...], width: int) -> None:
-    """Rows that end with a byte are packed as one; others by torch."""
+    """Rows that end on a byte are packed as one vector, others by torch."""
     given = torch.randint(0, 2**width, shape, generator=seeded()).to(DEVICE)
     wire = on_host(bits.pack, given, width)
     assert same(bits.pack(given, width), wire)
@@ -215,7 +219,7 @@ def test_bitmaps_make_elias_and_fanos_code(d: int) -> None:
 
 @pytest.mark.parametrize("k", [0, 1, 8, 9, 2000])
 def test_natural_rounds_by_the_coins_of_its_key(k: int) -> None:
-    """Both zeros, subnormals and the largest are among them."""
+    """Both zeros, subnormals and the largest value are among the inputs."""
     x = vector(k, "normal") * 10.0 ** torch.randint(-45, 39, (k,), generator=seeded()).to(DEVICE)
     x = torch.cat([x.clamp_(-3.4e38, 3.4e38), torch.tensor([0.0, -0.0, 2.0**-126, 1e-45, -3.4e38], device=DEVICE)])
     for key in (0, -77, 2**64 - 5):
@@ -227,7 +231,7 @@ def test_natural_rounds_by_the_coins_of_its_key(k: int) -> None:
 
 @pytest.mark.parametrize("alpha", [1.0, 0.3])
 def test_messages_are_added_in_their_order(alpha: float) -> None:
-    """Large and small values, whose sum tells the order: after each other is what it is."""
+    """Large and small values, whose sum depends on the order, are added one message after the other."""
     d, target = 3000, vector(3000, "normal")
     messages = [
         (torch.randperm(d, generator=seeded(i))[: 500 * i].to(DEVICE), vector(500 * i, "scales", seed=i))
@@ -244,7 +248,7 @@ def test_messages_are_added_in_their_order(alpha: float) -> None:
 
 @pytest.mark.parametrize("m", [0, 1, 2500])
 def test_what_comes_again_is_added_in_order(m: int) -> None:
-    """Runs of equals of some 25, across the borders of blocks."""
+    """Runs of about 25 equal indices cross the ends of blocks."""
     indices, added = torch.randint(0, 100, (m,), generator=seeded()).to(DEVICE), vector(m, "scales")
     target = vector(101, "normal")
     wanted = on_host(reference.scatter_add_, target.clone(), indices, added, 0.3)
@@ -255,7 +259,7 @@ def test_what_comes_again_is_added_in_order(m: int) -> None:
 
 
 def on_host(work: Callable[..., Tensor], *given: Any) -> Tensor:
-    """What the same call gives in the host's memory, by other loops."""
+    """Return what the same call gives in the host's memory, where other loops run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu, "on_gpu", lambda x: False)
         return work(*[one.cpu() if isinstance(one, Tensor) else one for one in given]).to(DEVICE)

@@ -1,4 +1,4 @@
-"""What ranks do in the stories of local steps."""
+"""The functions that ranks run in the stories of local steps."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ CASES: dict[str, dict[str, object]] = {
 
 
 class Normed(nn.Module):
-    """A batch normalisation with statistics and a count; a frozen, a shared and an unused parameter."""
+    """A net with batch normalisation (statistics and a count) and a frozen, a shared and an unused parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Normed(nn.Module):
 
 
 def adamw(net: nn.Module) -> torch.optim.Optimizer:
-    """Two parameter groups, as people have."""
+    """Make an AdamW with two parameter groups, as users do."""
     params = [param for param in net.parameters() if param.requires_grad]
     groups = [{"params": params[::2], "weight_decay": 0.1}, {"params": params[1::2], "lr": 0.005}]
     return torch.optim.AdamW(groups, lr=0.01)
@@ -81,14 +81,14 @@ def flat(net: nn.Module) -> Tensor:
 
 
 def everywhere(x: Tensor) -> Tensor:
-    """f[n, ...]: every rank's."""
+    """Gather f[n, ...], every rank's tensor."""
     found = [torch.empty_like(x) for _ in range(dist.get_world_size())]
     dist.all_gather(found, x)
     return torch.stack(found)
 
 
 def rounds_end_alike() -> dict[str, list[int]]:
-    """Every case: ranks differ in a round, and are equal, bit for bit, after `finish`; bytes are counted."""
+    """In every case ranks differ inside a round and are equal, bit for bit, after `finish`; bytes are counted."""
     rank, counted = dist.get_rank(), {}
     for name, options in CASES.items():
         torch.manual_seed(100 + rank)  # ranks that were initialised differently start alike all the same
@@ -112,7 +112,7 @@ def rounds_end_alike() -> dict[str, list[int]]:
 
 
 def is_parameter_averaging() -> None:
-    """torch's PeriodicModelAverager, bit for bit, on numbers whose sums are exact; and up to rounding on others."""
+    """Rounds equal torch's PeriodicModelAverager: bit for bit on numbers whose sums are exact, else up to rounding."""
     rank = dist.get_rank()
     for exact in (True, False):
         nets = [model(), model()]
@@ -138,9 +138,9 @@ def is_parameter_averaging() -> None:
 
 
 def resumes_in_a_round() -> dict[str, bool]:
-    """Seventeen steps in one go, against a restart of everything after nine, or after six with an exchange under way.
+    """Seventeen steps without a break equal a run restarted after nine, or after six with an exchange under way.
 
-    Equal bits, in every case.
+    The bits are equal in every case.
     """
     rank, equal = dist.get_rank(), {}
     for name, options in CASES.items():
@@ -178,7 +178,7 @@ def resumes_in_a_round() -> dict[str, bool]:
 
 
 def gloo_is_lockstep() -> None:
-    """Three rounds on ranks, and the same of all workers in one process, on the same local steps."""
+    """Three rounds on ranks equal the same rounds of all workers in one process, with the same local steps."""
     rank, size = dist.get_rank(), dist.get_world_size()
     for spec, outer in (
         ("ef(topk(density=0.1, values='bits2'))", "sgd(lr=1.0, mean='senders')"),
@@ -222,7 +222,9 @@ def gloo_is_lockstep() -> None:
 
 
 def loops() -> None:
-    """Accumulation, clipping, schedulers, a GradScaler that skips on one rank, compiled models, several optimizers."""
+    """Test accumulation, clipping, schedulers, a GradScaler that skips on one rank, compiled models, several
+    optimizers.
+    """
     rank = dist.get_rank()
     net = model()
     compiled = torch.compile(net, backend="eager")
@@ -273,7 +275,7 @@ def loops() -> None:
 
 
 def not_finite() -> None:
-    """A NaN on one rank: the round goes on everywhere, and the next one has all of it."""
+    """After a NaN on one rank the round continues everywhere, and the next one contains all of it."""
     rank = dist.get_rank()
     nets = [model(), model()]
     optimizers = [torch.optim.SGD(net.parameters(), lr=0.05) for net in nets]
@@ -286,7 +288,7 @@ def not_finite() -> None:
     before, run = flat(nets[0]), local.engine.run
 
     def broken(**options: bool) -> object:
-        """As if the step had left a NaN on rank 1."""
+        """Act as if the step had left a NaN on rank 1."""
         kept = first.data[0, 0].item()
         first.data[0, 0] = float("nan") if rank == 1 else kept
         outcome = run(**options)
@@ -311,7 +313,7 @@ def not_finite() -> None:
 
 
 def refuses() -> None:
-    """On all ranks, in a sentence: what they do not agree about, and checkpoints that do not fit."""
+    """All ranks refuse in one sentence: settings on which they do not agree, and checkpoints that do not fit."""
     rank = dist.get_rank()
     net = model()
     optimizer = adamw(net)
@@ -359,7 +361,7 @@ def refuses() -> None:
 
 
 def islands() -> None:
-    """Two islands: DDP averages inside, local steps exchange between; then two workers become four, and one."""
+    """In two islands DDP averages inside and local steps exchange between; then two workers become four, and one."""
     rank = dist.get_rank()
     inside = [dist.new_group([0, 1]), dist.new_group([2, 3])]
     between = [dist.new_group([0, 2]), dist.new_group([1, 3])]
@@ -403,7 +405,8 @@ def islands() -> None:
 
 
 def sharded() -> None:
-    """FSDP2 shards in two islands, local steps between them; equal to whole models whose gradients an island averages.
+    """Two islands of FSDP2 shards with local steps between them equal whole models with gradients averaged in an
+    island.
 
     A forward pass for evaluation, which leaves parameters gathered, does not hide what an exchange has written.
     """
@@ -466,7 +469,7 @@ def refuses_mixed_shards(mesh: DeviceMesh) -> None:
 
 
 class Odd(nn.Module):
-    """Dimensions that two shards cannot share evenly, and one with nothing for the second."""
+    """A net with dimensions that two shards cannot split evenly, and one that leaves nothing for the second."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -487,7 +490,7 @@ def average(net: nn.Module, group: dist.ProcessGroup) -> None:
 
 
 def full(net: nn.Module) -> Tensor:
-    """What the shards of a model hold, as every rank sees it."""
+    """Return the full tensors of a sharded model, as every rank sees them."""
     for module in net.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
@@ -499,7 +502,7 @@ def models_of(saved: dict, net: nn.Module) -> Tensor:
 
 
 def dies() -> dict[str, object]:
-    """Rank 2 of three ends in an exchange; the others have an error soon, and go on as two from where they were."""
+    """Rank 2 of three ends in an exchange; the others soon have an error, and continue as two from where they were."""
     rank = dist.get_rank()
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
@@ -544,7 +547,9 @@ def steps_of_two(net: nn.Module, optimizer: torch.optim.Optimizer, local: gw.Loc
 
 
 def saves_and_is_killed(until: str) -> dict[str, object]:
-    """Save every round. In the exchange after step `until` rank 1 is killed; a later call goes on from there."""
+    """Save every round. In the exchange after step `until` rank 1 is killed; a later call continues
+    from the last save.
+    """
     rank, folder = dist.get_rank(), Path(os.environ["SAVES"])
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
@@ -569,7 +574,7 @@ def saves_and_is_killed(until: str) -> dict[str, object]:
 
 
 def one_after_the_other(*names: str) -> dict[str, object]:
-    """Several stories of the same ranks, for a start takes longer than each of them."""
+    """Run several stories on the same ranks, because a start takes longer than each of them."""
     return {name: globals()[name]() for name in names}
 
 

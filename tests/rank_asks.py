@@ -1,4 +1,4 @@
-"""What ranks do in the stories about asks: see ranks.py."""
+"""The functions that ranks run in the stories about asks; see ranks.py."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ DTYPES = ("int8", "uint8", "int32", "int64", "float16", "bfloat16", "float32", "
 
 
 def brought(dtype: str, rank: int) -> Tensor:
-    """What a rank brings: hundreds, whose sum wraps around in int8, where the number of the rank tells them apart."""
+    """Return a rank's tensor: hundreds, whose sum wraps around in int8, plus the rank's number to tell ranks apart."""
     return torch.tensor([100, 90 + 10 * rank, 3 - rank]).to(getattr(torch, dtype))
 
 
 async def ask_all(x: Tensor) -> dict[str, Tensor]:
-    """The answers to every kind of ask that brings x [3] on each of two workers."""
+    """Return the answers to every kind of ask when each of two workers brings an x [3]."""
     return {
         "sum": await gw.AllReduce(x.clone()),
         "max": await gw.AllReduce(x.clone(), op="max"),
@@ -31,13 +31,13 @@ async def ask_all(x: Tensor) -> dict[str, Tensor]:
 
 
 def answers_of_every_dtype() -> dict[str, dict[str, object]]:
-    """Over a process group: every answer's dtype and values."""
+    """Return every answer's dtype and values over a process group."""
     rank, process = dist.get_rank(), Process(dist.group.WORLD)
     return {dtype: told(process.run(ask_all(brought(dtype, rank)))) for dtype in DTYPES}
 
 
 async def ask_along(rank: int, *axes: Axis) -> list[Tensor]:
-    """The answers to every kind of ask in the groups along these axes, of two workers each."""
+    """Return the answers to every kind of ask in the groups along these axes, of two workers each."""
     x = torch.tensor([1.0, 2.0 + rank, 10.0 * rank])
     asks = (
         gw.AllReduce(x),
@@ -50,7 +50,9 @@ async def ask_along(rank: int, *axes: Axis) -> list[Tensor]:
 
 
 def groups_answer() -> dict[str, object]:
-    """Of four ranks, over a process group: whether groups answer as in lockstep, and how often each kind was asked."""
+    """Say for four ranks whether groups answer as in lockstep over a process group, and how often each
+    kind was asked.
+    """
     axes, rank, process = (Axis(2), Axis(2, 2)), dist.get_rank(), Process(dist.new_group())
     found = [process.run(ask_along(rank, *axes)) for _ in range(2)][-1]
     wanted = gw.lockstep([ask_along(worker, *axes) for worker in range(4)])[rank]
@@ -62,13 +64,13 @@ def groups_answer() -> dict[str, object]:
 
 
 async def _whole(rank: int) -> None:
-    """A group of all, and one of one."""
+    """Ask a group of all, and a group of one."""
     assert (await among(gw.AllReduce(torch.tensor([1.0])), Axis(4))).tolist() == [4.0]
     assert (await among(gw.AllReduce(torch.tensor([float(rank)])), Axis(1, 4))).tolist() == [rank]
 
 
 def told(answers: dict[str, Tensor]) -> dict[str, object]:
-    """As JSON has it."""
+    """Convert to JSON's types."""
     return {kind: [str(answer.dtype), answer.tolist()] for kind, answer in answers.items()}
 
 
@@ -80,7 +82,7 @@ SPECS = ("ef(topk(density=0.25))", "ef(cltk(density=0.25))", "diana(natural)")
 
 
 def guards_apart() -> dict[str, dict[str, str]]:
-    """What a rank is told where its peer is at another step or unit, by spec and case; "" where nothing is wrong."""
+    """Return, by spec and case, what a rank hears if its peer is at another step or unit; "" if nothing is wrong."""
     return {spec: {case: guard_apart(spec, case) for case in APART} for spec in SPECS}
 
 

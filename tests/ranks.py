@@ -1,6 +1,6 @@
-"""What ranks do in the stories: `python ranks.py NAME [ARGUMENT]`, started by `story.play`.
+"""The functions that ranks run in the stories: `python ranks.py NAME [ARGUMENT]`, started by `story.play`.
 
-Each function is one rank's life; it asserts as it goes, and prints what the test wants to see as one JSON line.
+Each function is the whole program of one rank: it asserts, and prints its result for the test as one JSON line.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STEPS, RESUMED_AT = 14, 8
 
 
 def model(width: int = 30, depth: int = 3, seed: int = 0) -> nn.Sequential:
-    """A small net; with a width of 30 about 11 kB of parameters."""
+    """Make a small net; with a width of 30 it has about 11 kB of parameters."""
     torch.manual_seed(seed)
     layers = [layer for _ in range(depth) for layer in (nn.Linear(width, width), nn.Tanh())]
     return nn.Sequential(nn.Linear(5, width), nn.Tanh(), *layers, nn.Linear(width, 2))
@@ -51,7 +51,7 @@ def loss(net: nn.Module, step: int, rank: int) -> Tensor:
 
 
 def local_gradients(net: nn.Module, layout: gw.Layout, step: int, ranks: int) -> Tensor:
-    """f[n, d]: what every rank's gradient is, laid out like a unit."""
+    """Return f[n, d], every rank's gradient, laid out like a unit."""
     parameters = dict(net.named_parameters())
     rows = []
     for rank in range(ranks):
@@ -61,7 +61,7 @@ def local_gradients(net: nn.Module, layout: gw.Layout, step: int, ranks: int) ->
 
 
 def point(net: nn.Module, layout: gw.Layout) -> Tensor:
-    """f[d]: the parameters, laid out like a unit."""
+    """Return f[d], the parameters, laid out like a unit."""
     parameters = dict(net.named_parameters())
     return torch.cat([parameters[name].detach().flatten() for name in layout.names])
 
@@ -72,9 +72,10 @@ def gradient(net: nn.Module, layout: gw.Layout) -> Tensor:
 
 
 def equals_lockstep(*specs: str) -> dict[str, float]:
-    """Train with these compositions, or all, through a checkpoint in the middle: largest differences to the simulator.
+    """Train with these compositions, or all, with a checkpoint in the middle. Returns the largest differences to the
+    simulator.
 
-    Rank 0 simulates, and looks; the others only train.
+    Only rank 0 simulates and compares; the others train.
     """
     rank, ranks = dist.get_rank(), dist.get_world_size()
     worst = {}
@@ -114,14 +115,14 @@ def equals_lockstep(*specs: str) -> dict[str, float]:
 
 
 def roundtrip(saved: dict, rank: int) -> dict:
-    """Through a file, as users do."""
+    """Save to a file and load again, as users do."""
     file = Path(os.environ["STORY_FOLDER"], f"hook{rank}.pt")
     torch.save(saved, file)
     return torch.load(file, weights_only=True)
 
 
 def resume_is_bit_equal(*specs: str) -> dict[str, bool]:
-    """Twenty steps in one go against ten, a restart of everything, and ten more."""
+    """Twenty steps without a break equal ten, a restart of everything, and ten more."""
     rank = dist.get_rank()
 
     def train(spec: str, legs: list[int]) -> list[Tensor]:
@@ -159,7 +160,7 @@ def resume_is_bit_equal(*specs: str) -> dict[str, bool]:
 
 
 def many_buckets() -> dict[str, int]:
-    """32 units, 200 steps."""
+    """Train 200 steps with 32 units."""
     rank = dist.get_rank()
     net = model(width=16, depth=30)
     ddp = DistributedDataParallel(net, bucket_cap_mb=0.001)
@@ -175,7 +176,7 @@ def many_buckets() -> dict[str, int]:
 
 
 def many_buckets_deft() -> dict[str, int]:
-    """The exchange with the most collectives, over as many units, for fewer steps."""
+    """Train with the exchange that has the most collectives, with as many units, for fewer steps."""
     rank = dist.get_rank()
     net = model(width=16, depth=30)
     ddp = DistributedDataParallel(net, bucket_cap_mb=0.001)
@@ -188,7 +189,7 @@ def many_buckets_deft() -> dict[str, int]:
 
 
 def one_by_one() -> None:
-    """From now on units are exchanged one after the other, as large ones are, however small these are."""
+    """Exchange units one after the other from now on, as if they were large."""
     bundles.SMALL = 0
 
 
@@ -200,7 +201,7 @@ def assert_equal_on_all_ranks(net: nn.Module) -> None:
 
 
 def lost_rank(how: str) -> None:
-    """Rank 1 dies, or stands still, at step 3; the others must end with an error by themselves."""
+    """Rank 1 dies or stops at step 3; the others must end with an error by themselves."""
     rank = dist.get_rank()
     net = model()
     ddp = DistributedDataParallel(net, bucket_cap_mb=0.004)
@@ -219,7 +220,7 @@ def lost_rank(how: str) -> None:
 
 
 def no_sync_accumulates() -> None:
-    """Gradients accumulate locally under no_sync and are exchanged once; steps count synchronisations."""
+    """Under no_sync gradients accumulate locally and are exchanged once; steps count synchronisations."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     net = model()
     ddp = DistributedDataParallel(net, bucket_cap_mb=0.004)
@@ -237,7 +238,9 @@ def no_sync_accumulates() -> None:
 
 
 def odd_parameters() -> None:
-    """Unused, frozen, shared, empty and scalar parameters, channels-last weights and gradients as bucket views."""
+    """Test unused, frozen, shared, empty and scalar parameters, channels-last weights, and gradients
+    as bucket views.
+    """
     rank = dist.get_rank()
 
     class Odd(nn.Module):
@@ -273,7 +276,7 @@ def odd_parameters() -> None:
 
 
 def half_precision() -> None:
-    """A bfloat16 model: gradients and means are bfloat16, memories float32 unless they are asked for otherwise."""
+    """In a bfloat16 model gradients and means are bfloat16; memories are float32 unless bfloat16 is asked for."""
     rank = dist.get_rank()
     for options, kept in (("", torch.float32), (", dtype='bfloat16'", torch.bfloat16)):
         net = model().bfloat16()
@@ -290,7 +293,7 @@ def half_precision() -> None:
 
 
 def broken_steps() -> None:
-    """One inf on one rank, in one of several units: no memory changes anywhere, and everybody sees it."""
+    """An inf on one rank, in one of several units, changes no memory anywhere, and every rank sees it."""
     rank = dist.get_rank()
     half = "ef(deft(density=0.1), dtype='bfloat16')"
     for spec in ("ef(topk(density=0.1))", half, "diana(randk(density=0.1))", "ef21(deft(density=0.1))"):
@@ -318,7 +321,7 @@ def broken_steps() -> None:
 
 
 def scaled_loss() -> None:
-    """Under a GradScaler whose scale changes, memories stay in the gradients' true scale."""
+    """Under a GradScaler whose scale changes, memories keep the gradients' true scale."""
     rank = dist.get_rank()
     means = []
     for scales in ([1.0] * 6, [1.0, 1024.0, 1024.0, 64.0, 2.0**15, 2.0]):
@@ -338,7 +341,7 @@ def scaled_loss() -> None:
 
 
 def mismatch() -> dict[str, str]:
-    """Ranks that attach different things hear so, at once, on every rank."""
+    """If ranks attach different things, every rank has an error at once."""
     rank, heard = dist.get_rank(), {}
     net = DistributedDataParallel(model())
     cases = {
@@ -360,7 +363,7 @@ def mismatch() -> dict[str, str]:
 
 
 def of_another_version(call: Callable[[], object], rank: int) -> None:
-    """Call as if this rank had another gradwire."""
+    """Call a function as if this rank had another version of gradwire."""
     known = dict(COMMON_TERMS)
     COMMON_TERMS["version of gradwire"] += f" {rank}"
     try:
@@ -370,7 +373,7 @@ def of_another_version(call: Callable[[], object], rank: int) -> None:
 
 
 def unused_keep_their_mass() -> None:
-    """Branches that nobody uses in a step: what EF sends for them reaches the parameters all the same."""
+    """What EF sends for branches that are unused on all ranks in a step still reaches the parameters."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
 
     class Branches(nn.Module):
@@ -407,7 +410,7 @@ def unused_keep_their_mass() -> None:
 
 
 def unfrozen() -> None:
-    """A parameter that DDP does not know of is an error at the first step, not a hang."""
+    """A parameter that DDP does not know of is an error at the first step; nothing hangs."""
     net = model()
     net[0].weight.requires_grad_(False)
     ddp = DistributedDataParallel(net)
@@ -419,7 +422,9 @@ def unfrozen() -> None:
 
 
 def skewed_checkpoints() -> None:
-    """Checkpoints of different steps, or one that does not fit on one rank, are refused on all and change nothing."""
+    """Checkpoints of different steps, or one that does not fit on one rank, are refused on all ranks and change
+    nothing.
+    """
     rank = dist.get_rank()
     ddp = DistributedDataParallel(model())
     hook = gw.attach(ddp, "ef(sharedrandk(density=0.2, unbiased=false))")
@@ -443,7 +448,7 @@ def skewed_checkpoints() -> None:
 
 
 def facts_of_two_runs() -> str:
-    """One rank goes on with another run's checkpoint: the sentence; and then each with its own."""
+    """One rank loads another run's checkpoint, which is refused in one sentence; then each loads its own."""
     rank = dist.get_rank()
     ddp = DistributedDataParallel(model())
     hook = gw.attach(ddp, "micro(density=0.1)")
@@ -488,7 +493,7 @@ def failing_exchange() -> None:
 
 
 def parts_of_the_world() -> None:
-    """A model on a part of the ranks, and another after it on the same part."""
+    """Train a model on some of the ranks, and another one after it on the same ranks."""
     rank = dist.get_rank()
     part = dist.new_group([rank], use_local_synchronization=True)
     for spec in ("ef(topk(density=0.1))", "ef(deft(density=0.1))"):
@@ -501,7 +506,7 @@ def parts_of_the_world() -> None:
 
 
 def two_hooks() -> None:
-    """Two models with a hook each in one process, as in GANs; each has its own thread, group and order."""
+    """Two models with a hook each in one process, as in GANs, have separate threads, groups and orders."""
     rank = dist.get_rank()
     nets = [model(seed=seed) for seed in (0, 1)]
     ddps = [DistributedDataParallel(net, bucket_cap_mb=0.004) for net in nets]
@@ -521,7 +526,7 @@ def two_hooks() -> None:
 
 
 def save_for_merging(folder: str) -> None:
-    """Leave checkpoints of every rank behind."""
+    """Save the checkpoints of every rank."""
     rank = dist.get_rank()
     net = model()
     ddp = DistributedDataParallel(net)
@@ -536,7 +541,7 @@ def save_for_merging(folder: str) -> None:
 
 
 def auto_stays_dense() -> dict[str, object]:
-    """A model so small that nothing beats dense DDP; the choice is made once, and said once."""
+    """For a model so small that nothing beats dense DDP, the choice is made and logged once."""
     rank, said = dist.get_rank(), logged()
     judge = gw.Auto._judge
     # A dense step of a microsecond: however busy the machine is, nothing is predicted to beat it.
@@ -572,7 +577,7 @@ def auto_stays_dense() -> dict[str, object]:
 
 
 def logged() -> list[str]:
-    """What is said from now on."""
+    """Collect what is logged from now on."""
     said: list[str] = []
     handler = logging.Handler(logging.INFO)
     handler.emit = lambda record: said.append(record.getMessage())
@@ -582,7 +587,7 @@ def logged() -> list[str]:
 
 
 def auto_compresses() -> dict[str, object]:
-    """As if a dense step took ten seconds: from the decision on it is the hook that a run by name has."""
+    """Act as if a dense step took ten seconds: after the decision it is the hook that a run with this exchange has."""
     rank, spec, said = dist.get_rank(), "ef(topk(density=0.1))", logged()
     LocalRound.beats = lambda self, seconds: seconds > 0
     judge = gw.Auto._judge
@@ -620,7 +625,7 @@ def auto_compresses() -> dict[str, object]:
 
 
 def timeout() -> timedelta:
-    """The process group's; read when it is needed, for a forked rank may have imported this before its turn came."""
+    """Return the process group's timeout, read late because a forked rank may have imported this file earlier."""
     return timedelta(seconds=float(os.environ.get("GROUP_TIMEOUT", "60")))
 
 

@@ -58,7 +58,7 @@ class Block(nn.Module):
 
 
 class Fork(nn.Module):
-    """One of two blocks, or both."""
+    """Run one of two blocks, or both."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Fork(nn.Module):
 
 
 class Net(nn.Module):
-    """Root layers in front and behind, two blocks that are always used, and two that may not be."""
+    """A net with root layers at both ends, two blocks that are always used, and two that may be unused."""
 
     def __init__(self, case: Case, seed: int = 0) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class Net(nn.Module):
 
 
 def sharded(case: Case, mesh: DeviceMesh, seed: int = 0) -> Net:
-    """A net whose blocks are groups of their own."""
+    """Make a net whose blocks are separate FSDP2 groups."""
     net = Net(case, seed)
     groups = [*net.blocks, *(net.fork.ways if case.apart else [net.fork])]
     for block in groups:
@@ -112,7 +112,7 @@ def sharded(case: Case, mesh: DeviceMesh, seed: int = 0) -> Net:
 def train(
     net: nn.Module, case: Case, steps: range = range(STEPS), at_the_step: Callable[[], None] = lambda: None
 ) -> list[Tensor]:
-    """Some steps on this rank's own data; what this rank holds of the parameters in the end."""
+    """Take some steps on this rank's data, and return this rank's part of the parameters."""
     rank = dist.get_rank()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
     for step in steps:
@@ -136,7 +136,7 @@ def held(net: nn.Module) -> list[Tensor]:
 
 
 class AtTheStep:
-    """An exchange of all shards at once when backward is over, written down without an engine."""
+    """Exchange all shards at once when backward is over, written without an engine."""
 
     def __init__(
         self, net: nn.Module, layouts: list[gw.Layout], spec: str, peers: Process, island: DeviceMesh, seed: int

@@ -1,4 +1,4 @@
-"""What ranks do in the stories of sharded models: two islands of two shards each."""
+"""The functions that ranks run in the stories of sharded models: two islands of two shards each."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ def attached(net: nn.Module, case: Case, mesh: DeviceMesh, spec: str) -> gw.Hook
 
 
 def far(one: list[Tensor], other: list[Tensor]) -> float:
-    """The largest difference, also on other ranks."""
+    """Return the largest difference on any rank."""
     worst = torch.tensor([max([(a - b).abs().max().item() for a, b in zip(one, other, strict=True) if a.numel()])])
     dist.all_reduce(worst, dist.ReduceOp.MAX)
     return worst.item()
 
 
 def every_case() -> dict[str, float]:
-    """`mean` equals native HSDP; error feedback and shifts equal the same exchange made when backward is over."""
+    """`mean` equals native HSDP; error feedback and shifts equal the same exchange made after backward."""
     one_by_one()
     mesh = mesh_of_islands()
     peers = Process(own_group(mesh["replicate"].get_group(), torch.device("cpu")))
@@ -123,7 +123,9 @@ def one_case(name: str, case: Case, mesh: DeviceMesh, peers: Process) -> float:
 
 
 def told_of_unused(case: Case) -> Case:
-    """Native HSDP must be told where islands use different parameters; of whole groups it would mix them up."""
+    """Native HSDP must be told if islands use different parameters; if they use different groups, it
+    would mix them up.
+    """
     return replace(case, scatter_unused=case.branch is by_island)
 
 
@@ -135,7 +137,7 @@ def islands_agree(mine: list[Tensor], mesh: DeviceMesh) -> bool:
 
 
 def nothing_held() -> None:
-    """A rank whose shards are all empty takes part, and sends nothing that it need not."""
+    """A rank whose shards are all empty takes part, and sends no more than it must."""
     mesh = mesh_of_islands()
     for spec in ("mean", "ef(topk(density=0.2))", "diana(randk(density=0.3))", "ef(deft(density=0.2))"):
         net = nn.Linear(5, 1)
@@ -148,7 +150,7 @@ def nothing_held() -> None:
 
 
 def compiled() -> None:
-    """Compiled blocks, and a compiled model, whose names stay those of the model."""
+    """Compiled blocks, and a compiled model, keep the model's names."""
     mesh, spec = mesh_of_islands(), "ef(topk(density=0.2))"
     nets = [sharded(Case(compiled=compiled), mesh["shard"]) for compiled in (False, True, False)]
     nets[2] = torch.compile(nets[2], backend="aot_eager")
@@ -162,7 +164,9 @@ def compiled() -> None:
 
 
 class Parallel(nn.Module):
-    """A block under tensor and sequence parallelism; the norm is whole on every rank, its gradient is partial sums."""
+    """A block under tensor and sequence parallelism. The norm is whole on every rank, and its gradient is a partial
+    sum.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -174,7 +178,7 @@ class Parallel(nn.Module):
 
 
 def tensor_parallel() -> None:
-    """Two islands of two tensor-parallel ranks. What both ranks of an island hold stays the same on both."""
+    """In two islands of two tensor-parallel ranks, tensors that both ranks of an island hold stay the same on both."""
     mesh, rank = mesh_of_islands(), dist.get_rank()
     for spec in ("mean", "ef(topk(density=0.2))", "ef(deft(density=0.2))", "diana(randk(density=0.3))"):
         nets = [parallel(mesh["shard"]) for _ in range(2)]
@@ -234,7 +238,7 @@ def parallel(mesh: DeviceMesh) -> Parallel:
 
 
 def average(net: nn.Module, mesh: DeviceMesh) -> None:
-    """A plain all-reduce between islands."""
+    """Make a plain all-reduce between islands."""
     for param in net.parameters():
         param.grad = param.grad.redistribute(placements=param.placements)
         dist.all_reduce(param.grad.to_local(), group=mesh["replicate"].get_group())
@@ -242,7 +246,9 @@ def average(net: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def resumed() -> None:
-    """A rank's checkpoint has its shards' shapes, and goes on bit for bit; other islands' starting values do not."""
+    """Islands that start differently agree after attach; a checkpoint has its shards' shapes and
+    resumes bit for bit.
+    """
     mesh, case = mesh_of_islands(), Case(width=5, hidden=11)
     for spec in ("ef(topk(density=0.2))", "diana(randk(density=0.3))"):
         once, twice = (sharded(case, mesh["shard"], seed=dist.get_rank() // 2) for _ in range(2))
@@ -285,7 +291,7 @@ def sums() -> None:
 
 
 def refusals() -> None:
-    """What cannot be right is an error in a sentence, on every rank, and no rank hangs."""
+    """What cannot be right is an error in one sentence on every rank, and no rank hangs."""
     mesh, case, rank = mesh_of_islands(), Case(), dist.get_rank()
 
     def refused(words: str, net: nn.Module, error: type[Exception] = ValueError, **options: object) -> None:
@@ -323,7 +329,7 @@ def refusals() -> None:
 
 
 def compiled_autograd() -> None:
-    """It has no end of backward."""
+    """Compiled autograd is refused, because it has no end of backward."""
     mesh = mesh_of_islands()
     for net in (nn.Linear(5, 5), fully_shard(nn.Linear(5, 5), mesh=mesh["shard"])):  # larger ones compile for long
         with gw.attach(net, "mean", group=mesh["replicate"]):
@@ -336,7 +342,7 @@ def compiled_autograd() -> None:
 
 
 def silence() -> None:
-    """An optimizer that steps though no gradient has come: a warning, once; none where it only makes its state."""
+    """If the optimizer steps without any gradient, there is one warning; there is none if it only creates its state."""
     complaints: list[str] = []
     listener = logging.Handler()
     listener.emit = lambda record: complaints.append(record.getMessage())
@@ -358,7 +364,7 @@ def silence() -> None:
 
 
 def others() -> None:
-    """Everything else, in one start."""
+    """Run all other stories in one start."""
     for life in (
         nothing_held,
         tensor_parallel,

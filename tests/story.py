@@ -1,6 +1,6 @@
-"""Play a story: real processes on loopback, with a time limit, none of them left behind.
+"""Play a story: real processes on loopback, with a time limit, and none left behind.
 
-Ranks are forked from a server that has imported torch and gradwire once, for that is most of what a start takes.
+Ranks are forked from a server that has imported torch and gradwire once, because importing takes most of a start.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SERVER.set_forkserver_preload(["torch", "torch.distributed", "torch.nn.parallel"
 def play(
     name: str, *arguments: str, ranks: int, seconds: float = 120.0, group: float = 60.0, lives: str = "ranks.py"
 ) -> list[dict[str, Any]]:
-    """Run a function of a file of lives on every rank; all must end well. What they printed, by rank."""
+    """Run a function of a file on every rank. All ranks must end well. Returns what they printed, by rank."""
     codes, printed, complaints = watch(name, *arguments, ranks=ranks, seconds=seconds, group=group, lives=lives)
     assert codes == [0] * ranks, f"{name} ended with {codes}:\n{complaints}"
     return sorted(printed, key=lambda line: line["rank"])
@@ -47,9 +47,10 @@ def watch(
     rate: str | None = None,
     grace: float | None = None,
 ) -> tuple[list[int], list[dict[str, Any]], str]:
-    """Run a function of a file of lives on every rank: exit codes, JSON lines printed, standard error.
+    """Run a function of a file on every rank. Returns exit codes, the JSON lines printed, and standard error.
 
-    On loopback, or on links of a rate. When a rank has failed the others have `grace` seconds, at most all of them.
+    The ranks are on loopback, or on links of a rate. After a rank has failed, the others have `grace` more seconds,
+    within the limit of `seconds`.
     """
     if rate is not None:
         return _watch_links([str(HERE / lives), name, *arguments], ranks, seconds, group, rate, grace or seconds)
@@ -77,7 +78,9 @@ def _environment(folder: str, group: float) -> dict[str, str]:
 
 
 def _run(processes: Sequence[ForkServerProcess], seconds: float, grace: float) -> list[int]:
-    """Start all, wait for all, and kill what is left after the time limit (TimeoutError) or after a failure's grace."""
+    """Start all processes and wait for all. Kills those that remain after the time limit (TimeoutError) or a failure's
+    grace.
+    """
     deadline, patience = time.monotonic() + seconds, float("inf")
     try:
         for process in processes:
@@ -103,7 +106,7 @@ def _codes(processes: Sequence[ForkServerProcess]) -> list[int | None]:
 def _watch_links(
     words: list[str], ranks: int, seconds: float, group: float, rate: str, grace: float
 ) -> tuple[list[int], list[dict[str, Any]], str]:
-    """In network namespaces, where a forked rank would see this one's network."""
+    """Run the ranks in network namespaces. They are not forked: a forked rank would see this process's network."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
         commands, env = [[sys.executable, *words]] * ranks, _environment(folder, group)
         with net.launch(commands, rate, env=env, stderr=errors, grace=grace) as cluster:
@@ -114,7 +117,7 @@ def _watch_links(
 
 
 def _live(script: str, arguments: list[str], env: Mapping[str, str], printed: str) -> None:
-    """Be a rank: run the script as a program of its own, to the end that an interpreter comes to."""
+    """Run the script as a rank's own program, up to the end of its interpreter."""
     os.environ.clear()
     os.environ.update(env)
     for number, stream in ((1, "out"), (2, "err")):

@@ -1,4 +1,4 @@
-"""A stranger's package, laid into a folder as pip would: a module, and an entry point that names it."""
+"""A stranger's package, placed in a folder as pip would: a module, and an entry point that names it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Heavy:
 
 
 def install(folder: Path, module: str, text: str = PARTS) -> None:
-    """Make a module importable from this folder, with an entry point of the group gradwire.parts."""
+    """Make a module importable from this folder, with an entry point in the group gradwire.parts."""
     (folder / f"{module}.py").write_text(text)
     about = folder / f"{module}-1.0.dist-info"
     about.mkdir()

@@ -1,4 +1,4 @@
-"""Advice: what overlaps what, what a link costs, what a method asks for; and `auto`, which acts on it."""
+"""Advice: what overlaps, what a link costs, what a method asks for; and `auto`, which acts on it."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_core_is_never_busy_for_longer_than_the_call() -> None:
 @pytest.mark.parametrize("spec", zoo.TRAINED)
 @pytest.mark.parametrize("n", [1, 3])
 def test_a_rehearsal_asks_for_what_a_run_asks_for(spec: str, n: int) -> None:
-    """Every worker rehearsed: kinds, calls and bytes on the busiest link are those of lockstep's ledger."""
+    """With every worker rehearsed, kinds, calls and bytes on the busiest link are those of lockstep's ledger."""
     x = torch.randn(zoo.LAYOUT.d, generator=torch.Generator().manual_seed(1))
     guarded = Guard(gw.parse(spec))
     ledger = gw.Ledger(n)
@@ -178,7 +178,7 @@ def test_one_worker_stands_for_many(spec: str) -> None:
 
 
 def test_gradients_are_rehearsed_where_ddp_would_have_them() -> None:
-    """One flat vector a bucket: a mean of few values is spread once for each, not once for every parameter."""
+    """Gradients lie in one flat vector a bucket, so a sparse mean is written once a bucket, not once a parameter."""
     params = [torch.zeros(3, 4), torch.zeros(5), torch.zeros(2, 2)]
     buffers = bucket_buffers([params[:2], params[2:]])
     assert [buffers[id(param)].shape for param in params] == [param.shape for param in params]
@@ -250,7 +250,7 @@ def test_nothing_to_compare_with() -> None:
 
 @pytest.mark.parametrize(("wire", "every"), [(0.0, 1), (0.05, 1), (0.06, 2), (0.5, 10), (5.0, 100), (1e6, 1000)])
 def test_a_round_is_as_short_as_the_wire_lets_it_be(wire: float, every: int) -> None:
-    """wire / (H + wire) below 5 % is H above 19 times the wire, in steps of one second."""
+    """wire / (H + wire) is below 5 % if H is above 19 times the wire, with steps of one second."""
     one = LocalRound("mean", 1.0, 0.0, wire, 8.0)
     assert one.every == every
     assert one.seconds(every) == 1.0 + wire / every
@@ -263,7 +263,7 @@ def test_computing_is_no_wire() -> None:
 
 @pytest.mark.parametrize("n", [2, 8])
 def test_differences_are_rehearsed_on_copies(n: int) -> None:
-    """A dense exchange's traffic is a ring's, the default's a few bits a value kept; the model stays as it was."""
+    """A dense exchange has a ring's traffic, the default a few bits a kept value, and the model is unchanged."""
     model = torch.nn.Linear(64, 64)
     before = [param.detach().clone() for param in model.parameters()]
     gradients = [torch.randn_like(param) for param in model.parameters()]
@@ -288,7 +288,9 @@ def linked(size: int, seconds: float, per_byte: float = 0.0) -> Link:
 
 
 def wrapped() -> tuple[DistributedDataParallel, list[torch.Tensor], Pace]:
-    """What a door looks at of DDP: its module and what it ignores; gradients by DDP's numbers, and their pace."""
+    """Return the parts of DDP that a door reads: its module, what it ignores, gradients by DDP's numbers, and their
+    pace.
+    """
     model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 3))
     gradients = [torch.full_like(param, number) for number, param in enumerate(model.parameters())]
     ddp = cast(DistributedDataParallel, SimpleNamespace(module=model, parameters_to_ignore=set()))
@@ -296,7 +298,7 @@ def wrapped() -> tuple[DistributedDataParallel, list[torch.Tensor], Pace]:
 
 
 def test_a_bare_modules_units_leave_in_order() -> None:
-    """Each waits for its own parameters and those of the units before it, not for a bucket."""
+    """Each unit waits for its own parameters and those of the units before it, not for a bucket."""
     ddp, gradients, pace = wrapped()
     exchanged = through_module(ddp, gradients, 2)
     assert [name for name, _ in exchanged.named] == ["1.bias", "1.weight", "0.bias", "0.weight"]
@@ -309,7 +311,9 @@ def test_a_bare_modules_units_leave_in_order() -> None:
 
 @pytest.mark.parametrize("island", [2, 4])
 def test_shards_are_cut_as_fsdp2_cuts_them(island: int) -> None:
-    """Whole together, uneven and empty ones too; a rank exchanges its own with as many workers as islands."""
+    """All shards together are whole, also uneven and empty ones; a rank exchanges its own with as many workers as
+    islands.
+    """
     ddp, gradients, _ = wrapped()
     whole = through_module(ddp, gradients, 8)
     parts = [through_shards(whole, rank, island) for rank in range(island, 2 * island)]
@@ -328,7 +332,7 @@ def test_shards_are_cut_as_fsdp2_cuts_them(island: int) -> None:
 
 
 def test_what_fsdp2_does_by_itself_is_hidden_as_far_as_it_fits() -> None:
-    """Two gathers and half an all-reduce of a byte each of four, beside a second of computing."""
+    """Two gathers and half an all-reduce, of one byte on each of four ranks, run beside a second of computing."""
     assert own_traffic(4e6, 4) == 9e6
     own = own_part(4e6, linked(4, 0.01, 1e-8), 1e9)
     assert own.cpu + own.wait == pytest.approx(2 * (0.01 + 0.03) + 0.5 * (0.01 + 0.06))
@@ -378,7 +382,7 @@ def test_islands_must_be_filled_and_several(ranks: int) -> None:
 
 @pytest.mark.story
 def test_advice_on_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two islands of two: half of the values between them, and FSDP2's own traffic inside."""
+    """In two islands of two, half of the values travel between the islands, and FSDP2's own traffic stays inside."""
     monkeypatch.chdir(Path(__file__).parent)
     question = Question("test_advice:tiny", ("ef(topk(density=0.5))",), door="sharded", island=2, inside="10gbit")
     advised = ask(question, 4, None)
@@ -417,7 +421,7 @@ def test_the_answer_is_strict_json() -> None:
 
 
 def test_the_time_to_a_loss_is_known_where_losses_are() -> None:
-    """Steps from the committed curves, seconds from the predictions; what has no curve is not ranked."""
+    """Steps come from the committed curves, seconds from the predictions; methods without a curve are not ranked."""
     sparse, unknown = "ef(topk(density=0.01))", "ef(topk(density=0.02))"
     verdict = judge([Method("dense", 1.0), Method(sparse, 0.25), Method(unknown, 0.2)])
     rounds = LocalRound(EXCHANGE, 0.125, 0.05, 0.2, 2.0), LocalRound("mean", 0.125, 0.0, 1.0, 8.0)
@@ -469,7 +473,7 @@ def test_a_question_is_refused_early() -> None:
 
 
 def tiny(rank: int) -> tuple[torch.nn.Module, object]:
-    """What the story below asks about."""
+    """Make the model that the story below asks about."""
     rows = torch.randn(4, 8, generator=torch.Generator().manual_seed(rank))
     return torch.nn.Linear(8, 2), lambda model: model(rows).square().mean()
 
@@ -488,7 +492,7 @@ def test_advice_on_a_bad_loss_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.story
 def test_advice_on_a_factory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Predicted and measured; what does not fit the ranks is named and left out."""
+    """Steps are predicted and measured; a spec that does not fit the ranks is named and left out."""
     monkeypatch.chdir(Path(__file__).parent)
     spec, refused = "ef(topk(density=0.5))", "permk(workers=3)"
     advised = ask(Question("test_advice:tiny", (spec, refused), check=True, steps=3), 2, None)

@@ -27,7 +27,7 @@ GRADIENTS_ONLY = ("gdci", "vrgdci", "iterates", "lr_in_memory=true")
 
 
 class Workers:
-    """n workers' units of one model, which start alike."""
+    """The units of n workers of one model, which start alike."""
 
     def __init__(self, spec: object, outer: str = "sgd", n: int = N, dtype: torch.dtype = torch.float32) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -47,14 +47,14 @@ class Workers:
         return torch.stack([unit.anchor for unit in self.units])
 
     def wander(self, length: float = 0.01, seed: int = 1) -> None:
-        """Local steps: every worker goes its own way."""
+        """Take local steps: every worker moves differently."""
         generator = torch.Generator().manual_seed(1000 * seed + self.round)
         for each in self.tensors:
             for part in each.values():
                 part.add_(length * torch.randn(part.shape, generator=generator))
 
     def meet(self, how: str = "mix") -> None:
-        """One exchange, and all catch up."""
+        """Run one exchange, after which all workers catch up."""
         turns = [Turn(rank, self.n, self.round, zoo.LAYOUT, 3) for rank in range(self.n)]
         scratch = [torch.full((zoo.LAYOUT.d,), math.nan, dtype=self.units[0].anchor.dtype) for _ in range(self.n)]
         talks = [
@@ -83,7 +83,7 @@ def test_after_every_round_all_workers_hold_the_same_bits(spec: str, outer: str)
 
 @pytest.mark.parametrize("spec", ["mean", "identity"])
 def test_plain_means_average_parameters_bit_for_bit(spec: str) -> None:
-    """On numbers whose sums are exact; others differ in the last bit, for differences are what travels."""
+    """This holds for numbers whose sums are exact. Others differ in the last bit, because differences are sent."""
     workers = Workers(spec, "sgd(lr=1.0)", n=4)
     for each in workers.tensors:
         for part in each.values():
@@ -113,7 +113,7 @@ def test_one_step_of_sgd_and_a_mean_is_data_parallel_sgd() -> None:
 
 
 def test_nesterov_and_the_mean_is_diloco() -> None:
-    """The method in torch's own words: an SGD with Nesterov's momentum is given the mean difference as its gradient."""
+    """DiLoCo written with torch: an SGD with Nesterov momentum gets the mean difference as its gradient."""
     workers = Workers("mean", "nesterov(lr=0.7, momentum=0.9)")
     anchor = workers.thetas[0].clone().requires_grad_()
     theirs = torch.optim.SGD([anchor], lr=0.7, momentum=0.9, nesterov=True)
@@ -129,7 +129,7 @@ def test_nesterov_and_the_mean_is_diloco() -> None:
     "spec", ["ef(topk(density=0.05))", "ef(deft(density=0.05))", "ef(topk(density=0.2, values='bits2'))"]
 )
 def test_error_feedback_conserves_what_workers_have_done(spec: str) -> None:
-    """All differences so far = n times all means so far + what the memories hold."""
+    """The sum of all differences is n times the sum of all means, plus what the memories hold."""
     workers = Workers(spec, "sgd(lr=1.0)")
     start, done = workers.anchors[0].double(), torch.zeros(zoo.LAYOUT.d, dtype=torch.float64)
     for _ in range(6):
@@ -152,7 +152,7 @@ def test_senders_mean_moves_each_coordinate_by_the_mean_of_those_who_sent_it() -
 
 
 def test_chunks_decay_and_senders_are_sparseloco() -> None:
-    """SparseLoCo's round in plain torch, but for its quantiser: 64 of each 4096, decay 0.95, mean over senders."""
+    """SparseLoCo's round in plain torch, except for its quantiser: 64 of each 4096, decay 0.95, mean over senders."""
     generator = torch.Generator().manual_seed(0)
     tensors = [{"w": torch.zeros(3 * 4096)} for _ in range(N)]
     exchange = parse("ef(chunkedtopk(density=0.015625), decay=0.95)")
@@ -227,7 +227,7 @@ def test_a_failed_exchange_leaves_everything_as_it_was(spec: str) -> None:
 
 
 def test_the_round_after_a_failed_exchange_contains_the_lost_one() -> None:
-    """Two rounds in one: the next difference is all that was done since the workers last met."""
+    """The next difference contains everything since the workers last met, which is two rounds."""
     broken, whole = Workers(Breaks(parse("mean")), "sgd(lr=1.0)"), Workers("mean", "sgd(lr=1.0)")
     for workers in (broken, whole):
         for seed in (1, 2):
@@ -254,7 +254,7 @@ def test_nothing_but_the_memory_is_kept_between_rounds(spec: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_other_dtypes(dtype: torch.dtype) -> None:
-    """The anchor is float32 at least, and tensors start each round at its rounding: that is no progress to send."""
+    """The anchor is at least float32. Tensors start each round at its rounding, which is no progress to send."""
     workers = Workers("ef(topk(density=0.2))", dtype=dtype)
     workers.wander()
     workers.meet()
@@ -274,7 +274,7 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
 
 
 def late(how: str, spec: str = "mean") -> tuple[Workers, Tensor, Tensor]:
-    """Workers who moved on while they met: what they held then, and their way since."""
+    """Return workers that went on while they met, with what they held then and their steps since."""
     workers = Workers(spec)
     workers.wander()
     for unit in workers.units:
@@ -303,7 +303,7 @@ def test_drop_throws_them_away() -> None:
 
 
 def test_with_add_no_local_step_is_ever_lost() -> None:
-    """However late means are: the mean of the models moves by the mean of all local steps."""
+    """However late the means are, the mean of the models moves by the mean of all local steps."""
     workers = Workers("mean")
     start, done = workers.thetas.mean(0), torch.zeros(zoo.LAYOUT.d)
     for _ in range(4):
@@ -330,7 +330,7 @@ def test_an_exchange_that_moved_nothing_leaves_tensors_alone(how: str) -> None:
 
 @pytest.mark.parametrize("spec", [spec for spec in zoo.SPECS if rounds(spec)])
 def test_the_law_holds_for_differences(spec: str) -> None:
-    """The same vectors through the exchange alone: every worker's anchor moves by the mean of what all sent."""
+    """Sent through the exchange alone, the same vectors move every worker's anchor by the mean of what all sent."""
     workers = Workers(spec, "sgd(lr=1.0)")
     simulator = gw.Simulator(spec, zoo.LAYOUT, N, seed=3)
     for _ in range(2):

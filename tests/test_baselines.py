@@ -30,12 +30,12 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 
 
 def chosen(x: Tensor, k: int) -> Tensor:
-    """bool[n, d]: each row's k largest magnitudes."""
+    """Return bool[n, d]: each row's k largest magnitudes."""
     return torch.zeros(x.shape, dtype=torch.bool).scatter_(-1, reference.topk(x, k), True)
 
 
 def in_float32(x: Tensor) -> Tensor:
-    """What is left of x on the wire."""
+    """Round x as the wire does."""
     return x.float().to(x.dtype)
 
 
@@ -59,7 +59,9 @@ def test_everybody_sends_what_anybody_selects(x: Tensor, density: float) -> None
 
 
 def test_build_up_grows_with_the_workers_as_chance_would_have_it() -> None:
-    """k to n k indices; of independent uniform supports 1 - (1 - k / d)^n of the vector (SPEC of DEFT's cost model)."""
+    """The union has k to n k indices; independent uniform supports cover 1 - (1 - k / d)^n of the vector (SPEC of
+    DEFT's cost model).
+    """
     d, density = 20_000, 0.01
     found = []
     for n in (1, 2, 4, 8, 16):
@@ -95,7 +97,7 @@ def test_the_unions_contraction_is_top_ks(density: float) -> None:
 @settings(deadline=None)
 @given(vectors, densities)
 def test_gtopk_keeps_the_largest_sums(x: Tensor, density: float) -> None:
-    """A dense re-statement; of equal sums the lowest indices win, and a zero sum is kept by nobody who matters."""
+    """Compared with a dense definition: of equal sums the lowest indices win, and sums of zero do not matter."""
     n, d = x.shape
     k = max(1, int(density * d))
     selected = x * chosen(x, k)
@@ -142,7 +144,7 @@ def test_leaders_take_turns_and_select_for_all(batched: bool) -> None:
 
 
 def traffic(name: str, n: int, d: int, density: float) -> tuple[gw.Ledger, int, int]:
-    """The ledger of a step in float32, the bytes of one index block, and how many indices were summed."""
+    """Return the ledger of a step in float32, the bytes of one index block, and how many indices were summed."""
     sim = gw.Simulator(f"{name}(density={density})", flat(d), n)
     sent = sim.step(normal(n, d, dtype=torch.float32))
     return sim.ledger, index.nbytes(d, int(density * d)), int((sent.mean != 0).sum())
@@ -150,7 +152,7 @@ def traffic(name: str, n: int, d: int, density: float) -> tuple[gw.Ledger, int, 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_bytes_are_those_of_the_methods(n: int) -> None:
-    """Received by an all-gather, twice the values by an all-reduce, each less one's own share: SPEC's table of DEFT."""
+    """An all-gather receives the bytes once, an all-reduce twice, each less one's own share: SPEC's table of DEFT."""
     d, density, k = 3000, 0.02, 60
     ledger, block, union = traffic("uniontopk", n, d, density)
     assert ledger.entries["AllGather"].bytes == n * block
@@ -174,7 +176,9 @@ def test_bytes_are_those_of_the_methods(n: int) -> None:
 
 
 def law(name: str, n: int, d: int, step: int) -> Tensor:
-    """f64[n, d] of a law of gradients, by inversion so that every version of torch draws the same."""
+    """Return f64[n, d] from a distribution of gradients, by inversion, so that every version of torch
+    draws the same.
+    """
     u = torch.rand(n, d, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
     match name:
         case "Laplace":
@@ -191,7 +195,7 @@ def law(name: str, n: int, d: int, step: int) -> Tensor:
 @pytest.mark.parametrize("density", [0.1, 0.01, 0.001])
 @pytest.mark.parametrize("name", ["Laplace", "normal", "Student", "layers"])
 def test_sidcos_count_is_about_k_once_its_stages_have_adapted(name: str, density: float) -> None:
-    """Within 30 % of k whatever the law and the density, where one stage misses k by a factor of up to 30."""
+    """The count is within 30 % of k for every distribution and density; one stage misses k by a factor of up to 30."""
     n, d = 2, 100_000
     sim = gw.Simulator(gw.exchange.SIDCo(density), flat(d), n)
     counts = [(sim.step(law(name, n, d, step)).own != 0).sum(-1).double().mean().item() for step in range(11)]
@@ -202,7 +206,7 @@ def test_sidcos_count_is_about_k_once_its_stages_have_adapted(name: str, density
 
 @pytest.mark.parametrize("name", ["Laplace", "normal", "Student", "layers"])
 def test_sidcos_count_is_about_k_also_of_what_error_feedback_leaves(name: str) -> None:
-    """Errors end at the threshold and follow no law; the count stays within 30 % of k on average."""
+    """Errors end at the threshold and follow no distribution; the count stays within 30 % of k on average."""
     d, n = 20_000, 2
     sim = gw.Simulator(gw.memory.EF(gw.exchange.SIDCo(0.01)), flat(d), n)
     counts = [(sim.step(law(name, n, d, step)).own != 0).sum(-1).double().mean().item() for step in range(40)]
@@ -251,7 +255,7 @@ def test_everybody_selects_by_a_threshold_of_ones_own() -> None:
 
 @pytest.mark.parametrize("stages", [1, 2, 10])
 def test_inputs_without_a_law(stages: int) -> None:
-    """Zeros and subnormals send nothing; equal magnitudes all, lest errors that grow evenly be never sent."""
+    """Zeros and subnormals send nothing. Equal magnitudes are all sent, or evenly growing errors would never be."""
     d, k = 64, 4
     equal, tiny = torch.full((d,), 2.5), torch.full((d,), 1e-40)
     spike = torch.zeros(d).index_fill_(0, torch.tensor(5), 3e38)
@@ -267,7 +271,7 @@ def test_inputs_without_a_law(stages: int) -> None:
 
 
 def test_stages_that_do_not_fit_start_in_range() -> None:
-    """A fact that came from elsewhere, out of range, is as good as the nearest one in it."""
+    """Replicated state from elsewhere that is out of range becomes the nearest value in range."""
     x = normal(1, 2000)
     for stored, meant in ((-3.0, 1), (0.0, 1), (99.0, 10)):
         sim = gw.Simulator(gw.exchange.SIDCo(0.05), flat(2000), 1)
@@ -289,7 +293,9 @@ def test_a_number_of_stages_that_is_none_is_refused(stages: object) -> None:
 @pytest.mark.parametrize("name", BASELINES)
 @pytest.mark.parametrize("d", [1, 2, 3, 50, 700])
 def test_error_feedback_conserves_also_where_a_worker_has_nothing(name: str, d: int) -> None:
-    """Sum of accumulators = n * update + sum of errors: with a worker of zeros, in float64, over ten steps."""
+    """The sum of accumulators is n times the update plus the sum of errors, also with a worker of zeros, in float64,
+    over ten steps.
+    """
     n = 4
     sim = gw.Simulator(f"ef({name}(density=0.05))", flat(d), n)
     errors = torch.zeros(n, d, dtype=torch.float64)
@@ -336,7 +342,9 @@ def test_biased_operators_go_with_error_feedback_and_not_with_diana(name: str) -
 
 
 def ef_in_words(n: int, d: int, steps: int, beta: float, k: int, lrs: list[float]) -> tuple[Tensor, Tensor]:
-    """Means [steps, d] and errors [n, d] of EF over UnionTopK by its definition, the error in units of lr * g."""
+    """Return means [steps, d] and errors [n, d] of EF over UnionTopK by its definition, the error in
+    units of lr * g.
+    """
     memory, means = torch.zeros(n, d, dtype=torch.float64), []
     for step in range(steps):
         g, lr = normal(n, d, seed=step), lrs[step]
@@ -364,7 +372,7 @@ def test_the_low_pass_memory_is_its_formula(beta: float, inside: bool, batched: 
 
 
 def test_beta_one_is_the_plain_memory_bit_for_bit() -> None:
-    """In float32: one addition and one subtraction a step, in place, whatever the options' defaults are."""
+    """In float32 a step is one addition and one subtraction in place, whatever the options' defaults are."""
     d, plain, error = 300, gw.Simulator("ef(topk(density=0.1))", flat(300), 1), torch.zeros(300)
     assert plain.exchange == gw.memory.EF(gw.exchange.Gathered(gw.compress.TopK(0.1)), beta=1, lr_in_memory=False)
     for step in range(20):
@@ -385,7 +393,7 @@ def test_a_memory_that_loses_nothing_has_nothing_to_remember() -> None:
 
 @pytest.mark.parametrize(("lr", "exact"), [(1.0, True), (0.125, True), (0.3, False)])
 def test_at_a_constant_learning_rate_inside_is_outside(lr: float, exact: bool) -> None:
-    """Bit for bit where lr is a power of two; else up to rounding, of which float64 leaves 1e-12 after 30 steps."""
+    """They are bit-equal if lr is a power of two, else equal up to rounding: in float64 1e-12 after 30 steps."""
     n, d = 3, 200
     outside, inside = (
         gw.Simulator(gw.memory.EF(gw.exchange.UnionTopK(0.05), lr_in_memory=way), flat(d), n) for way in (False, True)
@@ -398,7 +406,7 @@ def test_at_a_constant_learning_rate_inside_is_outside(lr: float, exact: bool) -
 
 
 def algorithm_1(n: int, d: int, k: int, lrs: list[float]) -> tuple[Tensor, Tensor]:
-    """The paper's outer loop with Top-k for the sparsifier, as written there: the model after it and the errors."""
+    """Run the paper's outer loop with Top-k as the sparsifier, as written there. Returns the model and the errors."""
     x, e = torch.zeros(d, dtype=torch.float64), torch.zeros(n, d, dtype=torch.float64)
     for t, lr in enumerate(lrs):
         acc = e + lr * normal(n, d, seed=t)
@@ -410,7 +418,7 @@ def algorithm_1(n: int, d: int, k: int, lrs: list[float]) -> tuple[Tensor, Tenso
 
 
 def test_inside_it_is_the_papers_algorithm_1_and_outside_it_is_not() -> None:
-    """What waits is worth the learning rate at which it arose: after a decay by 10, ten times what it is outside."""
+    """An unsent value keeps the learning rate at which it arose: after a decay by 10 it is worth ten times as much."""
     n, d, k = 3, 150, 8
     lrs = [0.5] * 10 + [0.05] * 10 + [0.005] * 10
     models = []
@@ -451,7 +459,7 @@ def test_a_beta_that_is_none_is_refused(beta: object) -> None:
 
 
 def test_checkpoints_and_figures_from_before_the_options_name_the_same_exchange() -> None:
-    """Their strings are compared with a hook's repr: an option at its default must not show."""
+    """Their strings are compared with a hook's repr, so an option at its default must not show."""
     saved = json.loads((Path(__file__).parents[1] / "docs" / "figures" / "link.json").read_text())
     strings = set(_exchanges(saved))
     assert "EF(exchange=Gathered(compressor=TopK(density=0.05, values='float32')))" in strings
@@ -462,7 +470,7 @@ def test_checkpoints_and_figures_from_before_the_options_name_the_same_exchange(
 
 
 def _exchanges(found: object) -> list[str]:
-    """All strings under "exchange" in a nest that are the repr of one."""
+    """Return all strings under "exchange" in a nest that are the repr of one."""
     if isinstance(found, list):
         return [words for part in found for words in _exchanges(part)]
     if not isinstance(found, dict):

@@ -1,4 +1,4 @@
-"""The batched transport gives what lockstep gives: exactly, or in distribution where workers draw numbers."""
+"""The batched transport gives what lockstep gives: exactly, or in distribution if workers draw numbers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_what_draws_is_equal_in_distribution(spec: str) -> None:
 
 @pytest.mark.parametrize("spec", zoo.SPECS)
 def test_the_law_finds_out_what_runs_batched_and_what_draws(spec: str) -> None:
-    """So that a stranger need not say it."""
+    """So a stranger's part need not declare it."""
     exchange = gw.parse(spec)
     assert runs_batched(exchange, 3, zoo.LAYOUT) == (spec in BATCHED)
     if spec in BATCHED:

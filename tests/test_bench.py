@@ -1,4 +1,4 @@
-"""The benchmark: its record, its names, its page, how it refuses; and two stories on real ranks."""
+"""The benchmark: its record, its names, its page, its refusals; and two stories on real ranks."""
 
 from __future__ import annotations
 
@@ -321,7 +321,7 @@ def test_the_page_warns_of_few_steps_and_of_a_busy_machine() -> None:
 
 
 class Opened(HTMLParser):
-    """Tags that are open, and what refers elsewhere."""
+    """Collects the tags that are open, and references to elsewhere."""
 
     def __init__(self) -> None:
         super().__init__()

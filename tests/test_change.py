@@ -1,4 +1,6 @@
-"""What a change of workers keeps, memory by memory; that the law holds on is checked for the whole zoo in test_law."""
+"""What a change of workers keeps, memory by memory. That the law still holds is checked for the whole
+zoo in test_law.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ MEMORIES = [spec for spec in zoo.SPECS if set(flat(gw.parse(spec).init(zoo.LAYOU
 
 
 def worked(spec: str, n: int) -> list[dict]:
-    """States of n workers after three steps."""
+    """Return the states of n workers after three steps."""
     exchange = gw.parse(spec)
     states = [exchange.init(zoo.LAYOUT) for _ in range(n)]
     model = torch.linspace(-1, 1, D)
@@ -31,7 +33,7 @@ def worked(spec: str, n: int) -> list[dict]:
 
 
 def changed(spec: str, stayed: list[dict], before: int, after: int) -> list[dict]:
-    """Those who stayed, and new ones behind them; the newest state is rank 0's."""
+    """Return the states of the workers that stayed, and new ones after them; the newest state is rank 0's."""
     exchange = gw.parse(spec)
     states = [*map(clone, stayed), *(exchange.init(zoo.LAYOUT) for _ in range(after - len(stayed)))]
     changes = [
@@ -48,7 +50,7 @@ def column(states: list[dict], name: str) -> Tensor:
 
 @pytest.mark.parametrize("spec", MEMORIES)
 def test_the_mean_of_a_memory_is_kept(spec: str) -> None:
-    """Two workers become five, and of five two stay: nothing owed is lost but what the others owed."""
+    """Two workers become five, then two of the five stay: nothing owed is lost except what the others owed."""
     for n, after in ((2, 5), (5, 2)):
         before = worked(spec, n)[: min(n, after)]
         states = changed(spec, before, n, after)
@@ -85,7 +87,7 @@ def test_replicated_state_comes_from_the_newest_worker_whatever_its_shape() -> N
 
 def test_what_an_exchange_does_not_speak_of_becomes_the_mean() -> None:
     class Strange:
-        """Per-worker state, and no word about other workers."""
+        """An exchange with per-worker state and no `change` of its own."""
 
     states = [{"v": torch.full((D,), float(rank))} for rank in (1, 3, 9)]
     changes = [Change(zoo.LAYOUT, 4, 2, 3, 0, rank == 2, torch.device("cpu")) for rank in range(3)]

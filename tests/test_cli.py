@@ -177,7 +177,9 @@ def test_train_saves_resumes_and_refuses_other_checkpoints(tmp_path: Path) -> No
     ],
 )
 def test_on_a_link_the_ledger_agrees_with_the_kernel(exchange: str) -> None:
-    """Bytes counted from tensors against tx_bytes less headers: 5 %, which is room for gloo's own small messages."""
+    """Bytes counted from tensors agree with tx_bytes less headers within 5 %, which allows for gloo's
+    small messages.
+    """
     if (reason := net.refusal()) is not None:
         pytest.skip(reason)
     job = TrainingJob(exchange, **{**SMALL, "steps": 60, "width": 64, "depth": 2, "context": 32})
@@ -191,7 +193,7 @@ def test_on_a_link_the_ledger_agrees_with_the_kernel(exchange: str) -> None:
 
 @pytest.mark.story
 def test_the_demo_ends_in_a_report(tmp_path: Path) -> None:
-    """The whole of `gradwire demo`, with three seconds a run."""
+    """This runs the whole of `gradwire demo`, with three seconds a run."""
     ended = gradwire("demo", "--seconds", "3", "--output", "out.html", folder=tmp_path)
     assert ended.returncode == 0, ended.stderr
     comparison = Comparison.from_json((tmp_path / "out.json").read_text())
@@ -211,7 +213,7 @@ def test_the_demo_ends_in_a_report(tmp_path: Path) -> None:
 
 @pytest.mark.story
 def test_where_the_kernel_refuses_the_demo_goes_on_over_loopback_and_says_so(tmp_path: Path) -> None:
-    """Without the programs that lay links: an empty PATH."""
+    """With an empty PATH the programs that create links are missing."""
     script = (
         "import sys; from gradwire import net, cli; from gradwire.net import links\n"
         "def none(): raise FileNotFoundError('tc cannot be found (packages iproute2, util-linux)')\n"

@@ -1,4 +1,4 @@
-"""How many collectives a unit costs: what the engine's guard adds is carried by the first message."""
+"""How many collectives a unit costs. The first message carries what the engine's guard adds."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def one_unit(exchange: Guard) -> Unit:
 
 
 def gradients(n: int, steps: int) -> list[list[list[torch.Tensor]]]:
-    """By step and worker: one signal, whose tensors differ in scale, and half as much noise of a worker's own."""
+    """Return gradients by step and worker: one signal, with tensors of different scale, and half as much noise per
+    worker.
+    """
     rng = torch.Generator().manual_seed(0)
     signal = [torch.randn(shape, generator=rng) * (i + 1) for i, shape in enumerate(SHAPES)]
     return [
@@ -81,7 +83,7 @@ def test_collectives_a_unit(spec: str, n: int) -> None:
 
 @pytest.mark.parametrize("n", [2, 3])
 def test_who_finds_more_than_there_is_room_for_sends_the_rest(n: int) -> None:
-    """DEFT's room is by the delegate's budgets; a worker whose large values lie elsewhere costs one more collective."""
+    """DEFT reserves space by the delegate's budgets. A worker with large values elsewhere costs one more collective."""
     layout, exchange = gw.Layout(list("abcdef"), [(1000,)] * 6), gw.exchange.DEFT(0.05)
     noise = torch.randn(n, layout.d, generator=torch.Generator().manual_seed(0))
     asks: list[Ask] = []

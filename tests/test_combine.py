@@ -1,4 +1,4 @@
-"""Operators made of operators: their constants follow from their parts', and their bytes are their parts' bytes."""
+"""Operators made of operators: their constants and their bytes follow from those of their parts."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def through(compressor: Compressor, x: torch.Tensor, turn: gw.Turn) -> Message:
 
 
 def draws(compressor: Compressor, x: torch.Tensor, count: int = DRAWS) -> torch.Tensor:
-    """f64[count, d]: that many applications, each with randomness of its own."""
+    """Return f64[count, d]: that many applications, each with separate randomness."""
     return through(compressor, x.expand(count, -1), turn(len(x))).dense().double()
 
 
@@ -170,7 +170,7 @@ def test_induced_by_the_identity_has_no_variance(correction: Compressor) -> None
 
 
 def test_induced_corrects_what_rounding_takes_away() -> None:
-    """The correction sees x less the bfloat16 values that are really sent, so an exact one restores x."""
+    """The correction gets x less the bfloat16 values that were sent, so an exact correction restores x."""
     x = normal(200, dtype=torch.float32)
     for contractive in (gw.compress.Identity("bfloat16"), gw.compress.TopK(0.2, "bfloat16")):
         y = through(Induced(contractive, gw.compress.Identity()), x, turn(200)).dense()
@@ -250,7 +250,7 @@ def test_chunked_topk_selects_what_blockwise_topk_does(shape: tuple[int, ...], d
 
 
 def test_all_chunks_share_their_levels() -> None:
-    """bits2 as one message of all kept values, 10.0 bits a value at 64 of 4096; blocks of their own take 11.0."""
+    """bits2 as one message of all kept values takes 10.0 bits a value at 64 of 4096; separate blocks take 11.0."""
     d = 4096 * 16
     x, c = normal(d, dtype=torch.float32), ChunkedTopK(1 / 64, "bits2")
     assert len(through(c, x, turn(d)).values.unique()) <= 4
@@ -260,7 +260,7 @@ def test_all_chunks_share_their_levels() -> None:
 
 
 def test_a_chunk_contracts_by_the_smallest_share() -> None:
-    """Whole chunks keep 2 of 8, the rest 1 of 7: equal magnitudes in the rest alone contract by 1 / 7."""
+    """Whole chunks keep 2 of 8, the last one 1 of 7: equal magnitudes in the last one alone contract by 1 / 7."""
     c, x = ChunkedTopK(0.25, chunk=8), torch.zeros(23)
     assert c.delta(23) == 1 / 7
     assert c.delta(16) == c.delta(24) == 2 / 8
@@ -358,7 +358,7 @@ def test_apply_is_decode_after_encode(compressor: Compressor, rank: int | slice,
 @pytest.mark.parametrize("compressor", ALL, ids=repr)
 @pytest.mark.parametrize("kind", ["zero", "minus zero", "subnormal", "huge", "strided"])
 def test_apply_equals_on_hard_inputs(compressor: Compressor, kind: str) -> None:
-    """float32's whole range, d / k times what is huge and so beyond it, and rows that are not contiguous."""
+    """The inputs span float32's whole range, d / k times huge values exceeds it, and rows are not contiguous."""
     x = {
         "zero": torch.zeros(2, 40),
         "minus zero": -torch.zeros(2, 40),
@@ -402,7 +402,7 @@ def test_a_batched_turn_draws_the_supports_of_many_steps_at_once(monkeypatch: py
 
 
 def mixed(key: int):
-    """SplitMix64 (Steele, Lea and Flood 2014) in plain integers, its two lowest bits dropped."""
+    """SplitMix64 (Steele, Lea and Flood 2014) in plain integers, without its two lowest bits."""
     state = key
     while True:
         state = (state + 0x9E3779B97F4A7C15) % 2**64
@@ -442,7 +442,7 @@ def test_equal_layouts_have_equal_hashes() -> None:
 
 
 class Long:
-    """A compressor whose messages differ in length, as far as its parts can tell."""
+    """A compressor whose messages seem to differ in length."""
 
     def encode(self, x: torch.Tensor, turn: gw.Turn) -> torch.Tensor: ...
     def decode(self, wire: torch.Tensor, d: int) -> Message: ...

@@ -1,4 +1,6 @@
-"""A run of the small GPT: its job, its learning rate, where the seconds of its steps went, and local steps as a way."""
+"""A run of the small GPT: its job, its learning rate, how the time of its steps is split, and local
+steps as a method.
+"""
 
 from __future__ import annotations
 

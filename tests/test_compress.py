@@ -18,7 +18,7 @@ def turn(step: int = 0, d: int = 1) -> gw.Turn:
 
 
 def draws(compressor: gw.Compressor, x: torch.Tensor, count: int) -> torch.Tensor:
-    """f64[count, d]: that many applications, each with randomness of its own."""
+    """Return f64[count, d]: that many applications, each with separate randomness."""
     rows = x.expand(count, -1)
     return compressor.decode(compressor.encode(rows, turn(d=len(x))), len(x)).dense().double()
 
@@ -32,7 +32,7 @@ def test_every_operator_obeys(compressor: gw.Compressor, law: str) -> None:
 
 
 def test_randk_has_equality_for_every_vector() -> None:
-    """SPEC of the field: E |Q(x) - x|^2 = (d / k - 1) |x|^2; here by counting all 4-subsets of 9 equally often."""
+    """SPEC of the field: E |Q(x) - x|^2 = (d / k - 1) |x|^2, here by counting all 4-subsets of 9 equally often."""
     x = torch.arange(1.0, 10.0, dtype=torch.float64)
     y = draws(gw.compress.RandK(4 / 9), x, 200_000)
     assert (y - x).square().sum(-1).mean() / x.square().sum() == pytest.approx(9 / 4 - 1, rel=5e-3)
@@ -54,7 +54,7 @@ def test_topk_has_equality_for_equal_magnitudes() -> None:
 
 
 def length(compressor: gw.Compressor, wire: torch.Tensor, d: int) -> int:
-    """What a wire should measure: the bytes promised, or of ragged messages those of the longest."""
+    """Return the length that a wire should have: the promised bytes, or the longest of ragged messages."""
     return compressor.length(wire, d) if isinstance(compressor, Ragged) else compressor.nbytes(d)
 
 
@@ -94,7 +94,7 @@ def test_workers_draw_supports_of_their_own_and_shared_ones_agree() -> None:
 
 
 def test_streams_of_randomness_are_independent() -> None:
-    """Another step, rank, layout, seed or fork is another stream; shared means the same for every rank."""
+    """Another step, rank, layout, seed or fork is another stream; a shared stream is the same for every rank."""
     base = turn(d=5)
     others = [
         turn(1, d=5),

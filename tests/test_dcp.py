@@ -1,4 +1,4 @@
-"""Distributed checkpoints: no rank's memory is dropped, and any number of workers goes on."""
+"""Distributed checkpoints keep every rank's memory, and any number of workers can resume."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LIVES = "dcp_ranks.py"
 
 @pytest.mark.story
 def test_two_workers_become_four_and_two(tmp_path: Path) -> None:
-    """Bit for bit among as many; else the mean is kept, up to half a unit in the last place of float32."""
+    """With the same number bit for bit; otherwise the mean is kept, up to half a unit in the last place of float32."""
     for line in play("become_four_and_two", str(tmp_path), ranks=4, lives=LIVES):
         two, four, again, back = line["result"]
         assert two == again == [0.0] * 5
@@ -21,7 +21,7 @@ def test_two_workers_become_four_and_two(tmp_path: Path) -> None:
 
 @pytest.mark.story
 def test_errors_in_bfloat16_come_back(tmp_path: Path) -> None:
-    """To one worker as their mean, which is rounded to the nearest in one way or the other."""
+    """One worker gets their mean, which both ways to save round to the nearest."""
     for line in play("keeps_halves", str(tmp_path), ranks=2, lives=LIVES):
         assert line["result"] <= 2.0**-7
 

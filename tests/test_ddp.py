@@ -1,4 +1,4 @@
-"""Stories of the hook: gloo, several processes, several buckets."""
+"""Stories of the hook with gloo, several processes and several buckets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.story
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_the_simulator_equals_ddp(ranks: int) -> None:
-    """Every composition, several buckets, 14 steps, through a checkpoint and a restart in the middle."""
+    """Every composition runs with several buckets for 14 steps, with a checkpoint and a restart in the middle."""
     worst = play("equals_lockstep", ranks=ranks, seconds=200)[0]["result"]
     assert worst.keys() == set(zoo.TRAINED)
     for spec, difference in worst.items():

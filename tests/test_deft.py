@@ -72,7 +72,7 @@ def test_golden_loads() -> None:
 
 
 def test_bins_even_in_elements_by_hand() -> None:
-    """n_x + 20 k_x. By n_x log2 k_x the layer of 100 weighs most and is alone; by this the richest one."""
+    """By n_x log2 k_x the layer of 100 weighs most and is alone; by n_x + 20 k_x the layer with the largest k is."""
     sizes, ks = [100, 80, 60, 10], [4, 4, 9, 10]
     even = deft.pack(sizes, ks, 2, by="elements")
     assert (even.bins, even.common, even.loads) == ([[2], [0, 1]], [3], [240.0, 340.0])
@@ -82,7 +82,7 @@ def test_bins_even_in_elements_by_hand() -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(2, 3000), min_size=1, max_size=40), st.integers(1, 9), st.data())
 def test_bins_even_in_elements_differ_by_a_layer_at_most(sizes: list[int], n: int, data: st.DataObject) -> None:
-    """The fullest bin was the least full before its last layer came, which is its lightest."""
+    """Before its last layer, which is its lightest, the fullest bin was the least full."""
     ks = [data.draw(st.integers(1, size - 1)) for size in sizes]
     plan = deft.pack(sizes, ks, n, by="elements")
     loads = [sum(sizes[x] + deft.plan.KEPT * ks[x] for x in bin) for bin in plan.bins]
@@ -123,7 +123,7 @@ def test_shares_by_hand() -> None:
 
 
 def test_bins_even_in_time_by_hand() -> None:
-    """n_x + k_x (17 - 8 k_x / n_x) + 120 (n_x k_x)^(1/3) + 2000: small searches take no less time for being small."""
+    """By n_x + k_x (17 - 8 k_x / n_x) + 120 (n_x k_x)^(1/3) + 2000 even small searches take some time."""
     sizes, ks = [8000, 1000, 1000, 10], [8, 1, 1, 10]
     even = deft.pack(sizes, ks, 2, by="time")
     assert (even.bins, even.common) == ([[0], [1, 2]], [3])
@@ -147,7 +147,7 @@ def test_merging_joins_whole_neighbours_and_only_those(sizes: list[int], n: int,
 
 
 def sizes_between(sizes: list[int], start: int, end: int) -> list[int]:
-    """The tensors that have elements in [start, end)."""
+    """Return the tensors that have elements in [start, end)."""
     edges = [0, *itertools.accumulate(sizes)]
     return [size for size, at in zip(sizes, edges, strict=False) if at < end and at + size > start]
 
@@ -175,7 +175,7 @@ def test_every_layer_has_one_place_and_a_budget_it_can_fill(
 def test_exact_budgets_sum_to_k_and_lie_within_one_of_their_share(
     sizes: list[int], k: int, data: st.DataObject
 ) -> None:
-    """Hamilton's quota rule, with caps: what is not whole has its share of what the whole ones leave, up or down."""
+    """Hamilton's quota rule with caps: layers that are not sent whole divide the rest, rounded up or down."""
     norm = st.floats(1e-9, 1e6) | st.sampled_from([0.0, 1.0])
     norms = data.draw(st.lists(norm, min_size=len(sizes), max_size=len(sizes)))
     ks = deft.apportion_k(sizes, norms, k)
@@ -215,7 +215,9 @@ def test_layers_without_a_budget_cost_nothing_and_go_round_the_bins() -> None:
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(2, 60), min_size=1, max_size=8), st.integers(1, 3))
 def test_packing_is_within_grahams_bound(sizes: list[int], n: int) -> None:
-    """LPT's makespan is at most 4/3 - 1/(3n) of the best one (Graham 1969), found here by trying all."""
+    """LPT's makespan is at most 4/3 - 1/(3n) times the best (Graham 1969), which is found here by
+    trying all packings.
+    """
     plan = deft.pack(sizes, [1] * len(sizes), n)
     best = min(
         max(sum(size for size, place in zip(sizes, places, strict=True) if place == bin) for bin in range(n))
@@ -238,7 +240,7 @@ def layout(shapes: list[tuple[int, ...]]) -> gw.Layout:
 
 
 def accumulators(n: int, layout: gw.Layout, *, equal: bool, seed: int = 0) -> torch.Tensor:
-    """Gradients whose layers differ in scale, as real ones do; the same on all workers or not."""
+    """Return gradients whose layers differ in scale, as real ones do; the same on all workers or not."""
     rng = torch.Generator().manual_seed(seed)
     x = torch.randn(1 if equal else n, layout.d, generator=rng)
     for values in layout.cut(torch.arange(layout.d)).values():
@@ -264,7 +266,7 @@ def test_density_stays_at_the_users_value_where_topks_union_grows(n: int) -> Non
 
 @pytest.mark.parametrize("n", [1, 2, 4, 8, 16])
 def test_supports_of_different_ranks_are_disjoint(n: int) -> None:
-    """The union's indices are all distinct, so the workers' shares cannot overlap; and all own the same union."""
+    """The union's indices are all distinct, so the workers' parts cannot overlap, and all own the same union."""
     where = layout([(40, 30), (0,), (1,), (700,), (3, 3), (50,)])
     exchange = gw.exchange.DEFT(0.05)
     for step in range(3):
@@ -277,7 +279,7 @@ def test_supports_of_different_ranks_are_disjoint(n: int) -> None:
 
 
 def test_one_worker_selects_layer_by_layer() -> None:
-    """n = 1 is Top-k inside every layer, whole layers included."""
+    """With n = 1 it is Top-k inside every layer, including layers sent whole."""
     where = layout([(30,), (2,), (500,), (9,)])
     x = accumulators(1, where, equal=True)[0]
     layers = deft.partition(list(where.sizes), 1)
@@ -300,7 +302,7 @@ def test_density_one_is_the_dense_mean_and_leaves_no_residual(n: int) -> None:
 def overhear(
     exchange: gw.exchange.DEFT, xs: torch.Tensor, states: list[gw.State], step: int, where: gw.Layout
 ) -> list[list[gw.AllReduce | gw.AllGather | gw.Broadcast]]:
-    """Run one step of len(xs) workers: what they ask, round by round, by rank."""
+    """Run one step of len(xs) workers, and return what they ask, round by round and by rank."""
     n = len(xs)
     talks = [exchange(xs[r], states[r], gw.Turn(r, n, step, where)) for r in range(n)]
     answers: list[torch.Tensor | None] = [None] * n
@@ -326,7 +328,7 @@ def overhear(
 
 @pytest.mark.parametrize("n", [2, 3])
 def test_bins_and_delegates_rotate_with_period_n(n: int) -> None:
-    """What a rank searches at step t + n is what it searched at step t, for equal vectors; at t + 1 another bin."""
+    """For equal vectors a rank searches the same bin at steps t and t + n, and another one at t + 1."""
     where = layout([(100,)] * 6)
     x = accumulators(n, where, equal=True)
 
@@ -348,7 +350,9 @@ def test_more_workers_than_parameters() -> None:
 
 
 def test_a_message_says_nothing_about_layers_known_to_all() -> None:
-    """Bytes by the docs: 4 (n + L + 1) from the delegate, 4 for the count, padded indices, then the union's values."""
+    """The bytes are as documented: 4 (n + L + 1) from the delegate, 4 for the count, padded indices, and the union's
+    values.
+    """
     where, n = layout([(300,), (5,), (200,)]), 2
     xs = accumulators(n, where, equal=True)
     sim = gw.Simulator("deft(density=0.1)", where, n)
@@ -366,7 +370,7 @@ def test_a_message_says_nothing_about_layers_known_to_all() -> None:
 
 
 def test_tiny_and_huge_gradients_keep_their_proportions() -> None:
-    """The squares leave float32's range; the budgets must not. Powers of two, so that nothing is rounded."""
+    """Squares leave float32's range, budgets must not change. Powers of two, so nothing is rounded."""
     where = layout([(100,), (100,), (400,)])
     x = accumulators(1, where, equal=True)
     supports = [
@@ -383,7 +387,7 @@ SHAPES: list[tuple[int, ...]] = [(40, 30), (0,), (1,), (700,), (3, 3), (50,), (9
 
 
 def union(sent: list[gw.Sent]) -> torch.Tensor:
-    """The indices that a step has sent, which all workers must have alike, and none twice."""
+    """Return the indices that a step has sent, the same on all workers and all distinct."""
     mean = sent[0].mean
     assert isinstance(mean, gw.Sparse)
     for worker in sent:
@@ -407,7 +411,7 @@ options = st.builds(
 @settings(deadline=None, max_examples=80)
 @given(options, st.lists(st.integers(0, 60), max_size=8), st.integers(1, 5), st.integers(0, 2**31), st.booleans())
 def test_all_options_together(exchange: gw.exchange.DEFT, sizes: list[int], n: int, seed: int, silent: bool) -> None:
-    """The law, disjoint selections, conservation, and how many are sent; layers swell and fade between the steps."""
+    """The law, disjoint selections, conservation and counts hold while layers grow and shrink between the steps."""
     where = layout([(size,) for size in sizes])
     sim, rng = gw.Simulator(gw.memory.EF(exchange), where, n), torch.Generator().manual_seed(seed)
     errors, k = torch.zeros(n, where.d, dtype=torch.float64), max(1, int(exchange.density * where.d))
@@ -445,7 +449,9 @@ def test_identical_accumulators_give_the_sum_of_the_budgets_at_every_step(source
 
 @pytest.mark.parametrize("n", [2, 5])
 def test_a_delegates_budgets_make_the_count_exact_and_save_an_ask(n: int) -> None:
-    """The sum of the delegate's budgets, though all gradients differ; one int32 message of n + 2 L numbers."""
+    """The count is the sum of the delegate's budgets although all gradients differ; one int32 message has n + 2 L
+    numbers.
+    """
     where = layout(SHAPES)
     layers = deft.partition(where.sizes, n)
     exchange = gw.exchange.DEFT(0.05, k_source="delegate")
@@ -461,7 +467,7 @@ def test_a_delegates_budgets_make_the_count_exact_and_save_an_ask(n: int) -> Non
 
 
 def test_what_has_no_budget_is_searched_by_nobody() -> None:
-    """Layers without gradient get nothing, and indices are relative to the only layer that is searched."""
+    """Layers without gradient get no budget, and indices are relative to the only layer that is searched."""
     where, n = layout([(64,), (64,), (64,)]), 2
     xs = torch.zeros(n, where.d)
     xs[:, 128:] = torch.randn(n, 64, generator=torch.Generator().manual_seed(0))
@@ -478,7 +484,9 @@ def test_what_has_no_budget_is_searched_by_nobody() -> None:
 
 @pytest.mark.parametrize("source", ["local", "delegate"])
 def test_a_plan_serves_for_its_steps_and_the_delegates_take_turns(source: str) -> None:
-    """With repack_every = n each of the n workers packs once in n * n steps, where t mod n would be rank 0 always."""
+    """With repack_every = n each of the n workers packs once in n * n steps; t mod n alone would
+    always choose rank 0.
+    """
     where, n = layout(SHAPES), 3
     exchange = gw.exchange.DEFT(0.05, source, repack_every=n)
     states = [exchange.init(where) for _ in range(n)]
@@ -495,7 +503,7 @@ def test_a_plan_that_serves_one_step_leaves_no_state() -> None:
 
 
 def test_budgets_that_grow_old_stay_the_delegates() -> None:
-    """Between two plans the layers that swell do not get more; with the next plan they do."""
+    """Between two plans growing layers get no more; with the next plan they do."""
     where, n = layout([(200,), (200,)]), 2
     sim = gw.Simulator("deft(density=0.1, k_source='delegate', exact_k=true, repack_every=2)", where, n)
     before = accumulators(n, where, equal=True)
@@ -528,7 +536,9 @@ def test_a_layer_may_become_whole_or_cease_to_be_while_its_plan_serves(spec: str
 
 @pytest.mark.parametrize("n", [1, 3, 5])
 def test_with_another_number_of_workers_the_layers_are_cut_anew_and_the_plan_made_anew(n: int) -> None:
-    """A plan of four workers, as a merged checkpoint brings it, does not fit n: one is shared amid its window."""
+    """A plan of four workers from a merged checkpoint does not fit n workers, so a new one is shared
+    before its turn.
+    """
     where = layout(SHAPES)
     assert deft.partition(where.sizes, n) != deft.partition(where.sizes, 4)
     four, sim = gw.Simulator(EVERYTHING, where, 4), gw.Simulator(EVERYTHING, where, n)
@@ -571,7 +581,7 @@ def test_a_plan_that_cannot_be_is_made_anew(source: str, number: float, place: i
 
 @pytest.mark.parametrize("source", ["local", "delegate"])
 def test_a_plan_survives_a_checkpoint(source: str) -> None:
-    """Bit for bit with the same workers, in the middle of a window, and without sharing it again."""
+    """It is bit-equal with the same workers, also between two plans, and is not shared again."""
     where, n = layout(SHAPES), 3
     spec = f"ef(deft(density=0.05, k_source='{source}', repack_every=4))"
     sim, other = gw.Simulator(spec, where, n), gw.Simulator(spec, where, n)
@@ -588,7 +598,7 @@ def test_a_plan_survives_a_checkpoint(source: str) -> None:
 
 
 def test_merged_checkpoints_keep_the_plan() -> None:
-    """Their mean over the ranks is the plan itself: whole numbers, exact in float64."""
+    """The mean over the ranks is the plan itself: whole numbers, exact in float64."""
     where, n = layout(SHAPES), 5
     sim = gw.Simulator(EVERYTHING, where, n)
     sim.step(accumulators(n, where, equal=False))
@@ -607,7 +617,9 @@ ODD = ["deft(density=0.05)", "deft(density=0.05, exact_k=true)", "deft(density=0
 @pytest.mark.parametrize("spec", ODD)
 @pytest.mark.parametrize("shapes", [[()], [(2,), (1,)], [(1,), (0,), (1,), (1,)], [(0,)]], ids=str)
 def test_few_parameters(shapes: list[tuple[int, ...]], spec: str, n: int) -> None:
-    """One in all, or fewer than workers. k = int(0.05 d) = 0: one a layer by default, one in all if exact."""
+    """One in all, or fewer than workers. With k = int(0.05 d) = 0 one a layer is sent by default, one
+    in all if exact.
+    """
     where = layout(shapes)
     sim = gw.Simulator(spec, where, n)
     for step in range(4):
@@ -620,7 +632,7 @@ def test_few_parameters(shapes: list[tuple[int, ...]], spec: str, n: int) -> Non
 
 @pytest.mark.parametrize("n", [1, 4])
 def test_fewer_than_layers(n: int) -> None:
-    """100 layers of 10, k = 5: one a layer and so L - k too many by default, five if exact."""
+    """With 100 layers of 10 and k = 5 the default sends one a layer, so L - k too many; exact budgets send five."""
     where = layout([(10,)] * 100)
     xs = accumulators(n, where, equal=False)
     for exact, count in ((False, 100), (True, 5)):
@@ -631,7 +643,7 @@ def test_fewer_than_layers(n: int) -> None:
 @pytest.mark.parametrize("spec", ODD)
 @pytest.mark.parametrize("silent", [[0], [0, 2], [0, 1, 2]])
 def test_workers_without_gradient(silent: list[int], spec: str) -> None:
-    """Also where the delegate is one of them; if all are, what is sent is zero."""
+    """This includes the delegate. If no worker has a gradient, zeros are sent."""
     where, n = layout(SHAPES), 3
     sim, k = gw.Simulator(spec, where, n), int(0.05 * where.d)
     for step in range(n):
@@ -645,7 +657,7 @@ def test_workers_without_gradient(silent: list[int], spec: str) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_guarded_step_leaves_error_and_plan_as_they_are(value: float) -> None:
-    """The plan that the broken step would have made is made by the next one, in the middle of its window."""
+    """The next step makes the plan that the failed step would have made, although its turn is over."""
     where, n = layout(SHAPES), 3
     sim = gw.Simulator(f"guard(ef({EVERYTHING}))", where, n)
     for step in range(3):
@@ -664,7 +676,7 @@ def test_a_guarded_step_leaves_error_and_plan_as_they_are(value: float) -> None:
 @pytest.mark.parametrize("spec", ODD)
 @pytest.mark.parametrize("power", [-1060, -600, 600, 1000])
 def test_float64_of_any_size_keeps_its_proportions(power: int, spec: str) -> None:
-    """The squares leave float64's range too. Multiples of 2^-10, so that not even tiny values are rounded."""
+    """Squares leave float64's range too. Multiples of 2^-10, so that not even tiny values are rounded."""
     where = layout([(100,), (100,), (400,)])
     x = (accumulators(2, where, equal=False).double() * 1024).round() / 1024
     plain, scaled = (union(gw.Simulator(spec, where, 2).send(x * scale)) for scale in (1.0, 2.0**power))
@@ -701,7 +713,7 @@ def test_options_that_are_none_are_refused(wrong: dict[str, object], sentence: s
 
 
 def test_options_at_their_defaults_go_unsaid() -> None:
-    """The repr of the plain exchange is that of checkpoints that are older than the options."""
+    """The repr of the plain exchange is that in checkpoints that are older than the options."""
     assert repr(gw.exchange.DEFT(0.01)) == "DEFT(density=0.01)"
     assert repr(gw.exchange.DEFT(0.01, merge=64)) == "DEFT(density=0.01, merge=64)"
 
@@ -711,7 +723,8 @@ def units_of(widths: list[int]) -> list[gw.Layout]:
 
 
 def descend(spec: str, layouts: list[gw.Layout], scales: list[float], rounds: int) -> tuple[float, list[int]]:
-    """Gradient descent on (1/2) sum over units of scale * |x - target|^2, four workers with noise of their own.
+    """Run gradient descent on (1/2) sum over units of scale * |x - target|^2 with four workers, each with its own
+    noise.
 
     Returns the share of the loss that is left, and the values sent in every round.
     """
@@ -737,7 +750,9 @@ def descend(spec: str, layouts: list[gw.Layout], scales: list[float], rounds: in
 
 
 def test_overlapping_units_share_k_by_the_norms_of_the_step_before() -> None:
-    """Of ten layers one has ten times the gradient: by size it waits, by norms it gets what it needs, as in a whole."""
+    """One of ten layers has ten times the gradient. By size it gets too little; by norms it gets as much as in one
+    unit.
+    """
     scales = [10.0] + [1.0] * 9
     units = units_of([1000] * 10)
     by_size, _ = descend("ef(deft(density=0.02))", units, scales, 120)
@@ -776,7 +791,7 @@ def test_shares_are_by_size_before_anything_is_known_and_add_up_to_the_whole() -
 
 
 def test_a_whole_model_knows_no_overlap() -> None:
-    """One layout: the same values with the option and without, and a weight of four bytes more."""
+    """With one layout the values are the same with and without the option, which only adds a weight of four bytes."""
     layout = gw.Layout(["a", "b"], [(300,), (700,)])
     xs = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0))
     plain, apart = (
@@ -791,7 +806,7 @@ def test_a_whole_model_knows_no_overlap() -> None:
 
 @pytest.mark.parametrize("spec", ["ef(deft(density=0.05))", "ef(deft(density=0.05, k_source='delegate'))"])
 def test_under_error_feedback_no_pass_is_made_for_norms(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They come with the accumulated vector, and what is sent is what it is without."""
+    """The norms come with the accumulated vector, and the same values are sent."""
     where, n = layout([(90, 100), (90,), (3000,)]), 3
     exchange, xs = gw.parse(spec), accumulators(3, where, equal=False)
     assert isinstance(exchange, gw.memory.EF)

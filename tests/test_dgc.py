@@ -1,4 +1,4 @@
-"""DGC against the paper's pseudo-code, what it conserves and forgets, and the ramp of its density."""
+"""DGC compared with the paper's pseudo-code, what it conserves and forgets, and the warm-up of its density."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def of(sim: gw.Simulator, name: str) -> Tensor:
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("clip", [None, 2.0, 1e6])
 def test_it_is_the_papers_pseudo_code(n: int, clip: float | None) -> None:
-    """Algorithms 1 and 2, with plain tensors: clip, u, v, mask, send, forget. float32 goes over the wire as it is."""
+    """Algorithms 1 and 2 with plain tensors: clip, u, v, mask, send, forget. float32 is sent without loss."""
     spec = f"dgc(topk(density=0.02), momentum=0.8{'' if clip is None else f', clip={clip}'})"
     sim = gw.Simulator(spec, zoo.LAYOUT, n)
     u, v, k = torch.zeros(n, D), torch.zeros(n, D), int(0.02 * D)
@@ -60,7 +60,7 @@ def test_it_is_the_papers_pseudo_code(n: int, clip: float | None) -> None:
     ],
 )
 def test_what_is_owed_is_conserved(spec: str) -> None:
-    """Whatever the exchange, also where the wire rounds: v before plus the new u is v after plus what was said."""
+    """With every exchange, also if the wire rounds, the old v plus the new u is the new v plus what was sent."""
     sim = gw.Simulator(spec, zoo.LAYOUT, 3)
     u, v = torch.zeros(3, D, dtype=torch.float64), torch.zeros(3, D, dtype=torch.float64)
     momentum = 0.5 if "momentum" in spec else 0.9
@@ -76,7 +76,7 @@ def test_what_is_owed_is_conserved(spec: str) -> None:
 
 
 def test_a_sparse_message_says_something_also_where_it_says_zero() -> None:
-    """As this worker's value may be where another has chosen: the message is up to date there, and momentum is not."""
+    """A value may be zero at a coordinate that another worker has chosen; sending it clears the momentum there too."""
     memory, layout = gw.memory.DGC(gw.exchange.Gathered(gw.compress.TopK(1.0)), momentum=0.5), gw.Layout(["w"], [(2,)])
     state = memory.init(layout)
     state["u"].copy_(torch.tensor([1.0, 1.0]))
@@ -101,7 +101,7 @@ def test_without_momentum_it_is_error_feedback() -> None:
 
 
 def test_what_is_said_late_is_said_with_its_momentum() -> None:
-    """A steady gradient of 1, said after T steps, brings the sum of the momenta; from there on it starts anew."""
+    """A steady gradient of 1, sent after T steps, brings the sum of the momenta, and then starts again."""
     layout = gw.Layout(["w"], [(2,)])
     sim = gw.Simulator("dgc(topk(density=0.5), momentum=0.5)", layout, 1)
     said = [sim.step(torch.tensor([[3.0, 1.0]])).mean.tolist() for _ in range(3)]
@@ -135,14 +135,14 @@ def densities(warmup: gw.memory.Warmup, steps: int) -> list[float]:
 
 
 def test_the_ramp_of_the_paper() -> None:
-    """75, 93.75, 98.4375, 99.6 and 99.9 % of the values left out (Lin et al. 2018, section 3.3)."""
+    """75, 93.75, 98.4375, 99.6 and 99.9 % of the values are left out (Lin et al. 2018, section 3.3)."""
     warmup = gw.memory.Warmup(gw.exchange.Gathered(gw.compress.TopK(0.001)), steps=400)
     assert densities(warmup, 401)[::100] == [0.25, 0.0625, 0.015625, 0.00390625, 0.001]
     assert [densities(warmup, 401).count(density) for density in (0.25, 0.0625, 0.015625, 0.00390625)] == [100] * 4
 
 
 def test_a_factor_near_one_makes_stages_as_they_are_needed() -> None:
-    """A checkpoint's spec reaches the parser, so a spec must not take a billion stages to read."""
+    """Specs in checkpoints reach the parser, so reading a spec must not take a billion stages."""
     warmup = gw.parse("ef(warmup(topk(density=0.01), steps=1000, factor=1.000000001))").exchange
     assert 3.2e9 < warmup.stages < 3.3e9
     assert warmup.delta(100) == 0.01
@@ -184,7 +184,7 @@ def test_every_stage_sends_its_own_bytes() -> None:
 
 @pytest.mark.parametrize("part", ["topk", "scaled(randk", "deft", "oktopk"])
 def test_one_state_serves_all_stages(part: str) -> None:
-    """Also what remembers thresholds of a denser stage: at most twice as many values are said as belong to a stage."""
+    """Also an exchange that remembers the threshold of a denser stage sends at most twice a stage's values."""
     close = ")" * part.count("(")
     sim = gw.Simulator(f"ef(warmup({part}(density=0.02){close}, steps=6))", zoo.LAYOUT, 3)
     for step in range(8):

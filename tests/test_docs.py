@@ -1,4 +1,4 @@
-"""What the docs show runs, and what they claim holds."""
+"""The Python in the docs runs, and the docs' claims hold."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_docs_python_runs_that_needs_a_group(page: str) -> None:
 
 
 def test_all_python_in_the_docs_runs_somewhere() -> None:
-    """In the tests above, or, where a block is a file with a title, in those of the tutorial."""
+    """It runs in the tests above, or, if a block is a file with a title, in the tutorial's tests."""
     run = {*RUN, "docs/testing.md", *(f"docs/{page}.md" for page in GROUPED)}
     assert {str(page.relative_to(ROOT)) for page in PAGES if "```python\n" in page.read_text()} == run
     assert [page.stem for page in PAGES if "```python title" in page.read_text()] == ["tutorial"]
@@ -60,7 +60,9 @@ def test_all_python_in_the_docs_runs_somewhere() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_changes_in_the_docs_leave_python(page: Path) -> None:
-    """The lines that stay and those that are added. A diff of a file with a title is applied to it elsewhere."""
+    """The lines that stay and those that are added parse. The tutorial's tests apply the diff of a
+    file with a title.
+    """
     for indent, body in re.findall(r"^( *)```diff\n(.*?)^ *```", page.read_text(), re.MULTILINE | re.DOTALL):
         lines = [line.removeprefix(indent) for line in body.splitlines()]
         assert any(line.startswith("+") for line in lines)
@@ -69,7 +71,9 @@ def test_changes_in_the_docs_leave_python(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_in_the_docs_exist(page: Path) -> None:
-    """gradwire's command line reads its own and refuses what it does not know; files, targets and extras are there."""
+    """gradwire's command line parses its own commands and refuses unknown ones; files, make targets
+    and extras exist.
+    """
     for line in re.findall(r"^ *\$ ((?:.*\\\n)*.*)$", page.read_text(), re.MULTILINE):
         words = shlex.split(line.replace("\\\n", ""), comments=True)
         if "gradwire" in words:
@@ -105,7 +109,7 @@ def test_the_docs_name_every_law_as_its_docstring_does(head: str, laws: Mapping[
 
 
 def test_the_readmes_diffs_are_the_examples() -> None:
-    """Three added lines, the ones that stand in examples/local.py, four of ddp.py and two of trainer.py."""
+    """The added lines, three of examples/local.py, four of ddp.py and two of trainer.py, are in these scripts."""
     diffs = re.findall(r"```diff\n(.*?)```", README, re.DOTALL)
     for diff, script, lines in zip(diffs, ("local.py", "ddp.py", "trainer.py"), (3, 4, 2), strict=True):
         example = (ROOT / "examples" / script).read_text()
@@ -118,7 +122,7 @@ def test_the_readmes_diffs_are_the_examples() -> None:
 
 
 def test_the_trainers_tabs_show_lines_of_their_examples() -> None:
-    """Every added line but imports stands in the tab's script: in its code, or where it tells of local steps."""
+    """Every added line except imports is in the tab's script, in its code or in its text about local steps."""
     page = (ROOT / "docs" / "trainers.md").read_text()
     tabs = dict(re.findall(r'=== "(.*?)"\n(.*?)(?=\n===|\n\S)', page, re.DOTALL))
     assert list(tabs) == ["DDP", "FSDP2", "Accelerate", "Trainer", "Lightning", "Fabric"]
@@ -157,7 +161,7 @@ def test_specs_in_the_docs_are_specs(page: Path) -> None:
 
 
 def test_bytes_are_what_formats_md_says() -> None:
-    """The table's last column: bits a kept value at a density of 1 %."""
+    """The table's last column gives bits a kept value at a density of 1 %."""
     d, k = 1_000_000, 10_000
     assert 8 * index.nbytes(d, k) / k == pytest.approx(8.6, abs=0.05)
     for compressor, bits, kept in (
@@ -187,7 +191,7 @@ def test_a_threshold_sends_what_formats_md_says() -> None:
 
 
 def test_the_operators_table_is_what_they_promise() -> None:
-    """Every compressor there is has a row, and its constants and bits at d = 1,000,000 are those of the code."""
+    """Every compressor has a row, and its constants and bits at d = 1,000,000 are those of the code."""
     d, rows = 1_000_000, _rows("| operator |")
     assert {row[0].split("(")[0] for row in rows} == {
         name for name, entry in registry.parts("compressor").items() if entry.origin.startswith("gradwire.")
@@ -261,7 +265,7 @@ def test_the_figure_of_local_steps_shows_what_is_read_in_it() -> None:
 
 
 def test_the_studies_show_what_is_read_in_them() -> None:
-    """The sentences under the figures of docs/deft.md, and its table."""
+    """The sentences under the figures of docs/deft.md, and its table, agree with the studies' results."""
     scaling = {(fact["method"], fact["workers"]): fact for fact in _study("deft-scaling")}
     deft, exact, union, micro = (scaling[name, 16] for name in ("DEFT", "DEFT, exact", "Top-k, union", "MiCRO"))
     assert 0.9 < deft["density_least"] < deft["density_most"] < 1.1
@@ -291,13 +295,15 @@ def test_the_studies_show_what_is_read_in_them() -> None:
 
 
 def _facts(figure: str) -> dict[tuple[str, str], dict[str, float]]:
-    """What a figure's JSON says of each of its curves, by panel and label."""
+    """Return the facts of each curve in a figure's JSON, by panel and label."""
     curves = json.loads((ROOT / "docs" / "figures" / f"{figure}.json").read_text())["curves"]
     return {(curve["panel"], curve["label"]): curve["facts"] for curve in curves}
 
 
 def _rows(head: str) -> list[list[str]]:
-    """The cells of a table of docs/shifted.md that begins like this; a cell that is one spec without its backticks."""
+    """Return the cells of a table of docs/shifted.md that begins like this. A cell that is one spec loses its
+    backticks.
+    """
     lines = SHIFTED[SHIFTED.index(f"\n{head}") + 1 :].split("\n\n")[0].splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [[cell[1:-1] if re.fullmatch("`[^`]*`", cell) else cell for cell in row] for row in cells]
@@ -308,7 +314,7 @@ def _number(value: float | None) -> str:
 
 
 def _study(name: str) -> list[dict[str, float]]:
-    """Facts of a study that is drawn in the docs."""
+    """Return the facts of a study that is drawn in the docs."""
     return json.loads((ROOT / "docs" / "figures" / f"{name}.json").read_text())["facts"]
 
 
@@ -323,7 +329,7 @@ def test_the_speed_page_shows_the_results_that_lie_beside_it() -> None:
 
 
 def test_two_bits_are_as_near_as_formats_md_says() -> None:
-    """The table is the results' own, what is read in it holds, and the first row is what the code does today."""
+    """The table is that of the results, the text about it holds, and the first row is what the code does today."""
     found = json.loads((ROOT / "benchmarks" / "results" / "two_bits.json").read_text())
     results = {row["name"]: row["value"] for row in found}
     page, ratios = (ROOT / "docs" / "formats.md").read_text(), list[float]()
@@ -359,7 +365,7 @@ def test_the_page_on_adam_shows_the_results_that_lie_beside_it(monkeypatch: pyte
 
 
 def test_a_spike_is_worth_what_the_page_says() -> None:
-    """Adam after a long pause: (1 - beta1) / sqrt(1 - beta2) at once, 5.8 in all, whatever the spike."""
+    """After a long pause Adam moves (1 - beta1) / sqrt(1 - beta2) at once, and 5.8 in all, for spikes of every size."""
     for size in (1e-3, 1e3):
         x = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
         adam = torch.optim.Adam([x], lr=1.0, betas=(0.9, 0.95), eps=0.0)

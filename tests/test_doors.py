@@ -1,4 +1,4 @@
-"""Stories of doors: a bare module is DDP's equal, and a snapshot disturbs nothing, whenever it is taken."""
+"""Stories of doors: a bare module equals DDP, and a snapshot disturbs nothing, whenever it is taken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers come and go, on real ranks."""
+"""Stories of workers that leave and join, on real ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PowerSGD, Perm-K, the int8 all-reduce: the law, the promises of their papers, and that a batch is n workers."""
+"""PowerSGD, Perm-K and the int8 all-reduce: the law, the promises of their papers, and that a batch is n workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DRAWS = 4000
 
 
 def exchanges(n: int) -> list[gw.Exchange]:
-    """Exchanges whose randomness, if any, is common to all workers: in a batch they do what they do in lockstep."""
+    """Return exchanges whose randomness, if any, all workers share: batched they do the same as in lockstep."""
     return [
         PowerSGD(),
         PowerSGD(rank=2),
@@ -72,12 +72,12 @@ SPAN = slice(3, 603)
 
 
 def matrices(x: torch.Tensor) -> torch.Tensor:
-    """f[..., d] -> the matrices f[..., 30, 20] of MATRIX."""
+    """Cut f[..., d] into the matrices f[..., 30, 20] of MATRIX."""
     return x[..., SPAN].unflatten(-1, (30, 20))
 
 
 def with_matrices(m: torch.Tensor) -> torch.Tensor:
-    """f[n, 30, 20] -> f[n, d] with some vectors around them."""
+    """Put f[n, 30, 20] into f[n, d], with some vectors around the matrices."""
     x = gradients(len(m), 1, MATRIX)
     x[:, SPAN] = m.flatten(1)
     return x
@@ -89,7 +89,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("r", [1, 2, 5])
 def test_what_has_the_rank_is_sent_exactly(r: int) -> None:
-    """P spans the columns of the workers' matrices, if they share them, in the very first step."""
+    """If the workers' matrices share their columns, P spans them in the very first step."""
     sim = gw.Simulator(PowerSGD(r), MATRIX, 3)
     for step in range(3):
         x = with_matrices(normal(30, r, seed=step) @ normal(3, r, 20, seed=step + 9))
@@ -106,7 +106,7 @@ def test_a_mean_that_has_the_rank_is_exact_whatever_the_workers_have() -> None:
 
 @pytest.mark.parametrize("r", [1, 3])
 def test_it_tends_to_the_best_approximation_of_a_matrix_that_stays(r: int) -> None:
-    """Power iteration: the error of the span falls by (s_{r+1} / s_r)^2 = 1/4 a step, 40 steps leave nothing."""
+    """By power iteration the span's error falls by (s_{r+1} / s_r)^2 = 1/4 a step, so 40 steps leave nothing."""
     u, v = torch.linalg.qr(normal(30, 20)).Q, torch.linalg.qr(normal(20, 20, seed=1)).Q
     s = 2.0 ** -torch.arange(20, dtype=torch.float64)
     noise = normal(3, 30, 20, seed=2)
@@ -121,7 +121,7 @@ def test_it_tends_to_the_best_approximation_of_a_matrix_that_stays(r: int) -> No
 
 @pytest.mark.parametrize("r", [1, 2, 9])
 def test_own_is_an_orthogonal_projection(r: int) -> None:
-    """All workers' onto the same r columns: what is sent is orthogonal to the rest, and never longer than x."""
+    """All workers project onto the same r columns: what is sent is orthogonal to the rest, and never longer than x."""
     sim = gw.Simulator(PowerSGD(r), MATRIX, 4)
     for step in range(3):
         x = gradients(4, step, MATRIX)
@@ -145,7 +145,7 @@ def gram_schmidt(p: torch.Tensor) -> torch.Tensor:
 
 
 def test_it_is_algorithm_1_of_the_paper() -> None:
-    """Vogels et al. 2019, with orthogonalisation by Gram-Schmidt as there and averages in plain sight."""
+    """Compared with Vogels et al. 2019, with Gram-Schmidt as there and explicit averages."""
     sim = gw.Simulator(PowerSGD(3), MATRIX, 2)
     sim.step(gradients(2, 0, MATRIX))
     for step in range(1, 5):
@@ -161,7 +161,9 @@ def test_it_is_algorithm_1_of_the_paper() -> None:
 
 @pytest.mark.parametrize("r", [1, 2, 4])
 def test_two_messages_a_step_of_the_bytes_of_the_paper(r: int) -> None:
-    """r (m + c) floats a matrix and all of the rest; (6, 6) is not worth it for r >= 3, [8, 3, 3, 3] is [8, 27]."""
+    """They have r (m + c) floats a matrix and all other tensors; (6, 6) is sent whole for r >= 3, and [8, 3, 3, 3] is
+    [8, 27].
+    """
     layout = gw.Layout("abcdef", [(40, 7), (6, 6), (7,), (8, 3, 3, 3), (0, 5), ()])
     worth = [(m, c) for m, c in [(40, 7), (6, 6), (8, 27)] if r * (m + c) < m * c]
     assert ((6, 6) in worth) == (r < 3)
@@ -197,7 +199,7 @@ def test_it_says_that_it_is_exact_only_where_no_matrix_is_compressed(r: int) -> 
 
 
 def test_error_feedback_conserves_and_its_error_stays_bounded() -> None:
-    """Accumulators = what was sent + errors; with gradients that stay the same all is sent in the long run."""
+    """Accumulators are what was sent plus errors; with constant gradients everything is sent in the long run."""
     sim = gw.Simulator(gw.memory.EF(PowerSGD(2)), MATRIX, 3)
     x = gradients(3, 0, MATRIX)
     errors, total, norms = torch.zeros_like(x), torch.zeros(MATRIX.d, dtype=x.dtype), []
@@ -214,7 +216,7 @@ def test_error_feedback_conserves_and_its_error_stays_bounded() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_it_recovers_from_gradients_that_were_zero(dtype: torch.dtype) -> None:
-    """Also where the first row, which an orthonormal basis of nothing would pick, is zero for ever."""
+    """This also holds if the first row, which an orthonormal basis of nothing would choose, stays zero."""
     sim = gw.Simulator(gw.memory.EF(PowerSGD()), MATRIX, 2)
     for _ in range(3):
         sent = sim.step(torch.zeros(2, MATRIX.d, dtype=dtype))
@@ -228,7 +230,7 @@ def test_it_recovers_from_gradients_that_were_zero(dtype: torch.dtype) -> None:
 
 
 def test_a_direction_that_is_of_no_use_any_more_is_replaced() -> None:
-    """The gradient moves to columns in which Q is zero, and rows leave the first one out: one step is lost, no more."""
+    """If the gradient moves to columns where Q is zero, and its first row becomes zero, only one step is lost."""
     sim = gw.Simulator(PowerSGD(), MATRIX, 1)
     old, new = torch.zeros(2, 1, 30, 20, dtype=torch.float64)
     old[:, 1:, :10] = normal(29, 1) @ normal(1, 10, seed=1)
@@ -240,7 +242,7 @@ def test_a_direction_that_is_of_no_use_any_more_is_replaced() -> None:
 
 @pytest.mark.parametrize("scale", [2.0**-110, 2.0**90])
 def test_it_is_as_good_for_tiny_and_for_huge_gradients(scale: float) -> None:
-    """Q is of the size of the gradient, and the product of the two would vanish or overflow in float32."""
+    """Q has the gradient's size, so without scaling the product of the two would vanish or overflow in float32."""
     plain, scaled = (gw.Simulator(PowerSGD(2), MATRIX, 2) for _ in range(2))
     for step in range(5):
         x = gradients(2, step, MATRIX, torch.float32)
@@ -268,7 +270,7 @@ SIZES = [(1, 6), (4, 20), (3, 20), (5, 3), (4, 5), (7, 1)]
 
 
 def runs(n: int, x: torch.Tensor, count: int = DRAWS) -> tuple[torch.Tensor, torch.Tensor]:
-    """own f[count, n, d] and mean f[count, d] of that many steps with the same x."""
+    """Return own f[count, n, d] and mean f[count, d] of that many steps with the same x."""
     sim = gw.Simulator(PermK(n), gw.Layout(["x"], [(x.shape[-1],)]), n, seed=5, batched=True)
     rounds = [sim.step(x) for _ in range(count)]
     return torch.stack([sent.own for sent in rounds]), torch.stack([sent.mean for sent in rounds])
@@ -281,7 +283,7 @@ def within_5_sigma(draws: torch.Tensor, wanted: torch.Tensor) -> bool:
 
 @pytest.mark.parametrize(("n", "d"), SIZES)
 def test_permk_is_unbiased_and_its_variance_is_that_of_its_paper(n: int, d: int) -> None:
-    """Szlendak et al. 2021: omega = n - 1 for each worker; A = B = 1 for all together, here with equality."""
+    """By Szlendak et al. 2021 omega = n - 1 for each worker, and A = B = 1 for all together, here with equality."""
     x = normal(n, d).float().double()  # as on the wire
     own, mean = runs(n, x)
     average = x.mean(0)
@@ -336,7 +338,7 @@ def test_permk_goes_with_diana_and_only_alone_with_error_feedback() -> None:
 
 
 def copies(n: int, x: torch.Tensor, count: int = DRAWS) -> torch.Tensor:
-    """own f[count, n, d] of one step with x that many times, side by side: the scale is that of one."""
+    """Return own f[count, n, d] of one step with x that many times side by side, with the scale of one."""
     sim = gw.Simulator(Int8AllReduce(n), gw.Layout(["x"], [(count, x.shape[-1])]), n, seed=5, batched=True)
     return sim.step(x.repeat(1, count)).own.view(n, count, -1).transpose(0, 1)
 
@@ -358,7 +360,9 @@ def test_int8_is_unbiased_and_its_variance_is_that_of_dithering_all_vectors_as_o
 
 
 def test_int8_attains_a_quarter_of_its_step_squared() -> None:
-    """Values half way between two multiples of the step, but for the largest: d n / (4 L^2) in units of its square."""
+    """For values halfway between two multiples of the step, except the largest: d n / (4 L^2) in units
+    of its square.
+    """
     n, d, levels = 4, 50, 127 // 4
     x = torch.full((n, d), 0.5 / levels, dtype=torch.float64)
     x[0, 0] = 1.0
@@ -396,7 +400,7 @@ def test_int8_goes_with_diana_and_not_with_error_feedback() -> None:
 
 
 def splitmix(key: int, count: int) -> list[int]:
-    """The generator as published, in whole numbers of Python."""
+    """The generator as published, in Python's integers."""
     mask, out = 2**64 - 1, []
     for _ in range(count):
         key = (key + 0x9E3779B97F4A7C15) & mask
@@ -414,14 +418,16 @@ def test_the_permutation_is_the_order_of_hashed_counters(key: int, d: int) -> No
 
 
 def test_the_permutation_of_a_key_is_a_promise() -> None:
-    """Ranks with other versions of torch or other devices must agree. Known: SplitMix64's first outputs for seed 0."""
+    """Ranks with other versions of torch or other devices must agree. The known values are SplitMix64's first for seed
+    0.
+    """
     known = [0xE220A839, 0x6E789E6A, 0x06C45D18, 0xF88BB8A8, 0x1B39896A, 0x53CB9F0C, 0x2C829ABE, 0xC584133A]
     assert [value << 1 for value in splitmix(0, 8)] == [value & ~1 for value in known]
     assert permutation(torch.tensor(0), 8).tolist() == [2, 4, 6, 5, 1, 7, 0, 3]
 
 
 def test_permutations_are_uniform() -> None:
-    """All 24 orders of four within 5 sigma of 24000 / 24."""
+    """All 24 orders of four occur within 5 sigma of 24000 / 24."""
     counts: dict[tuple[int, ...], int] = {}
     for key in range(24000):
         order = tuple(permutation(torch.tensor(key), 4).tolist())

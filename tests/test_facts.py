@@ -1,4 +1,4 @@
-"""Facts: what all workers know alike, through checkpoints of other shapes, other runs and other numbers of workers."""
+"""Replicated state (facts) through checkpoints of other shapes, other runs and other numbers of workers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ROTTEN = {
 
 
 def checkpoints(spec: str, ranks: int, seed: int = 0) -> list[dict]:
-    """What the ranks of a run save after three steps."""
+    """Return what the ranks of a run save after three steps."""
     sim = gw.Simulator(spec, zoo.LAYOUT, ranks)
     for step in range(3):
         sim.step(xs(ranks, step, torch.float32) * (1 + seed))
@@ -50,7 +50,7 @@ def facts(saved: dict) -> dict[str, Tensor]:
 @pytest.mark.parametrize("spec", KNOWING)
 @pytest.mark.parametrize("how", ROTTEN)
 def test_a_rotten_fact_harms_nobody(spec: str, how: str) -> None:
-    """Whatever a checkpoint tells all ranks, they go on by the law, and leave facts as good as ever."""
+    """Whatever a checkpoint tells all ranks, they continue by the law and leave valid facts."""
     ranks = 3
     saved = checkpoints(spec, ranks)[0]
     sim = gw.Simulator(spec, zoo.LAYOUT, ranks)
@@ -70,7 +70,7 @@ def test_a_rotten_fact_harms_nobody(spec: str, how: str) -> None:
 
 
 def test_a_threshold_never_leaves_its_dtype() -> None:
-    """All magnitudes reach it, which is a little too much: it rises from the largest number there is."""
+    """All magnitudes reach the threshold, which is slightly too many, so it rises from the largest finite number."""
     largest = torch.finfo(torch.float32).max
     sim = gw.Simulator("micro(density=0.9)", gw.Layout(["w"], [(40,)]), 1)
     for _ in range(3):
@@ -158,6 +158,6 @@ def test_a_value_must_be_finite_in_the_memorys_dtype() -> None:
 
 @pytest.mark.story
 def test_ranks_of_different_runs_are_refused_on_all() -> None:
-    """Of one step and seed, but one rank's checkpoint knows another threshold: its asks would not fit the others'."""
+    """Step and seed agree, but one rank's checkpoint has another threshold, so its asks would not fit the others'."""
     for line in play("facts_of_two_runs", ranks=2):
         assert "another step, seed or run" in line["result"]

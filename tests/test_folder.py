@@ -1,4 +1,6 @@
-"""States of all ranks in a folder: whole or not at all, each rank's own back, and merged for another number."""
+"""States of all ranks in a folder: complete or refused; each rank gets its own back, or a merged one if the number
+differs.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ LIVES = "folder_ranks.py"
 
 @pytest.mark.story
 def test_two_ranks_become_four_and_one(tmp_path: Path) -> None:
-    """Bit for bit among as many; else the mean of memories is kept, up to half a unit in the last place of float32."""
+    """With the same number bit for bit; otherwise the mean is kept, up to half a unit in the last place of float32."""
     for line in play("become_four_and_one", str(tmp_path), ranks=4, lives=LIVES):
         back, *merged = line["result"]
         assert back == [0.0] * len(back)
@@ -30,7 +32,7 @@ def test_two_ranks_become_four_and_one(tmp_path: Path) -> None:
 
 @pytest.mark.story
 def test_what_does_not_belong_together_is_refused_on_every_rank(tmp_path: Path) -> None:
-    """Nothing is changed, and nobody hangs; a save in which a rank was killed included."""
+    """Nothing changes and nothing hangs, also with a save in which a rank was killed."""
     killed = str(tmp_path / "killed")
     codes, *_ = watch("is_killed_while_saving", killed, ranks=2, seconds=60, group=20, lives=LIVES)
     assert codes[1] == -9
@@ -62,7 +64,7 @@ CALLS = ("open", "fsync", "replace", "unlink", "mkdir", "stat")
 
 
 def dies_at(number: int, act: Callable[[], None]) -> int:
-    """Act in a process that kills itself at this of its calls to the file system; how it ended."""
+    """Act in a process that kills itself at this one of its file-system calls. Returns how it ended."""
     if child := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     left = [number]

@@ -37,7 +37,7 @@ LONG = "ef(induced(topk(density=0.05, values='natural'), randk(density=0.05)), d
 
 
 def front(*arguments: str) -> tuple[int, str, bool]:
-    """The exit code of a command line, what it prints, and whether it has imported torch."""
+    """Return the exit code of a command line, what it prints, and whether it has imported torch."""
     script = (
         "import sys; from gradwire.cli import main; sys.argv = ['gradwire', *sys.argv[1:]]\n"
         "try: main()\n"
@@ -73,7 +73,7 @@ def test_the_command_line_is_read_before_torch_is_imported(arguments: list[str],
 
 
 def options(*command: str) -> dict[str, Any]:
-    """The parameters of a command, by name."""
+    """Return the parameters of a command by name."""
     found: Any = typer.main.get_command(cli.app)
     for name in command:
         found = found.commands[name]
@@ -85,7 +85,7 @@ def options(*command: str) -> dict[str, Any]:
     [(("bench",), bench.BenchPlan), (("advise",), Question), (("train",), TrainingJob), (("lab", "train"), Training)],
 )
 def test_the_defaults_of_the_options_are_those_of_the_records(command: tuple[str, ...], record: type) -> None:
-    """The options are written down apart from the records, which import torch."""
+    """The options are written separately from the records, because the records import torch."""
     own = {field.name: field.default for field in fields(record)}
     shared = {name: option for name, option in options(*command).items() if name in own and option.default is not None}
     assert shared
@@ -160,7 +160,7 @@ def test_a_benchmarks_table_fits_80_columns_and_says_what_hidden_is(wide: dict[s
 
 
 def runs(losses: dict[str, list[float]]) -> Comparison:
-    """A comparison with an evaluation a second."""
+    """Make a comparison with one evaluation a second."""
     made = tuple(
         Run(
             name,
@@ -190,7 +190,7 @@ def test_the_demos_table_fits_80_columns_without_cutting_a_name() -> None:
 
 
 def test_the_demo_says_what_the_noise_of_dense_does_to_its_headline() -> None:
-    """Deviations of a known size, from a parabola that third differences do not see."""
+    """The deviations from a parabola have a known size, and third differences do not see the parabola."""
     trend = [5.0 - 0.3 * t + 0.01 * t * t for t in range(13)]
     noise = [0.05 * sign for sign in (1, -1, -1, 1, 1, -1, 1, -1, -1, 1, -1, 1, 0)]
     assert runs({"dense DDP": trend}).noise == pytest.approx(0, abs=1e-12)
@@ -229,7 +229,7 @@ def test_the_full_demo_is_the_one_that_the_docs_show() -> None:
 
 
 def test_the_readme_shows_the_demos_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every number of its table, of docs/demo.md, and of the first paragraph."""
+    """This checks every number of README's table, of docs/demo.md, and of README's first paragraph."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import demo_page
 
@@ -248,7 +248,7 @@ def test_the_readme_shows_the_demos_record(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_readmes_other_numbers_are_those_of_the_code() -> None:
-    """What memories keep beside the gradient, the size of the demo's model, and its link."""
+    """This checks the memory beside the gradient, the size of the demo's model, and its link."""
     readme = (ROOT / "README.md").read_text()
     assert "Error feedback keeps 4 bytes a parameter, shifted methods 8; `local` 8" in readme
     layout = gw.Layout(["weight"], [(300, 300)])
@@ -269,7 +269,7 @@ def test_the_readmes_other_numbers_are_those_of_the_code() -> None:
 
 
 def nbytes(state: Any) -> int:
-    """Bytes of all tensors in a nest."""
+    """Count the bytes of all tensors in a nest."""
     if isinstance(state, dict):
         return sum(map(nbytes, state.values()))
     if isinstance(state, list | tuple):

@@ -1,6 +1,6 @@
-"""The GPU's loops: their laws by Triton's interpreter, that they compile, and on a GPU all of it for real.
+"""The GPU's loops: their laws in Triton's interpreter, that they compile, and on a GPU the real loops.
 
-What is compared with what is in gpu_twins.py, which runs in processes of its own.
+gpu_twins.py, which runs in separate processes, says what is compared with what.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ LOOPS: list[tuple[str, dict[str, int], dict[str, str]]] = [
 def test_every_loop_compiles(
     name: str, constants: dict[str, int], types: dict[str, str], single: bool, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """To the machine code of an H100. Numbers that are 1 become constants at a launch, and compile by themselves."""
+    """They compile to the machine code of an H100. Arguments of 1 become constants at a launch, and
+    compile separately.
+    """
     if os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("the interpreter compiles nothing")
     import triton

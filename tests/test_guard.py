@@ -22,7 +22,7 @@ X = torch.tensor([0.5, -3.0, 0.0, 1.0e-3, 7.25, -0.125, 2.0, -1.0e4])
 
 @dataclass(frozen=True)
 class Rows:
-    """An exchange that starts with an AllToAll, which none of the project's does."""
+    """An exchange that starts with an AllToAll, as none of the project's exchanges does."""
 
     init = stateless
 
@@ -48,7 +48,7 @@ SPECS = {
 
 
 def first_message(exchange: object, broken: bool) -> tuple[str, str]:
-    """The kind and the bytes of the first ask of worker 0 of 2, the step's gradients X, or X with an inf."""
+    """Return kind and bytes of the first ask of worker 0 of 2, for the step's gradients X, or for X with an inf."""
     layout = gw.Layout(["x"], [(len(X),)])
     guard, turn = Guard(gw.parse(exchange) if isinstance(exchange, str) else exchange), gw.Turn(0, 2, 0, layout, seed=3)
     state, gradient = guard.init(layout), X.clone()
@@ -95,7 +95,7 @@ def test_a_flag_is_read_back_whoever_set_it(ask: Ask, tag: int) -> None:
 
 
 def test_what_has_no_room_for_a_flag() -> None:
-    """Small integers, whose sum a tag may outgrow, and broadcasts so long that their bytes cost more than a message."""
+    """Small integers, whose sum a tag may overflow, and broadcasts whose bytes cost more than another message."""
     assert gw.AllReduce(torch.ones(2, dtype=torch.int8)).carrying(True) is None
     assert gw.Broadcast(torch.zeros((1 << 14) + 1), 0).carrying(True) is None
     assert gw.Broadcast(torch.zeros(1 << 14), 0).carrying(True) is not None
@@ -119,7 +119,9 @@ class Silent:
 
 @pytest.mark.parametrize("exchange", [EF(Silent()), Silent(), gw.parse("mean"), gw.parse("diana(natural)")], ids=repr)
 def test_all_workers_learn_of_a_value_that_is_not_finite(exchange: gw.Exchange) -> None:
-    """Whatever the exchange asks for, or if it asks for nothing at all; the plain mean goes through."""
+    """This holds for every kind of first ask, and for an exchange that asks for nothing; the plain
+    mean passes through.
+    """
     layout, guard = gw.Layout(["x"], [(len(X),)]), Guard(exchange)
     for broken in (False, True):
         workers = []

@@ -1,4 +1,4 @@
-"""Errors kept in bfloat16: rounded at random, without bias, alike by every loop, and within a stated bound."""
+"""Errors kept in bfloat16 are rounded at random, without bias, alike by every loop, and within a stated bound."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def vector(d: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("value", VALUES)
 def test_rounding_is_to_a_neighbour_and_without_bias(value: float) -> None:
-    """E SR(x) = x, exactly: the part that is cut off is the probability to go up."""
+    """E SR(x) = x exactly: the part that is cut off is the probability of rounding up."""
     count = 1 << 18
     x = torch.full((count,), value)
     rounded = kernels.round_(torch.empty(count, dtype=torch.bfloat16), x, 12345).double()
@@ -41,7 +41,7 @@ def test_rounding_is_to_a_neighbour_and_without_bias(value: float) -> None:
 
 
 def test_neighbours_and_keys_draw_apart() -> None:
-    """Rounded up or down: as often alike as not, element by element and key by key."""
+    """Two elements, or two keys, round in the same direction as often as not."""
     x = torch.full((1 << 16,), 1.00390625)  # half way
     first, second = (kernels.round_(torch.empty_like(x).bfloat16(), x, key) > x for key in (1, 2))
     for one, other in [(first, second), *((first[lag:], first[:-lag]) for lag in (1, 2, 3, 4, 5))]:
@@ -52,7 +52,7 @@ def test_neighbours_and_keys_draw_apart() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("decay", [1.0, 0.95])
 def test_one_pass_is_the_sum_rounded(sizes: list[int], dtype: torch.dtype, decay: float) -> None:
-    """Bit for bit, wherever pieces and layers begin; what is found out is of the rounded values."""
+    """The bits are equal wherever pieces and layers begin, and the collected facts are of the rounded values."""
     pytest.importorskip("numba")
     d, k, key = sum(sizes), sum(sizes) // 100, 987654321
     pieces = [vector(size, seed).to(dtype) for seed, size in enumerate(sizes)]
@@ -88,7 +88,7 @@ def test_what_is_not_finite_is_told(worst: float, d: int) -> None:
 
 
 def test_gradients_too_small_for_bfloat16_arrive() -> None:
-    """1e-3 on top of 1 is below half of bfloat16's 2^-7: to the nearest, a hundred of them would be nothing."""
+    """1e-3 on top of 1 is below half of bfloat16's 2^-7, so a hundred of them rounded to the nearest would be lost."""
     d, steps, small = 20_000, 100, 1e-3
     sim = gw.Simulator(HALF.format(1 / d), gw.Layout(["x"], [(d,)]), 1)
     sim.step(torch.ones(1, d))
@@ -108,7 +108,7 @@ def test_gradients_too_small_for_bfloat16_arrive() -> None:
     "spec", [HALF.format(0.05), "ef(natural, dtype='bfloat16')", "ef(deft(density=0.05), dtype='bfloat16')"]
 )
 def test_the_sum_over_steps_is_kept_in_the_mean(spec: str) -> None:
-    """Each step rounds within 2^-7 of what it rounds (the law of errors); over 60 steps the roundings average out."""
+    """Each step rounds within 2^-7 of its values (the law of errors), and over 60 steps the roundings average out."""
     n, steps = 3, 60
     sim, owed, most = gw.Simulator(spec, zoo.LAYOUT, n), torch.zeros(zoo.LAYOUT.d, dtype=torch.float64), 0.0
     for step in range(steps):
@@ -123,7 +123,7 @@ def test_the_sum_over_steps_is_kept_in_the_mean(spec: str) -> None:
 
 
 def test_values_in_bfloat16_are_then_sent_in_full() -> None:
-    """What is selected is a bfloat16: two bytes on the wire lose nothing, and leave zeros behind."""
+    """The selected values are bfloat16, so two bytes on the wire lose nothing and leave zeros."""
     layout = zoo.LAYOUT
     whole, short = (
         gw.Simulator(f"ef(topk(density=0.05, values='{values}'), dtype='bfloat16')", layout, 2)
@@ -181,7 +181,7 @@ def test_what_cannot_be_kept_is_refused(options: str, words: str) -> None:
 
 
 def test_checkpoints_are_of_one_dtype() -> None:
-    """Their tensors are bfloat16, and one of the other dtype is refused by the exchange it names, either way."""
+    """Their tensors are bfloat16. A checkpoint of the other dtype is refused, because it names another exchange."""
     layout = gw.Layout(["x"], [(8,)])
     saved = {}
     for options in ("", ", dtype='bfloat16'"):
@@ -222,7 +222,7 @@ def test_a_residual_grows_with_fewer_workers_and_is_rounded_once() -> None:
 
 
 def test_a_sum_is_rounded_by_its_turn() -> None:
-    """Another step, rank or seed rounds otherwise; the same turn rounds the same, whichever loop does it."""
+    """Another step, rank or seed rounds differently; the same turn rounds alike with every loop."""
     layout = gw.Layout(["x"], [(9000,)])
     exchange = gw.parse(HALF.format(0.001))
     turn = gw.Turn(0, 2, 4, layout, seed=7)

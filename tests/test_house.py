@@ -1,4 +1,4 @@
-"""The house: what is public, who imports whom, what an import costs."""
+"""The house: what is public, which module imports which, and what an import costs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SOURCE = Path(gw.__file__).parent
 
 
 def imports(file: Path) -> set[str]:
-    """Modules a file imports anywhere."""
+    """Return the modules that a file imports anywhere."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -43,7 +43,9 @@ def test_the_import_is_cheap_and_the_first_name_brings_them_all() -> None:
 
 
 def test_parts_have_one_address_each() -> None:
-    """The package that defines them, not the top; our own code imports them from their modules, which has types."""
+    """It is the package that defines them, not the top. Our own code imports them from their modules,
+    which have types.
+    """
     for entry in registry.PARTS.values():
         if entry.origin.startswith("gradwire."):
             package, name = entry.origin.split(".")[1], entry.make.__name__

@@ -1,4 +1,4 @@
-"""Trainers: a run that was resumed is the run in one go, bit for bit, and goes on with any number of ranks."""
+"""Trainers: a resumed run equals an uninterrupted one, bit for bit, and can continue with any number of ranks."""
 
 from __future__ import annotations
 

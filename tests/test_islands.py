@@ -1,4 +1,4 @@
-"""Islands: every law with islands of several workers, and what they promise beyond the laws."""
+"""Islands: every law with islands of several workers, and their promises beyond the laws."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def vectors(n: int, step: int = 0, d: int = zoo.LAYOUT.d) -> torch.Tensor:
 
 @pytest.mark.parametrize("between", ["topk(density=0.1)", "ef(deft(density=0.05))", "ef21(topk(density=0.1))"])
 def test_an_island_is_one_worker_to_the_others(between: str) -> None:
-    """n workers in islands of s give what n / s workers give that bring the islands' means."""
+    """n workers in islands of s give the same as n / s workers with the islands' means."""
     many = gw.Simulator(f"islands(mean, {between}, size=3)", zoo.LAYOUT, 6)
     few = gw.Simulator(between, zoo.LAYOUT, 2)
     for step in range(4):
@@ -38,7 +38,7 @@ def test_an_island_is_one_worker_to_the_others(between: str) -> None:
 
 
 def test_a_byte_leaves_an_island_once() -> None:
-    """Between islands of s the bytes are those of a worker, divided by s; inside they are dense."""
+    """Between islands of s a worker sends its bytes divided by s; inside an island exchanges are dense."""
     d, n, s = 40_000, 8, 4
     layout = gw.Layout(["x"], [(d,)])
     talk = gw.parse(f"islands(mean, topk(density=0.1), size={s})")
@@ -56,7 +56,7 @@ def test_a_byte_leaves_an_island_once() -> None:
 
 
 def test_the_means_over_senders_count_workers() -> None:
-    """A coordinate that one island of two has sent is the mean of its two members."""
+    """If one island of two has sent a coordinate, its mean is that of the two members."""
     layout, xs = gw.Layout(["x"], [(10,)]), torch.zeros(4, 10)
     xs[0, 3], xs[1, 3] = 2.0, 4.0
     xs[2, 5] = xs[3, 5] = 8.0
@@ -136,14 +136,16 @@ def test_groups_that_do_not_fill_the_world_are_refused() -> None:
 
 @pytest.mark.story
 def test_a_network_answers_groups_as_lockstep_does() -> None:
-    """Four gloo ranks: asks of every kind along both axes of a grid, and islands through DDP against the simulator."""
+    """On four gloo ranks: asks of every kind along both axes of a grid, and islands under DDP compared with the
+    simulator.
+    """
     for line in play("groups_answer", ranks=4):
         assert line["result"] == {"alike": True, "calls": [8, 4, 4, 4]}
 
 
 @pytest.mark.story
 def test_islands_of_ranks_train_as_simulated() -> None:
-    """Four gloo ranks under DDP, through a restart; messages long enough to be sliced."""
+    """Four gloo ranks train under DDP, with a restart and with messages long enough to be cut in slices."""
     specs = (
         "islands(mean, ef(topk(density=0.6)), size=2)",
         "islands(mean, ef(deft(density=0.1)), size=2)",

@@ -1,4 +1,4 @@
-"""Fast twins give what the plain definitions give: ties, borders, dtypes, pieces in any order; Numba or not."""
+"""Fast twins give what the references give: ties, thresholds, dtypes, pieces in any order, with and without Numba."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOAD = compiled.warm_up
 
 @pytest.fixture(params=["numba", "numpy"], scope="module", autouse=True)
 def loops(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Both, on vectors of any length."""
+    """Run with the compiled loops and without, on vectors of any length."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "numba":
             pytest.importorskip("numba")
@@ -38,7 +38,9 @@ def loops(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def vector(d: int, kind: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
-    """Normal; or with many ties; or with layers of very different scale; or at the ends of float32's range."""
+    """Return normal values, or values with many ties, with layers of very different scale, or at the ends of float32's
+    range.
+    """
     x = torch.randn(d, generator=torch.Generator().manual_seed(seed))
     if kind == "ties":
         x = (2 * x).round()
@@ -70,7 +72,9 @@ def test_top_is_the_reference(d: int, kind: str, dtype: torch.dtype) -> None:
 
 
 def test_top_when_the_sample_misleads() -> None:
-    """A sample that sees only large elements guesses a threshold that too few pass: selected again, same result."""
+    """A sample of large elements only leads to a threshold that too few pass; they are selected again, with the same
+    result.
+    """
     d, k = 4 * host.BLOCK, 2000
     x = vector(d, "normal")
     sampling._sample(x).mul_(1000)
@@ -88,7 +92,7 @@ def test_top_takes_strides_and_rows(d: int) -> None:
 
 @st.composite
 def pieces(draw: st.DrawFn) -> tuple[int, list[Span], list[int]]:
-    """A vector's length, spans that lie apart, in any order, some empty, and a k for each."""
+    """Draw a vector's length, spans that are apart, in any order, some empty, and a k for each."""
     edges = sorted(draw(st.lists(st.integers(0, 400), min_size=2, max_size=24)))
     spans = draw(st.permutations(list(zip(edges[::2], edges[1::2], strict=False))))
     ks = [draw(st.one_of(st.just(0), st.just(end - start), st.integers(0, end - start))) for start, end in spans]
@@ -129,14 +133,16 @@ def test_as_many_budgets_as_spans() -> None:
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=300), st.data())
 def test_top_of_any_finite_values(values: list[float], data: st.DataObject) -> None:
-    """Both zeros, subnormals and the largest are among what is drawn; repeated, so that there are ties and blocks."""
+    """Both zeros, subnormals and the largest value are drawn too, repeated so that there are ties and blocks."""
     x = torch.tensor(values * data.draw(st.integers(1, 9)))
     k = data.draw(st.integers(0, len(x)))
     assert torch.equal(kernels.topk(x, k), reference.topk(x, k))
 
 
 def test_top_where_the_sample_sees_nothing_of_what_is_large(loops: str) -> None:
-    """Ten thousand large ones side by side, more than there is room for; then all large ones where nobody samples."""
+    """First ten thousand large ones side by side, more than the buffer holds; then all large ones
+    between the samples.
+    """
     x = vector(200_000, "normal")
     x[70_000:80_000] *= 100
     for k in (100, 9000, 10_000, 11_000):
@@ -162,7 +168,7 @@ def test_norms_stay_inside_the_vector(loops: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scale", [0.0, 2.0**-140, 2.0**-100, 1.0, 2.0**100])
 def test_norms_are_exact_at_every_scale(dtype: torch.dtype, scale: float) -> None:
-    """1e-12 is what `kernels.norms` promises; the order of summation is its own."""
+    """`kernels.norms` promises 1e-12; the order of summation is free."""
     x = (vector(100_000, "scales", torch.float64).div(1e6).mul(scale)).to(dtype)
     spans = [(0, 10), (10, 10), (10, 1034), (1034, 60_000), (60_000, 100_000), (0, 100_000)]
     exact = [math.sqrt(math.fsum(value * value for value in x[start:end].tolist())) for start, end in spans]
@@ -183,7 +189,7 @@ def test_norms_of_no_span() -> None:
     ("d", "k", "crc"), [(100_003, 1000, 1901014600), (100_003, 99_000, 949476919), (9000, 4500, 2456184784)]
 )
 def test_the_subset_of_a_key_is_a_promise(d: int, k: int, crc: int) -> None:
-    """Two keys in a batch; also more than half, where what is drawn is left out."""
+    """This includes two keys in a batch, and more than half, where the values drawn are those left out."""
     found = kernels.support(torch.tensor([0, -7]), d, k)
     assert zlib.crc32(found.numpy().tobytes()) == crc
 
@@ -285,7 +291,7 @@ def test_a_copy_of_any_shape_and_dtype() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
 @pytest.mark.parametrize("decay", [1.0, 0.95])
 def test_a_vector_is_accumulated_from_pieces(sizes: list[int], dtype: torch.dtype, decay: float) -> None:
-    """Bit for bit what two passes make of it: the product is rounded, then the sum."""
+    """The bits are those of two passes: the product is rounded, then the sum."""
     pieces = [vector(size, "normal", dtype, seed) for seed, size in enumerate(sizes)]
     pieces[0] = pieces[0].repeat(2)[::2]  # lies with gaps
     given = torch.cat(pieces).float()
@@ -322,7 +328,7 @@ def test_accumulating_tells_whether_the_sum_is_finite(worst: float, wanted: int)
 
 @pytest.mark.parametrize("sizes", [[9001], [3000, 1, 0, 70, 5930], [70_001, 2, 40_000]])
 def test_layers_are_measured_in_the_pass_that_accumulates(loops: str, sizes: list[int]) -> None:
-    """Bit for bit the norms of a pass of its own, where a layer lies in one piece; of several up to rounding."""
+    """The norms are bit-equal to those of a separate pass if a layer is one piece; otherwise equal up to rounding."""
     d = sum(sizes)
     inside = [0, 64, 100, 2000, 3000, d - 1, d]
     apart, across = list(itertools.pairwise(inside)), [(0, d)]
@@ -354,7 +360,7 @@ def test_accumulating_by_other_lengths_is_refused() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("wanted", [0, 1, 100, 900, 2000, 9000])
 def test_candidates_are_no_other_selection(kind: str, wanted: int) -> None:
-    """Whatever was expected, and whatever is asked for in the end, the largest are the largest."""
+    """Whatever was expected and whatever is asked for, the k largest are selected."""
     sizes = [3000, 1, 0, 70, 5929]
     for scale, decay in ((0.0, 1.0), (1.0, 1.0), (1.0, 0.5)):
         x, memory = torch.empty(sum(sizes)), vector(sum(sizes), kind)
@@ -366,7 +372,7 @@ def test_candidates_are_no_other_selection(kind: str, wanted: int) -> None:
 
 @pytest.mark.parametrize("decay", [1.0, 0.1])
 def test_the_largest_are_known_without_a_search(loops: str, decay: float) -> None:
-    """A threshold from undecayed residuals would be reached by 0.03 % of elements at decay 0.1, and not by 1 %."""
+    """With a decay of 0.1 only 0.03 % of elements would reach a threshold taken from undecayed residuals, not 1 %."""
     d, k = 200_000, 2000
     x = torch.empty(d)
     made = kernels.accumulate(x, vector(d, "normal"), [vector(d, "normal", seed=1)], largest=k, decay=decay)
@@ -382,7 +388,7 @@ def test_the_largest_are_known_without_a_search(loops: str, decay: float) -> Non
 
 
 def test_a_sample_that_sees_nothing_of_what_is_large(loops: str) -> None:
-    """Then too many elements reach the threshold to be collected, and all of the vector is searched."""
+    """Then more elements reach the threshold than can be collected, and the whole vector is searched."""
     if loops == "numpy":
         pytest.skip("only the compiled loop samples")
     from gradwire.kernels import cpu

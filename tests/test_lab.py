@@ -1,4 +1,4 @@
-"""The laboratory's engine: methods by name, descents and what they tell, the same on real ranks, figures."""
+"""The laboratory's engine: methods by name, descents and what they report, the same on real ranks, figures."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ridge() -> Problem:
 
 
 def fitting(name: str, problem: Problem) -> ConvexMethod:
-    """A method with an operator that it takes, at the step of its theorem, or 1 / (4 L) where there is none."""
+    """Return a method with an operator that it takes, at its theorem's step, or at 1 / (4 L) if it has no theorem."""
     operator = build("topk(density=0.5)" if name in CONTRACTIVE else "randk(density=0.5)")
     biased = build("topk(density=0.3)") if name == "generalised_diana" else None
     return compose(name, problem, operator, biased=biased, step=1 / (4 * problem.L) if name == "ef14" else None)
@@ -53,7 +53,9 @@ def fitting(name: str, problem: Problem) -> ConvexMethod:
 @pytest.mark.parametrize("make_problem", ["quadratic", "ridge"])
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_keeps_to_its_theorem(name: str, make_problem: str, request: pytest.FixtureRequest) -> None:
-    """Theorems bound the mean of all runs; one run of 400 rounds stays below, for constants are those of the worst."""
+    """Theorems bound the mean of all runs. One run of 400 rounds stays below, because constants are
+    for the worst case.
+    """
     problem: Problem = request.getfixturevalue(make_problem)
     method = fitting(name, problem)
     trace = descent.descend(problem, method, 400, every=10)
@@ -70,7 +72,7 @@ def test_every_method_keeps_to_its_theorem(name: str, make_problem: str, request
 
 
 def gap_bound(problem: Problem, plan: theory.TheoryPlan) -> float:
-    """V(0) from memories of zero, as a bound on the error: f(x) - f(x*) >= (mu / 2) |x - x*|^2."""
+    """Return V(0) of zero memories as a bound on the error, by f(x) - f(x*) >= (mu / 2) |x - x*|^2."""
     gap = problem.loss(problem.start) - problem.loss(problem.best)
     gradients = problem.gradients(problem.start)
     V = plan.lyapunov(gap, torch.zeros_like(gradients), gradients)
@@ -78,7 +80,7 @@ def gap_bound(problem: Problem, plan: theory.TheoryPlan) -> float:
 
 
 def test_methods_that_converge_end_at_what_float64_can_hold(quadratic: Problem) -> None:
-    """Variance is gone with the shifts: DIANA, unlike DCGD, falls below any noise."""
+    """The variance vanishes with the shifts, so DIANA, unlike DCGD, falls below any noise."""
     ends = {}
     for name in ("dcgd", "diana", "vr_gdci"):
         ends[name] = descent.descend(quadratic, fitting(name, quadratic), 10_000, until=1e-20)
@@ -243,7 +245,7 @@ def test_descents_travel_as_text() -> None:
 
 @pytest.fixture(scope="module")
 def figure(quadratic: Problem) -> figures.Figure:
-    """Two methods in a panel; EF14 has no theorem, and GD's seconds are set."""
+    """Make a figure of two methods in a panel. EF14 has no theorem, and GD's seconds are set."""
     curves = []
     for name in ("gd", "ef14"):
         trace = descent.descend(quadratic, fitting(name, quadratic), 40, every=10)

@@ -15,14 +15,14 @@ from gradwire.testing import EXCHANGE_LAWS, BrokenLaw, check_exchange
 
 
 def gradients(n: int, step: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Uneven magnitudes over layers and workers, as gradients have them."""
+    """Return magnitudes that differ between layers and workers, as gradients' do."""
     x = torch.randn(n, zoo.LAYOUT.d, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
     x *= torch.logspace(0, -3, zoo.LAYOUT.d, dtype=torch.float64)
     return x.to(dtype)
 
 
 def point(dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """A model, for methods that compress iterates."""
+    """Return a model, for methods that compress iterates."""
     return torch.linspace(-1, 1, zoo.LAYOUT.d, dtype=torch.float64).to(dtype)
 
 
@@ -54,7 +54,7 @@ def test_another_seed_gives_another_run(spec: str) -> None:
 
 @pytest.mark.parametrize("spec", [s for s in zoo.SPECS if not s.startswith("guard")])
 def test_a_broken_step_passes_through_and_leaves_no_trace(spec: str) -> None:
-    """A step with an inf on one worker gives the plain mean; after it the run is as if it had not been."""
+    """A step with an inf on one worker gives the plain mean, and the run continues as if it had not happened."""
     n, layout = 3, zoo.LAYOUT
     exchange = Guard(gw.parse(spec))
     states = [exchange.init(layout) for _ in range(n)]
@@ -93,7 +93,9 @@ def test_error_feedback_accumulates() -> None:
 def test_what_is_accumulated_is_exchanged_alike_and_rolled_back_whole(
     spec: str, long: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The residual is added in the pass that reads gradients: same means and memories; a rollback leaves no trace."""
+    """Adding the residual in the pass that reads gradients gives the same means and memories; a rollback leaves no
+    trace.
+    """
     monkeypatch.setattr(compiled, "LONG", long)
     n, layout = 3, zoo.LAYOUT
     exchange = Guard(gw.parse(spec))
@@ -132,6 +134,6 @@ def test_what_is_accumulated_is_exchanged_alike_and_rolled_back_whole(
 
 
 def same(a: State, b: State) -> bool:
-    """Equal bits in every tensor of two nests."""
+    """Compare every tensor of two nests bit for bit."""
     pairs = zip(checkpoint.flatten(a), checkpoint.flatten(b), strict=True)
     return all(path == other and torch.equal(value, theirs) for (*_, path, value), (*_, other, theirs) in pairs)

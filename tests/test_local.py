@@ -27,7 +27,7 @@ TWO_RANKS = (
 
 @pytest.mark.story
 def test_rounds_loops_resumption_and_refusals_on_two_ranks() -> None:
-    """See the functions of these names in local_ranks.py."""
+    """The functions of these names are in local_ranks.py."""
     for line in play("one_after_the_other", *TWO_RANKS, ranks=2, lives=LIVES):
         told = line["result"]
         assert set(told) == set(TWO_RANKS)
@@ -59,7 +59,7 @@ def test_a_dead_rank_is_an_error_in_time_and_the_others_regroup() -> None:
 def test_killed_in_an_exchange_a_restart_loses_one_round_at_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And ends with the model of a run that was never killed."""
+    """At the end the model is that of a run that was never killed."""
     ends = []
     for folder, until in (("killed", "14"), ("killed", ""), ("whole", "")):
         (tmp_path / folder).mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Local steps in the laboratory: rounds, timetables, crowds, the runs they make, and what is refused."""
+"""Local steps in the laboratory: rounds, schedules, batches of workers, the runs they make, and what is refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def losses(history: History) -> list[float]:
 
 
 def spread(n: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """An anchor f[d] and n workers f[n, d] around it."""
+    """Return an anchor f[d] and n workers f[n, d] around it."""
     rng = torch.Generator().manual_seed(seed)
     anchor = torch.randn(LAYOUT.d, generator=rng)
     return anchor, anchor + 0.1 * torch.randn(n, LAYOUT.d, generator=rng)
@@ -125,14 +125,14 @@ def test_rounds_grow() -> None:
     [("add", [[2.0, 4.0], [2.0, 4.0]]), ("mix", [[1.5, 3.0], [1.5, 3.0]]), ("drop", [[1.0, 3.0], [1.0, 3.0]])],
 )
 def test_a_worker_catches_up(how, wanted) -> None:
-    """From 1, 2, where its difference was taken, it went on to 2, 3; the anchor is at 1, 3 now."""
+    """Its difference was taken at 1, 2; it went on to 2, 3; the anchor is now at 1, 3."""
     thetas = torch.tensor([[2.0, 3.0], [2.0, 3.0]])
     catch_up_(thetas, torch.tensor([1.0, 3.0]), torch.tensor([[1.0, 2.0], [1.0, 2.0]]), how)
     assert thetas.tolist() == wanted
 
 
 def test_a_delayed_mean_of_a_single_worker_that_adds_changes_nothing() -> None:
-    """Its difference comes back as it was; no step is lost, and at the end the anchor is where it stands."""
+    """Its difference comes back unchanged, no step is lost, and at the end the anchor is where the worker is."""
     rng = torch.Generator().manual_seed(0)
     anchor = torch.zeros(LAYOUT.d)
     timetable = Timetable(LocalSteps(3, AVERAGE, delay=2, catch_up="add"), gw.parse("mean"), LAYOUT, 1, 8, 0, anchor)
@@ -187,7 +187,7 @@ def test_one_local_step_of_sgd_is_data_parallel_sgd() -> None:
 
 
 def test_a_round_of_means_is_models_trained_apart_and_averaged() -> None:
-    """Two workers' models, trained by AdamW in loops written out."""
+    """Two workers' models are trained by AdamW in explicit loops."""
     training = replace(ADAMW, exchange="dense", steps=3, local=LocalSteps(3, AVERAGE), clip=0.0, learning_rate=1e-3)
     settings, task = training.filled().settings, training.make()
     models = [task.model("gpt", 0) for _ in range(2)]
@@ -265,7 +265,7 @@ def test_muon_is_refused_where_torch_has_none(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_run_by_adamw_or_muon_resumes_bit_equal(optimizer: str, tmp_path: Path) -> None:
-    """Compressed at every step; the second half, taken alone, is that of the whole."""
+    """Every step is compressed. The second half, run alone, equals that of the whole run."""
     training = replace(ADAMW, local=None, steps=4, evaluate_every=2, optimizer=optimizer)
     whole = train(training)
 
@@ -282,7 +282,7 @@ def test_a_run_by_adamw_or_muon_resumes_bit_equal(optimizer: str, tmp_path: Path
 
 
 def test_every_worker_reads_its_own_kind_of_text() -> None:
-    """Four kinds, whose most frequent bytes differ; a fifth worker reads the first kind again."""
+    """There are four kinds, whose most frequent bytes differ; a fifth worker reads the first kind again."""
     texts = corpus.kinds()
     assert len(texts) == 4
     task = make("language", unlike=True)
@@ -346,7 +346,7 @@ def test_what_local_steps_cannot_do_here_is_said(tmp_path: Path) -> None:
             train(ADAMW, **arguments)
 
     class Elsewhere(InProcess):
-        """Stands for ranks."""
+        """Stands for real ranks."""
 
     with pytest.raises(ValueError, match="run in one process: give workers instead of ranks"):
         follow(ADAMW, Elsewhere, lambda event: None, None, None)
@@ -388,7 +388,7 @@ def test_local_steps_from_the_command_line(monkeypatch: pytest.MonkeyPatch, capf
 
 
 def test_the_page_shows_the_long_runs() -> None:
-    """Its table is that of the runs; near dense steps, and so many times fewer bytes."""
+    """Its table is that of the runs, whose losses are near dense and whose bytes are as many times fewer as it says."""
     root = Path(__file__).parents[1]
     runs: dict[str, list[dict[str, Any]]] = {}
     for run in json.loads((root / "benchmarks" / "results" / "local_lab.json").read_text())["runs"]:

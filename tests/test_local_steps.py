@@ -22,13 +22,15 @@ ROUNDING = 1e-11  # of float64, relative: V sums squares that differ by a factor
 
 
 def ridge(**options: float) -> Problem:
-    """Ill-conditioned: fewer rows than columns, so that only the penalty of 0.1 keeps f and every f_i convex."""
+    """An ill-conditioned problem: it has fewer rows than columns, so only the penalty of 0.1 makes f and every f_i
+    convex.
+    """
     return make("ridge", **{"m": 80, "d": 100, "penalty": 0.1, **options})
 
 
 @dataclass(frozen=True)
 class Holding:
-    """A state before a local step, and the plan and problem it belongs to."""
+    """A state before a local step, with its plan and problem."""
 
     problem: Problem
     plan: TheoryPlan
@@ -37,7 +39,7 @@ class Holding:
     h: Tensor
 
     def points(self) -> tuple[Points, LocalDescent]:
-        """Points whose control variates are what sums h f[n, d] of messages make them."""
+        """Return points with the control variates that sums h f[n, d] of messages give them."""
         local = LocalDescent(self.plan.p, self.plan.alpha, self.plan.rho, self.plan.split)
         points = Points(self.x.clone(), self.y.clone(), torch.empty_like(self.x), torch.empty_like(self.y))
         factor = local.p * local.alpha / self.plan.gamma
@@ -55,7 +57,7 @@ class Holding:
         return points, local
 
     def after(self, messages: Tensor) -> float:
-        """V after a local step and an exchange that says messages f[n, d]."""
+        """Return V after a local step and an exchange of the messages f[n, d]."""
         points, local = self.step()
         sums = self.h + messages
         states = [{"h": sums, "mean_h": sums.mean(0)}]
@@ -63,7 +65,7 @@ class Holding:
         return self.value(points)
 
     def ratio(self, k: int) -> float:
-        """E V(next) / (tau V), over all supports of Rand-k."""
+        """Return E V(next) / (tau V), over all supports of Rand-k."""
         n, d = self.x.shape
         points, _ = self.step()
         quiet, difference = self.value(points), points.x - points.y
@@ -76,7 +78,7 @@ class Holding:
 
 
 def holdings(chosen: TheoryPlan, problem: Problem, states: int) -> list[Holding]:
-    """States from 10^-2 to 10^2 away from x* and from the right control variates, some of them right."""
+    """Return states 10^-2 to 10^2 away from x* and from the right control variates; some of these are right."""
     rng = torch.Generator().manual_seed(problem.n)
     n, d = problem.n, problem.d
 
@@ -104,7 +106,7 @@ def small(n: int, d: int) -> Problem:
 
 
 def longer(chosen: TheoryPlan, gamma: float = 1.0, alpha: float = 1.0, rho: float = 1.0) -> TheoryPlan:
-    """The same promise, at parameters that are so many times as large."""
+    """Return the same promise with parameters that are so many times as large."""
     made = replace(chosen, gamma=chosen.gamma * gamma, alpha=chosen.alpha * alpha, rho=chosen.rho * rho)
     return replace(made, lyapunov=replace(made.lyapunov, weight=made.gamma**2 / (made.p**2 * made.alpha)))
 
@@ -112,7 +114,7 @@ def longer(chosen: TheoryPlan, gamma: float = 1.0, alpha: float = 1.0, rho: floa
 @pytest.mark.parametrize(("n", "d", "k"), [(1, 4, 1), (2, 4, 2), (2, 4, 4), (3, 4, 3)])
 @pytest.mark.parametrize("share", [1.0, 0.3])
 def test_a_local_step_keeps_the_promise(n: int, d: int, k: int, share: float) -> None:
-    """T7 (Condat, Maranjyan and Richtárik 2025): E V(next) <= tau V in exact expectation, and not by far."""
+    """T7 (Condat, Maranjyan and Richtárik 2025): E V(next) <= tau V in exact expectation, and not by much."""
     problem, omega = small(n, d), d / k - 1
     p = share * plan("locodl", constants(problem), omega=omega).p
     chosen = plan("locodl", constants(problem), omega=omega, p=p)
@@ -141,7 +143,7 @@ def test_at_the_optimum_with_its_control_variates_nothing_moves() -> None:
 
 
 def test_an_exchange_after_every_step_is_gradient_descent() -> None:
-    """p = 1 and the identity: y goes with step gamma / 2, for y has half of the weight. Messages are float32."""
+    """With p = 1 and the identity y moves by gamma / 2, because y has half of the weight. Messages are float32."""
     problem = small(3, 6)
     local = compose("locodl", problem, operator("identity"), p=1.0)
     plain = compose("gd", problem, operator("identity"), step=local.step / 2)
@@ -150,7 +152,9 @@ def test_an_exchange_after_every_step_is_gradient_descent() -> None:
 
 
 def test_the_mean_run_keeps_to_the_rate_on_ridge() -> None:
-    """E V tau^-T <= V(0) after T local steps: 30 runs, whose mean may err by three of its standard deviations."""
+    """E V tau^-T <= V(0) after T local steps, over 30 runs whose mean may be off by three of its
+    standard deviations.
+    """
     problem = ridge(m=24, d=30, penalty=1.0)
     method = compose("locodl", problem, operator("natural"))
     values = torch.tensor([[run[0], run[1]] for run in (followed(problem, method, seed) for seed in range(30))])
@@ -160,7 +164,7 @@ def test_the_mean_run_keeps_to_the_rate_on_ridge() -> None:
 
 
 def followed(problem: Problem, method: ConvexMethod, seed: int, rounds: int = 40) -> tuple[float, float]:
-    """V at the start and, times tau^-T, after `rounds` exchanges."""
+    """Return V at the start and, times tau^-T, after `rounds` exchanges."""
     layout, tau = gw.Layout(["x"], [(problem.d,)]), method.plan.rate**method.plan.p
     averager = InProcess(method.exchange, layout, problem.n, seed, torch.float64, batched=True)
     run = local_points(problem, method.local, method.step, averager, seed, torch.float64)
@@ -185,7 +189,7 @@ def test_local_steps_are_geometric_and_the_same_for_all_workers() -> None:
 
 
 def test_on_an_ill_conditioned_ridge_it_takes_fewer_rounds_and_bytes() -> None:
-    """Than gradient descent and DIANA, to 1e-3, all at the steps of their theorems."""
+    """To an error of 1e-3 it takes fewer than gradient descent and DIANA, all at their theorems' steps."""
     problem, reached = ridge(m=40, d=50), {}
     for name, spec in (("dcgd", "identity"), ("diana", "natural"), ("locodl", "identity"), ("locodl", "natural")):
         trace = descend(problem, compose(name, problem, operator(spec)), 20_000, every=10, until=1e-3)

@@ -1,4 +1,4 @@
-"""Memories: what they conserve, what they converge to, what they are in special cases."""
+"""Memories: what they conserve, what they converge to, and their special cases."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_ef_conserves(spec: str, n: int) -> None:
 
 
 def decayed(n: int, steps: int, decay: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Means [steps, d] and errors [n, d] of Top-k of 6 under a decaying error by its definition."""
+    """Return means [steps, d] and errors [n, d] of Top-k of 6 with a decaying error, by its definition."""
     error, means = torch.zeros(n, zoo.LAYOUT.d, dtype=torch.float64), []
     for step in range(steps):
         a = decay * error + xs(n, step)
@@ -59,7 +59,7 @@ def test_a_decaying_error_is_its_formula(decay: float, batched: bool) -> None:
 
 
 def test_a_decaying_error_loses_what_it_forgets() -> None:
-    """Of what went in, the sum of means and the errors lack (1 - decay) of each error, and that is not little."""
+    """The means and the errors together lack (1 - decay) of each error, which is not little."""
     n, steps, decay = 2, 20, 0.95
     sim, owed, lost = gw.Simulator(f"ef({SIX}, decay={decay})", zoo.LAYOUT, n), 0.0, 0.0
     for step in range(steps):
@@ -71,7 +71,7 @@ def test_a_decaying_error_loses_what_it_forgets() -> None:
 
 
 def test_a_decaying_error_in_units_of_the_learning_rate_decays_alike() -> None:
-    """At a power of two as learning rate, bit for bit the memory outside times that number."""
+    """With a power of two as learning rate the memory is bit for bit the one outside, times that rate."""
     outside, inside = (
         gw.Simulator(f"ef({SIX}, decay=0.9{more})", zoo.LAYOUT, 2) for more in ("", ", lr_in_memory=true")
     )
@@ -92,13 +92,13 @@ def test_two_ways_to_forget_are_refused_together() -> None:
 
 
 def test_an_error_that_does_not_decay_names_no_decay() -> None:
-    """Checkpoints store the repr: an option at its default must not show."""
+    """Checkpoints store the repr, so an option at its default must not show."""
     assert repr(gw.parse("ef(mean, decay=1)")) == repr(gw.parse("ef(mean)")) == "EF(exchange=Mean())"
     assert repr(gw.parse("ef(mean, decay=0.95)")) == "EF(exchange=Mean(), decay=0.95)"
 
 
 def test_ef_forgets_exactly_what_was_sent() -> None:
-    """With float32 on the wire and in the memory the residual at a sent place is zero, not nearly zero."""
+    """With float32 on the wire and in memory the residual of a sent value is exactly zero."""
     sim = gw.Simulator("ef(topk(density=0.1))", zoo.LAYOUT, 2)
     for step in range(4):
         sent = sim.step(xs(2, step, torch.float32))
@@ -114,7 +114,7 @@ def shifts(sim: gw.Simulator) -> tuple[torch.Tensor, torch.Tensor]:
     "spec", [s for s in zoo.SPECS if s.startswith(("diana(", "ef21(", "efbv(", "randdiana(", "shifted("))]
 )
 def test_the_mean_shift_is_the_mean_of_the_shifts_on_every_worker(spec: str) -> None:
-    """Drift: after 30 steps in float64 nothing but its rounding."""
+    """After 30 steps in float64 they differ only by its rounding."""
     sim = gw.Simulator(spec, zoo.LAYOUT, 3)
     for step in range(30):
         sim.step(xs(3, step))
@@ -125,7 +125,7 @@ def test_the_mean_shift_is_the_mean_of_the_shifts_on_every_worker(spec: str) -> 
 
 @pytest.mark.parametrize("spec", ["diana(natural)", "ef21(topk(density=0.1))", "diana(randk(density=0.2))"])
 def test_the_mean_shift_drifts_little_in_float32(spec: str) -> None:
-    """1000 steps of float32: the drift stays below a ten-thousandth of the shifts, of order eps sqrt(steps)."""
+    """In 1000 steps of float32 the drift, of order eps sqrt(steps), stays below a ten-thousandth of the shifts."""
     sim = gw.Simulator(spec, zoo.LAYOUT, 3)
     for step in range(1000):
         sim.step(xs(3, step, torch.float32))
@@ -159,7 +159,7 @@ def test_rand_diana_with_p_one_restarts_every_step() -> None:
 
 
 def test_rand_diana_pays_for_a_restart_and_only_then() -> None:
-    """Expected bytes a step: Rand-k's and p times a dense vector; all workers flip one coin."""
+    """The expected bytes a step are Rand-k's plus p times a dense vector; all workers share one coin."""
     layout = gw.Layout(["x"], [(1000,)])
     sim = gw.Simulator("randdiana(randk(density=0.1), p=0.25)", layout, 2)
     steps = 400
@@ -172,7 +172,7 @@ def test_rand_diana_pays_for_a_restart_and_only_then() -> None:
 
 
 def test_fixed_shifts_are_used_if_somebody_sets_them() -> None:
-    """DCGD-STAR's ideal: with h_i at the vectors themselves nothing is left to send."""
+    """This is DCGD-STAR's ideal: if the h_i are the vectors themselves, nothing is left to send."""
     sim = gw.Simulator("shifted(randk(density=0.1), fixed())", zoo.LAYOUT, 2)
     sim.step(xs(2, 0))
     for worker, state in enumerate(sim.state):
@@ -182,7 +182,9 @@ def test_fixed_shifts_are_used_if_somebody_sets_them() -> None:
 
 
 class Quadratic:
-    """f_i(x) = (x - c_i)' A_i (x - c_i) / 2: heterogeneous, gradients at the optimum far from zero. float64."""
+    """f_i(x) = (x - c_i)' A_i (x - c_i) / 2 in float64; workers differ, and gradients at the optimum
+    are far from zero.
+    """
 
     def __init__(self, n: int = 4, d: int = 40) -> None:
         rng = torch.Generator().manual_seed(5)
@@ -193,7 +195,7 @@ class Quadratic:
         self.L, self.L_max = self.A.mean(0).max().item(), self.A.max().item()
 
     def error(self, spec: str, step_size: float, rounds: int) -> float:
-        """|x - x*|^2 / |x0 - x*|^2 after that many rounds of gradient descent through the exchange."""
+        """Return |x - x*|^2 / |x0 - x*|^2 after that many rounds of gradient descent through the exchange."""
         sim = gw.Simulator(spec, gw.Layout(["x"], [(self.d,)]), self.n)
         x = torch.zeros(self.d, dtype=torch.float64)
         start = (x - self.best).square().sum()
@@ -208,8 +210,9 @@ OMEGA = 3.0  # Rand-k with k = d / 4
 
 @pytest.mark.parametrize("spec", ["diana(randk(density=0.25))", "randdiana(randk(density=0.25))"])
 def test_diana_and_rand_diana_reach_the_optimum(spec: str) -> None:
-    """Linear convergence to 1e-20 at the step size of the theorems, 1 / (L + 6 omega L_max / n) and, with
-    M = 4 omega / (n p) for Rand-DIANA, the same (SPEC T3, T4: Mishchenko et al. 2019; Shulgin and Richtárik 2022)."""
+    """They converge linearly to 1e-20 with the theorems' step, 1 / (L + 6 omega L_max / n), and Rand-DIANA with M = 4
+    omega / (n p) as well (SPEC T3, T4: Mishchenko et al. 2019; Shulgin and Richtárik 2022).
+    """
     step_size = 1 / (QUADRATIC.L + 6 * OMEGA * QUADRATIC.L_max / QUADRATIC.n)
     assert QUADRATIC.error(spec, step_size, 1000) < 1e-20
 
@@ -223,7 +226,7 @@ def test_ef21_reaches_the_optimum() -> None:
 
 
 def test_plain_randk_stalls_where_they_do_not() -> None:
-    """DCGD at its own step size 1 / (L + 2 omega L_max / n) stops in a neighbourhood (SPEC T1)."""
+    """DCGD with its own step 1 / (L + 2 omega L_max / n) stops in a neighbourhood (SPEC T1)."""
     step_size = 1 / (QUADRATIC.L + 2 * OMEGA * QUADRATIC.L_max / QUADRATIC.n)
     assert QUADRATIC.error("randk(density=0.25)", step_size, 1000) > 1e-4
 
@@ -254,7 +257,7 @@ def test_an_alpha_beyond_the_theory_is_refused_when_the_dimension_is_known() -> 
 
 
 def test_what_contracts_only_in_larger_dimensions_is_refused_in_small_ones() -> None:
-    """randk(density=0.6) keeps 1 of 3: omega = 2, which EF would amplify without end."""
+    """randk(density=0.6) keeps 1 of 3, so omega = 2, which EF would amplify without end."""
     with pytest.raises(ValueError, match="may expand a vector of 3 elements"):
         gw.parse("ef(randk(density=0.6))").init(gw.Layout(["x"], [(3,)]))
 

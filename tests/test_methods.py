@@ -1,4 +1,4 @@
-"""Methods of the shifted family: special cases of each other, fixed points, and what they pay."""
+"""Methods of the shifted family: special cases of each other, fixed points, and what they send."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def means(spec: str | gw.Exchange, n: int = 3, steps: int = 12, *, batched: bool
     ],
 )
 def test_special_cases_are_bit_equal(general: str, special: str) -> None:
-    """EF-BV at (1, 1) is EF21 and at (alpha, 1) is DIANA (Condat, Yi and Richtárik 2022); and others of the kind."""
+    """EF-BV at (1, 1) is EF21 and at (alpha, 1) DIANA (Condat, Yi and Richtárik 2022); and more such pairs."""
     assert torch.equal(means(general), means(special))
 
 
@@ -47,7 +47,7 @@ def test_with_nothing_lost_every_method_is_the_mean(spec: str) -> None:
 
 
 class Model:
-    """Gradient descent on the quadratic of the memory tests, at a point that the exchange may ask."""
+    """Gradient descent on the memory tests' quadratic, with a model that the exchange may read."""
 
     def __init__(self, spec: str, start: torch.Tensor, *, shifts: torch.Tensor | None = None) -> None:
         self.sim = gw.Simulator(spec, LAYOUT, QUADRATIC.n, batched=True)
@@ -83,7 +83,9 @@ MU = QUADRATIC.A.mean(0).min().item()
     ],
 )
 def test_methods_with_a_memory_reach_the_optimum(spec: str, step: float) -> None:
-    """Full gradients, workers that disagree: linear convergence to 1e-20. Steps are cautious, not the theorems'."""
+    """With full gradients and workers that differ they converge linearly to 1e-20. Steps are shorter than the
+    theorems'.
+    """
     model = Model(spec, START)
     start = model.error()
     for _ in range(4000):
@@ -92,7 +94,7 @@ def test_methods_with_a_memory_reach_the_optimum(spec: str, step: float) -> None
 
 
 def test_gdci_stalls() -> None:
-    """At the step size of its theorem: gamma = 1 / mu, and eta gamma = 1 / (L + 2 omega (L_max - mu) / n)."""
+    """It has its theorem's step: gamma = 1 / mu, and eta gamma = 1 / (L + 2 omega (L_max - mu) / n)."""
     model = Model(f"gdci(randk(density=0.25), gamma={1 / MU!r})", START)
     start = model.error()
     for _ in range(4000):
@@ -102,7 +104,7 @@ def test_gdci_stalls() -> None:
 
 @pytest.mark.parametrize("spec", ["randk(density=0.25)", "induced(topk(density=0.1), randk(density=0.25))"])
 def test_star_reaches_the_optimum_because_its_shifts_are_there(spec: str) -> None:
-    """DCGD-STAR, with C (the induced operator's first part) and without."""
+    """DCGD-STAR with C (the first part of the induced operator) and without."""
     model = Model(f"shifted({spec}, fixed())", START, shifts=gradients(QUADRATIC.best))
     start = model.error()
     for _ in range(1000):

@@ -1,4 +1,4 @@
-"""MiCRO and ExDyna: a common threshold that keeps the density, parts that rotate, and parts that find a balance."""
+"""MiCRO and ExDyna: a common threshold that keeps the density, parts that rotate, and parts that become balanced."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 
 
 def step(exchange: gw.Exchange, xs: Tensor, states: Sequence[State], t: int) -> list[gw.Sent]:
-    """One step of a row of workers in lockstep."""
+    """Run one step of several workers in lockstep."""
     n, where = len(xs), flat(xs.shape[-1])
     return gw.lockstep([exchange(x, states[r], gw.Turn(r, n, t, where)) for r, x in enumerate(xs)])
 
@@ -39,7 +39,7 @@ def start(exchange: gw.Exchange, xs: Tensor) -> list[State]:
 
 
 def ratios(exchange: gw.Exchange, stream: Iterator[Tensor], density: float) -> list[float]:
-    """k' / k of every step."""
+    """Return k' / k of every step."""
     found, states = list[float](), list[State]()
     for t, xs in enumerate(stream):
         states = states or start(exchange, xs)
@@ -49,7 +49,7 @@ def ratios(exchange: gw.Exchange, stream: Iterator[Tensor], density: float) -> l
 
 
 def steady(n: int, d: int, steps: int, scale: float = 1.0) -> Iterator[Tensor]:
-    """The same distribution at every step."""
+    """Return vectors with the same distribution at every step."""
     rng = torch.Generator().manual_seed(3)
     return (torch.randn(n, d, generator=rng) * scale for _ in range(steps))
 
@@ -80,7 +80,7 @@ def test_a_threshold_doubles_in_139_steps() -> None:
 
 
 class Plain:
-    """MiCRO as the specification says it, with lists and loops."""
+    """MiCRO as its specification says, with lists and loops."""
 
     def __init__(self, density: float, n: int, d: int, official: bool) -> None:
         self.n, self.k, self.official = n, int(density * d), official
@@ -110,7 +110,7 @@ class Plain:
 @pytest.mark.parametrize("official", [False, True])
 @pytest.mark.parametrize("scale", [0.02, 0.1, 0.5])
 def test_golden_trajectory(official: bool, scale: float) -> None:
-    """Supports and thresholds against the plain text of the algorithm; k' is too low, about right and too high."""
+    """Supports and thresholds equal those of the plain algorithm while k' is too low, about right and too high."""
     n, d, density = 3, 200, 0.1
     exchange, plain = gw.exchange.MiCRO(density, "formula", official), Plain(density, n, d, official)
     states = start(exchange, normal(n, d))
@@ -126,7 +126,9 @@ def test_golden_trajectory(official: bool, scale: float) -> None:
 @BOTH
 @pytest.mark.parametrize("kind", ["sample", "formula, too low", "formula, too high"])
 def test_density_comes_into_its_band_and_stays_there(make: type[gw.exchange.MiCRO], kind: str) -> None:
-    """On a steady stream: at once from a sample, and at half a percent a step from a threshold wrong by 1.8."""
+    """On a steady stream it does so at once from a sample, and at half a percent a step from a
+    threshold wrong by 1.8.
+    """
     n, d, density, steps = 4, 20_000, 0.2, 190
     right = 1.2816 * 2 * math.sqrt(density * d)  # the quantile of a normal distribution, over 1 / (2 sqrt(k))
     scale = {"sample": 1e6, "formula, too low": 1.8 / right, "formula, too high": 1 / 1.8 / right}[kind]
@@ -137,7 +139,7 @@ def test_density_comes_into_its_band_and_stays_there(make: type[gw.exchange.MiCR
 
 
 def test_the_official_threshold_creeps_up_inside_the_band() -> None:
-    """It rises where k' lies between 0.909 k and k too, so that k' ends at the band's lower edge instead of at k."""
+    """It also rises while k' lies between 0.909 k and k, so k' ends at the band's lower edge instead of at k."""
     n, d, density = 4, 20_000, 0.2
     found = {}
     for official in (False, True):
@@ -158,7 +160,7 @@ def test_all_ranks_know_the_same_facts(make: type[gw.exchange.MiCRO]) -> None:
 
 
 def test_the_target_is_one_a_worker_at_least() -> None:
-    """So many are sent in any case; with less, the threshold would rise for ever."""
+    """That many are always sent; with a lower target the threshold would rise for ever."""
     control = threshold.Control(0.01, "sample", official=False)
     assert [control.k(d, n) for d, n in ((0, 3), (2, 3), (100, 1), (100, 7), (1000, 7))] == [1, 2, 1, 7, 10]
 
@@ -175,7 +177,7 @@ def test_the_formula_is_the_authors() -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_a_small_sample_is_all_there_is(n: int) -> None:
-    """Up to k = 255 the first step sends exactly the k largest of what is searched, wherever they lie."""
+    """Up to k = 255 the first step sends exactly the k largest of what is searched, wherever they are."""
     d, k = 1000, 200
     xs = normal(n, d) * torch.logspace(0, 0.5, d, dtype=torch.float64)
     searched = torch.cat([xs[p, a:b] for p, (a, b) in enumerate(micro.partition(d, n))])
@@ -184,7 +186,7 @@ def test_a_small_sample_is_all_there_is(n: int) -> None:
 
 
 def test_a_large_sample_is_cheap_and_close() -> None:
-    """511 values a worker at most, never more than k; what passes is k with a standard deviation below 8 %."""
+    """A worker sends at most 511 values, never more than k, and k' has a standard deviation below 8 % of k."""
     counts = [threshold.sampling(k)[1] for k in range(1, 20_000)]
     assert max(counts) == 511
     assert all(m <= k and (m == k or m >= 128) for k, m in enumerate(counts, 1))
@@ -208,7 +210,9 @@ def test_the_gradients_scale_does_not_matter(make: type[gw.exchange.MiCRO], fact
 
 
 def test_a_threshold_far_off_is_sampled_anew_and_only_by_who_samples() -> None:
-    """Beyond a factor of 1.25 the next step asks once more; the authors' start does not. So do too many."""
+    """Beyond a factor of 1.25, or with too many values, the next step samples again; with the authors' start it does
+    not.
+    """
     xs = normal(2, 4000)
     for kind, asked in (("sample", [2, 1, 2, 2, 1]), ("formula", [2, 2, 2, 2, 2])):
         sim, calls = gw.Simulator(gw.exchange.MiCRO(0.1, kind), flat(4000), 2), [0]
@@ -227,7 +231,7 @@ def test_where_little_is_not_zero_all_of_it_passes() -> None:
 
 @BOTH
 def test_a_network_in_training_keeps_its_density(make: type[gw.exchange.MiCRO]) -> None:
-    """Under error feedback, whose accumulators grow all the while: after 150 steps the mean density is in its band."""
+    """Under error feedback accumulators keep growing; after 150 steps the mean density is in its band."""
     rng, n, density = torch.Generator().manual_seed(0), 4, 0.02
     teacher = torch.randn(20, 5, generator=rng)
     w1, w2 = torch.randn(20, 200, generator=rng) / 5, torch.randn(200, 5, generator=rng) / 14
@@ -261,7 +265,7 @@ def test_parts_tile_the_vector_and_differ_by_one(d: int, n: int) -> None:
 
 
 def test_parts_rotate() -> None:
-    """Only worker 0 has anything: what is found lies in part t % n, and each other part gives its place t % size."""
+    """Only worker 0 has values. At step t it searches part t % n; every other part gives its position t % size."""
     n, d = 4, 42
     xs = torch.zeros(n, d)
     xs[0] = 1.0
@@ -315,7 +319,7 @@ def test_parts_tile_the_vector_after_any_moves(d: int, n: int, seeds: list[int])
 
 
 def plainly_moved(parts: list[int], counts: list[int], d: int) -> list[int]:
-    """The rule as the specification says it."""
+    """Apply the rule as its specification says."""
     blk_part, K, n = list(parts), list(counts), len(parts)
     num_blk, sz_blk = exdyna.blocks(d)
     k_acc, den, min_blk = sum(K) / n, sum(K) / d, num_blk / (4 * n)
@@ -341,7 +345,9 @@ def test_moves_are_the_specifications(counts: list[int], d: int) -> None:
 
 
 def test_golden_moves() -> None:
-    """d = 2048 is 64 blocks of 32. A block moves downhill, neither from little nor to much, nor one of the last."""
+    """d = 2048 is 64 blocks of 32. A block moves to a part with fewer found, if both are far from the mean and blocks
+    suffice.
+    """
     d = 2048
     assert exdyna.move([16, 16, 16, 16], [90, 10, 10, 90], d) == [15, 17, 17, 15]
     assert exdyna.move([16, 16, 16, 16], [100, 100, 100, 100], d) == [16, 16, 16, 16]
@@ -359,7 +365,9 @@ def test_inefficiency() -> None:
 
 
 def test_exdyna_balances_what_lies_in_one_part() -> None:
-    """All that is large lies in the first of four parts: lists 4 times as long as needed, and 1.3 in the end."""
+    """All large values are in the first of four parts: lists are 4 times as long as needed at first, and 1.3 in the
+    end.
+    """
     n, d, density = 4, 4096, 0.1
     profile = torch.ones(d)
     profile[d // 4 :] = 1e-3
@@ -378,7 +386,7 @@ def test_exdyna_balances_what_lies_in_one_part() -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6])
 def test_parts_of_another_number_of_workers_are_forgotten(n: int) -> None:
-    """After loading what 4 workers knew: an even split at once, and the threshold is kept."""
+    """After loading the state of 4 workers there is an even split at once, and the threshold is kept."""
     exchange, d = gw.exchange.ExDyna(0.1), 2048
     profile = torch.logspace(0, -3, d, dtype=torch.float64)
     known = start(exchange, normal(4, d))
@@ -396,7 +404,9 @@ def test_parts_of_another_number_of_workers_are_forgotten(n: int) -> None:
 
 @BOTH
 def test_bytes_are_those_of_the_table(make: type[gw.exchange.MiCRO]) -> None:
-    """First the sample, then counts, index blocks padded to the longest or to the room, and everybody's values."""
+    """First the sample; then counts and index blocks padded to the longest or to the reserved space;
+    then all values.
+    """
     n, d, k = 3, 3000, 150
     sim = gw.Simulator(make(k / d), flat(d), n)
     xs, gathered, summed = normal(n, d, dtype=torch.float32), 0, 0
@@ -420,7 +430,7 @@ def test_bytes_are_those_of_the_table(make: type[gw.exchange.MiCRO]) -> None:
 @pytest.mark.parametrize("d", [0, 1, 3, 40])
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_hard_inputs_obey_the_law(make: type[gw.exchange.MiCRO], d: int, n: int) -> None:
-    """Nothing at all, a silent worker, equal values, fewer elements than workers: and nothing is lost."""
+    """No values, a worker without any, equal values, fewer elements than workers: nothing is lost."""
     for kind in ("sample", "formula"):
         sim, sent_sum, given = gw.Simulator(gw.memory.EF(make(0.1, kind)), flat(d), n), torch.zeros(d), torch.zeros(d)
         for t in range(8):

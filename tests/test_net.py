@@ -49,7 +49,7 @@ def skip_if_refused() -> None:
 
 @pytest.fixture(scope="module")
 def bare() -> Iterator[str]:
-    """The package alone, without gradwire's other parts (torch), where any user may read it."""
+    """Copy the package alone, without gradwire's other parts (torch), to where any user may read it."""
     with tempfile.TemporaryDirectory(prefix="gradwire-net-") as place:
         shutil.copytree(Path(net.__file__).parent, Path(place, "gradwire", "net"))
         Path(place, "gradwire", "__init__.py").touch()
@@ -365,7 +365,7 @@ def test_an_ordinary_user_has_links_too(shaped: None, bare: str) -> None:
 
 
 def kill_a_caller(rate: str | None, bare: str, program: str = sys.executable, **user: Any) -> None:
-    """Kill a process that has launched a cluster, as it stands, and see that everything goes with it."""
+    """Kill a process that has launched a cluster, and check that everything ends with it."""
     mark, before = str(uuid.uuid4()), interfaces()
     parent = subprocess.Popen(
         caller(rate, program), env=caller_env(bare, mark), stdout=subprocess.PIPE, text=True, **user
@@ -384,12 +384,12 @@ def kill_a_caller(rate: str | None, bare: str, program: str = sys.executable, **
 
 
 def heard(cluster: net.Cluster) -> list[str]:
-    """What two ranks say first, and thereby that both run."""
+    """Return the first lines of two ranks, which shows that both run."""
     return list(itertools.islice(cluster.lines(), 2))
 
 
 def brood(stay: bool = True, program: str = sys.executable) -> list[str]:
-    """A rank with a child that has left its session."""
+    """Return a rank with a child that has left its session."""
     script = f"""
 import subprocess, sys, time
 subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"], start_new_session=True)
@@ -400,7 +400,7 @@ time.sleep({600 if stay else 0})
 
 
 def caller(rate: str | None, program: str = sys.executable) -> list[str]:
-    """A process that launches two ranks, and passes on what they print."""
+    """Start a process that launches two ranks and passes on what they print."""
     script = f"""
 from gradwire import net
 with net.launch([{brood(program=program)}] * 2, {rate!r}) as cluster:
@@ -415,7 +415,7 @@ def caller_env(bare: str, mark: str) -> dict[str, str]:
 
 
 def ordinary_python() -> str:
-    """A Python that a user without rights may start; this one may lie in root's own directory."""
+    """Return a Python that an ordinary user may start; this one may be in root's own directory."""
     for program in [sys.executable, shutil.which("python3", path="/usr/local/bin:/usr/bin:/bin")]:
         if program is None:
             continue
@@ -430,7 +430,7 @@ def ordinary_python() -> str:
 
 
 def marked(mark: str) -> list[int]:
-    """The processes with MARK=mark in their environment."""
+    """Return the processes with MARK=mark in their environment."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -446,13 +446,13 @@ def command_of(pid: int) -> bytes:
 
 
 def interfaces() -> tuple[set[str], set[str]]:
-    """The names of this machine's own interfaces, and of its named network namespaces."""
+    """Return the names of this machine's own interfaces and of its named network namespaces."""
     names = Path("/run/netns")
     return {name for _, name in socket.if_nameindex()}, set(os.listdir(names)) if names.exists() else set()
 
 
 def until(true: Callable[[], bool]) -> bool:
-    """Whether it becomes true within ten seconds."""
+    """Say whether the condition becomes true within ten seconds."""
     end = time.monotonic() + 10
     while not (now := true()) and time.monotonic() < end:
         time.sleep(0.05)
@@ -464,7 +464,7 @@ def until(true: Callable[[], bool]) -> bool:
 
 @pytest.fixture
 def afresh() -> Iterator[None]:
-    """Ask again, and again afterwards."""
+    """Ask again before the test, and again after it."""
     net.refusal.cache_clear()
     yield
     net.refusal.cache_clear()

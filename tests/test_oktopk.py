@@ -1,4 +1,4 @@
-"""Ok-Topk against its arithmetic written densely, its volume against the paper's bound, and the ask it needs."""
+"""Ok-Topk compared with its dense definition, its volume with the paper's bound, and the ask it needs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def ask(one: gw.AllToAll) -> Tensor:
 
 
 def rows_of(n: int, m: int = 3) -> Tensor:
-    """u8[n, n, m] in which [a, b] is what a has for b."""
+    """Return u8[n, n, m] in which [a, b] is a's message for b."""
     return (10 * torch.arange(n).view(n, 1, 1) + torch.arange(n).view(1, n, 1)).expand(n, n, m).to(torch.uint8)
 
 
@@ -92,7 +92,7 @@ def test_an_index_takes_less_than_an_element(width: int, span: int) -> None:
 
 
 def local(x: Tensor, k: int) -> Tensor:
-    """f[n, d] -> every worker's own k largest, zero elsewhere."""
+    """Return, for f[n, d], every worker's own k largest, with zeros elsewhere."""
     indices = torch.stack([reference.topk(row, k) for row in x])
     return torch.zeros_like(x).scatter_(1, indices, x.gather(1, indices))
 
@@ -127,7 +127,7 @@ streams = st.integers(1, 5).flatmap(
 @settings(deadline=None, max_examples=40)
 @given(streams, st.sampled_from([0.05, 0.2, 0.5, 1.0]), st.integers(1, 3))
 def test_any_stream_of_ties_and_zeros(stream: list[list[list[int]]], density: float, every: int) -> None:
-    """The law, what an own may be, and how many indices are sent: k where they are selected anew, else 2 k at most."""
+    """The law holds, `own` is valid, and k indices are sent if they are selected again, otherwise at most 2 k."""
     x = torch.tensor(stream, dtype=torch.float64)
     n, d = len(stream[0]), len(stream[0][0])
     x = x.view(len(stream), n, d)
@@ -149,7 +149,7 @@ def test_any_stream_of_ties_and_zeros(stream: list[list[list[int]]], density: fl
 
 
 def stream(n: int, d: int, steps: int, seed: int = 0) -> list[Tensor]:
-    """f32[n, d] that change slowly, with a common part and larger values where the vector begins."""
+    """Return f32[n, d] that change slowly, with a common part and larger values at the start of the vector."""
     rng = torch.Generator().manual_seed(seed)
     common, own = torch.randn(d, generator=rng), torch.randn(n, d, generator=rng)
     scale, xs = torch.logspace(0, -2, d), list[Tensor]()
@@ -161,7 +161,9 @@ def stream(n: int, d: int, steps: int, seed: int = 0) -> list[Tensor]:
 
 @pytest.mark.parametrize("n", [2, 4, 8, 16])
 def test_the_volume_is_below_six_k_whatever_the_workers(n: int) -> None:
-    """Elements of 4 bytes on a worker's link in every step, padding and renewal included; 4 k in ordinary ones."""
+    """Counted in elements of 4 bytes on a worker's link in every step, with padding and renewals; 4 k in ordinary
+    steps.
+    """
     d, k = 60_000, 1800
     sim = gw.Simulator("oktopk(density=0.03, recompute_every=8)", flat(d), n)
     before = 0
@@ -177,7 +179,9 @@ def test_the_volume_is_below_six_k_whatever_the_workers(n: int) -> None:
 
 
 def test_an_ordinary_step_brings_what_formats_md_says() -> None:
-    """(8.6 + 32) (1 + 1 / n) bits a kept value; without any order the fullest row is 4 % longer than k / n."""
+    """It brings (8.6 + 32) (1 + 1 / n) bits a kept value; without any order the longest row is 4 %
+    longer than k / n.
+    """
     d, k, n = 500_000, 5000, 4
     x = torch.randn(d, generator=torch.Generator().manual_seed(0)).repeat(n, 1)
     sim = gw.Simulator("oktopk(density=0.01)", flat(d), n)
@@ -199,7 +203,7 @@ def test_counts_stay_near_k_between_recomputations() -> None:
 
 
 def test_regions_hold_equal_shares_of_what_is_selected() -> None:
-    """The values sit where the vector begins, so equal spans would not: the first of 8 holds more than half."""
+    """The values are at the start of the vector, so of 8 equal spans the first would hold more than half."""
     d, n = 40_000, 8
     sim = gw.Simulator("oktopk(density=0.02)", flat(d), n)
     (x,) = stream(n, d, 1)
@@ -214,7 +218,7 @@ def test_regions_hold_equal_shares_of_what_is_selected() -> None:
 
 
 def test_sums_that_lie_with_one_owner_are_spread_first() -> None:
-    """Workers cancel each other but for the first quarter: its owner has all that is sent."""
+    """Workers cancel each other except in the first quarter, so its owner has everything that is sent."""
     d, n = 8000, 4
     x = torch.randn(d, generator=torch.Generator().manual_seed(0)).repeat(n, 1)
     x[1::2, d // n :] *= -1
@@ -233,7 +237,7 @@ def test_sums_that_lie_with_one_owner_are_spread_first() -> None:
 
 
 def first_row(sim: gw.Simulator, x: Tensor) -> int:
-    """Bytes of one row of the first all-to-all, from the definition of p."""
+    """Return the bytes of one row of the first all-to-all, from the definition of p."""
     n, d = x.shape
     plan = Regions.read(sim.state[0], n, d)
     assert plan is not None
@@ -244,7 +248,7 @@ def first_row(sim: gw.Simulator, x: Tensor) -> int:
 
 @pytest.mark.parametrize("jump", [0.01, 100.0])
 def test_a_jump_is_met_in_the_same_step(jump: float) -> None:
-    """All k, and by new thresholds: not everything, and not nothing until the next recomputation."""
+    """k values are sent by new thresholds; not all values, and not none until the next recomputation."""
     sim = gw.Simulator("oktopk(density=0.05)", flat(2000), 3)
     first, second = stream(3, 2000, 2)
     sim.step(first)

@@ -23,7 +23,7 @@ def moved(outer: SGD | Nesterov, mean: gw.Dense | gw.Sparse, size: int = N) -> t
 
 
 def last_sent(spec: str, *, batched: bool = False) -> tuple[gw.Sent, torch.Tensor]:
-    """What worker 0 knows after two steps of five workers, and the vectors of the second one."""
+    """Return what worker 0 knows after two steps of five workers, and the vectors of the second step."""
     simulator = gw.Simulator(spec, LAYOUT, N, batched=batched)
     generator = torch.Generator().manual_seed(3)
     for _ in range(2):
@@ -44,7 +44,7 @@ def test_senders_mean_counts_those_who_sent(spec: str, batched: bool) -> None:
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_senders_mean_is_the_mean_where_all_send(spec: str) -> None:
-    """Over the zoo: only gathered sparse messages have senders; everything else has n of them for each coordinate."""
+    """Over the zoo only gathered sparse messages have senders; for all others every coordinate has n of them."""
     sent, _ = last_sent(spec)
     alike = moved(SGD(mean="senders"), sent.mean)
     if not (isinstance(sent.mean, gw.Sparse) and sent.mean.per_sender):
@@ -55,7 +55,7 @@ def test_senders_mean_is_the_mean_where_all_send(spec: str) -> None:
 
 @pytest.mark.parametrize("spec", ["deft(density=0.05)", "uniontopk(density=0.05)", "globaltopk(density=0.05)", "mean"])
 def test_a_coordinate_sent_for_all_is_not_counted_alone(spec: str) -> None:
-    """A coordinate of DEFT's mean comes once, and stands for all workers."""
+    """A coordinate of DEFT's mean occurs once and stands for all workers."""
     sent, _ = last_sent(spec)
     assert torch.equal(moved(SGD(mean="senders"), sent.mean), -sent.mean.dense())
 
@@ -115,7 +115,7 @@ def test_an_outer_step_of_ones_own() -> None:
     @gw.register("halfway", "outer", example="halfway")
     @dataclass(frozen=True)
     class Halfway:
-        """Half of the mean."""
+        """Move by half of the mean."""
 
         def init(self, layout: gw.Layout, dtype: torch.dtype = torch.float32, device: object = "cpu") -> gw.State:
             return {}

@@ -1,4 +1,4 @@
-"""Compiled twins of packing and rounding give the plain definitions' bytes; classes contract; uniforms are uniform."""
+"""Compiled twins of packing and rounding give the references' bytes; classes contract; uniforms are uniform."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHAPES = [*[(d,) for d in SIZES], (3, 0), (3, 1), (3, 67), (2, 2, 1283)]
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """Without Numba."""
+    """Run without Numba."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiled, "warm_up", lambda: False)
         yield
@@ -30,7 +30,7 @@ def plain() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def any_length() -> Iterator[None]:
-    """The compiled loops serve vectors of any length."""
+    """Let the compiled loops serve vectors of any length."""
     pytest.importorskip("numba")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiled, "LONG", 0)
@@ -39,7 +39,7 @@ def any_length() -> Iterator[None]:
 
 
 def same(call: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """What a call gives, after it was compared with what it gives without Numba, bit for bit."""
+    """Return what a call gives, after comparing it bit for bit with the call without Numba."""
     fast = call()
     with plain():
         slow = call()
@@ -84,7 +84,9 @@ def test_uniforms_are_splitmix_however_they_are_drawn(key: int, dtype: torch.dty
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_uniforms_are_uniform(dtype: torch.dtype) -> None:
-    """Kolmogorov and Smirnov: sqrt(m) sup |F_m - F| exceeds 2.2 once in 8000 keys; chi-square of 1024 bins; pairs."""
+    """Kolmogorov and Smirnov's sqrt(m) sup |F_m - F| exceeds 2.2 for one key in 8000; chi-square of
+    1024 bins; pairs.
+    """
     m = 1 << 18
     drawn = kernels.uniforms(2026, (m,), dtype).double()
     place = torch.arange(m, dtype=torch.float64) / m
@@ -123,7 +125,7 @@ def test_packed_flags(shape: tuple[int, ...]) -> None:
 @settings(deadline=None, max_examples=150)
 @given(st.integers(1, 3000), st.data())
 def test_indices_and_bytes_that_are_none(d: int, data: st.DataObject) -> None:
-    """Also after some bytes were changed: the same indices or the same refusal as without Numba."""
+    """If some bytes are changed, there are the same indices or the same refusal as without Numba."""
     k, rows = data.draw(st.one_of(st.integers(0, d), st.integers(0, min(d, 20)))), data.draw(st.integers(1, 3))
     order = torch.rand(rows, d, generator=torch.Generator().manual_seed(data.draw(st.integers(0, 2**31))))
     x = order.argsort(-1)[:, :k].sort(-1).values
@@ -205,7 +207,9 @@ OPERATORS = [
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("operator", OPERATORS, ids=repr)
 def test_bytes_of_operators(operator: gw.Compressor, shape: tuple[int, ...], kind: str) -> None:
-    """The 2-norm and the mean are summed in float64 in another order, 1e-12 apart: for these seeds the same float32."""
+    """The 2-norm and the mean are summed in float64 in another order, 1e-12 apart: for these seeds the float32 is the
+    same.
+    """
     x, d = vector(shape, kind), shape[-1]
     wire = same(lambda: operator.encode(x, turn()))
     assert wire.shape == (*shape[:-1], operator.nbytes(d))
@@ -278,7 +282,9 @@ def test_classes_contract_by_delta_and_never_expand(numbers: list[float], name: 
 @pytest.mark.parametrize("k", [10, 1000, 100_000])
 @pytest.mark.parametrize(("name", "width"), [("bits4", 4), ("bits2", 2)])
 def test_hard_vectors_come_close_to_delta(name: values.Format, width: int, k: int) -> None:
-    """A spike and r of its r-th part, which meet Kantorovich's bound, beside some just below the border and zeros."""
+    """A spike and r values of its r-th part, which meet Kantorovich's bound, with some just below the threshold and
+    zeros.
+    """
     ratio, found = classes.RATIO[width], 1.0
     below = 0.99 * ratio ** (1 - classes.count(width))
     for share in (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0):
@@ -318,7 +324,7 @@ def test_classes_are_no_unbiased_format() -> None:
 
 
 def test_fine_classes_say_most_of_what_topk_keeps() -> None:
-    """Of the largest hundredth of normal values bits4 keeps 99.8 % of the square, bits2 98.5 %."""
+    """Of the squares of the largest hundredth of normal values bits4 keeps 99.8 % and bits2 98.5 %."""
     x = torch.randn(1_000_000, generator=torch.Generator().manual_seed(0))
     kept = x[kernels.topk(x, 10_000)]
     shares = [float(values.decoded(kept, name, turn()).square().sum() / kept.square().sum()) for name in CLASSES]

@@ -1,4 +1,4 @@
-"""Problems are what they say: gradients, constants, minima, shards."""
+"""Problems are what they claim: gradients, constants, minima, shards."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def labelled(m: int, d: int) -> Samples:
-    """Random rows, a third of them positive."""
+    """Return random rows, a third of them positive."""
     return Samples("labelled", normal(m, d), torch.where(torch.arange(m) % 3 == 0, 1.0, -1.0).double())
 
 
 def close(a: Tensor, b: Tensor, factor: float = 1.0) -> bool:
-    """Equal but for rounding: sums of up to 32,561 products, each within eps, in another order."""
+    """Compare up to rounding: sums of up to 32,561 products, each within eps, in another order."""
     return torch.allclose(a, b, rtol=0, atol=1e-13 * factor * max(1.0, a.abs().max().item()))
 
 
@@ -165,7 +165,9 @@ def bregman(loss: Callable[[Tensor], Tensor], g: Tensor, x: Tensor, y: Tensor) -
 
 @on()
 def test_constants_hold_on_random_pairs(problem: Problem) -> None:
-    """mu |x - y|^2 <= <f'(x) - f'(y), x - y> <= L |x - y|^2, the middle at least |f'(x) - f'(y)|^2 / L; so each f_i."""
+    """mu |x - y|^2 <= <f'(x) - f'(y), x - y> <= L |x - y|^2, the middle at least |f'(x) - f'(y)|^2 / L; the same for
+    each f_i.
+    """
     for seed in range(20):
         x, v = problem.best + normal(problem.d, seed=seed), normal(problem.d, seed=100 + seed)
         change = problem.gradients(x + v) - problem.gradients(x)
@@ -220,7 +222,7 @@ def test_heterogeneity_moves_workers_apart() -> None:
 
 
 def test_the_paper_s_ridge() -> None:
-    """m = 100, d = 80, n = 10, penalty 1/m: kappa in the hundreds and L_max / L above 4 for every seed."""
+    """With m = 100, d = 80, n = 10 and penalty 1/m, kappa is in the hundreds and L_max / L above 4 for every seed."""
     for seed in range(5):
         problem = Ridge(seed=seed)
         assert (problem.n, problem.d) == (10, 80)
@@ -236,7 +238,7 @@ def test_the_paper_s_ridge() -> None:
 
 @on()
 def test_the_minimum_has_no_gradient(problem: Problem) -> None:
-    """1e-12; ridge's x* is of norm 176 and its L 309, and float64 rounds x* by eps |x*|, the gradient by eps L |x*|."""
+    """1e-12: ridge's x* has norm 176 and its L is 309. float64 rounds x* by eps |x*| and the gradient by eps L |x*|."""
     norm = problem.gradients(problem.best).mean(0).norm().item()
     assert norm <= max(1e-12, 2 * EPS * problem.L * problem.best.norm().item())
     assert problem.best_gradients is problem.best_gradients
@@ -252,7 +254,9 @@ def test_ridge_s_minimum_solves_the_normal_equations() -> None:
 
 
 def test_newton_is_damped_where_full_steps_diverge(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows of very different lengths: full steps from zero increase the gradient, and the refusal says by how much."""
+    """With rows of very different lengths full steps from zero increase the gradient, and the refusal
+    says by how much.
+    """
     lengths = (3 * normal(12, 1, seed=24)).exp()
     steep = Samples("steep", lengths * normal(12, 3, seed=100), torch.ones(12).double())
     problem = Logistic(lambda: steep, 3, penalty=1e-3)

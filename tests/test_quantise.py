@@ -1,4 +1,4 @@
-"""Operators that round, skip and threshold: their levels, exact variances, bits, and messages of uneven length."""
+"""Operators that round, skip and threshold: their levels, exact variances, bits, and messages of different lengths."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def p_norm(x: torch.Tensor, p: norms.Norm) -> torch.Tensor:
 
 
 def shapes_of_vectors(d: int) -> torch.Tensor:
-    """f64[m, d] that bring the bounds to their edges: equal, spikes on a floor, few of many, heavy and light tails."""
+    """Return f64[m, d] that reach the bounds: equal values, spikes on a floor, few of many, heavy and light tails."""
     floors = torch.logspace(-3, 0, 40, dtype=torch.float64).unsqueeze(-1).expand(-1, d).clone()
     floors[:, 0] = 1.0
     few = torch.ones(d, d, dtype=torch.float64).tril()
@@ -131,7 +131,7 @@ def test_natural_dithering_says_neighbouring_powers_of_two_of_the_norm(s: int, p
 
 
 def test_natural_dithering_is_natural_compression_where_levels_suffice() -> None:
-    """With the scale 1 and many levels the two powers of two around a value are the same, and so are the odds."""
+    """With scale 1 and many levels the two powers of two around a value are the same, and so are the probabilities."""
     x = torch.full((DRAWS,), 0.3, dtype=torch.float64)
     x[0] = 1.0
     decoded = NaturalDithering(30, "inf").apply(x, turn()).dense()[1:]
@@ -164,7 +164,7 @@ def test_norms_neither_overflow_nor_vanish() -> None:
 @pytest.mark.parametrize("p", NORMS)
 @pytest.mark.parametrize("share", [1e-7, 1e-3, 0.37, 0.9999])
 def test_coins_are_fair_at_every_magnitude(share: float, p: norms.Norm) -> None:
-    """Of a million equal small values beside one large one, as many are sent as their share of the sent scale says."""
+    """Of a million equal small values beside a large one, as many are sent as their share of the sent scale says."""
     x = torch.full((1_000_000,), share, dtype=torch.float64)
     x[0] = 1.0
     wanted = levels.ratios(x, norms.scale(x, p))[1].item()
@@ -174,7 +174,9 @@ def test_coins_are_fair_at_every_magnitude(share: float, p: norms.Norm) -> None:
 
 
 def test_coins_fall_more_finely_than_float32s() -> None:
-    """Of 10^8 equal values each is 10^-4 of their 2-norm: a coin in steps of 2^-24 would be unfair by up to 0.06 %."""
+    """Each of 10^8 equal values is 10^-4 of their 2-norm: random numbers in steps of 2^-24 would be off by up to 0.06
+    %.
+    """
     uniforms = kernels.uniforms(turn().key(shared=False), (1000,), torch.float64)
     assert bool((uniforms * 2**24 % 1 > 0).any())
     assert bool(((uniforms >= 0) & (uniforms < 1)).all())
@@ -194,7 +196,7 @@ def test_the_second_moment_of_one_level_is_the_product_of_two_norms(make, p: nor
 @pytest.mark.parametrize("d", [1, 2, 10, 60])
 @pytest.mark.parametrize("s", [1, 2, 3, 8, 50])
 def test_dithering_varies_by_omega_at_most(s: int, d: int, p: norms.Norm) -> None:
-    """In exact expectation: (|x|_p / s)^2 times the sum of (u - l)(l + 1 - u)."""
+    """In exact expectation the variance is (|x|_p / s)^2 times the sum of (u - l)(l + 1 - u)."""
     x = shapes_of_vectors(d)
     u = x / p_norm(x, p) * s
     part = u - u.floor()
@@ -223,7 +225,9 @@ def test_natural_dithering_varies_by_omega_at_most(s: int, d: int, p: norms.Norm
 
 @pytest.mark.parametrize(("p", "omega"), [("inf", (math.sqrt(60) - 1) / 2), (2.0, math.sqrt(60) - 1), (1.0, 59.0)])
 def test_ternary_attains_omega(p: norms.Norm, omega: float) -> None:
-    """Equal values are the worst for p = 1 and 2; for p = inf it is one of 1 and the others of 1 / (1 + sqrt(d))."""
+    """For p = 1 and 2 equal values are the worst case; for p = inf it is one of 1 and the others of 1
+    / (1 + sqrt(d)).
+    """
     assert Ternary(p).omega(60) == pytest.approx(omega)
     assert Dithering(1, p).omega(60) == NaturalDithering(1, p).omega(60) == Ternary(p).omega(60)
     x = torch.ones(60, dtype=torch.float64)
@@ -234,7 +238,7 @@ def test_ternary_attains_omega(p: norms.Norm, omega: float) -> None:
 
 @pytest.mark.parametrize(("s", "d"), [(1, 4), (3, 36), (10, 400)])
 def test_qsgd_attains_omega_half_way_between_levels(s: int, d: int) -> None:
-    """Equal values with u = s / sqrt(d) = 1 / 2: the variance is d / (4 s^2), a quarter of the paper's d / s^2."""
+    """For equal values with u = s / sqrt(d) = 1 / 2 the variance is d / (4 s^2), a quarter of the paper's d / s^2."""
     x = torch.ones(d, dtype=torch.float64)
     decoded = Dithering(s).apply(x.expand(2000, -1), turn()).dense()
     errors = (decoded - x).square().sum(-1) / d
@@ -244,7 +248,7 @@ def test_qsgd_attains_omega_half_way_between_levels(s: int, d: int) -> None:
 
 
 def test_scaled_sign_loses_what_the_identity_says() -> None:
-    """|C(x) - x|^2 = |x|_2^2 - |x|_1^2 / d, zeros included; 2 / pi of a normal vector is kept, 1 / d of a spike."""
+    """|C(x) - x|^2 = |x|_2^2 - |x|_1^2 / d, zeros included; it keeps 2 / pi of a normal vector and 1 / d of a spike."""
     for x in (normal(100_000), torch.eye(7)[3].double(), torch.tensor([0.0, 3.0, 0.0, -1.0]).double()):
         d = len(x)
         error = (ScaledSign().apply(x, turn()).dense() - x).square().sum()
@@ -286,7 +290,7 @@ def test_a_threshold_loses_less_than_its_level_everywhere(d: int, level: float, 
 
 
 def test_bits_a_value() -> None:
-    """A million values and their scale: what the papers count, to the byte."""
+    """A million values and their scale take what the papers count, to the byte."""
     d = 1_000_000
     assert ScaledSign().nbytes(d) == 4 + d // 8
     assert Ternary().nbytes(d) == 4 + d // 5
@@ -350,7 +354,7 @@ def test_a_ragged_message_is_as_long_as_it_needs_and_zeros_may_follow() -> None:
 
 
 def test_a_threshold_decodes_rows_of_different_counts() -> None:
-    """As gathered from workers that kept 3, 0, 1 and 3 values; and as encoded together, with padding."""
+    """The rows are gathered from workers that kept 3, 0, 1 and 3 values, or encoded together with padding."""
     x = torch.tensor([[3.0, 0, 4, -5], [0.1, 0, 0, 0], [0, 0, 0, 7.0], [-1.0, 1, 1, 0]])
     c = HardThreshold(1.0)
     wires = [c.encode(row, turn()) for row in x]
@@ -401,7 +405,9 @@ def test_a_batched_laboratory_counts_the_bytes_it_does_not_make(compressor: Comp
 
 
 def test_error_feedback_says_in_the_end_what_a_threshold_holds_back() -> None:
-    """Under EF a threshold forgets nothing: after many steps the average sent is the average asked for."""
+    """Under EF a threshold loses nothing: after many steps the average of what was sent is the average
+    of the inputs.
+    """
     layout = gw.Layout(["a"], [(40,)])
     sim = gw.Simulator(EF(Gathered(HardThreshold(1.0))), layout, 3)
     xs, steps = normal(3, 40) * 0.1, 200

@@ -1,4 +1,4 @@
-"""Recorded rounds give what rounds as they are give, bit for bit; what a recording would hide is not recorded."""
+"""Recorded rounds equal unrecorded ones bit for bit, and a round that a recording would change is not recorded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROUNDS = 150
 
 
 def both(problem: problems.Problem, method: methods.ConvexMethod, monkeypatch: pytest.MonkeyPatch) -> tuple[int, Trace]:
-    """Run a method with and without recordings and compare; how many rounds were recorded, and the run."""
+    """Run a method with and without recordings and compare. Returns how many rounds were recorded, and the run."""
     recorded = 0
     run = Recording.__call__
 
@@ -112,7 +112,7 @@ Move = Callable[[torch.Tensor, State, Turn], torch.Tensor]
 
 @dataclass(frozen=True)
 class Heavy:
-    """A stranger's method in twenty lines: heavy balls of the mean, kept by every worker."""
+    """A stranger's method in twenty lines: heavy-ball momentum of the mean, kept by every worker."""
 
     move: Move
     omega = delta = lambda self, d: None

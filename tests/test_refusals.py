@@ -1,4 +1,4 @@
-"""What is no exchange, or does not do what one does, is refused in one sentence, the same at every door."""
+"""What is not an exchange, or does not behave like one, is refused in one sentence, the same at every door."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Half:
 
 
 class Raw(Half):
-    """It returns a tensor."""
+    """An exchange that returns a tensor."""
 
     def omega(self, d):
         return None
@@ -43,7 +43,7 @@ class Silent(Raw):
 
 
 class Plain(Raw):
-    """`async` is forgotten."""
+    """An exchange without `async`."""
 
     def __call__(self, x, state, turn):
         return gw.Sent(gw.Dense(x), gw.Dense(x))
@@ -51,7 +51,7 @@ class Plain(Raw):
 
 @dataclass(frozen=True)
 class Bare(Raw):
-    """A Sent of tensors."""
+    """An exchange that returns a Sent of tensors."""
 
     times: float = 1.0
     width: int = 4
@@ -154,7 +154,7 @@ def test_an_event_loop_is_told_who_runs_an_exchange(talk) -> None:
 
 
 def test_lockstep_works_inside_an_event_loop() -> None:
-    """As in a notebook."""
+    """A notebook has one."""
 
     async def cell() -> torch.Tensor:
         return gw.Simulator("mean", LAYOUT, 2).step(torch.ones(2, 5)).mean
@@ -200,7 +200,7 @@ def test_a_description_is_a_spec(part: object) -> None:
 
 
 class Own(Raw):
-    """The mean of each is its own."""
+    """An exchange in which every worker's mean is its own vector."""
 
     async def __call__(self, x, state, turn):
         await gw.AllReduce(x)
@@ -208,7 +208,7 @@ class Own(Raw):
 
 
 class Sum(Raw):
-    """Right in the first two steps, then a sum instead of a mean."""
+    """An exchange that is right for two steps and then returns a sum instead of a mean."""
 
     async def __call__(self, x, state, turn):
         total = await gw.AllReduce(x)

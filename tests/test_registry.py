@@ -1,4 +1,4 @@
-"""The registry: what registers, what is refused, and what every registered part keeps."""
+"""The registry: what registers, what is refused, and the promises of every registered part."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_part_has_a_line_of_documentation(entry: registry.Entry) -> None:
 
 @by_name
 def test_a_part_is_of_its_kind(entry: registry.Entry) -> None:
-    """Its package and what it makes agree with the kind it names."""
+    """Its package and the object it makes agree with the kind it names."""
     packages = {
         "compressor": "compress",
         "exchange": "exchange",
@@ -54,7 +54,7 @@ def test_a_part_is_of_its_kind(entry: registry.Entry) -> None:
 
 @by_name
 def test_a_part_is_in_the_zoo(entry: registry.Entry) -> None:
-    """Hyperparameters of a number of workers, as PermK's, are tried where the workers are counted."""
+    """Parts that depend on the number of workers, such as PermK, are tried where workers are counted."""
     if entry.kind == "outer":
         assert any(text.startswith(entry.name) for text in zoo.OUTERS), entry.name
     else:
@@ -62,7 +62,7 @@ def test_a_part_is_in_the_zoo(entry: registry.Entry) -> None:
 
 
 def repr_of(text: str) -> str:
-    """A spec with the repr of what it makes, in which named constructors are spelt out."""
+    """Return a spec as the repr of the object it makes, in which named constructors are spelt out."""
     return f"{text} {gw.parse(text)!r}".lower()
 
 
@@ -109,7 +109,7 @@ def test_a_part_is_its_name_and_its_definition() -> None:
     def define() -> type:
         @gw.register("notebook", "exchange", example="notebook")
         class Notebook:
-            """A cell that is executed again."""
+            """A class in a notebook's cell that is executed again."""
 
         return Notebook
 
@@ -144,7 +144,7 @@ def test_a_bad_name_or_kind_is_refused_in_one_sentence(name: str, kind: registry
 
 def test_a_class_under_another_name_is_refused() -> None:
     class Very_Own:
-        """Its repr would be Very_Own(...)."""
+        """A part whose repr would be Very_Own(...)."""
 
     with pytest.raises(ValueError, match=r"Very_Own must be registered as 'veryown', so that its repr is a spec"):
         gw.register("mine", "compressor", example="mine")(Very_Own)
@@ -157,7 +157,7 @@ def test_annotations_tell_roles_whatever_parameters_are_called() -> None:
     def mixture(
         inner: gw.Exchange, first: gw.Compressor, other: gw.Exchange | None = None, size: gw.Exchange | int = 3, by=None
     ) -> dict[str, object]:
-        """Parameters of every role."""
+        """Take parameters of every role."""
         return {"inner": inner, "first": first, "other": other, "size": size, "by": by}
 
     gathered, natural = gw.exchange.Gathered(gw.compress.TopK(0.1)), gw.compress.Natural()
@@ -179,7 +179,7 @@ def test_annotations_tell_roles_whatever_parameters_are_called() -> None:
 def test_annotations_that_nobody_can_read_are_refused() -> None:
     @gw.register("hidden", "memory", example="hidden(mean)")
     def hidden(exchange: Unheard) -> None:  # noqa: F821
-        """Annotated with a name that exists for type checkers alone."""
+        """Take a parameter annotated with a name that only type checkers see."""
 
     with pytest.raises(gw.SpecError, match="annotations of hidden must be readable at run time: name 'Unheard'"):
         spec.build("hidden(mean)")

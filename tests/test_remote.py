@@ -25,7 +25,7 @@ class Inner:
 
 @dataclass(frozen=True)
 class Outer:
-    """A field of every kind that a record may have."""
+    """A record with a field of every kind."""
 
     inner: Inner
     many: tuple[Inner, ...]
@@ -86,7 +86,7 @@ def test_another_record_is_refused(change: dict[str, object], message: str) -> N
 
 
 def meet(outer: Outer, report: remote.Report) -> Inner:
-    """Every rank tells, rank 0 is heard; what is printed disturbs nobody; all agree on rank 0's number."""
+    """Every rank reports, rank 0 is heard, printing disturbs nothing, and all agree on rank 0's number."""
     print("not a message")
     report(Inner(outer.inner.name, float(dist.get_rank())))
     (agreed,) = remote.agreed(10.0 + dist.get_rank())
@@ -104,7 +104,7 @@ def die(outer: Outer, report: remote.Report) -> None:
 
 
 def listen(outer: Outer, report: remote.Report) -> None:
-    """Report at which addresses this process listens, as hexadecimal words of the kernel."""
+    """Report the addresses at which this process listens, as the kernel's hexadecimal words."""
     mine = set[str]()
     for descriptor in os.listdir("/proc/self/fd"):
         with suppress(FileNotFoundError):  # the listing's own
@@ -119,7 +119,7 @@ OUTER_0 = Outer(Inner("x", math.inf), (Inner("y", 0.1),), {"z": None}, {"d": 20}
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranks find this module in their working directory."""
+    """Let ranks find this module in their working directory."""
     monkeypatch.chdir(Path(__file__).parent)
 
 

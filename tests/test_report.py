@@ -1,4 +1,6 @@
-"""The record's rules on hand-made curves; the page's promises: self-contained, well-formed, the same twice, honest."""
+"""The record's rules on hand-made curves, and the page's promises: self-contained, well-formed,
+reproducible, honest.
+"""
 
 import itertools
 import json
@@ -25,7 +27,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 def curve(*at: tuple[float, float]) -> tuple[Point, ...]:
-    """Points from (seconds, loss): ten steps and 2 MB a second."""
+    """Make points from (seconds, loss), with ten steps and 2 MB a second."""
     return tuple(Point(int(10 * seconds), float(seconds), int(2e6 * seconds), float(loss)) for seconds, loss in at)
 
 
@@ -83,7 +85,7 @@ PAGES: dict[str, str] = {}
 
 
 def page(case: str) -> str:
-    """The page of a case, rendered once."""
+    """Render a case's page once."""
     if case not in PAGES:
         PAGES[case] = report.render(CASES[case])
     return PAGES[case]
@@ -150,7 +152,7 @@ def test_reached_before_any_training_has_no_speedup() -> None:
 
 
 def test_the_link_is_its_payload_and_one_header_a_packet() -> None:
-    """Ethernet 14 + IPv4 20 + TCP 20 with its timestamps, 12, on each of the 500 packets."""
+    """Each of the 500 packets has Ethernet 14 + IPv4 20 + TCP 20 bytes, and 12 for TCP's timestamps."""
     assert FAST.headers == 500 * (14 + 20 + 20 + 12)
     assert FAST.link_payload == 1_040_000 - 33_000
     silent = replace(FAST, link_bytes=0, link_packets=0)
@@ -174,7 +176,7 @@ def test_equal_after_a_round_trip() -> None:
 
 
 def broken(*path: str | int, value: object = ...) -> str:
-    """The realistic record with one value replaced, or one key removed."""
+    """Return the realistic record with one value replaced or one key removed."""
     record = json.loads(CASES["realistic"].to_json())
     place = record
     for key in path[:-1]:
@@ -285,7 +287,9 @@ def test_the_page_is_accessible() -> None:
 
 
 def test_colours_are_apart_for_every_eye_and_legible_as_text() -> None:
-    """Machado et al. 2009, severity 1: protanopia, deuteranopia, tritanopia; distances in OKLab, contrast by WCAG 2."""
+    """By Machado et al. 2009, severity 1 (protanopia, deuteranopia, tritanopia), distances in OKLab, contrast by WCAG
+    2.
+    """
     eyes = (
         ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
         ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),

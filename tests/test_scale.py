@@ -1,4 +1,4 @@
-"""gradwire scale: networks as formulas, works by rehearsal, plans that are refused, sheets."""
+"""gradwire scale: networks as formulas, work by rehearsal, plans that are refused, sheets."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_flat_network_is_hops_and_bytes(kind: str, hops: int) -> None:
 
 
 def test_islands_share_a_slow_link() -> None:
-    """8 ranks in islands of 4: a ring crosses once an island; four groups that all cross share the link."""
+    """With 8 ranks in islands of 4 a ring crosses once an island, and four groups that all cross share the link."""
     ring = Asked("AllReduce", 5e5, 0.0)
     assert ISLANDS.seconds(ring, 8) == pytest.approx(14 * 1e-3 + 0.5)
     inside = Asked("AllReduce", 5e5, 0.0, Axis(4))
@@ -62,7 +62,7 @@ def small() -> tuple[list[tuple[str, torch.Tensor]], list[torch.Tensor]]:
 def whole(
     spec: str, size: int, step: int, xs: Sequence[torch.Tensor] | None = None
 ) -> tuple[list[str], float, list[float]]:
-    """Kinds and traffic of a rehearsal of all workers, each with a memory of its own; xs are what they bring."""
+    """Return kinds and traffic of a rehearsal of all workers, each with its own memory; xs are their vectors."""
     named, gradients = small()
     layout = gw.Layout([name for name, _ in named[::-1]], [tuple(param.shape) for _, param in named[::-1]])
     if xs is None:
@@ -82,7 +82,7 @@ def whole(
 @pytest.mark.parametrize("size", [4, 8, 16])
 @pytest.mark.parametrize("between", ["ef(topk(density=0.3))", "ef(deft(density=0.2))", "mean"])
 def test_islands_are_put_together_as_they_are(between: str, size: int) -> None:
-    """The same asks in the same order, the same bytes but for what fills the last slice."""
+    """They have the same asks in the same order, and the same bytes except the padding of the last slice."""
     spec = f"islands(mean, {between}, size=2)"
     named, gradients = small()
     work = scale.work_of(spec, named, [gradients], size, 2.0**30)
@@ -96,7 +96,7 @@ def test_islands_are_put_together_as_they_are(between: str, size: int) -> None:
 
 @pytest.mark.parametrize("spec", ["ef(deft(density=0.1))", "ef(oktopk(density=0.1))", "deft(density=0.1)"])
 def test_a_large_group_shares_its_memory_and_asks_as_one_that_does_not(spec: str) -> None:
-    """Eight workers of which each has its own part: by kinds, calls and bytes."""
+    """For eight workers with separate parts, kinds, calls and bytes are the same."""
     named, gradients = small()
     exchange = gw.parse(spec)
     assert by_rank(exchange, 8)
@@ -120,7 +120,7 @@ def test_one_worker_stands_for_all_where_ranks_are_alike() -> None:
 
 
 def test_bytes_grow_as_they_should() -> None:
-    """A gathered Top-k brings n - 1 messages; DEFT's values about twice what is kept, whatever n is."""
+    """A gathered Top-k brings n - 1 messages; DEFT's values are about twice those kept for every n."""
     named, gradients = small()
     topk = [scale.work_of("ef(topk(density=0.1))", named, [gradients], n, 2.0**30) for n in (8, 64)]
     assert topk[1].up / topk[0].up == pytest.approx(63 / 7, rel=0.01)
@@ -133,7 +133,7 @@ def test_bytes_grow_as_they_should() -> None:
 
 
 def measured(ranks: int) -> list[list[torch.Tensor]]:
-    """Gradients of several ranks that agree in a third of their variance."""
+    """Return gradients of several ranks that share a third of their variance."""
     named, _ = small()
     common = [torch.randn(param.shape, generator=torch.Generator().manual_seed(99)) for _, param in named]
     found: list[list[torch.Tensor]] = []
@@ -144,14 +144,14 @@ def measured(ranks: int) -> list[list[torch.Tensor]]:
 
 
 def brought(gradients: Gradients, worker: int) -> torch.Tensor:
-    """f[d]: what a worker brings, in the order of the engine's unit."""
+    """Return f[d], a worker's vector in the order of the engine's unit."""
     buffers = {tensor: torch.empty(each.shape[1:]) for tensor, each in gradients.measured.items()}
     gradients.write_(buffers, worker)
     return torch.cat([buffer.flatten() for buffer in [*buffers.values()][::-1]])
 
 
 def test_drawn_gradients_are_like_the_measured() -> None:
-    """Their size, and what two workers, or the means of two islands of four, have in common."""
+    """Their size agrees, and so does what two workers, or the means of two islands of four, have in common."""
     named, _ = small()
     params = [param for _, param in named]
     gradients = of_ranks(params, measured(8))
@@ -177,7 +177,7 @@ def test_drawn_gradients_are_like_the_measured() -> None:
 
 
 def test_one_worker_hears_the_others_as_in_a_group() -> None:
-    """What an ask makes of its senders' asks is the first worker's answer among all; a sum is what it was."""
+    """An ask answered from its senders' asks gives the first worker's answer among all; a sum is unchanged."""
     rng = torch.Generator().manual_seed(0)
 
     def octets(*shape: int) -> torch.Tensor:
@@ -201,7 +201,7 @@ def test_one_worker_hears_the_others_as_in_a_group() -> None:
 @pytest.mark.parametrize("spec", ["ef(topk(density=0.1))", "ef(uniontopk(density=0.1))", "uniontopk(density=0.1)"])
 @pytest.mark.parametrize("size", [8, 24])
 def test_one_worker_stands_for_workers_that_select_otherwise(spec: str, size: int) -> None:
-    """The first step's bytes are those of a rehearsal of all of them, each with a memory of its own."""
+    """The first step's bytes are those of a rehearsal of all workers, each with its own memory."""
     named, _ = small()
     gradients = of_ranks([param for _, param in named], measured(8))
     work = scale.work_of(spec, named, measured(8), size, 2.0**30)
@@ -220,7 +220,7 @@ def test_one_worker_stands_for_workers_that_select_otherwise(spec: str, size: in
 
 @pytest.mark.parametrize("spec", ["ef(oktopk(density=0.1))", "ef(deft(density=0.1))", "deft(density=0.1)"])
 def test_families_share_a_memory_and_bring_their_gradients(spec: str) -> None:
-    """Of 16 workers whose work depends on the rank, two neighbours bring the same: as a rehearsal of all of them."""
+    """Of 16 workers whose work depends on the rank two neighbours bring the same, as in a rehearsal of all of them."""
     named, _ = small()
     gradients = of_ranks([param for _, param in named], measured(8))
     exchange, (unit,) = Guard(gw.parse(spec)), make_units(named[::-1], Guard(gw.parse(spec)), 2.0**30)
@@ -238,7 +238,7 @@ def test_families_share_a_memory_and_bring_their_gradients(spec: str) -> None:
 
 @pytest.mark.parametrize("exchange", ["ef(topk(density=0.1))", "ef(uniontopk(density=0.1))", "mean"])
 def test_local_steps_are_rehearsed_with_other_ways_to_go(exchange: str) -> None:
-    """Workers that move apart select otherwise, so the union grows."""
+    """Workers that move apart select different values, so the union grows."""
     named, _ = small()
     method = f"local(every=10, exchange='{exchange}')"
     same, apart = (scale.work_of(method, named, measured(ranks), 16, 2.0**30) for ranks in (1, 8))
@@ -310,7 +310,7 @@ def test_the_command_refuses_other_numbers(workers: str) -> None:
 
 
 class Reached:
-    """An event of a GPU that does not exist: it keeps milliseconds, and must be waited for before it tells them."""
+    """An event of a GPU that does not exist: it must be waited for before it tells its milliseconds."""
 
     at = 0.0
 

@@ -1,4 +1,4 @@
-"""Shapes of the paper's models, its cost model on them, and the clock that measures what the model predicts."""
+"""The shapes of the paper's models, its cost model on them, and the clock that measures what the model predicts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_models_have_the_published_sizes(model: str, d: int, tensors: int) -> No
 
 @pytest.mark.parametrize("model", TABLE)
 def test_the_cost_model_on_the_papers_shapes(model: str) -> None:
-    """norm = sqrt(size) in every layer gives L exactly, the speed-up and the density to the digits of the table."""
+    """With norm = sqrt(size) in every layer L is exact, and speed-up and density agree with the table's digits."""
     layers, speedups, densities = TABLE[model]
     for n, count, speedup, density in zip(NS, layers, speedups, densities.split(), strict=True):
         found = costs.cost(shapes.MODELS[model], shapes.DENSITIES[model], n)
@@ -48,7 +48,7 @@ def test_the_cost_model_on_the_papers_shapes(model: str) -> None:
 @pytest.mark.parametrize("model", TABLE)
 @pytest.mark.parametrize("n", NS[1:])
 def test_the_model_speeds_up_linearly_at_least(model: str, n: int) -> None:
-    """Linear within 1 %: NeuMF at n = 2 has 1.99. f_trivial is no bound on real shapes: the LSTM falls below it."""
+    """Linear within 1 %: NeuMF at n = 2 has 1.99. f_trivial is no bound on real shapes: the LSTM is below it."""
     found = costs.cost(shapes.MODELS[model], shapes.DENSITIES[model], n)
     assert found.speedup >= 0.99 * n
     if (model, n) == ("lstm", 16):
@@ -70,7 +70,7 @@ def test_more_workers_than_budget_have_no_trivial_case() -> None:
 
 
 def test_scales_belong_to_tensors() -> None:
-    """A tensor's scale goes to all its pieces: scaling all alike, by a power of two, changes nothing."""
+    """A tensor's scale applies to all its pieces, and scaling all tensors by a power of two changes nothing."""
     layout = gw.Layout("ab", [(1000,), (10,)])
     assert costs.cost(layout, 0.1, 4, [4.0, 4.0]) == costs.cost(layout, 0.1, 4)
     with pytest.raises(ValueError, match="2 tensors need as many scales, got 1"):

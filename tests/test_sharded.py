@@ -1,4 +1,4 @@
-"""Stories of sharded models: two islands of two shards, every case that FSDP2 has, against native HSDP."""
+"""Stories of sharded models: two islands of two shards, every case of FSDP2, compared with native HSDP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The docs as a site: a strict build, looked at once."""
+"""The docs as a site: one strict build, which several tests read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FRAMEWORKS = {
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Strict: a dead link, a dead anchor, a name that does not exist and a page outside the navigation are errors."""
+    """Build strictly: dead links, dead anchors, unknown names and pages outside the navigation are errors."""
     pytest.importorskip("material")
     pytest.importorskip("mkdocstrings")
     place = tmp_path_factory.mktemp("site")
@@ -41,7 +41,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Loads(HTMLParser):
-    """What a page's browser fetches by itself."""
+    """Collects what a browser fetches for a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def test_pages_load_nothing_from_other_servers(site: Path) -> None:
 
 
 def test_every_public_name_has_an_entry(site: Path) -> None:
-    """By the inventory, which lists what the API reference has headings for."""
+    """The inventory lists every name for which the API reference has a heading."""
     packed = (site / "objects.inv").read_bytes().split(b"zlib.\n", 1)[1]
     entries = {line.split(" ")[0] for line in zlib.decompress(packed).decode().splitlines()}
     public = {f"gradwire.{name}" for name in gradwire.__all__}
@@ -118,7 +118,7 @@ def test_prose_links_to_the_reference(site: Path) -> None:
     ],
 )
 def test_search_finds_names(site: Path, word: str, pages: tuple[str, ...]) -> None:
-    """As the search does it: words of the index are what its separator leaves between two of its matches."""
+    """Words are split as the search splits them, at the matches of its separator."""
     index = json.loads((site / "search" / "search_index.json").read_text())
     separator = re.compile(index["config"]["separator"])
     found = {
@@ -139,7 +139,7 @@ def test_pages_have_highlighting_copying_and_a_dark_scheme(site: Path) -> None:
 
 
 def test_the_readmes_sections_of_the_docs_exist(site: Path) -> None:
-    """What links from outside of the docs name in them."""
+    """README and CONTRIBUTING link to sections of pages by name."""
     for text in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
         for page, anchor in re.findall(r"\(docs/([\w-]+)\.md#([\w-]+)\)", text.read_text()):
             assert f'id="{anchor}"' in (site / page / "index.html").read_text(), (page, anchor)

@@ -20,7 +20,7 @@ SPECS = ["mine(density=0.2)", "ef(mine(density=0.2))", "heavy(mine(density=0.2),
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: None) -> Path:
-    """The folder of an installed package, which this process has not imported."""
+    """Return the folder of an installed package that this process has not imported."""
     install(tmp_path, "strangeparts")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
@@ -90,7 +90,7 @@ def test_without_the_command_lines_packages_one_sentence_says_what_to_install(
 
 @pytest.mark.story
 def test_a_strangers_parts_train_and_resume_bit_equally(installed: Path) -> None:
-    """On two ranks under DDP, through a checkpoint and a restart in the middle. No rank imports the package itself."""
+    """On two ranks under DDP, with a checkpoint and a restart in the middle. No rank imports the package itself."""
     specs = ["ef(mine(density=0.2))", "heavy(mine(density=0.2))"]
     for line in play("resume_is_bit_equal", *specs, ranks=2):
         assert line["result"] == dict.fromkeys(specs, True)

@@ -1,4 +1,4 @@
-"""Studies: charts are made of runs, written as numbers and drawn."""
+"""Studies: charts are made from runs, written as numbers and drawn."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def one_after_the_other(steps: int):
 
 
 def check(chart: studies.Chart, folder: Path) -> None:
-    """Every line lies in a panel, and what is written is what the chart says."""
+    """Every line is in a panel, and the file has the chart's numbers."""
     assert {line.panel for line in chart.lines} == {panel.title for panel in chart.panels}
     table, record = studies.write(chart, folder, "gradwire lab figure x")
     with table.open(newline="") as file:
@@ -94,7 +94,7 @@ def test_quality(name: str, methods: Sequence[str], tmp_path: Path, monkeypatch:
 @pytest.mark.story
 @pytest.mark.timeout(120)
 def test_runs_in_processes_of_their_own_are_those_of_this_one() -> None:
-    """Equal runs once, in the order given, and what a run refuses is heard."""
+    """Equal runs are made once, results are in the order given, and a run's refusal is passed on."""
     runs = [Training("language", spec, 2, steps=2, batch=2, seed=3) for spec in ("dense", "ef(cltk(density=0.1))")]
     told: list[str] = []
     found = run_all([*runs, runs[0]], told.append)
@@ -135,7 +135,7 @@ def test_searching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", list(local.STUDIES))
 def test_local_steps(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The drawing of what runs came to; the runs themselves are one short one."""
+    """This draws the results of runs; only one short run is real."""
     one = train(replace(local.arms.BASE, steps=2, evaluate_every=1, batch=1, workers=2))
 
     def run(trainings: Sequence[Training], report: studies.Report) -> list[History]:

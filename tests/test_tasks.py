@@ -69,7 +69,7 @@ def test_models_and_micro_batches_are_functions_of_their_arguments(name: str) ->
 
 @EACH
 def test_an_untrained_model_guesses(name: str) -> None:
-    """A tenth of ten classes; a perplexity of about 256 bytes; ten of a hundred items. Tolerances: small models."""
+    """A tenth for ten classes, a perplexity of about 256 for bytes, ten of a hundred items; the models are small."""
     found = make(name).evaluate(make(name).model(None, 0))
     chance, tolerance = {"vision": (0.1, 0.06), "language": (256, 80), "recommendation": (0.1, 0.04)}[name]
     assert found[make(name).metric] == pytest.approx(chance, abs=tolerance)
@@ -83,7 +83,7 @@ def test_models_have_many_layers_of_different_sizes(name: str) -> None:
 
 
 def test_an_epoch_deals_every_sample_to_one_worker_once() -> None:
-    """Thirteen samples for three workers with batches of two: two steps, and one sample sits out."""
+    """Thirteen samples for three workers with batches of two make two steps, and one sample is left out."""
     epochs = [[part(13, worker, 3, step, 2, 0) for step in steps for worker in range(3)] for steps in ((0, 1), (2, 3))]
     for epoch in epochs:
         assert len(set(torch.cat(epoch).tolist())) == 12
@@ -154,7 +154,7 @@ def test_broken_pictures_are_refused(name: str, content: bytes | None, message: 
 
 
 def table(file: Path, users: int, items: int) -> Path:
-    """Every user has rated three items, the last one at the latest time though it stands first."""
+    """Write a table in which every user has rated three items, the latest of them in the first row."""
     rows = [(user, (user + shift) % items, 3, -shift) for user in range(users) for shift in range(3)]
     file.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
     return file
@@ -188,7 +188,7 @@ def test_broken_ratings_are_refused(text: str, message: str, tmp_path: Path) -> 
 
 @NEEDS["recommendation"]
 def test_movielens_is_the_published_one_and_negatives_are_unseen() -> None:
-    """100,000 ratings of 943 users and 1,682 items."""
+    """It has 100,000 ratings by 943 users of 1,682 items."""
     found = ratings.load()
     assert (len(found.users) + 943, *found.seen.shape) == (100_000, 943, 1682)
     assert int(found.seen.sum()) == len(found.users)
@@ -249,7 +249,7 @@ def test_a_text_is_read_from_a_file(tmp_path: Path) -> None:
 
 @EACH
 def test_a_few_steps_learn_something(name: str) -> None:
-    """Dense, in a few seconds; how far the defaults come is told in the documentation's figures."""
+    """Dense, in a few seconds. The figures in the docs show what the defaults reach."""
     few = {"vision": (25, 16), "language": (20, 4), "recommendation": (60, 512)}[name]
     history = train(Training(name, workers=2, steps=few[0], batch=few[1], evaluate_every=few[0], decay=()))
     before, after = (evaluation.metrics[make(name).metric] for evaluation in history.evaluations)
@@ -292,7 +292,7 @@ def test_what_a_step_reports() -> None:
 
 
 def test_density_counts_what_is_sent_once() -> None:
-    """An index that comes twice is one entry, and a zero that is sent counts; a dense mean's zeros do not."""
+    """An index that occurs twice is one entry. A zero that is sent counts; the zeros of a dense mean do not."""
     sparse = Sparse(torch.tensor([1, 3, 3]), torch.tensor([0.0, 1.0, 2.0]), 5)
     assert support(sparse, sparse.dense()) == 2
     assert support(Dense(torch.tensor([0.0, 2.0, 0.0])), torch.tensor([0.0, 2.0, 0.0])) == 1
@@ -308,7 +308,7 @@ def test_residual_is_the_length_of_the_error() -> None:
 
 
 def test_the_loop_is_that_of_plain_sgd() -> None:
-    """Dense with one worker, without clip and decay, against a loop written out."""
+    """One dense worker without clipping and decay equals an explicit loop."""
     training = Training("language", workers=1, steps=4, batch=2, clip=0.0, decay=(), momentum=0.5, learning_rate=0.05)
     task = training.make()
     model = task.model(None, 0)
@@ -324,7 +324,7 @@ def test_the_loop_is_that_of_plain_sgd() -> None:
 
 
 def test_every_worker_clips_its_own_gradient() -> None:
-    """The mean of two vectors of length 0.001 at most moves the model by 0.001 times the rate at most."""
+    """The mean of two vectors of length at most 0.001 moves the model by at most 0.001 times the rate."""
     told: list[torch.Tensor] = []
 
     class Spy(InProcess):
@@ -354,7 +354,7 @@ def test_the_learning_rate_falls_and_the_memory_is_told() -> None:
 
 @NEEDS["vision"]
 def test_running_statistics_are_those_of_worker_0() -> None:
-    """As DDP keeps them; so a second worker changes nothing before the first update."""
+    """DDP does the same. So a second worker changes nothing before the first update."""
     from gradwire.lab.training.run import TrainingRun
 
     def after(workers: int) -> list[torch.Tensor]:
@@ -373,7 +373,7 @@ def test_a_run_that_diverges_says_so() -> None:
 
 
 class Cut(Exception):
-    """The power fails."""
+    """Raised where the power would fail."""
 
 
 def cut_at(step: int):
@@ -457,7 +457,7 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.story
 def test_ranks_equal_one_process(tmp_path: Path) -> None:
-    """Same seeds, same data, same sums of two: to 1e-5 of the losses and parameters, and the same bytes."""
+    """With the same seeds, data and sums of two, losses and parameters agree to 1e-5, and bytes are the same."""
     one = train(SMALL, save=tmp_path / "one")
     told: list[Event] = []
     two = train_on_ranks(SMALL, listen=told.append, save=tmp_path / "two")

@@ -1,4 +1,4 @@
-"""The laws can fail: operators and exchanges that are broken on purpose are caught, by the law that they break."""
+"""The laws can fail: parts that are broken on purpose are caught by the law that they break."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RANDK = gw.compress.RandK(0.5)
 
 @dataclass(frozen=True)
 class Broken:
-    """Rand-k, but for one method."""
+    """Rand-k with one method replaced."""
 
     encode_: Callable | None = None
     decode_: Callable | None = None
@@ -95,7 +95,7 @@ def one_too_far(inner, wire, d):
 
 
 def trusts_every_byte(inner, wire, d):
-    """The first eight bytes are an index, whatever they say."""
+    """Take the first eight bytes for an index, whatever they are."""
     vector = inner.decode(wire, d)
     said = wire[..., :8].contiguous().view(torch.int64)
     believed = vector.indices.clone()
@@ -146,14 +146,14 @@ def rounds_away(inner, x, turn):
 
 
 class Plain(Broken):
-    """Without a dataclass's equality."""
+    """An operator without a dataclass's equality."""
 
     __eq__, __hash__ = object.__eq__, object.__hash__
 
 
 @dataclass(frozen=True)
 class Natural(Broken):
-    """A stranger that takes the name of a part."""
+    """A stranger's operator that takes the name of a part."""
 
     def __repr__(self):
         return "Natural()"
@@ -236,7 +236,7 @@ def test_what_is_caught_names_all_that_is_needed_to_see_it_again() -> None:
 
 @dataclass(frozen=True)
 class Average:
-    """The plain average, but for what is given."""
+    """The plain average with some methods replaced."""
 
     sent: Callable | None = None
     """(x, total, turn) -> own, mean; the law's by default."""
@@ -285,7 +285,7 @@ class Forgetful(gw.memory.EF):
 
 @dataclass(frozen=True)
 class Trusting(Average):
-    """Sends the value at whatever place rank 0 names."""
+    """An exchange that sends the value at whatever index rank 0 names."""
 
     index: bool = False
 
@@ -298,7 +298,7 @@ class Trusting(Average):
 
 @dataclass(frozen=True)
 class Careless(gw.memory.EF):
-    """Error feedback that goes on with the errors it has, however many workers there are."""
+    """Error feedback that keeps its errors unchanged when the number of workers changes."""
 
     async def change(self, state, change):
         pass
@@ -306,7 +306,7 @@ class Careless(gw.memory.EF):
 
 @dataclass(frozen=True)
 class Lonely(Average):
-    """Of replicated state every worker keeps its own."""
+    """An exchange whose workers each keep different replicated state."""
 
     async def change(self, state, change):
         state["threshold"].fill_(float(change.joined))
@@ -314,7 +314,7 @@ class Lonely(Average):
 
 @dataclass(frozen=True)
 class Unlike(Average):
-    """Batched it sends twice as much."""
+    """An exchange that sends twice as much when batched."""
 
     async def __call__(self, x, state, turn):
         if isinstance(turn.rank, slice):
@@ -324,7 +324,7 @@ class Unlike(Average):
 
 @dataclass(frozen=True)
 class Shaky(Average):
-    """Batched its noise is twice as large."""
+    """An exchange with twice the noise when batched."""
 
     async def __call__(self, x, state, turn):
         noise = torch.randn(x.shape, generator=turn.rng(shared=False), dtype=x.dtype)
@@ -423,7 +423,7 @@ def test_a_broken_exchange_is_caught_by_its_law(law: str, number: int) -> None:
 
 @pytest.mark.parametrize("method", ["answers", "batched", "alone"])
 def test_an_answer_of_another_dtype_is_caught(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On any transport: it is the ask that answers there."""
+    """It is caught on every transport, because the ask itself defines the answer."""
     right = vars(gw.AllReduce)[method]
 
     def wider(self, given):

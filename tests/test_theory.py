@@ -1,8 +1,8 @@
 """Theorems hold: one round from any state leaves at most rate * V + noise, in exact expectation.
 
-For Rand-k E |Q(r) - r|^2 = omega |r|^2 with equality, and workers draw independently, so that a V in squared distances
-has an expectation in closed form (T1 to T6). A V in function values has none: there, all supports are enumerated. The
-real exchanges are enumerated as well, and held against both.
+For Rand-k E |Q(r) - r|^2 = omega |r|^2 with equality, and workers draw independently, so a V in squared distances has
+an expectation in closed form (T1 to T6). A V in function values has none, so all supports are enumerated there. The
+real exchanges are enumerated as well, and compared with both.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Quadratics:
 
 
 def quadratics(n: int, d: int, seed: int) -> Quadratics:
-    """Workers with spectra (from 10^-3 to 1, some directions flat), rotations, scales and optima of their own."""
+    """Make workers with different spectra (from 10^-3 to 1, some directions flat), rotations, scales and optima."""
     rng = torch.Generator().manual_seed(seed)
     rotations = torch.linalg.qr(torch.randn(n, d, d, generator=rng, dtype=torch.float64)).Q
     spectra = 10 ** (-3 * torch.rand(n, d, generator=rng, dtype=torch.float64))
@@ -66,9 +66,9 @@ def quadratics(n: int, d: int, seed: int) -> Quadratics:
 
 
 def states(problem: Quadratics, wanted: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Points f[POINTS, d] and shifts f[POINTS, n, d], from 10^-2 to 10^2 away from x* and from the shifts wanted there.
+    """Return points f[POINTS, d] and shifts f[POINTS, n, d], from 10^-2 to 10^2 away from x* and from the right shifts.
 
-    Half of the points lie along eigenvectors of f or of one f_i, where theorems are tight. Of the shifts a quarter is
+    Half of the points lie along eigenvectors of f or of one f_i, where theorems are tight. A quarter of the shifts is
     right at x*, and a quarter at x.
     """
     n, d = problem.c.shape
@@ -92,7 +92,7 @@ def square(x: Tensor) -> Tensor:
 
 
 def keep(x: Tensor) -> Tensor:
-    """The contractive C of these tests: Top-k with k = d / 4, deterministic, delta = 1 / 4."""
+    """Apply the contractive C of these tests: Top-k with k = d / 4, deterministic, delta = 1 / 4."""
     return torch.zeros_like(x).scatter_(-1, x.abs().topk(x.shape[-1] // 4, -1).indices, 1.0) * x
 
 
@@ -101,7 +101,7 @@ def keep(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Case:
-    """A method with options; alpha, p and eta are given as shares of the method's default."""
+    """A method with options. alpha, p and eta are relative to the method's default."""
 
     method: str
     options: dict[str, float]
@@ -133,7 +133,9 @@ DISTANCES = [
 
 
 def expected(case: Case, plan: TheoryPlan, problem: Quadratics, omega: Tensor, x: Tensor, h: Tensor) -> Tensor:
-    """E V of the next state: f[...]. V is quadratic, so it is V of the mean state plus the weighted variances."""
+    """Return E V of the next state, f[...]. V is quadratic, so this is V of the mean state plus the
+    weighted variances.
+    """
     gradients, iterates = problem.gradients(x), case.method in ("gdci", "vr_gdci")
     shift = h
     if case.method == "star":
@@ -153,14 +155,14 @@ def expected(case: Case, plan: TheoryPlan, problem: Quadratics, omega: Tensor, x
 
 
 def wanted(plan: TheoryPlan, problem: Quadratics) -> Callable[[Tensor], Tensor]:
-    """What the shifts should be at x."""
+    """Return the right shifts at x."""
     if plan.method in ("gdci", "vr_gdci"):
         return lambda x: x.unsqueeze(-2) - plan.gamma * problem.gradients(x)
     return problem.gradients
 
 
 def one_round(case: Case, plan: TheoryPlan, problem: Quadratics, omega: Tensor) -> tuple[Tensor, Tensor]:
-    """E V(next), and rate * V + noise: f[POINTS] each."""
+    """Return E V(next), and rate * V + noise: f[POINTS] each."""
     x, h = states(problem, wanted(plan, problem))
     if case.method in ("dcgd", "gdci"):
         h.zero_()
@@ -170,7 +172,7 @@ def one_round(case: Case, plan: TheoryPlan, problem: Quadratics, omega: Tensor) 
 
 
 def longer(plan: TheoryPlan, factor: float) -> TheoryPlan:
-    """The same promise with a longer step; weights and noise grow by its square, as theorems have them."""
+    """Return the same promise with a longer step; by the theorems, weights and noise grow with its square."""
     v = plan.lyapunov
     if isinstance(v, Distance):
         weights, noise = (tuple(factor**2 * value for value in values) for values in (v.weights, v.noise))
@@ -186,13 +188,13 @@ PROBLEMS = [quadratics(n, d, seed) for seed, (n, d) in enumerate([(3, 8), (5, 20
 
 
 def omegas(n: int) -> list[Tensor]:
-    """d / k - 1 of each worker's Rand-k: the same for all, or from exact to d / k = 10."""
+    """Return d / k - 1 of each worker's Rand-k: the same for all, or from exact to d / k = 10."""
     return [torch.full((n,), 1.0), torch.full((n,), 9.0), torch.tensor([0.0, 1.0, 3.0, 9.0] * n)[:n]]
 
 
 @pytest.mark.parametrize("case", DISTANCES, ids=str)
 def test_one_round_of_a_distance(case: Case, record_property: Callable[[str, object], None]) -> None:
-    """T1 to T6 (Shulgin and Richtárik 2022): E V(next) <= rate * V + noise, and not by far."""
+    """T1 to T6 (Shulgin and Richtárik 2022): E V(next) <= rate * V + noise, and not by much."""
     worst = 0.0
     for problem in PROBLEMS:
         for omega in omegas(len(problem.c)):
@@ -206,7 +208,7 @@ def test_one_round_of_a_distance(case: Case, record_property: Callable[[str, obj
 
 
 def agreeing(n: int, d: int) -> Quadratics:
-    """All workers have the same f_i, with eigenvalues from 0.01 to 1: the case in which theorems are tightest."""
+    """Give all workers the same f_i, with eigenvalues from 0.01 to 1, for which theorems are tightest."""
     A = torch.diag(torch.logspace(-2, 0, d, dtype=torch.float64))
     return Quadratics(A.expand(n, d, d).contiguous(), torch.ones(n, d, dtype=torch.float64))
 
@@ -224,7 +226,7 @@ def test_a_step_three_times_as_long_breaks_the_promise(case: Case) -> None:
 
 
 def supports(d: int, k: int, n: int) -> list[tuple[tuple[int, ...], ...]]:
-    """Every choice of k of d places by each of n workers."""
+    """List every choice of k of d indices by each of n workers."""
     return list(itertools.product(itertools.combinations(range(d), k), repeat=n))
 
 
@@ -232,14 +234,16 @@ Operator = Callable[[Tensor], Tensor]
 
 
 def randk(d: int, k: int, n: int, scale: float) -> Operator:
-    """f[..., 1, n, d] -> f[..., S, n, d], scale * r on each of the S supports."""
+    """Map f[..., 1, n, d] to f[..., S, n, d]: scale * r on each of the S supports."""
     masks = torch.zeros(len(supports(d, k, n)), n, d, dtype=torch.float64)
     masks.scatter_(-1, torch.tensor(supports(d, k, n)), scale)
     return lambda r: masks * r
 
 
 def value_round(plan: TheoryPlan, problem: Quadratics, operator: Operator, x: Tensor, h: Tensor) -> Tensor:
-    """E V(next), f[...], from points f[..., d] and what is held of the workers' gradients there, f[..., n, d]."""
+    """Return E V(next), f[...], from points f[..., d] and the workers' estimates of the gradients
+    there, f[..., n, d].
+    """
     gradients = problem.gradients(x).unsqueeze(-3)
     x, h = x.unsqueeze(-2), h.unsqueeze(-3)
     if plan.method == "ef_bv":
@@ -264,7 +268,7 @@ def value(plan: TheoryPlan, problem: Quadratics, x: Tensor, h: Tensor) -> Tensor
 
 @dataclass(frozen=True)
 class Setting:
-    """A method, what it is told of its operator, and the operator."""
+    """A method, its operator, and what the method is told of the operator."""
 
     method: str
     told: dict[str, float]
@@ -295,7 +299,7 @@ def settings(d: int, k: int, n: int) -> dict[str, Setting]:
 
 @pytest.mark.parametrize("name", settings(4, 2, 2))
 def test_one_round_of_a_value(name: str, record_property: Callable[[str, object], None]) -> None:
-    """E V(next) <= rate * V, with strong convexity and, at rate 1, without."""
+    """E V(next) <= rate * V with strong convexity, and with rate 1 without it."""
     worst = 0.0
     for d, k, n in ((4, 2, 2), (4, 1, 3), (5, 2, 3)):
         for seed in range(3):
@@ -308,14 +312,14 @@ def test_one_round_of_a_value(name: str, record_property: Callable[[str, object]
 
 @pytest.mark.parametrize("name", [name for name in settings(4, 2, 2) if "topk" not in name])
 def test_a_step_ten_times_as_long_does_not_keep_the_promise(name: str) -> None:
-    """Top-k is left out: its worst case is rarer than random states."""
+    """Top-k is left out, because random states are never its worst case."""
     problem, setting = agreeing(2, 4), settings(4, 2, 2)[name]
     for mu in (0.0, problem.constants.mu):
         assert setting.ratio(problem, mu) <= 1 + ROUNDING < setting.ratio(problem, mu, factor=10.0)
 
 
 def test_marina_needs_the_constant_of_each_worker() -> None:
-    """With L in place of L~, as if all f_i were f, the step is too long for workers that own a coordinate each."""
+    """With L instead of L~, as if all f_i were f, the step is too long for workers that own a coordinate each."""
     axes = torch.eye(4, dtype=torch.float64)
     problem, operator = Quadratics(torch.diag_embed(axes), axes.new_zeros(4, 4)), randk(4, 1, 4, 4.0)
     constants = replace(problem.constants, mu=0.0)
@@ -333,7 +337,7 @@ def test_marina_needs_the_constant_of_each_worker() -> None:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Rand-k on given places, one set a worker, scaled if unbiased; of what `keep` leaves if it is induced."""
+    """Rand-k on given indices, a set for each worker, scaled if unbiased. If induced, it acts on what `keep` leaves."""
 
     places: tuple[tuple[int, ...], ...]
     unbiased: bool = True
@@ -360,7 +364,7 @@ class Chosen:
 
 
 def fill_(state: gw.State, rank: int, held: dict[str, Tensor]) -> None:
-    """Write what is held, rows f[n, d] or a mean f[d], into a worker's state and those inside."""
+    """Write the values, rows f[n, d] or a mean f[d], into a worker's state and the states inside it."""
     for name, entry in state.items():
         if isinstance(entry, dict):
             fill_(entry, rank, held)
@@ -369,7 +373,7 @@ def fill_(state: gw.State, rank: int, held: dict[str, Tensor]) -> None:
 
 
 def rows(workers: list[gw.State], name: str) -> Tensor | None:
-    """What the workers hold under a name, f[n, d], wherever it lies in their states."""
+    """Return what the workers hold under a name, f[n, d], wherever it is in their states."""
     if name in workers[0]:
         return torch.stack([state[name] for state in workers])
     return rows([state["inner"] for state in workers], name) if "inner" in workers[0] else None
@@ -382,7 +386,9 @@ def outcomes(
     gradients: Tensor,
     held: dict[str, Tensor],
 ) -> Iterable[tuple[Tensor, list[gw.State]]]:
-    """The mean f[d] and the workers' states after one exchange at x, for each of the 6 x 6 supports of two workers."""
+    """Return the mean f[d] and the workers' states after one exchange at x, for each of the 6 x 6 supports of two
+    workers.
+    """
     n, d = gradients.shape
     layout = gw.Layout(["x"], [(d,)])
     for places in supports(d, 2, n):
@@ -401,7 +407,9 @@ Sides = list[tuple[float, Callable[[gw.exchange.Gathered], gw.Exchange]]]
 
 
 def sides(plan: TheoryPlan) -> Sides:
-    """The exchange of a plan; where one coin decides for all workers, both of its sides with their probabilities."""
+    """Return the exchange of a plan. If one coin decides for all workers, return both sides with their
+    probabilities.
+    """
     match plan.method:
         case "dcgd" | "fixed" | "star":
             return [(1.0, lambda e: gw.memory.Shifted(e, gw.memory.Fixed()))]
@@ -431,7 +439,7 @@ REAL = [case for case in DISTANCES if set(case.options) <= {"delta"} and str(cas
 
 @pytest.mark.parametrize("case", REAL, ids=str)
 def test_exchanges_average_to_the_closed_forms(case: Case) -> None:
-    """Rand-DIANA tosses one coin for all workers; E V is what it is with one coin each."""
+    """Rand-DIANA has one coin for all workers, and E V is the same as with one coin each."""
     problem, omega = quadratics(2, 4, seed=5), torch.ones(2, dtype=torch.float64)
     chosen = case.plan(problem.constants, 1.0)
     x, h = (values[7] for values in states(problem, wanted(chosen, problem)))

@@ -1,4 +1,4 @@
-"""Plans: what the theorems' formulas say in words, their special cases, and what they refuse."""
+"""Plans: what the theorems' formulas say, their special cases, and what they refuse."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def square(x: Tensor) -> Tensor:
 
 
 def told(method: str, omega: float = 3.0, delta: float = 0.25) -> dict[str, float]:
-    """What a method must be told of its operator."""
+    """Return what a method must be told of its operator."""
     return {"delta": delta} if method in ("ef21", "ef21_sgdm") else {"omega": omega, "delta": delta}
 
 
@@ -55,7 +55,7 @@ def test_iteration_complexities() -> None:
 
 
 def test_steps_and_weights_of_the_methods_for_values() -> None:
-    """As the papers have them, with alpha = delta: EF21, EF-BV, MARINA, DASHA, EF21-SGDM."""
+    """They are those of the papers, with alpha = delta: EF21, EF-BV, MARINA, DASHA, EF21-SGDM."""
     L, rms, n, mu, delta, omega = SIX.L, math.sqrt(80 / 6), 6, SIX.mu, 0.25, 3.0
     flat = replace(SIX, mu=0.0)
     theta = 1 - math.sqrt(1 - delta)
@@ -99,7 +99,7 @@ def test_rounds_are_enough_and_not_too_many() -> None:
 
 
 def test_weights_are_the_boost_times_their_infimum() -> None:
-    """M' = 2 / (n alpha) for DIANA and 2 omega / (n p) for Rand-DIANA."""
+    """M' is 2 / (n alpha) for DIANA and 2 omega / (n p) for Rand-DIANA."""
     assert plan("diana", SIX, omega=3.0, alpha=0.2, boost=1.5).weight == pytest.approx(1.5 * 2 / (6 * 0.2))
     assert plan("rand_diana", SIX, omega=3.0, p=0.2, boost=1.5).weight == pytest.approx(1.5 * 2 * 3 / (6 * 0.2))
 
@@ -133,7 +133,7 @@ def test_largest_eta_leaves_one_gamma(method: str, factor: int) -> None:
 
 
 def test_operators_of_each_worker() -> None:
-    """The worst worker is the one with the largest omega_i L_i, not with the largest of either."""
+    """The worst worker has the largest omega_i L_i, not the largest of either."""
     assert plan("dcgd", SIX, omega=[9, 9, 3, 3, 9, 1]).step == pytest.approx(1 / (2 + 2 / 6 * 9 * 2))
     assert plan("star", SIX, omega=3.0, delta=[0, 0, 0, 0, 0, 1]).step == pytest.approx(1 / (2 + 3 * 4 / 6))
     for method in ("dcgd", "diana", "rand_diana", "gdci", "vr_gdci"):
@@ -190,7 +190,7 @@ def test_spread_is_the_class_of_ef_bv() -> None:
 
 
 def test_spread_of_scaled_is_exact() -> None:
-    """Bias and variance of Q / (1 + omega) by all supports: equalities."""
+    """Bias and variance of Q / (1 + omega), computed over all supports, are equalities."""
     x = torch.tensor([1.0, -2.0, 3.0, 0.5], dtype=torch.float64)
     y = torch.diag(x)
     eta, omega = theory.spread(gw.compress.Scaled(gw.compress.RandK(0.25)), 4)
@@ -279,7 +279,7 @@ def test_local_steps_ask_every_worker_for_strong_convexity() -> None:
 
 
 def test_local_steps_save_the_root_of_the_condition() -> None:
-    """T7: gamma = 2 / L_max, tau = (1 - mu / L_max)^2 = 1 - p^2 alpha at the default p, and a message in p steps."""
+    """T7: gamma = 2 / L_max, tau = (1 - mu / L_max)^2 = 1 - p^2 alpha at the default p, and p messages a step."""
     omega, n, worst, weakest = 3.0, 6, 7.0, 0.05
     chosen = plan("locodl", SIX, omega=omega)
     tau = (1 - weakest / worst) ** 2

@@ -1,4 +1,4 @@
-"""Units side by side: their messages travel as one, and each hears what it would have heard alone."""
+"""Units side by side: their messages travel as one, and each hears the answer that it would hear alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SPECS = [*zoo.SPECS, *(spec for spec, sizes in zoo.ISLANDS.items() if N in sizes
 
 
 def run(spec: str, *, joined: bool) -> tuple[list[Tensor], Ledger]:
-    """The means of three units of different lengths, step by step, and what was sent."""
+    """Return the means of three units of different lengths, step by step, and the bytes sent."""
     exchange, ledger, rng = Guard(gw.parse(spec)), Ledger(N), torch.Generator().manual_seed(3)
     states = [[exchange.init(layout) for layout in LAYOUTS] for _ in range(N)]
     means: list[Tensor] = []
@@ -103,7 +103,7 @@ def test_what_is_no_family_travels_apart() -> None:
 
 @dataclass
 class Steps:
-    """Talks that ask a number of times and note when they begin and end."""
+    """Makes talks that ask a number of times, and notes when they begin and end."""
 
     seen: list[str]
 

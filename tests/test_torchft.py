@@ -1,4 +1,6 @@
-"""The example with torchft: a replica is killed inside an exchange, the other goes on alone, and it comes back."""
+"""The example with torchft: a replica is killed inside an exchange, the other continues alone, and the
+first returns.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ sys.stdin.read()
 
 @contextmanager
 def lighthouse() -> Iterator[str]:
-    """Its address; it ends with its standard input."""
+    """Start a lighthouse and return its address; it ends with its standard input."""
     command = [sys.executable, "-c", SERVE]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.story, pytest.mark.timeout(120)]
 
 
 def check(printed: str, ranks: int) -> None:
-    """All ranks end with equal parameters, or shards, report their bytes, and sent a small part of dense."""
+    """All ranks end with equal parameters or shards, report their bytes, and sent a small part of dense."""
     report = r"rank (\d)(?:, shard (\d) of \d)?: sent ([\d,]+) bytes, dense ([\d,]+); checksum (-?[\d.]+)"
     reports = re.findall(report, printed)
     assert sorted(int(rank) for rank, *_ in reports) == list(range(ranks)), printed

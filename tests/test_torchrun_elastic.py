@@ -1,4 +1,4 @@
-"""The elastic example under torchrun: whenever a worker is killed, the end is that of a run in which none was."""
+"""The elastic example under torchrun: whenever a worker is killed, the result is that of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOMENTS = {
 
 @contextmanager
 def torchrun(moment: str, folder: Path, log: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """An agent and its workers; ended, if they are not, with the context."""
+    """Run an agent and its workers; the context's end ends those that still run."""
     command = [sys.executable, "-m", "torch.distributed.run", "--max-restarts", "2", "--monitor-interval", "0.1"]
     command += [*options, str(HERE / "torchrun_elastic_ranks.py"), moment, str(folder)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
@@ -43,14 +43,14 @@ def torchrun(moment: str, folder: Path, log: Path, *options: str) -> Iterator[su
 
 
 def ends(log: Path) -> list[tuple[int, int, str]]:
-    """What ranks have printed at their end: from which step on, to which, and the model."""
+    """Return what ranks print at their end: the first step, the last one, and the model."""
     found = re.findall(r"rank \d of \d: steps (\d+) to (\d+), model ([0-9a-f]{12})", log.read_text())
     return [(int(start), int(end), model) for start, end, model in found]
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, subprocess.Popen[bytes]]]]:
-    """One run for each moment, all at once, for most of the time is that of starting: their logs and themselves."""
+    """Run once for each moment, all in parallel because starting takes most of the time. Yields logs and processes."""
     folder, options = tmp_path_factory.mktemp("killed"), ("--standalone", "--nproc-per-node", "2")
     with ExitStack() as stack:
         runs = {}
@@ -65,7 +65,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("killed")  # they run meanwhile
 def test_agents_leave_and_join(tmp_path: Path) -> None:
-    """Two agents, one, and two again: all workers agree at the end."""
+    """There are two agents, one, and two again; all workers agree at the end."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -87,7 +87,7 @@ def test_agents_leave_and_join(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_a_worker_is_killed_at_any_moment(killed: dict[str, tuple[Path, subprocess.Popen[bytes]]]) -> None:
-    """The model is that of the run that was killed when it had already come to its end."""
+    """The model equals that of the run that was killed after its last step."""
     for log, running in killed.values():
         assert running.wait(300) == 0, log.read_text()
     whole, *_ = ends(killed["at_the_end"][0])

@@ -1,4 +1,4 @@
-"""The tutorial, followed by hand: its files, its changes, its commands, its numbers."""
+"""The tutorial is followed by hand: its files, its changes, its commands, its numbers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tutorial(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.mark.story
 def test_the_tutorials_files_run(tutorial: ModuleType, tmp_path: Path) -> None:
-    """A few steps on loopback, and its way to start ranks with a script that does nothing."""
+    """Its files run a few steps on loopback, and its script starts ranks that do nothing on links."""
     for name, text in tutorial.files(PAGE.read_text()).items():
         (tmp_path / name).write_text(text)
     runs: dict[str, dict[str, float]] = {}

@@ -1,4 +1,4 @@
-"""Every kernel has a short definition, and every twin gives what it defines, on vectors and on rows."""
+"""Every kernel has a short reference, and every twin gives the same, on vectors and on rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Draw = Callable[[st.DataObject], Arguments]
 
 
 def records() -> dict[str, Kernel[..., Any]]:
-    """All kernels, by the module that defines them and their name there."""
+    """Return all kernels, by the module that defines them and their name there."""
     found: dict[str, Kernel[..., Any]] = {}
     for package in (gradwire.kernels, gradwire.wire):
         for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
@@ -45,7 +45,7 @@ KERNELS = records()
 
 @pytest.fixture(scope="module", autouse=True)
 def _any_length() -> Iterator[None]:
-    """The compiled loops serve vectors of any length."""
+    """Let the compiled loops serve vectors of any length."""
     pytest.importorskip("numba")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiled, "LONG", 1)
@@ -264,7 +264,7 @@ def test_every_kernel_is_called_here() -> None:
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_definition_is_short(name: str) -> None:
-    """At most twenty lines besides its docstring, in plain torch."""
+    """It has at most twenty lines of plain torch besides its docstring."""
     definition = KERNELS[name].reference
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(definition))).body
     assert isinstance(tree, ast.FunctionDef)
@@ -288,7 +288,7 @@ def test_twins_give_what_is_defined(name: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("name", sorted(CALLS))
 def test_every_twin_serves_something(name: str) -> None:
-    """With the arguments above, or the test before would say nothing of it."""
+    """It serves some of the arguments above; otherwise the test before would not cover it."""
     twins, served = KERNELS[name].cpu, set[str]()
 
     @settings(deadline=None, max_examples=100, database=None, derandomize=True)
@@ -303,7 +303,7 @@ def test_every_twin_serves_something(name: str) -> None:
 
 
 def called(run: Callable[..., Any], arguments: Arguments) -> tuple[Any, list[Any]]:
-    """What a call gives, and its arguments as it left them."""
+    """Return what a call gives, and its arguments after it."""
     mine = [one.clone() if isinstance(one, torch.Tensor) else one for one in arguments]
     return run(*mine), [one for one in mine if isinstance(one, torch.Tensor)]
 
@@ -327,7 +327,7 @@ def same(found: Any, wanted: Any, name: str) -> bool:
 
 
 def near(found: torch.Tensor, wanted: torch.Tensor) -> bool:
-    """Means that differ by one float32 at most, and equal signs."""
+    """Compare means that may differ by one float32, and signs that must be equal."""
     if found.dtype != torch.uint8:
         return torch.allclose(found, wanted, rtol=2.0**-23, atol=2.0**-149)
     means = [wire[..., :4].clone(memory_format=torch.contiguous_format).view(torch.float32) for wire in (found, wanted)]

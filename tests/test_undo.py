@@ -1,4 +1,4 @@
-"""A step is undone bit for bit, and of a sparse message little is kept for it."""
+"""A step is undone bit for bit, and little is kept for that if the message is sparse."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def equal(a: gw.State, b: gw.State) -> bool:
 
 @pytest.mark.parametrize("spec", [spec for spec in zoo.TRAINED if "permk" not in spec])
 def test_a_step_is_undone_bit_for_bit(spec: str) -> None:
-    """Once it is over, before it has begun, and twice."""
+    """It may be over, not begun, or undone twice."""
     exchange = Guard(gw.parse(spec))
     states = start(exchange, 2, LAYOUT, torch.float32)
 

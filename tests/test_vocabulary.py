@@ -174,7 +174,7 @@ def test_a_worker_rehearsed_alone_hears_its_own_dtype(dtype: str) -> None:
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_int8_wraps_around_on_every_transport(transport: str) -> None:
-    """100 + 100 is -56, as it is on the wire."""
+    """100 + 100 is -56, as on the wire."""
     for answer in TRANSPORTS[transport](torch.full((2, 1), 100, dtype=torch.int8), "sum"):
         assert answer.dtype == torch.int8
         assert answer.tolist() == [-56]
@@ -187,7 +187,7 @@ def test_an_op_that_does_not_exist_is_refused() -> None:
 
 @pytest.mark.story
 def test_a_network_answers_as_lockstep_does_in_every_dtype() -> None:
-    """Two gloo ranks: all kinds of asks, int8 that wraps around among them."""
+    """Two gloo ranks ask for every kind, also with int8 that wraps around."""
     lines = play("answers_of_every_dtype", ranks=2)
     for dtype in DTYPES:
         wanted = gw.lockstep([ask_all(brought(dtype, rank)) for rank in range(2)])
@@ -198,7 +198,7 @@ def test_a_network_answers_as_lockstep_does_in_every_dtype() -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 8, 13])
 def test_traffic_of_all_ranks_adds_up(n: int) -> None:
-    """A broadcast reaches n - 1 ranks, whatever the tree; an all-gather n (n - 1) pairs; a ring 2 (n - 1) tensors."""
+    """A broadcast, by any tree, reaches n - 1 ranks; an all-gather n (n - 1) pairs; a ring sends 2 (n - 1) tensors."""
     share, gather = gw.Broadcast(torch.zeros(25), n - 1), gw.AllGather(torch.zeros(100, dtype=torch.uint8))
     assert sum(share.traffic(rank, n) for rank in range(n)) == 100 * (n - 1)
     assert sum(gather.traffic(rank, n) for rank in range(n)) == 100 * n * (n - 1)

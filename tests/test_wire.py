@@ -1,4 +1,4 @@
-"""Wire formats: what is packed comes back, in the length that was promised; old bytes decode for ever."""
+"""Wire formats: what is packed comes back, in the promised length, and old bytes always decode."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_indices_of_chunks_come_back_in_the_shorter_form(d: int, size: int, data
     ("kept", "gaps", "offsets"), [(1, 14.0, 12.0), (2, 13.0, 12.0), (3, 12.3, 12.0), (4, 12.0, None)]
 )
 def test_twelve_bits_are_fewer_only_where_few_of_4096_are_kept(kept: int, gaps: float, offsets: float | None) -> None:
-    """The figures of wire/chunks.py: at 64 of 4096, which DeMo and SparseLoCo keep, Elias-Fano takes 8.0 bits."""
+    """These are the figures of wire/chunks.py: at 64 of 4096, as in DeMo and SparseLoCo, Elias-Fano takes 8.0 bits."""
     chunks = ChunkIndices(4096 * 1000, 4096, kept, 0)
     assert round(8 * index.nbytes(chunks.d, chunks.count) / chunks.count, 1) == gaps
     assert round(8 * chunks.nbytes / chunks.count, 1) == (offsets or gaps)
@@ -88,7 +88,7 @@ def test_twelve_bits_are_fewer_only_where_few_of_4096_are_kept(kept: int, gaps: 
     ],
 )
 def test_offsets_that_are_none_are_refused(chunks: ChunkIndices, offsets: list[int]) -> None:
-    """Twice the same; beyond its chunk; beyond the vector."""
+    """Offsets are equal, beyond their chunk, or beyond the vector."""
     assert chunks.offsets
     with pytest.raises(ValueError, match=r"are not .* increasing indices below"):
         chunks.decode(bits.pack(torch.tensor(offsets), 6))
@@ -132,7 +132,7 @@ def test_natural_sends_powers_of_two_exactly_and_keeps_signs() -> None:
 
 
 def test_natural_outside_the_normal_range() -> None:
-    """Subnormal numbers stay unbiased; what is too large for a power of two in float32 becomes the largest one."""
+    """Subnormal numbers stay unbiased; numbers above the powers of two in float32 become the largest one."""
     x = torch.full((100_000,), 2.0**-128)
     y = values.decode(values.encode(x, "natural", 0), "natural", len(x))
     assert set(y.tolist()) <= {0.0, 2.0**-126}
@@ -151,13 +151,13 @@ def test_bfloat16_never_makes_an_inf() -> None:
 
 
 def made(entry: dict) -> gw.Compressor:
-    """The compressor that wrote an entry: those of 0.1.0 name class and parameters, all later ones a spec."""
+    """Return the compressor that wrote an entry: those of 0.1.0 name class and parameters, later ones a spec."""
     return build(entry["spec"]) if "spec" in entry else vars(gw.compress)[entry["class"]](**entry["parameters"])
 
 
 @pytest.mark.parametrize("entry", GOLDEN, ids=[entry["name"] for entry in GOLDEN])
 def test_old_bytes_still_decode(entry: dict) -> None:
-    """Bytes that some version has written. This file only ever grows."""
+    """The file has bytes that some version has written; entries are only added."""
     wire = torch.frombuffer(bytearray.fromhex(entry["wire"]), dtype=torch.uint8)
     assert made(entry).decode(wire, entry["d"]).dense().tolist() == entry["dense"]
 
@@ -167,7 +167,7 @@ DETERMINISTIC = [entry for entry in GOLDEN if "x" in entry]  # what draws nothin
 
 @pytest.mark.parametrize("entry", DETERMINISTIC, ids=[entry["name"] for entry in DETERMINISTIC])
 def test_new_bytes_are_the_old_ones(entry: dict) -> None:
-    """What draws no random bits, or rounds by `kernels.uniforms`, must also encode as it did."""
+    """Operators that draw no random bits, or round by `kernels.uniforms`, must also encode as before."""
     turn = gw.Turn(0, 1, 0, gw.Layout(["x"], [(entry["d"],)]))
     assert bytes(made(entry).encode(torch.tensor(entry["x"]), turn).tolist()).hex() == entry["wire"]
 
@@ -179,7 +179,7 @@ def test_every_format_has_golden_bytes() -> None:
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 300), st.data())
 def test_top_is_the_sorted_first_of_the_largest(d: int, data: st.DataObject) -> None:
-    """Against a definition by sorting, ties included: of equal magnitudes the first win."""
+    """Compared with a definition by sorting, ties included: the first of equal magnitudes wins."""
     k = data.draw(st.integers(0, d))
     x = torch.tensor(data.draw(st.lists(st.integers(-5, 5), min_size=d, max_size=d)), dtype=torch.float32)
     order = sorted(range(d), key=lambda i: (-abs(float(x[i])), i))
@@ -202,7 +202,7 @@ def test_fast_top_equals_the_reference(kind: str, k: int) -> None:
 
 
 def test_support_is_uniform_and_made_of_distinct_indices() -> None:
-    """Every index is drawn equally often, within five sigma, over 20,000 keys and all k of a small d."""
+    """Every index is drawn equally often within five sigma, over 20,000 keys and all k of a small d."""
     d, keys = 12, torch.arange(20_000)
     for k in range(d + 1):
         drawn = kernels.support(keys, d, k)
@@ -221,7 +221,7 @@ def test_support_draws_all_pairs_equally_often() -> None:
 
 
 def test_support_is_the_same_for_ever() -> None:
-    """A promise: the wire of randk holds the key alone."""
+    """This is a promise, because the wire of randk holds only the key."""
     assert kernels.support(torch.tensor(1), 100, 5).tolist() == GOLDEN_SUPPORT_5_OF_100
     assert kernels.support(torch.tensor([1, 2**62]), 9, 6).tolist() == GOLDEN_SUPPORT_6_OF_9
 

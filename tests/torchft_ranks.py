@@ -1,6 +1,6 @@
-"""Run examples/torchft_replicas.py with an end inside an exchange: `python torchft_ranks.py REPLICA FOLDER [killed]`.
+"""Run examples/torchft_replicas.py and end inside an exchange: `python torchft_ranks.py REPLICA FOLDER [killed]`.
 
-What it looks at, it prints as one JSON line.
+Prints its observations as one JSON line.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "torchft_replicas.py"
 
 
 def watched(replica: int, folder: Path, *, killed: bool) -> dict[str, object]:
-    """Run the example, and tell how many replicas it had one after the other, and what failed."""
+    """Run the example, and report how many replicas it had one after the other, and what failed."""
     told: dict[str, object] = {"sizes": [], "put_back": []}
     hooks: list[gw.Hook] = []
     before: list[dict] = []

@@ -29,7 +29,7 @@ def die() -> None:
 
 
 def at_call(call: int, act: Callable[[], None], go_on: Callable) -> Callable:
-    """What `go_on` does, and at one of its calls `act` first."""
+    """Return `go_on` with `act` before one of its calls."""
     calls = []
 
     def counted(*arguments: object, **options: object) -> object:
@@ -42,7 +42,7 @@ def at_call(call: int, act: Callable[[], None], go_on: Callable) -> Callable:
 
 
 def in_backward() -> None:
-    """When the 25th loss has its gradient, and the first parameter has not."""
+    """Be killed when the 25th loss has its gradient and the first parameter has not."""
     backward = torch.Tensor.backward
     count = []
 
@@ -56,7 +56,7 @@ def in_backward() -> None:
 
 
 def in_an_exchange() -> None:
-    """At the 25th collective of the engine's thread, which is that of the 25th step."""
+    """Be killed at the 25th collective of the engine's thread, which is that of the 25th step."""
     begin, count = Process.begin, []
 
     def hooked(process: Process, ask: Ask) -> Tensor:
@@ -69,7 +69,7 @@ def in_an_exchange() -> None:
 
 
 def while_saving() -> None:
-    """With half a file of the third save written."""
+    """Be killed with half a file of the third save written."""
     write, count = saving.write_whole, []
 
     def half(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
@@ -93,8 +93,9 @@ def at_the_end() -> None:
 
 
 def stops(here: str, folder: Path, world: int) -> None:
-    """Stop at the 15th step until the agents start other workers: the one that leaves when there are two, the one that
-    stays when it is alone, first or again."""
+    """Stop at the 15th step until the agents start other workers: the rank that leaves if there are two, the one that
+    stays if it is alone, first or again.
+    """
     once = folder / "two"
     mark = {"leaves": once, "stays": folder / "alone" if once.exists() else None}[here]
 

@@ -1,4 +1,6 @@
-"""What ranks do in the story of trainers' corners: what is refused or warned of, what is compiled, what is removed."""
+"""The functions that ranks run in the story of trainers' corners: refusals, warnings, compiled models,
+removed files.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ import gradwire as gw
 
 
 def resumes_and_corners(root: str) -> dict[str, object]:
-    """In one start of the processes: see `trainer_ranks.resumes`, and below."""
+    """Run `trainer_ranks.resumes` and the functions below in one start of the processes."""
     folder = Path(root)
     ends = resumes(root)
     told = [*accelerate_corners(), *trainer_corners(folder), *lightning_corners(folder)]
@@ -35,7 +37,7 @@ def refusal(call: Callable[[], object], error: type[Exception] = ValueError) -> 
 
 
 def accelerate_corners() -> list[str]:
-    """Models that Accelerate compiles, around DDP, with buffers and an option of DDP's own; and refusals."""
+    """Test models that Accelerate compiles, around DDP, with buffers and a DDP option of their own; and refusals."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from accelerate.utils import (
@@ -94,7 +96,7 @@ def accelerate_corners() -> list[str]:
 
 
 def trainer_corners(root: Path) -> list[str]:
-    """Rotation removes memories with their checkpoint; and refusals, also of a handler that got lost."""
+    """Rotation removes memories with their checkpoint. Refusals include a handler that was lost."""
     from gradwire.integrations.transformers import attach
 
     trainer = gpt2_trainer(root / "rotated", save_steps=1, save_total_limit=1, max_steps=3)
@@ -112,7 +114,7 @@ def trainer_corners(root: Path) -> list[str]:
 
 
 def lightning_corners(root: Path) -> list[str]:
-    """Only the newest is kept, if so asked; and refusals, also of a folder of another moment than its file."""
+    """Only the newest checkpoint is kept if asked for. Refusals include a folder of another moment than its file."""
     from gradwire.integrations.lightning import FabricLocalStrategy, beside
 
     _, hook = by_lightning(root / "newest", None, local=False, keep=1)

@@ -1,6 +1,7 @@
-"""What ranks do in the stories of trainers: train, save, and go on, in Accelerate, Trainer, Lightning and Fabric.
+"""The functions that ranks run in the stories of trainers: train, save and resume, in Accelerate, Trainer, Lightning
+and Fabric.
 
-Every framework is imported once a process, and one process goes through all of them.
+Every framework is imported once a process, and one process tests all of them.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ LOCAL = partial(gw.local, every=3, exchange="ef(topk(density=0.1))")
 
 
 def net() -> nn.Module:
-    """With dropout, so that what is drawn must be resumed too; ranks begin with different ones."""
+    """Make a net with dropout, so that random numbers must be resumed too; ranks begin with different nets."""
     torch.manual_seed(RANK)
     return nn.Sequential(nn.Linear(5, 30), nn.Tanh(), nn.Dropout(0.2), nn.Linear(30, 2))
 
@@ -56,7 +57,7 @@ def everybody(words: object) -> list[object]:
 
 @contextmanager
 def said() -> Iterator[list[str]]:
-    """What gradwire logs, and what is warned of."""
+    """Collect what gradwire logs, and what is warned of."""
     words: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: words.append(record.getMessage())  # type: ignore[method-assign]
@@ -69,13 +70,13 @@ def said() -> Iterator[list[str]]:
 
 
 def memories(folder: Path) -> list[dict]:
-    """Every rank's state, as it was saved."""
+    """Return every rank's state as it was saved."""
     files = sorted(folder.glob("gradwire-*.pt"))
     return [torch.load(file, weights_only=True)["states"][0] for file in files]
 
 
 def is_their_merge(hook: object, folder: Path) -> bool:
-    """What was loaded is the mean over those who saved."""
+    """Check that what was loaded is the mean over the ranks that saved."""
     wanted, mine = gw.merge([_plain(state) for state in memories(folder)]), hook.state_dict()
     for name, parts in wanted["memory"].items():
         assert parts
@@ -127,7 +128,7 @@ def by_accelerate(folder: Path, resume: Path | None, *, local: bool) -> tuple[nn
 
 
 def gpt2_trainer(folder: Path, **options: object) -> object:
-    """A subclass of Trainer with a loss of its own, as TRL's are, and a GPT-2 of two layers with dropout."""
+    """Make a subclass of Trainer with a loss of its own, as TRL's are, and a GPT-2 of two layers with dropout."""
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
     class Own(Trainer):
@@ -171,7 +172,9 @@ def by_lightning(folder: Path, resume: Path | None, *, local: bool, keep: int = 
     from gradwire.integrations.lightning import AttachStrategy, LocalStrategy
 
     class Net(lightning.LightningModule):
-        """Without dropout, and with data by step: Lightning resumes neither what is drawn nor the loader's place."""
+        """A net without dropout and with data by step, because Lightning restores neither random numbers nor the
+        loader's place.
+        """
 
         def __init__(self) -> None:
             super().__init__()
@@ -249,7 +252,7 @@ WAYS = {"attach": False, "local": True}
 
 
 def resumes(root: str) -> dict[str, list[str]]:
-    """The model at the end: of a run in one go, of one that was resumed, and of one resumed without its memories."""
+    """Return the final model of an uninterrupted run, of a resumed one, and of one resumed without its memories."""
     told = {}
     for trainer, (train, checkpoint, memory) in TRAINERS.items():
         for way, local in WAYS.items():
@@ -276,7 +279,7 @@ def resumes(root: str) -> dict[str, list[str]]:
 
 
 def goes_on_elsewhere(root: str) -> dict[str, int]:
-    """What two ranks have saved, this many go on with; every memory is the mean over the two."""
+    """This many ranks resume what two have saved; every memory is the mean over the two."""
     told = {}
     for trainer, (train, checkpoint, _) in TRAINERS.items():
         for way, local in WAYS.items():
@@ -296,7 +299,7 @@ def goes_on_elsewhere(root: str) -> dict[str, int]:
 
 
 def examples(*scripts: str) -> dict[str, str]:
-    """One after the other, as torchrun starts them; what each prints."""
+    """Run the examples one after the other, as torchrun starts them, and return what each prints."""
     printed, environment = {}, dict(os.environ)
     for script in scripts:
         os.environ |= environment  # Lightning removes what it was started with

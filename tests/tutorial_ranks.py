@@ -1,4 +1,4 @@
-"""What ranks do in the story of the tutorial: be its script. tutorial_ranks.py SCRIPT STEPS"""
+"""Run the tutorial's script as a rank in its story: tutorial_ranks.py SCRIPT STEPS"""
 
 import io
 import json

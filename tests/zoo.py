@@ -1,4 +1,4 @@
-"""Every composition that must obey every law. A new algorithm joins by one line."""
+"""Every composition that must obey every law. A new algorithm is added with one line."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ QUICK_METHODS = ("EF(DEFT)", "DIANA")
 
 
 class Cell(NamedTuple):
-    """One fault, behind one door, with one method."""
+    """One fault at one door with one method."""
 
     case: str
     door: str
@@ -54,7 +54,9 @@ Verdicts = dict[Cell, "str | None"]
 
 
 def every_cell() -> list[Cell]:
-    """All of them; kills once a method only where an exchange is cut short, for no other phase knows the method."""
+    """Return all cells. Kills are tried with every method only during an exchange; no other phase depends on the
+    method.
+    """
     found = [Cell(case.name, door, method) for case in CASES.values() for door in case.doors for method in METHODS]
     for name, death in DEATHS.items():
         methods = METHODS if death.phase == "halfway" and death.how == "kill" else ["EF(DEFT)"]
@@ -63,7 +65,7 @@ def every_cell() -> list[Cell]:
 
 
 def quick_cells() -> list[Cell]:
-    """Those of `make test`."""
+    """Return the cells that `make test` runs."""
     quick = [case for case in CASES.values() if case.quick]
     found = [Cell(case.name, door, method) for case in quick for door in case.doors for method in QUICK_METHODS]
     return found + [Cell(name, door, "EF(DEFT)") for name, death in DEATHS.items() for door in death.quick]
@@ -72,7 +74,9 @@ def quick_cells() -> list[Cell]:
 def run(
     cells: Iterable[Cell], *, seconds: float = 300.0, side_by_side: int = 2, until: float = float("inf")
 ) -> Iterator[Verdicts]:
-    """Run cells, several starts side by side; what each start has found. What has not begun by `until` is not run."""
+    """Run cells, several starts in parallel, and yield what each start has found. Cells not begun by `until` are left
+    out.
+    """
     together: dict[str, list[Cell]] = {}
     alone: list[Cell] = []
     for cell in cells:
@@ -89,7 +93,7 @@ def run(
 
 
 def run_together(cells: Sequence[Cell], seconds: float, until: float) -> Verdicts:
-    """Run cells of one door in one start; after one that went wrong, the rest in another."""
+    """Run cells of one door in one start; after a cell that failed, run the rest in another start."""
     left, found, door = list(cells), Verdicts(), cells[0].door
     while left and time.monotonic() < until:
         names = [f"{cell.case}|{cell.method}" for cell in left]
@@ -114,7 +118,7 @@ def run_together(cells: Sequence[Cell], seconds: float, until: float) -> Verdict
 
 
 def run_alone(cell: Cell, until: float) -> Verdicts:
-    """Run a cell in a start of its own: exit codes, time, and what is left of its processes."""
+    """Run a cell in a separate start. Returns exit codes, time, and what is left of its processes."""
     death, token = DEATHS[cell.case], uuid.uuid4().hex
     rate = "100mbit" if death.links else None
     if time.monotonic() > until or (rate and net.refusal() is not None):
@@ -130,7 +134,7 @@ def run_alone(cell: Cell, until: float) -> Verdicts:
 
 
 def judged(codes: list[int], lines: list[dict], errors: str, wanted: tuple[int, int], token: str) -> str | None:
-    """What is wrong with an end; None if nothing is."""
+    """Say what is wrong with how the ranks ended; None if nothing is."""
     if (codes[1], codes[0]) != wanted:
         return f"ended with {codes}: {(errors.strip().splitlines() or [''])[-1][:200]}"
     if any(line["seconds"] > GROUP_SECONDS + 5 for line in lines):
@@ -164,7 +168,9 @@ def record(found: Verdicts) -> None:
 
 
 def table(found: Verdicts) -> str:
-    """A line for every case, a column for every door: how many methods keep every promise, and which do not."""
+    """Make the table: a row for every case, a column for every door, how many methods keep every promise, and which do
+    not.
+    """
     cells = every_cell()
     lines = [f"| fault | what must hold | {' | '.join(DOORS)} |\n", "|---|---|" + "---|" * len(DOORS) + "\n"]
     for name in [*CASES, *DEATHS]:
@@ -191,7 +197,7 @@ def entry(cells: Sequence[Cell], found: Verdicts) -> str:
 
 
 def reds(found: Verdicts) -> str:
-    """A line for every cell that is red."""
+    """Make a line for every cell that failed."""
     lines = [f"* {cell.case}; {cell.door}; {cell.method}: {red}\n" for cell, red in sorted(found.items()) if red]
     return "".join(lines) or "Nothing is red.\n"
 

@@ -1,4 +1,6 @@
-"""Faults that leave every rank alive: each case is a function that makes one, and says what must hold afterwards."""
+"""Faults that leave every rank alive. Each case is a function that makes one fault and checks what must hold
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ GRADIENTS = ("DDP", "bare", "FSDP2")
 
 @dataclass(frozen=True)
 class Case:
-    """A fault. promises: what is checked. doors: those it can happen to. quick: whether `make test` has it."""
+    """A fault. promises: what is checked. doors: where it can happen. quick: whether `make test` runs it."""
 
     name: str
     act: Callable[[Setting], None]
@@ -49,7 +51,7 @@ def train(trial: Trial, first: int, last: int) -> None:
 
 
 def well(trial: Trial, first: int) -> None:
-    """Go on for four steps: the law holds, the ranks agree."""
+    """Train four more steps: the law holds and the ranks agree."""
     train(trial, first, first + 4)
     agreement(trial)
     law(trial)
@@ -77,7 +79,7 @@ def odd_gradients(setting: Setting, factor: float, *, finite: bool) -> None:
 
 
 class _memory:
-    """The memory is the same bits after this context as before."""
+    """Check that the memory has the same bits after this context as before."""
 
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
@@ -199,7 +201,7 @@ def exception_and_restart(setting: Setting) -> None:
 
 
 def snapshots(setting: Setting, start: Callable[[Callable[[], None]], Callable[[], None]]) -> None:
-    """Snapshots at any moment: each is that of a step, and a trial beside that takes none has the same bits."""
+    """A snapshot at any moment is that of a step, and a second trial that takes none has the same bits."""
     trial, calm = Trial(setting), Trial(setting)
     at: dict[int, dict] = {}
     taken: list[dict] = []
@@ -290,7 +292,7 @@ def in_backward(setting: Setting) -> None:
 
 
 def spoilt(saved: dict, trial: Trial) -> dict[str, dict]:
-    """Checkpoints that no run has written."""
+    """Make checkpoints that no run has written."""
     memory = saved["memory"]
     name = list(memory)[-1]
     first = next(iter(memory[name]), None)
@@ -475,7 +477,7 @@ def resumes(setting: Setting) -> None:
 
 
 class Oddities(nn.Module):
-    """Unused by turns, frozen, tied, empty, scalar parameters."""
+    """A net with parameters that are unused by turns, frozen, tied, empty and scalar."""
 
     def __init__(self) -> None:
         super().__init__()

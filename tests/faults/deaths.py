@@ -1,4 +1,4 @@
-"""Faults that end a rank, or hold it up: each of these needs a start of its own."""
+"""Faults that end a rank or delay it. Each needs a separate start."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOST = 3
 
 @dataclass(frozen=True)
 class Death:
-    """What becomes of rank 1, and when. codes: how rank 1 and the others end. links: needs slow links, not loopback."""
+    """What happens to rank 1, and when. codes: how rank 1 and the others end. links: whether it needs slow links."""
 
     how: str
     phase: str
@@ -54,7 +54,9 @@ DEATHS = {
 
 
 def meets(door: str, method: str, name: str, _token: str) -> None:
-    """Train; rank 1 meets its fate at step 4. Who loses a peer says how long that took, and ends by itself."""
+    """Train; at step 4 the fault happens to rank 1. A rank that loses a peer says how long that took, and ends by
+    itself.
+    """
     death, rank = DEATHS[name], dist.get_rank()
     trial = Trial(Setting(door, METHODS[method]))
     train(trial, 0, 4)
@@ -110,7 +112,7 @@ def acts(how: str) -> Callable[[], None]:
 
 
 def arm(trial: Trial, phase: str, act: Callable[[], None]) -> None:
-    """Act once, when this phase comes."""
+    """Act once, when this phase begins."""
     if phase == "forward":
         trial.net.register_forward_pre_hook(lambda *_: act())
     elif phase == "step":

@@ -1,4 +1,4 @@
-"""What the fuzzing shares: how long it goes on, and how a value is spoilt."""
+"""What all fuzzing shares: its budget, and how a value is spoilt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUIRKS = (*NOTHING, True, -1, 2**80, 0.5, float("nan"), "x" * 1000, "ef(mean)", 
 
 
 def budget(examples: int) -> settings:
-    """So many examples in `make test`, the same ones every time; forty times as many, other ones, in `make faults`."""
+    """Set the number of examples: fixed ones in `make test`; forty times as many random ones in `make faults`."""
     slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     return settings(
         max_examples=examples * (40 if LONG else 1),
@@ -32,14 +32,14 @@ def budget(examples: int) -> settings:
 
 
 def paths(value: Any, so_far: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The way to every entry of a nest of dictionaries and lists."""
+    """List the path to every entry of a nest of dictionaries and lists."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     found = [so_far] if so_far else []
     return found + [path for key, each in inner for path in paths(each, (*so_far, key))]
 
 
 def spoil(data: st.DataObject, value: Any) -> Any:
-    """A copy with one to three entries replaced, removed, doubled, or, of tensors, changed."""
+    """Return a copy with one to three entries replaced, removed or doubled, or, if they are tensors, changed."""
     value = copy.deepcopy(value)
     for _ in range(data.draw(st.integers(1, 3))):
         where = paths(value)
@@ -64,7 +64,7 @@ def spoil(data: st.DataObject, value: Any) -> Any:
 
 
 def odd(data: st.DataObject, x: Tensor) -> Tensor:
-    """A tensor that is not quite this one."""
+    """Return a tensor that differs a little from this one."""
     kinds = {
         "nan": lambda: torch.full_like(x, float("nan")),
         "inf": lambda: torch.full_like(x, float("inf")),

@@ -1,4 +1,6 @@
-"""What ranks do in the campaign: `python lives.py NAME [ARGUMENT ...]`, started by the stories' `watch`."""
+"""The functions that ranks run in the campaign: `python lives.py NAME [ARGUMENT ...]`, started by the
+stories' `watch`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from trial import METHODS, Setting
 
 
 def cells(door: str, *names: str) -> None:
-    """One cell after the other, "case|method". The first that breaks a promise ends the process: ranks may be apart."""
+    """Run the cells "case|method" in turn. The first broken promise ends the process, because ranks may then differ."""
     warnings.simplefilter("ignore")
     for name in names:
         case, method = name.split("|")

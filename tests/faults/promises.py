@@ -1,4 +1,4 @@
-"""What must hold after every fault: law, agreement, end, resume, nothing left."""
+"""The promises that must hold after every fault: law, agreement, end, resume, nothing left."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ NEAR = 1e-6
 
 
 def law(trial: Trial, within: float = NEAR) -> float:
-    """EF: given + mean error = owed. Shifts: the mean shift is the mean of the shifts. Without memory: given = owed.
+    """Check the law. With EF: given + mean error = owed. With shifts: the mean shift is the mean of the shifts. Without
+    memory: given = owed.
 
-    Returns by how much it is off, relative to the largest value.
+    Returns the largest deviation, relative to the largest value.
     """
     off = [0.0]
     memory, names = trial.hook.state_dict()["memory"], list(trial.trained())
@@ -63,7 +64,7 @@ def agreement(trial: Trial) -> None:
 
 
 def resume(trial: Trial, first: int) -> None:
-    """Three steps from here are those of another trial that starts from a file."""
+    """The next three steps equal those of another trial that starts from a file."""
     other = trial.resumed(trial.saved())
     for number in range(first, first + 3):
         for each in (trial, other):
@@ -80,7 +81,7 @@ def same(a: dict, b: dict) -> bool:
 
 @contextmanager
 def unchanged(trial: Trial) -> Iterator[None]:
-    """What happens in this context leaves neither memory nor step otherwise."""
+    """Check that this context changes neither memory nor step."""
     before = trial.hook.state_dict()
     yield
     after = trial.hook.state_dict()
@@ -90,7 +91,7 @@ def unchanged(trial: Trial) -> Iterator[None]:
 
 @contextmanager
 def nothing_left() -> Iterator[None]:
-    """No thread and no descriptor more than before."""
+    """Check that there is no thread and no descriptor more than before."""
     gc.collect()
     before = held()
     yield
@@ -100,12 +101,12 @@ def nothing_left() -> Iterator[None]:
 
 
 def held() -> tuple[int, int, int]:
-    """Threads of Python's, of the process, and descriptors."""
+    """Count Python's threads, the process's threads, and its descriptors."""
     return threading.active_count(), len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
 
 
 def refused(act: Callable[[], object], *errors: type[Exception]) -> str:
-    """What is refused is refused in one sentence on every rank."""
+    """Check that every rank refuses in one sentence."""
     with pytest.raises(errors or ValueError) as refusal:
         act()
     words = str(refusal.value)

@@ -1,9 +1,9 @@
-"""A long run with faults in it: memory, descriptors and threads stay flat, the law holds, the ranks stay equal.
+"""A long run with faults: memory, descriptors and threads stay constant, the law holds, and the ranks stay equal.
 
     python tests/faults/soak.py [--steps 10000] [--ranks 4] [--units 32] [--method METHOD ...] [--minutes 90]
 
-Every few hundred steps something happens to a rank: a NaN, an exception halfway through backward on all of them, a
-snapshot in another thread, a pause, a checkpoint loaded. Writes soak.json beside this file, and docs/reliability.md.
+Every few hundred steps a fault happens to a rank: a NaN, an exception halfway through backward on all ranks, a snapshot
+in another thread, a pause, a checkpoint that is loaded. Writes soak.json beside this file, and docs/reliability.md.
 """
 
 from __future__ import annotations

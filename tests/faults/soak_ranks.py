@@ -1,4 +1,4 @@
-"""What the ranks of the soak do: `python soak_ranks.py soak METHOD STEPS UNITS MINUTES`."""
+"""The functions that the ranks of the soak run: `python soak_ranks.py soak METHOD STEPS UNITS MINUTES`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Stumble(Exception):
 
 
 class Stumbling:
-    """A loss that fails halfway through backward, once it is told to."""
+    """A loss that fails halfway through backward when it is told to."""
 
     def __init__(self) -> None:
         self.now = False
@@ -47,9 +47,10 @@ class Stumbling:
 
 
 def soak(method: str, steps: str, units: str, minutes: str) -> dict[str, object]:
-    """Train, with a fault every few hundred steps; what has grown meanwhile, and by how much the law is off.
+    """Train, with a fault every few hundred steps. Returns what has grown meanwhile, and the largest deviation from the
+    law.
 
-    When the minutes are over the run ends earlier.
+    The run ends earlier if the minutes are over.
     """
     door, spec = METHODS[method]
     # A layer of 16 x 16 and its bias fill a unit; the first and the last layer share one with a neighbour.
@@ -80,14 +81,14 @@ def soak(method: str, steps: str, units: str, minutes: str) -> dict[str, object]
 
 
 def late(deadline: float) -> bool:
-    """Whether it is, by rank 0's clock."""
+    """Say whether the time is over, by rank 0's clock."""
     word = torch.tensor(float(time.monotonic() > deadline))
     dist.broadcast(word, 0)
     return bool(word)
 
 
 def measured() -> dict[str, float]:
-    """Resident megabytes, descriptors, threads."""
+    """Measure resident megabytes, descriptors and threads."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     _, threads, descriptors = held()
@@ -95,7 +96,7 @@ def measured() -> dict[str, float]:
 
 
 def breaks(trial: Trial, number: int) -> None:
-    """Values of NaN on one rank."""
+    """Put NaNs on one rank."""
     one = trial.rank == number % trial.size
     if trial.setting.door == "local":
         trial.poison = one
@@ -107,7 +108,7 @@ def breaks(trial: Trial, number: int) -> None:
 
 
 def stumbles(trial: Trial, number: int) -> None:
-    """An exception in everybody's backward."""
+    """Raise an exception in every rank's backward."""
     trial.setting.loss.now = True
     with pytest.raises(Stumble):
         trial.step(number, counted=False)
@@ -116,7 +117,7 @@ def stumbles(trial: Trial, number: int) -> None:
 
 
 def looks(trial: Trial, number: int) -> None:
-    """A snapshot in another thread of one rank."""
+    """Take a snapshot in another thread of one rank."""
     thread = threading.Thread(target=trial.hook.state_dict)
     if trial.rank == number % trial.size:
         thread.start()
@@ -127,12 +128,12 @@ def looks(trial: Trial, number: int) -> None:
 
 
 def waits(trial: Trial, number: int) -> None:
-    """One rank is late."""
+    """Delay one rank."""
     time.sleep(0.3 if trial.rank == number % trial.size else 0.0)
 
 
 def loads(trial: Trial, _: int) -> None:
-    """A checkpoint of this very step, and one that is refused."""
+    """Load a checkpoint of this very step, and one that is refused."""
     trial.hook.load_state_dict(trial.hook.state_dict())
     with pytest.raises(ValueError, match="checkpoint"):
         trial.hook.load_state_dict({} if trial.rank == 0 else trial.hook.state_dict())

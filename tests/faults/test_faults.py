@@ -1,4 +1,4 @@
-"""The quick third of the campaign, and its table."""
+"""A quick third of the campaign, and its table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from campaign import CASES, DEATHS, PAGE, every_cell, quick_cells, recorded, red
 @pytest.mark.story
 @pytest.mark.campaign
 def test_a_third_of_the_campaign_keeps_every_promise() -> None:
-    """All doors, two methods; every other one has `make faults`."""
+    """This runs all doors with two methods; `make faults` runs all methods."""
     cells = quick_cells()
     found = {cell: red for part in run(cells, seconds=200) for cell, red in part.items()}
     assert {cell: found.get(cell, "not run") for cell in cells} == dict.fromkeys(cells)

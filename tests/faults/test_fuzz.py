@@ -1,4 +1,4 @@
-"""Whatever comes in, by a spec, a wire, a peer or a file: it is read, or refused with the error that is promised."""
+"""Whatever a spec, a wire, a peer or a file brings is read, or refused with the promised error."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PIECES = (
 @budget(400)
 @given(st.data())
 def test_specs_are_read_or_refused(data: st.DataObject) -> None:
-    """Valid specs with pieces put in, taken out, doubled."""
+    """The inputs are valid specs with pieces inserted, removed or doubled."""
     text = data.draw(st.sampled_from(zoo.SPECS))
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(text)))
@@ -81,7 +81,7 @@ def net() -> nn.Module:
 
 
 def trained(method: str) -> gw.Hook:
-    """A rank alone that has taken four steps."""
+    """Make a single rank that has taken four steps."""
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     alone = gw.Members()
@@ -107,7 +107,7 @@ def hook(request: pytest.FixtureRequest) -> Iterator[gw.Hook]:
 
 
 def loaded_or_refused(hook: gw.Hook, saved: object) -> None:
-    """A ValueError, and nothing has changed; or a state that is finite and saves again."""
+    """Check for a ValueError that changes nothing, or for a state that is finite and can be saved again."""
     before = hook.state_dict()
     try:
         hook.load_state_dict(saved)
@@ -177,7 +177,7 @@ def read_or_refuse_the_folder(hook: gw.Hook, folder: Path) -> None:
 
 
 def copy_of(folder: Path) -> Path:
-    """A folder beside it to be spoilt; the last one is gone."""
+    """Make a copy of the folder to be spoilt, and delete the last one."""
     bad = folder.with_name("bad")
     shutil.rmtree(bad, ignore_errors=True)
     return shutil.copytree(folder, bad)
@@ -186,7 +186,7 @@ def copy_of(folder: Path) -> Path:
 @budget(40)
 @given(data=st.data())
 def test_folders_with_other_bytes_are_refused(hook: gw.Hook, folder: Path, data: st.DataObject) -> None:
-    """A checksum over every file: with any byte changed, cut or added nothing is loaded that was not saved."""
+    """Every file has a checksum: if any byte is changed, cut or added, nothing is loaded that was not saved."""
     bad = copy_of(folder)
     file = bad / data.draw(st.sampled_from(sorted(each.name for each in folder.iterdir())))
     found = bytearray(file.read_bytes())
@@ -199,7 +199,7 @@ def test_folders_with_other_bytes_are_refused(hook: gw.Hook, folder: Path, data:
 @budget(40)
 @given(data=st.data())
 def test_hostile_manifests_are_refused(hook: gw.Hook, folder: Path, data: st.DataObject) -> None:
-    """Whoever forges a manifest forges its checksum too."""
+    """A forged manifest comes with a forged checksum."""
     bad = copy_of(folder)
     found = json.loads((folder / "gradwire.json").read_text())
     body = json.loads(json.dumps(spoil(data, found["manifest"]), default=str))

@@ -1,4 +1,4 @@
-"""One model behind one door, and the books that are kept beside it: what was owed to it, and what it was given."""
+"""One model at one door, with accounts of what was owed to it and what it was given."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ DOORS = ("DDP", "bare", "FSDP2", "local")
 
 @dataclass(frozen=True)
 class Setting:
-    """A door, a method's spec, what makes the model, its loss (net, step, rank), and whether parameters go unused.
+    """A door, a method's spec, a function that makes the model, its loss (net, step, rank), and whether parameters may
+    be unused.
 
-    joined: whether small units share messages; else they are exchanged one after the other, as large ones are.
+    joined: whether small units share messages; otherwise they are exchanged one after the other, as large ones are.
     """
 
     door: str
@@ -51,8 +52,9 @@ class Setting:
 class Trial:
     """A model in training.
 
-    `owed` is this rank's share of the mean of all that workers had to say so far, whole tensors of float64; `given` is
-    what this rank's part of the model was given for it. Of gradients, or, with local steps, differences to the anchor.
+    `owed` is this rank's share of the mean of all vectors that workers contributed so far, as whole tensors of float64.
+    `given` is what this rank's part of the model received for it. The vectors are gradients, or, with local steps,
+    differences to the anchor.
     """
 
     def __init__(self, setting: Setting) -> None:
@@ -97,7 +99,9 @@ class Trial:
     # ---- training
 
     def step(self, number: int, *, factor: float = 1.0, update: bool = True, counted: bool = True) -> None:
-        """One step on this rank's data; its loss times a factor. An update may be left out, or not be counted."""
+        """Take one step on this rank's data, with the loss times a factor. The update may be left out
+        or not counted.
+        """
         local = self.setting.door == "local"
         mine = None if local or not counted else self.gradients(number, factor)
         (self.setting.loss(self.forward, number, self.rank) * factor).backward()
@@ -106,7 +110,7 @@ class Trial:
         self.finish(update=update or local)
 
     def finish(self, *, update: bool = True) -> None:
-        """The optimizer's step, if there is one, and what an exchange after it did."""
+        """Take the optimizer's step, if there is one, and account for an exchange after it."""
         events, skipped = self.hook.step, self.hook.skipped
         if update:
             self.optimizer.step()
@@ -117,7 +121,7 @@ class Trial:
             self._put(self._theta)
 
     def end_round(self) -> None:
-        """With local steps, bring the models together now."""
+        """With local steps, end the round now."""
         if self.setting.door == "local":
             self._theta = self.parts()
             assert self.hook.finish()
@@ -130,13 +134,13 @@ class Trial:
         self._anchor = after
 
     def _note(self) -> None:
-        """What local steps have come to; called before gradwire's own hook, which exchanges it."""
+        """Account for the local steps so far. Called before gradwire's own hook, which exchanges them."""
         self._theta = self.parts()
         if self.poison:
             self._put([torch.full_like(each, float("nan")) for each in self._theta])
 
     def gradients(self, number: int, factor: float = 1.0) -> list[Tensor]:
-        """This rank's own gradients, of a plain copy of the model."""
+        """Return this rank's own gradients, computed on a plain copy of the model."""
         with torch.no_grad():
             for mine, param in zip(self.shadow.parameters(), self.net.parameters(), strict=True):
                 mine.copy_(whole(param))
@@ -157,7 +161,7 @@ class Trial:
         return {name: param for name, param in self.net.named_parameters() if param.requires_grad}
 
     def parts(self) -> list[Tensor]:
-        """This rank's part of every trained parameter."""
+        """Return this rank's part of every trained parameter."""
         return [part(param.detach()).clone() for param in self.trained().values()]
 
     def grads(self) -> list[Tensor]:
@@ -165,7 +169,7 @@ class Trial:
         return [torch.zeros_like(part(p.detach())) if p.grad is None else part(p.grad) for p in params]
 
     def cut(self, full: Tensor) -> Tensor:
-        """This rank's part of a whole tensor."""
+        """Return this rank's part of a whole tensor."""
         if self.shards == 1:
             return full
         pieces, number = torch.chunk(full, self.shards), self.rank % self.shards
@@ -177,7 +181,7 @@ class Trial:
                 part(param.detach()).copy_(each)
 
     def mean(self, x: Tensor) -> Tensor:
-        """The mean over the workers, in float64."""
+        """Return the mean over the workers, in float64."""
         total = x.double()
         dist.all_reduce(total, group=None if self.between is None else self.between.get_group())
         return total / dist.get_world_size(None if self.between is None else self.between.get_group())
@@ -185,12 +189,12 @@ class Trial:
     # ---- an end, and another beginning
 
     def saved(self) -> dict[str, object]:
-        """All that a checkpoint holds, through a file."""
+        """Return everything that a checkpoint holds, read back from a file."""
         hook = roundtrip(self.hook.state_dict(), self.rank)
         return copy.deepcopy({"net": self.parts(), "optimizer": self.optimizer.state_dict(), "hook": hook})
 
     def resumed(self, saved: dict[str, object]) -> Trial:
-        """A new trial that goes on from there."""
+        """Make a new trial that continues from there."""
         other = Trial(self.setting)
         other._put(saved["net"])
         other.optimizer.load_state_dict(saved["optimizer"])
@@ -204,7 +208,7 @@ class Trial:
 
 @cache
 def islands(many: int, shards: int) -> DeviceMesh:
-    """Made once, for the groups of a mesh stay open."""
+    """Make the mesh once, because the groups of a mesh stay open."""
     return init_device_mesh("cpu", (many, shards), mesh_dim_names=("replicate", "shard"))
 
 
