@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import gradwire as gw
-from gradwire.dcp.parts import together
+from gradwire.dcp.parts import assemble
 from gradwire.spec import SpecError
 from gradwire.testing import check_compressor, check_exchange
 
@@ -149,7 +149,7 @@ def test_heads_of_distributed_checkpoints_are_read_or_refused(hook: gw.Hook, dat
     text = text[:at] + data.draw(st.binary(max_size=4)) + text[at + size :]
     row = torch.frombuffer(bytearray(text.ljust(512)), dtype=torch.uint8)
     try:
-        head = together(row, state["memory"], [])
+        head = assemble(row, state["memory"], [])
     except ValueError:
         return
     loaded_or_refused(hook, head)
