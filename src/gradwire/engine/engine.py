@@ -6,8 +6,8 @@
 One thread runs bundles of units one after the other, in the same order on every rank, on a process group of the
 engine's own. The caller continues meanwhile.
 
-A *pass* is one backward pass of all tensors. Until it is complete, the state before it exists: `snapshot` returns that
-state, and a pass that is cut short or fails is rolled back. `rollback` undoes a complete pass until the next begins.
+A *pass* is one backward pass of all tensors. Until it is complete, the state from before it is kept: `snapshot` returns
+it, and a pass that is cut short or fails is rolled back. `rollback` undoes a complete pass until the next one begins.
 """
 
 from __future__ import annotations

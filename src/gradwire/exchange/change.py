@@ -77,7 +77,7 @@ async def change_(exchange: Exchange, state: State, change: Change) -> None:
             await replace_(nest, name, change)
 
 
-def owe_(x: Tensor, change: Change) -> None:
+def preserve_mean_(x: Tensor, change: Change) -> None:
     """Preserve (1/n) sum x over the workers for a residual x f[..., d], in place and without a message."""
     if change.joined:
         x.zero_()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gradwire.checks import is_number
-from gradwire.exchange.change import Change, change_, owe_
+from gradwire.exchange.change import Change, change_, preserve_mean_
 from gradwire.exchange.protocol import NOMINAL, Exchange, State, check_exchange, nest, tensor
 from gradwire.layout import Layout, Turn
 from gradwire.registry import part
@@ -82,9 +82,9 @@ class DGC:
         return sent
 
     async def change(self, state: State, change: Change) -> None:
-        """Preserve the workers' mean residual and mean momentum (`owe_`)."""
+        """Preserve the workers' mean residual and mean momentum (`preserve_mean_`)."""
         for name in ("u", "v"):
-            owe_(tensor(state, name), change)
+            preserve_mean_(tensor(state, name), change)
         await change_(self.exchange, nest(state, "inner"), change)
 
     def omega(self, d: int) -> float | None:

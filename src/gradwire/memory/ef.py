@@ -33,7 +33,7 @@ from torch import Tensor
 
 from gradwire import kernels
 from gradwire.checks import is_number
-from gradwire.exchange.change import Change, change_, owe_
+from gradwire.exchange.change import Change, change_, preserve_mean_
 from gradwire.exchange.protocol import (
     BEFORE,
     NOMINAL,
@@ -185,8 +185,8 @@ class EF:
             kernels.round_(error, total, _key(turn.fork("sum")))
 
     async def change(self, state: State, change: Change) -> None:
-        """Preserve the workers' mean error (`owe_`)."""
-        owe_(tensor(state, "error"), change)
+        """Preserve the workers' mean error (`preserve_mean_`)."""
+        preserve_mean_(tensor(state, "error"), change)
         await change_(self.exchange, nest(state, "inner"), change)
 
     def _lr(self, turn: Turn) -> float:
