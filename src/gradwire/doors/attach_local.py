@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import weakref
 from collections.abc import Sequence
@@ -107,7 +106,7 @@ def local(
     reshard(bare)
     named = [(plain(name), param) for name, param in bare.named_parameters() if param.requires_grad][::-1]
     _check_tensors(bare, named, _optimizers(optimizer))
-    _check_free(named)
+    _check_free(named, counted)
     world = as_group(group, "local")
     check_shards(named, world)
     part = part_of(param for _, param in named)
@@ -135,25 +134,20 @@ def local(
     written = partial(reshard, bare) if sharded_modules(bare) else None
     frozen = [(plain(name), param) for name, param in bare.named_parameters() if not param.requires_grad]
     running = Local(rounds, counted, schedule, part, written, frozen)
-    _RUNNING.add(running)
+    _RUNNING.setdefault(counted, []).append(running)
     return running
 
 
-_RUNNING: weakref.WeakSet[Local] = weakref.WeakSet()
+_RUNNING: weakref.WeakKeyDictionary[Optimizer, list[Local]] = weakref.WeakKeyDictionary()
+"""Local steps live as long as the optimizer that counts them, which nothing in them refers to."""
 
 
-def _check_free(named: Sequence[tuple[str, Tensor]]) -> None:
-    """Refuse parameters that take local steps already (ValueError): one exchange would take back the other's."""
-    if _taken(named):
-        gc.collect()  # of an optimizer that is gone
-    if taken := _taken(named):
-        raise ValueError(f"parameter {taken[0]!r} takes local steps already: close those first")
-
-
-def _taken(named: Sequence[tuple[str, Tensor]]) -> list[str]:
-    open_ones = [local.engine for local in _RUNNING if not local.engine.session.closed]
-    busy = {id(tensor) for rounds in open_ones for unit in rounds.everything() for tensor in unit.tensors}
-    return [name for name, param in named if id(param) in busy]
+def _check_free(named: Sequence[tuple[str, Tensor]], counted: Optimizer) -> None:
+    """Refuse parameters that this optimizer brings together already (ValueError): one exchange takes back the other's."""
+    rounds = [local.engine for local in _RUNNING.get(counted, []) if not local.engine.session.closed]
+    busy = {id(tensor) for each in rounds for unit in each.everything() for tensor in unit.tensors}
+    if taken := [name for name, param in named if id(param) in busy]:
+        raise ValueError(f"parameter {taken[0]!r} takes local steps with this optimizer already: close those first")
 
 
 def _optimizers(given: Any) -> list[Optimizer]:
