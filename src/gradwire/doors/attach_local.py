@@ -134,17 +134,17 @@ def local(
     written = partial(reshard, bare) if sharded_modules(bare) else None
     frozen = [(plain(name), param) for name, param in bare.named_parameters() if not param.requires_grad]
     running = Local(rounds, counted, schedule, part, written, frozen)
-    _RUNNING.setdefault(counted, []).append(running)
+    _RUNNING.setdefault(counted, weakref.WeakSet()).add(running)
     return running
 
 
-_RUNNING: weakref.WeakKeyDictionary[Optimizer, list[Local]] = weakref.WeakKeyDictionary()
-"""Local steps live as long as the optimizer that counts them, which nothing in them refers to."""
+_RUNNING: weakref.WeakKeyDictionary[Optimizer, weakref.WeakSet[Local]] = weakref.WeakKeyDictionary()
+"""By the optimizer that counts them, whose hook keeps them alive."""
 
 
 def _check_free(named: Sequence[tuple[str, Tensor]], counted: Optimizer) -> None:
-    """Refuse parameters that this optimizer brings together already (ValueError): one exchange takes back the other's."""
-    rounds = [local.engine for local in _RUNNING.get(counted, []) if not local.engine.session.closed]
+    """Refuse parameters that this optimizer brings together already (ValueError): exchanges would undo each other."""
+    rounds = [local.engine for local in _RUNNING.get(counted, ()) if not local.engine.session.closed]
     busy = {id(tensor) for each in rounds for unit in each.everything() for tensor in unit.tensors}
     if taken := [name for name, param in named if id(param) in busy]:
         raise ValueError(f"parameter {taken[0]!r} takes local steps with this optimizer already: close those first")
