@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import weakref
 from collections.abc import Sequence
@@ -45,7 +44,8 @@ EXCHANGE = "ef(topk(density=0.015625, values='bits2'), decay=0.95)"
 
 OUTER = "sgd(lr=1.0, mean='senders')"
 
-_RUNNING: weakref.WeakSet[Local] = weakref.WeakSet()
+_RUNNING: weakref.WeakKeyDictionary[Optimizer, weakref.WeakSet[Local]] = weakref.WeakKeyDictionary()
+"""Every Local by the optimizer whose steps it counts; the optimizer's hook keeps it alive."""
 
 
 def local(
@@ -109,7 +109,7 @@ def local(
     reshard(bare)
     named = [(plain(name), param) for name, param in bare.named_parameters() if param.requires_grad][::-1]
     _check_tensors(bare, named, _optimizers(optimizer))
-    _check_free(named)
+    _check_free(named, counted)
     world = as_group(group, "local")
     check_shards(named, world)
     part = part_of(param for _, param in named)
@@ -137,23 +137,16 @@ def local(
     written = partial(reshard, bare) if sharded_modules(bare) else None
     frozen = [(plain(name), param) for name, param in bare.named_parameters() if not param.requires_grad]
     running = Local(rounds, counted, schedule, part, written, frozen)
-    _RUNNING.add(running)
+    _RUNNING.setdefault(counted, weakref.WeakSet()).add(running)
     return running
 
 
-def _check_free(named: Sequence[tuple[str, Tensor]]) -> None:
-    """Raise ValueError if a parameter takes local steps already: each exchange would undo the other's."""
-    if _taken(named):
-        gc.collect()  # frees a Local whose optimizer is gone
-    if taken := _taken(named):
-        raise ValueError(f"parameter {taken[0]!r} takes local steps already: close those first")
-
-
-def _taken(named: Sequence[tuple[str, Tensor]]) -> list[str]:
-    """Return the names of parameters that another open Local exchanges."""
-    open_ones = [local.engine for local in _RUNNING if not local.engine.session.closed]
-    busy = {id(tensor) for rounds in open_ones for unit in rounds.all_units() for tensor in unit.tensors}
-    return [name for name, param in named if id(param) in busy]
+def _check_free(named: Sequence[tuple[str, Tensor]], counted: Optimizer) -> None:
+    """Raise ValueError if a Local of this optimizer exchanges a parameter already: each would undo the other's work."""
+    rounds = [local.engine for local in _RUNNING.get(counted, ()) if not local.engine.session.closed]
+    busy = {id(tensor) for each in rounds for unit in each.all_units() for tensor in unit.tensors}
+    if taken := [name for name, param in named if id(param) in busy]:
+        raise ValueError(f"parameter {taken[0]!r} takes local steps with this optimizer already: close those first")
 
 
 def _optimizers(given: Any) -> list[Optimizer]:
