@@ -500,7 +500,7 @@ def test_a_loaders_warning_is_no_refusal(rate: str | None) -> None:
 
 def test_a_refused_namespace_is_quoted(afresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     denial = ["sh", "-c", "echo unshare: unshare failed: Operation not permitted >&2; exit 1", "unshare"]
-    monkeypatch.setattr(links.Programs, "alone", lambda programs: denial)
+    monkeypatch.setattr(links.Programs, "isolated", lambda programs: denial)
     monkeypatch.setattr(starting.links, "find_programs", lambda: links.Programs("unshare", "mount", "ip", "tc"))
     words = "links of a chosen rate cannot be had here: unshare: unshare failed: Operation not permitted"
     assert net.refusal() == words
