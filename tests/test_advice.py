@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -483,11 +484,39 @@ def vector() -> tuple[torch.nn.Module, object]:
     return torch.nn.Linear(8, 2), lambda model: model(torch.ones(4, 8))
 
 
+def broken() -> tuple[torch.nn.Module, object]:
+    """A loss that is not a number."""
+    return torch.nn.Linear(8, 2), lambda model: model(torch.ones(4, 8)).sum() * math.nan
+
+
+class Partly(torch.nn.Sequential):
+    """A model that does not use its last layer."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self[0](x)
+
+
+def partly() -> tuple[torch.nn.Module, object]:
+    """A loss that gives a layer no gradient."""
+    layers = Partly(torch.nn.Linear(8, 2), torch.nn.Linear(8, 2))
+    return layers, lambda model: model(torch.ones(4, 8)).sum()
+
+
 @pytest.mark.story
-def test_advice_on_a_bad_loss_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        (vector, r"^the loss must be a tensor of one element .*, got one of shape \[4, 2\]$"),
+        (partly, r"^the loss gives no gradient to 1\.weight, 1\.bias: freeze what is not trained$"),
+        (broken, r"^the gradient of weight is not finite under dense: .*; look at the loss and the inputs$"),
+    ],
+)
+def test_advice_on_a_bad_loss_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, factory: Callable[[], object], words: str
+) -> None:
     monkeypatch.chdir(Path(__file__).parent)
-    with pytest.raises(Failed, match=r"^the loss must be a tensor of one element .*, got one of shape \[4, 2\]$"):
-        ask(Question("test_advice:vector"), 2, None)
+    with pytest.raises(Failed, match=words):
+        ask(Question(f"test_advice:{factory.__name__}"), 2, None)
 
 
 @pytest.mark.story

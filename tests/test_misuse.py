@@ -141,6 +141,31 @@ def test_what_is_unfrozen_after_attach_is_refused() -> None:
             optimizer.step()
 
 
+def test_what_is_unfrozen_under_ddp_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """DDP does not average such a parameter, with or without gradwire."""
+    net = Partly().busy
+    net[0].requires_grad_(False)
+    ddp = DistributedDataParallel(net)
+    with gw.attach(ddp, SPARSE), caplog.at_level(logging.WARNING):
+        optimizer = sgd(net)
+        for step in range(4):
+            net[0].requires_grad_(step > 1)
+            optimizer.zero_grad()
+            backward(ddp)
+            optimizer.step()
+            assert len(caplog.records) == (step > 1)
+    assert "parameter '0.weight' was frozen when DDP wrapped the model" in caplog.text
+
+
+def test_a_hook_is_not_attached_in_inference_mode() -> None:
+    """Its memory could not be written in training."""
+    net = Partly().busy
+    with torch.inference_mode():
+        for call in (lambda: gw.attach(net, SPARSE), lambda: gw.local(net, sgd(net))):
+            with pytest.raises(RuntimeError, match=r"call gradwire\.(attach|local) outside of torch\.inference_mode"):
+                call()
+
+
 def test_a_parameter_that_is_unfrozen_under_local_steps_is_refused() -> None:
     net = Partly().busy
     net[0].requires_grad_(False)

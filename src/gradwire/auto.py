@@ -247,7 +247,7 @@ class Auto:
             work = survey(exchanged, self.candidates, self._unit_bytes, self.seed)
             rounds = local_rounds(exchanged.named, exchanged.gradients, step, link, self._unit_bytes, (EXCHANGE,))
         (self.local,) = agreed_rounds(self._process, self._device, rounds)
-        traffic = sum(errand.traffic for errand in dense(self.ddp, pace, size))
+        traffic = sum(unit.traffic for unit in dense(self.ddp, pace, size))
         others = [predicted(spec, found, pace, link) for spec, found in work.items()]
         return judge(agreed(self._process, self._device, [Method(DENSE, pace.period, traffic), *others]))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import operator
 
+import torch
+
 from gradwire.checks import is_number
 from gradwire.exchange import Exchange
 from gradwire.exchange.parts import parts_of
@@ -35,6 +37,12 @@ def as_unit_bytes(bucket_mb: object) -> float:
 def unit_term(unit_bytes: float) -> dict[str, str]:
     """Return `bucket_mb` as a term of the contract that the ranks compare."""
     return {"bucket_mb": f"{unit_bytes / 2**20:g}"}
+
+
+def check_mode(call: str) -> None:
+    """Raise RuntimeError in inference mode, whose tensors cannot be written outside of it."""
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(f"call gradwire.{call} outside of torch.inference_mode(), whose tensors cannot be trained")
 
 
 def check_scaling(scaler: object, lr: object) -> None:

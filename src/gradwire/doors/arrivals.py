@@ -29,6 +29,7 @@ from torch.optim.optimizer import (
 )
 from torch.utils.hooks import RemovableHandle
 
+from gradwire.doors.frozen import unfrozen
 from gradwire.doors.gradient import is_nonzero, local_gradient
 from gradwire.doors.stepping import register_weakly, trains
 from gradwire.engine import Engine
@@ -170,12 +171,11 @@ class Arrivals:
 
     def _check_frozen(self) -> None:
         """Raise RuntimeError if a parameter has been unfrozen: its gradients are not averaged."""
-        for name, param in self.frozen:
-            if param.requires_grad and param.grad is not None:
-                raise RuntimeError(
-                    f"parameter {name!r} was frozen when gradwire was attached, and is trainable now: close the hook "
-                    "and attach again"
-                )
+        if (name := unfrozen(self.frozen)) is not None:
+            raise RuntimeError(
+                f"parameter {name!r} was frozen when gradwire was attached, and is trainable now: close the hook and "
+                "attach again"
+            )
 
     def _check_unchanged(self) -> None:
         """Raise RuntimeError if a gradient was written during its exchange: the ranks would get different ones."""

@@ -8,7 +8,7 @@ from typing import get_args
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gradwire.doors.arguments import as_seed, as_unit_bytes, check_lr, check_scaling
+from gradwire.doors.arguments import as_seed, as_unit_bytes, check_lr, check_mode, check_scaling
 from gradwire.doors.ddp import attach_ddp
 from gradwire.doors.group import Group, as_group
 from gradwire.doors.hook import Hook
@@ -32,6 +32,7 @@ def attach(
     reduce: Reduce = "mean",
 ) -> Hook:
     """Attach an exchange to a model; see `gradwire.attach` (auto.py), which also handles "auto"."""
+    check_mode("attach")
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"attach takes a module, wrapped in DistributedDataParallel or bare, got {type(model).__name__}"

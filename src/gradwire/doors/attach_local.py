@@ -16,7 +16,8 @@ from torch.optim.optimizer import Optimizer
 
 from gradwire.checkpoint import plain
 from gradwire.checks import is_whole
-from gradwire.doors.arguments import as_seed, as_unit_bytes, unit_term
+from gradwire.doors.arguments import as_seed, as_unit_bytes, check_mode, unit_term
+from gradwire.doors.frozen import frozen_parameters
 from gradwire.doors.fsdp import reshard, sharded_modules
 from gradwire.doors.group import Group, as_group, check_shards
 from gradwire.doors.initial import broadcast_initial
@@ -100,6 +101,7 @@ def local(
     _check_fit(exchange, outer, schedule)
     _check_keep(keep)
     seed, unit_bytes = as_seed(seed), as_unit_bytes(bucket_mb)
+    check_mode("local")
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"local takes a module, bare, wrapped in DistributedDataParallel or sharded, got {type(model).__name__}"
@@ -135,8 +137,7 @@ def local(
     for unit in rounds.all_units():
         unit.start()
     written = partial(reshard, bare) if sharded_modules(bare) else None
-    frozen = [(plain(name), param) for name, param in bare.named_parameters() if not param.requires_grad]
-    running = Local(rounds, counted, schedule, part, written, frozen)
+    running = Local(rounds, counted, schedule, part, written, frozen_parameters(bare))
     _RUNNING.setdefault(counted, weakref.WeakSet()).add(running)
     return running
 

@@ -11,13 +11,14 @@ from typing import cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed import GradBucket  # pyright: ignore[reportPrivateImportUsage]
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwire.checkpoint import plain
 from gradwire.doors.arguments import unit_term
+from gradwire.doors.frozen import frozen_parameters
 from gradwire.doors.hook import Hook
 from gradwire.doors.scaling import Scaling
 from gradwire.doors.unsynced import Unsynced
@@ -57,7 +58,7 @@ def attach_ddp(
         reduce=reduce,
         contract=unit_term(unit_bytes) | {"find_unused_parameters": repr(bool(ddp.find_unused_parameters))},
     )
-    unsynced = Unsynced(named[0][1])
+    unsynced = Unsynced(named[0][1], frozen_parameters(cast(nn.Module, ddp.module)))
     params = [param for _, param in named]
     scaling, wasted = Scaling(engine, params), Wasted(engine, params)
     door = _BucketDoor(engine, unsynced, (scaling, wasted), find_unused=bool(ddp.find_unused_parameters))

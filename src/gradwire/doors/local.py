@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from gradwire.doors.counters import Log, named, one_line
+from gradwire.doors.frozen import unfrozen
 from gradwire.doors.group import Group, as_group
 from gradwire.doors.position import check_position, moment
 from gradwire.engine.anchored import Anchored, CatchUp
@@ -274,12 +275,11 @@ class Local:
 
     def _check_frozen(self) -> None:
         """Raise RuntimeError if a parameter has been unfrozen: it would differ between the ranks."""
-        for name, param in self._frozen:
-            if param.requires_grad and param.grad is not None:
-                raise RuntimeError(
-                    f"parameter {name!r} was frozen when local steps began, and is trainable now: finish the round and "
-                    "close before you unfreeze, and call gradwire.local again"
-                )
+        if (name := unfrozen(self._frozen)) is not None:
+            raise RuntimeError(
+                f"parameter {name!r} was frozen when local steps began, and is trainable now: finish the round and "
+                "close before you unfreeze, and call gradwire.local again"
+            )
 
     def _submit(self, *, last: bool) -> None:
         """Submit the next exchange to the session's thread, after any earlier one of the same fragment has ended."""

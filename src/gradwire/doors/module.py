@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gradwire.checkpoint import plain
 from gradwire.doors.arguments import unit_term
 from gradwire.doors.arrivals import Arrivals
+from gradwire.doors.frozen import frozen_parameters
 from gradwire.doors.fsdp import reshard, sharded_modules
 from gradwire.doors.group import check_shards
 from gradwire.doors.hook import Hook
@@ -63,9 +64,9 @@ def attach_module(
         contract=unit_term(unit_bytes) | {"find_unused_parameters": repr(find_unused)},
     )
     broadcast_initial(model, engine.process)
-    frozen = [(plain(name), param) for name, param in model.named_parameters() if not param.requires_grad]
     params = [param for _, param in named]
-    door, watches = Arrivals(engine, named, find_unused, frozen), (Scaling(engine, params), Wasted(engine, params))
+    door = Arrivals(engine, named, find_unused, frozen_parameters(model))
+    watches = Scaling(engine, params), Wasted(engine, params)
     _ATTACHED.setdefault(model, []).append((door, watches))  # the caller need not keep the hook
     return Hook(engine, door.no_sync, [door.detach, *(watch.detach for watch in watches)], door.forget)
 

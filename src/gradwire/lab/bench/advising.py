@@ -8,7 +8,7 @@ from typing import TypeAlias, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwire.advice import HALF, KINDS, Link, Pace, UnitWork, Verdict, Watch, dense, fp16, judge, probe
@@ -25,7 +25,7 @@ from gradwire.lab.bench.advised import Advised, Probed, Question
 from gradwire.lab.bench.race import Progress, race
 from gradwire.lab.bench.racer import LEARNING_RATE, MOMENTUM
 from gradwire.lab.bench.run import HERE, TIMEOUT_SECONDS
-from gradwire.lab.bench.workloads import Workload, make
+from gradwire.lab.bench.workloads import Workload, check_gradients, make
 from gradwire.lab.ways.torchs import silent, wrap
 from gradwire.net import parse_rate
 from gradwire.transport.group import own_group
@@ -142,13 +142,16 @@ def _exchanged(
 
 def _pace(ddp: DistributedDataParallel, workload: Workload, process: Process) -> tuple[Pace, list[Tensor]]:
     """Make a few steps without averaging, as the benchmark does; return their pace and the last gradients."""
-    found: list[Pace] = []
+    found, first = list[Pace](), True
     optimizer = torch.optim.SGD(ddp.parameters(), LEARNING_RATE, MOMENTUM)
     watch = Watch(ddp, found.append, lambda seconds: mean(process, seconds), STEPS, silent=True)
     while not found:
         dist.barrier()
         optimizer.zero_grad(set_to_none=False)
         workload.loss(ddp).backward()
+        if first:
+            check_gradients(cast(nn.Module, ddp.module), "dense")
+            first = False
         if not found:
             optimizer.step()
     watch.close()

@@ -12,7 +12,7 @@ from torch import nn
 
 from gradwire.advice.pace import STEPS
 from gradwire.lab import remote
-from gradwire.lab.bench.workloads import Workload
+from gradwire.lab.bench.workloads import Workload, check_finite, check_gradients
 from gradwire.lab.ways import AUTO, NONE, powersgd_rank
 from gradwire.lab.ways.torchs import DENSE_STEPS
 from gradwire.lab.ways.wrapped import Comm, average
@@ -93,23 +93,12 @@ class Racer:
         self.timed.tx += remote.link_counters()[0] - tx
 
     def check(self) -> None:
-        """After a step, raise ValueError if the loss gives some trainable parameter no gradient."""
-        named = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-        without = [name for name, parameter in named.items() if parameter.grad is None]
-        if len(without) == len(named):
-            raise ValueError("the loss gives no gradient to the model: it must be computed by the model it is handed")
-        if without:
-            raise ValueError(f"the loss gives no gradient to {', '.join(without[:3])}: freeze what is not trained")
-        self.check_finite()
+        """After a step, raise ValueError if some trainable parameter has no gradient, or not a finite one."""
+        check_gradients(self.model, self.method)
 
     def check_finite(self) -> None:
         """After a step, raise ValueError if a gradient is not finite, because such steps are skipped."""
-        for name, param in self.model.named_parameters():
-            if param.grad is not None and not bool(param.grad.isfinite().all()):
-                raise ValueError(
-                    f"the gradient of {name} is not finite under {self.method}: such steps are skipped, so their times "
-                    "say nothing; look at the loss and the inputs"
-                )
+        check_finite(self.model, self.method)
 
 
 def size(model: nn.Module) -> tuple[int, int, int]:

@@ -49,6 +49,27 @@ class Workload:
             raise ValueError(f"the loss must be a tensor of one element that depends on the model, got {shape}")
 
 
+def check_gradients(model: nn.Module, method: str) -> None:
+    """After a backward pass, raise ValueError if some trainable parameter has no gradient, or not a finite one."""
+    named = {name: param for name, param in model.named_parameters() if param.requires_grad}
+    without = [name for name, param in named.items() if param.grad is None]
+    if len(without) == len(named):
+        raise ValueError("the loss gives no gradient to the model: it must be computed by the model it is handed")
+    if without:
+        raise ValueError(f"the loss gives no gradient to {', '.join(without[:3])}: freeze what is not trained")
+    check_finite(model, method)
+
+
+def check_finite(model: nn.Module, method: str) -> None:
+    """After a backward pass, raise ValueError if a gradient is not finite, because such steps are skipped."""
+    for name, param in model.named_parameters():
+        if param.grad is not None and not bool(param.grad.isfinite().all()):
+            raise ValueError(
+                f"the gradient of {name} is not finite under {method}: such steps are skipped, so their times say "
+                "nothing; look at the loss and the inputs"
+            )
+
+
 def mlp(rank: int) -> Workload:
     """5.8 M parameters in three layers, 64 random pictures of 784 values a step; about 35 ms on a core."""
     layers = nn.Linear(784, 2048), nn.ReLU(), nn.Linear(2048, 2048), nn.ReLU(), nn.Linear(2048, 10)
