@@ -397,3 +397,10 @@ def test_the_page_on_local_steps_shows_its_results() -> None:
     assert shown == 12
     for run in json.loads((ROOT / "benchmarks" / "results" / "local_warmup.json").read_text()):
         assert " ".join(f"{loss:.3f}" for loss in run["losses"]) in page
+
+
+def test_records_name_no_folder_of_a_machine() -> None:
+    """Sources of data are named as they lie among installed packages."""
+    for folder in ("docs/figures", "benchmarks/results"):
+        for record in (ROOT / folder).glob("*.json"):
+            assert "site-packages" not in record.read_text(), record

