@@ -71,9 +71,10 @@ def noise(comparison: Comparison) -> str:
         return ""
     high = words.factor(dense.points[-1].seconds / most.seconds)
     low = words.factor(dense.points[-1].seconds / least.seconds) if least else "fewer"
+    factors = f"still {low}" if low == high else f"{low} to {high}"
     return (
         f"One evaluation of {dense.name} is about {max(noise, 0.001):.3f} nats from its trend; with its final loss off "
-        f"by that much, {winner.name} was there {low} to {high} times sooner."
+        f"by that much, {winner.name} was there {factors} times sooner."
     )
 
 
