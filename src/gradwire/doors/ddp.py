@@ -61,16 +61,15 @@ def attach_ddp(
     unsynced = Unsynced(named[0][1], frozen_parameters(cast(nn.Module, ddp.module)))
     params = [param for _, param in named]
     scaling, wasted = Scaling(engine, params), Wasted(engine, params)
+    detach = [watch.detach for watch in (unsynced, scaling, wasted)]
     door = _BucketDoor(engine, unsynced, (scaling, wasted), find_unused=bool(ddp.find_unused_parameters))
     try:
         ddp.register_comm_hook(door, _gradwire)
     except RuntimeError as error:
-        engine.close()
-        unsynced.detach()
-        scaling.detach()
-        wasted.detach()
+        for end in (engine.close, *detach):
+            end()
         raise ValueError(f"this model cannot take a communication hook: {error}") from error
-    return Hook(engine, ddp.no_sync, [unsynced.detach, scaling.detach, wasted.detach])
+    return Hook(engine, ddp.no_sync, detach)
 
 
 def trainable(ddp: DistributedDataParallel) -> list[tuple[str, Tensor]]:
